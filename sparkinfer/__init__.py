@@ -1,0 +1,42 @@
+"""Scores tables of text with Hugging Face models on Spark.
+
+    import sparkinfer
+
+    scored = sparkinfer.score(df, model="…", input_col="text")
+    result = sparkinfer.run(sparkinfer.ScoringConfig(model="…", input_col="text", …), spark)
+
+Importing the package loads none of pyspark, torch or transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparkinfer.api.functions import run, score
+    from sparkinfer.config import ScoringConfig
+    from sparkinfer.exceptions import SparkInferError
+    from sparkinfer.jobs.runner import RunResult
+
+__version__ = "0.1.0"
+
+__all__ = ["RunResult", "ScoringConfig", "SparkInferError", "run", "score"]
+
+_HOME = {
+    "ScoringConfig": "sparkinfer.config",
+    "SparkInferError": "sparkinfer.exceptions",
+    "RunResult": "sparkinfer.jobs.runner",
+    "run": "sparkinfer.api.functions",
+    "score": "sparkinfer.api.functions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sparkinfer' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

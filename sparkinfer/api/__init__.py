@@ -1,0 +1,1 @@
+"""The package's functions as a notebook calls them."""

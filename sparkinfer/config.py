@@ -1,0 +1,293 @@
+"""What a run is asked to do: one frozen, validated object.
+
+`ScoringConfig` is built from keyword arguments, from a YAML file, from dotted overrides
+(`--set batching.max_batch_tokens=4096`) or from all three, the later winning. Anything unknown,
+ill-typed or contradictory raises `ConfigError` before a byte of input is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sparkinfer.exceptions import ConfigError
+
+EngineName = Literal["pandas_udf", "local"]
+AccelerationName = Literal["auto", "none", "deepspeed"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+InputFormat = Literal["auto", "parquet", "csv", "json", "table"]
+
+PathText = Annotated[str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, Path) else v)]
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+]
+
+
+class _Section(BaseModel):
+    """A frozen group of options; unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class BatchingConfig(_Section):
+    """Which rows go through the model together."""
+
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens in one forward pass, padding included; None: chosen by the device."""
+    max_batch_rows: int = Field(default=1024, ge=1)
+    """Most rows in one forward pass."""
+    window_rows: int = Field(default=8192, ge=1)
+    """Rows that are read ahead, sorted by length and batched together."""
+    window_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Most bytes of text held by one window (one row may exceed it alone)."""
+
+
+class LoadingConfig(_Section):
+    """What is allowed while a model is loaded, and where its files are kept."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    allow_pickle_weights: bool = False
+    """Load `pytorch_model.bin`, a pickle that can run code, where no safetensors file exists."""
+    cache_dir: PathText | None = None
+    """Folder on each node for models that are fetched; None: the user's cache folder."""
+
+
+class DeepSpeedConfig(_Section):
+    """How `deepspeed.init_inference` is called."""
+
+    kernel_inject: Literal["auto"] | bool = "auto"
+    """Replace layers by DeepSpeed's kernels; auto: where the architecture is known to be right."""
+
+
+class GateConfig(_Section):
+    """What an accelerated model has to match before it may score rows."""
+
+    tolerance: float | None = Field(default=None, gt=0)
+    """Largest allowed difference of a probability from float32; None: by the dtype."""
+
+
+class ScoringConfig(_Section):
+    """Everything that one scoring run is asked to do.
+
+    Raises:
+        ConfigError: an option is unknown, has the wrong type or contradicts another.
+    """
+
+    model: PathText = Field(min_length=1)
+    """Hub id, folder, `models:/` or `runs:/` URI, or a remote folder."""
+    input_col: str = Field(min_length=1)
+    """Column that holds the text."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    task: str = "text-classification"
+    """What the model does, by its Hugging Face name."""
+
+    input: PathText | None = None
+    """Path or table to score; a DataFrame passed in Python takes its place."""
+    input_format: InputFormat = "auto"
+    """How the input is stored; auto: by its name."""
+    output: PathText | None = None
+    """Folder that receives the scored Parquet files."""
+    overwrite: bool = False
+    """Replace what an earlier run wrote to the output."""
+    label_col: str | None = None
+    """Column with the true label (id or name); gives the accuracy in the result."""
+    carry_cols: Names | None = None
+    """Input columns to keep in the output; None: all of them."""
+    output_prefix: str = ""
+    """Put before the name of every scored column."""
+
+    engine: EngineName = "pandas_udf"
+    """What moves the rows: Spark (`pandas_udf`) or one process without Spark (`local`)."""
+    num_workers: int | None = Field(default=None, ge=1)
+    """Model replicas; None: one per GPU, else one per CPU slot."""
+    master: str | None = None
+    """Spark master to start a session on; None: what the environment says."""
+    spark_conf: dict[str, str] = Field(default_factory=dict)
+    """Spark settings for a session that sparkinfer starts."""
+
+    device: DeviceName = "auto"
+    """Where the model runs; `cuda` makes an absent GPU an error."""
+    acceleration: AccelerationName = "auto"
+    """What wraps the model."""
+    dtype: DTypeName = "auto"
+    """Number format of the weights; auto: the fastest that the device computes natively."""
+    max_length: int | None = Field(default=None, ge=2)
+    """Longer texts are cut to this many tokens; None: the model's own limit."""
+
+    batching: BatchingConfig = BatchingConfig()
+    loading: LoadingConfig = LoadingConfig()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    gate: GateConfig = GateConfig()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+        _refuse_contradictions(self)
+
+    @classmethod
+    def load(
+        cls,
+        file: str | Path | None = None,
+        overrides: Iterable[str] = (),
+        **values: Any,
+    ) -> ScoringConfig:
+        """Returns the configuration of a YAML file, dotted overrides and keyword arguments.
+
+        Args:
+            file: YAML file with a mapping of options, or None.
+            overrides: `section.key=value` texts, the value in YAML notation.
+            **values: options by name; None means not given.
+
+        Raises:
+            ConfigError: a source cannot be read, or the sum of them is not valid.
+        """
+        merged = _read_yaml(Path(file)) if file is not None else {}
+        merged.update({key: value for key, value in values.items() if value is not None})
+        for override in overrides:
+            _apply_override(merged, override)
+        return cls(**merged)
+
+    def replace(self, **changes: Any) -> ScoringConfig:
+        """Returns a copy with some options changed, validated like a new one."""
+        return ScoringConfig(**{**dict(self), **changes})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"config file {str(path)!r} cannot be read ({error.strerror}); give an existing file"
+        ) from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config file {str(path)!r} is not valid YAML: {reason}") from None
+    if not isinstance(loaded, Mapping):
+        raise ConfigError(
+            f"config file {str(path)!r} holds a {type(loaded).__name__}, expected `option: value` "
+            "lines"
+        )
+    return dict(loaded)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Sets the option that `a.b=value` names, in place."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"--set {override!r}: expected KEY=VALUE, such as batching.window_rows=64"
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    section, _, rest = key.partition(".")
+    if not rest:
+        values[section] = value
+        return
+    if section == "spark_conf":
+        value = text
+    inner = values.get(section)
+    if isinstance(inner, BaseModel):
+        inner = dict(inner)
+    values[section] = {**(inner or {}), rest: value}
+
+
+def _explain(error: ValidationError) -> str:
+    """Returns the first few problems of a validation as one line."""
+    problems = [_explain_one(dict(problem)) for problem in error.errors(include_url=False)]
+    return "; ".join(dict.fromkeys(problems))
+
+
+def _explain_one(problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown option {'.'.join(location)!r}{_nearest(location)}"
+    key = ".".join(part for part in location if part in _known_keys())
+    if problem["type"] == "missing":
+        return f"option {key!r} is required; give --{key.replace('_', '-')} or {key}=..."
+    expected = problem["msg"].removeprefix("Input should be ")
+    return f"{key}={problem['input']!r}: expected {expected}"
+
+
+def _nearest(location: list[str]) -> str:
+    """Returns a hint that names the known keys nearest to an unknown one."""
+    dotted = ".".join(location)
+    known = _known_keys(dotted=True)
+    close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+    by_leaf = [key for key in known if key.rsplit(".", 1)[-1] == location[-1]]
+    if by_leaf or close:
+        return f"; did you mean {(by_leaf or close)[0]!r}?"
+    return f"; known options: {', '.join(sorted(known))}"
+
+
+def _known_keys(dotted: bool = False) -> list[str]:
+    """Returns the names of all options: `section.key` if dotted, else their parts."""
+    names = []
+    for name, field in ScoringConfig.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, _Section):
+            inner = list(section.model_fields)
+            names += [f"{name}.{key}" for key in inner] if dotted else [name, *inner]
+        else:
+            names.append(name)
+    return names
+
+
+def _refuse_contradictions(config: ScoringConfig) -> None:
+    """Raises ConfigError for options that are valid alone but not together."""
+    if config.engine == "local":
+        _refuse_spark_options(config)
+    if config.acceleration == "none" and config.deepspeed.kernel_inject is True:
+        raise ConfigError(
+            "deepspeed.kernel_inject=true with acceleration='none': kernels come from DeepSpeed; "
+            "use acceleration='deepspeed' or drop the option"
+        )
+    if config.device == "cpu" and config.dtype == "float16":
+        raise ConfigError(
+            "dtype='float16' with device='cpu': CPUs compute float16 slowly or not at all; use "
+            "dtype='bfloat16' or 'float32'"
+        )
+    if config.label_col is not None and config.label_col == config.input_col:
+        raise ConfigError(
+            f"label_col={config.label_col!r} is the input column too; name the column that holds "
+            "the true labels"
+        )
+    kept = config.carry_cols
+    if config.label_col and kept is not None and config.label_col not in kept:
+        raise ConfigError(
+            f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: the accuracy is "
+            "read from the output; add it there"
+        )
+    if config.output is not None and config.output == config.input:
+        raise ConfigError(f"output={config.output!r} is the input too; name another folder")
+
+
+def _refuse_spark_options(config: ScoringConfig) -> None:
+    given = {
+        "master": config.master,
+        "spark_conf": config.spark_conf or None,
+        "num_workers": config.num_workers if (config.num_workers or 1) > 1 else None,
+    }
+    for key, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                f"{key}={value!r} with engine='local': that engine is one process without Spark; "
+                "drop the option or use engine='pandas_udf'"
+            )
+    if config.input_format == "table":
+        raise ConfigError(
+            "input_format='table' with engine='local': tables are read by Spark; give a path or "
+            "use engine='pandas_udf'"
+        )

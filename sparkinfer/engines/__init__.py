@@ -1,0 +1,1 @@
+"""What moves the rows: thin layers between a data source and the scorer."""

@@ -1,0 +1,201 @@
+"""The `local` engine: one process, no Spark. The reference, and the way to try a model."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
+from sparkinfer.exceptions import EngineUnavailableError, InputError
+from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format
+from sparkinfer.jobs.progress import Progress, WorkerReport
+from sparkinfer.models.acceleration import LoadedModel, Verdict, load_accepted, run_gate
+from sparkinfer.models.scorer import Scorer
+from sparkinfer.models.sources import ModelSource, stage
+from sparkinfer.models.statistics import ScoringStatistics
+from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
+from sparkinfer.storage import file_system, join, make_folder
+
+READ_ROWS = 4096
+"""Rows in a batch read from the input."""
+
+
+class LocalEngine:
+    """Scores a file set, or an Arrow table, in this process.
+
+    Args:
+        config: what to score.
+        table: taken in the place of `config.input`.
+    """
+
+    def __init__(self, config: ScoringConfig, table: pa.Table | None = None) -> None:
+        self._config = config
+        self._table = table
+        self._model: LoadedModel | None = None
+
+    def open_input(self) -> InputTable:
+        """Returns what the input holds; see `Engine`."""
+        self._dataset = self._open()
+        schema = self._dataset.schema
+        kind = _text_type(schema, self._config.input_col)
+        check_columns(self._config, schema.names, kind)
+        self._carried = carried_columns(self._config, schema.names)
+        is_counted = self._table is not None or isinstance(
+            self._dataset.format, pads.ParquetFileFormat
+        )
+        total = self._dataset.count_rows() if is_counted else None
+        return InputTable(tuple(schema.names), total)
+
+    def find_workers(self) -> Workers:
+        """Returns one replica on this machine's GPU, else on its CPU."""
+        import torch
+
+        if self._config.device == "cuda" and not torch.cuda.is_available():
+            raise EngineUnavailableError(
+                f"device='cuda': {socket.gethostname()} has no GPU that torch can use; use "
+                "--device cpu, or check the driver and the torch build"
+            )
+        uses_gpu = self._config.device != "cpu" and torch.cuda.is_available()
+        return Workers("cuda" if uses_gpu else "cpu", 1)
+
+    def run_gate(self, source: ModelSource) -> Verdict:
+        """Returns how the model is run; it stays loaded for `score`."""
+        self._device = "cuda:0" if self.find_workers().kind == "cuda" else "cpu"
+        path = stage(source, self._config.loading)
+        started = time.perf_counter()
+        self._model, verdict = run_gate(path, self._config, self._device)
+        self._load_s = time.perf_counter() - started
+        return verdict
+
+    def score(
+        self,
+        units: Iterable[WorkUnit],
+        source: ModelSource,
+        verdict: Verdict,
+        progress: Progress,
+    ) -> Iterator[UnitResult]:
+        """Yields each unit once its file is written; see `Engine`."""
+        model = self._model
+        if model is None:
+            path = stage(source, self._config.loading)
+            model = load_accepted(path, self._config, self._device, verdict.accepted)
+        metadata = column_metadata(source.fingerprint, verdict.labels)
+        for unit in units:
+            yield self._score_unit(unit, model, metadata, progress)
+
+    def scored_batches(
+        self, model: LoadedModel, on_progress: Any = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields the carried and the scored columns of all rows, in order of the input."""
+        scorer = Scorer(model, self._config.batching, on_progress)
+        scorer.statistics.load_s = self._load_s
+        self.scorer = scorer
+        self.rows_read = 0
+        carried: deque[pa.Table] = deque()
+
+        def texts() -> Iterator[list[str | None]]:
+            for batch in self._dataset.to_batches(batch_size=READ_ROWS):
+                carried.append(pa.Table.from_batches([batch.select(self._carried)]))
+                self.rows_read += batch.num_rows
+                yield batch.column(self._config.input_col).to_pylist()
+
+        prefix = self._config.output_prefix
+        for scored in scorer.score(texts()):
+            kept = _take_rows(carried, scored.num_rows)
+            for field, column in zip(scored.schema, scored.columns, strict=True):
+                kept = kept.append_column(field.with_name(prefix + field.name), column)
+            yield from kept.combine_chunks().to_batches()
+
+    def _score_unit(
+        self, unit: WorkUnit, model: LoadedModel, metadata: dict[str, str], progress: Progress
+    ) -> UnitResult:
+        def report(statistics: ScoringStatistics) -> None:
+            copied = ScoringStatistics(**statistics.as_dict())
+            device = f"{self._device} on {socket.gethostname()}"
+            progress.update(WorkerReport("worker 0", 0, device, copied))
+
+        make_folder(unit.staging)
+        name = f"part-00000-{uuid.uuid4()}.parquet"
+        batches = self.scored_batches(model, report)
+        self._write(join(unit.staging, name), self._output_schema(metadata), batches)
+        report(self.scorer.statistics)
+        return UnitResult(unit.unit_id, (name,), self.rows_read)
+
+    def _write(self, path: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        fs, name = file_system(path)
+        with fs.open(name, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
+            for batch in batches:
+                writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+    def _output_schema(self, metadata: dict[str, str]) -> pa.Schema:
+        kept = [self._dataset.schema.field(name) for name in self._carried]
+        scored = scored_schema(get_task(self._config.task), self._config.output_prefix)
+        return pa.schema([*kept, *(field.with_metadata(metadata) for field in scored)])
+
+    def _open(self) -> pads.Dataset:
+        if self._table is not None:
+            return pads.dataset(self._table)
+        path = str(self._config.input)
+        kind = input_format(self._config)
+        if kind == "table":
+            raise InputError(
+                f"input {path!r} is a table, which only Spark can read; use --engine pandas_udf"
+            )
+        fs, name = file_system(path)
+        try:
+            return pads.dataset(
+                name, filesystem=fs, format=_arrow_format(kind, fs, name), partitioning="hive"
+            )
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"input {path!r} cannot be read as {kind}: {error}") from None
+
+
+def _arrow_format(kind: str, fs: Any, name: str) -> Any:
+    """Returns the Arrow file format that reads what Spark reads with our options."""
+    if kind != "csv":
+        return kind
+    with fs.open(name if fs.isfile(name) else sorted(fs.find(name))[0], "rb") as handle:
+        header = pyarrow.csv.open_csv(
+            handle, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+        ).schema.names
+    return pads.CsvFileFormat(
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def _text_type(schema: pa.Schema, input_col: str) -> str:
+    if input_col not in schema.names:
+        return "string"  # reported as missing, not as ill-typed
+    kind = schema.field(input_col).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return "string" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
+
+
+def _take_rows(tables: deque[pa.Table], rows: int) -> pa.Table:
+    """Returns the first rows of a queue of tables and leaves the rest in it."""
+    taken = []
+    while rows > 0:
+        table = tables.popleft()
+        if table.num_rows > rows:
+            tables.appendleft(table.slice(rows))
+            table = table.slice(0, rows)
+        taken.append(table)
+        rows -= table.num_rows
+    return pa.concat_tables(taken)

@@ -1,0 +1,135 @@
+"""What runs inside a Spark task: the model, loaded once per Python worker, and its scorer."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark import TaskContext
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import SparkInferError
+from sparkinfer.jobs.progress import ProgressAddress, ProgressClient
+from sparkinfer.models.acceleration import (
+    Acceleration,
+    LoadedModel,
+    Verdict,
+    load_accepted,
+    run_gate,
+)
+from sparkinfer.models.scorer import Scorer
+from sparkinfer.models.sources import ModelSource, stage
+from sparkinfer.spark.accelerators import task_device
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """All that a task needs to score its rows; small, for it travels with every task.
+
+    Attributes:
+        config: what to score and how.
+        source: the model's files.
+        kind: `cpu` or `cuda`.
+        cores: torch threads of a task.
+        accepted: how the model is run; None before the gate has decided.
+        progress: where to report, None for nowhere.
+    """
+
+    config: ScoringConfig
+    source: ModelSource
+    kind: str
+    cores: int
+    accepted: Acceleration | None = None
+    progress: ProgressAddress | None = None
+
+
+_cache: dict[tuple[object, ...], LoadedModel] = {}
+"""The one model of this process. A second one would share the accelerator's memory with it."""
+
+
+def score_partition(
+    job: WorkerJob, batches: Iterable[Sequence[str | None]]
+) -> Iterator[pa.RecordBatch]:
+    """Yields the scored columns of a partition's rows, in order; loads no model for no rows."""
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        return
+    started = time.perf_counter()
+    device = _set_up_process(job)
+    model = _cached_model(job, device)
+    context = TaskContext.get()
+    client = ProgressClient(
+        job.progress,
+        worker=f"task {context.partitionId() if context else 0}",
+        attempt=context.attemptNumber() if context else 0,
+        device=f"{device} on {socket.gethostname()}",
+    )
+    scorer = Scorer(model, job.config.batching, client.send)
+    scorer.statistics.load_s = time.perf_counter() - started
+    try:
+        yield from scorer.score(itertools.chain([first], iterator))
+        client.send(scorer.statistics, last=True)
+    finally:
+        client.close()
+
+
+def gate_outcome(job: WorkerJob) -> bytes:
+    """Returns the pickled verdict of the gate, or the pickled error that it ended with.
+
+    The model that passed stays loaded: the process is likely to score a partition next.
+    """
+    try:
+        device = _set_up_process(job)
+        path = stage(job.source, job.config.loading)
+        model, verdict = run_gate(path, job.config, device)
+    except SparkInferError as error:
+        return pickle.dumps(error)
+    _keep(_cache_key(job, verdict.accepted, device), model)
+    return pickle.dumps(verdict)
+
+
+def read_outcome(outcome: bytes) -> Verdict:
+    """Returns the verdict of `gate_outcome`, or raises its error."""
+    result = pickle.loads(outcome)  # made by our own worker, in this job
+    if isinstance(result, SparkInferError):
+        raise result
+    verdict: Verdict = result
+    return verdict
+
+
+def _set_up_process(job: WorkerJob) -> str:
+    """Returns the task's device; gives torch and the tokenizer the cores of the task."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("RAYON_NUM_THREADS", str(job.cores))
+    import torch
+
+    torch.set_num_threads(job.cores)
+    return task_device(job.kind)
+
+
+def _cached_model(job: WorkerJob, device: str) -> LoadedModel:
+    if job.accepted is None:
+        raise AssertionError("rows are scored after the gate has decided")
+    key = _cache_key(job, job.accepted, device)
+    if key not in _cache:
+        _cache.clear()  # frees the accelerator before the next model is loaded
+        path = stage(job.source, job.config.loading)
+        _keep(key, load_accepted(path, job.config, device, job.accepted))
+    return _cache[key]
+
+
+def _keep(key: tuple[object, ...], model: LoadedModel) -> None:
+    _cache.clear()
+    _cache[key] = model
+
+
+def _cache_key(job: WorkerJob, accepted: Acceleration, device: str) -> tuple[object, ...]:
+    config = job.config
+    return (job.source.fingerprint, accepted, device, config.task, config.max_length)

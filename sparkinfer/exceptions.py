@@ -1,0 +1,62 @@
+"""The errors that sparkinfer raises on purpose.
+
+SparkInferError                      the root: catch this one to catch them all
+├── UsageError                       found before the job starts; change the call and run again
+│   ├── ConfigError (ValueError)     an option is unknown, ill-typed or contradicts another
+│   ├── InputError                   the input is missing, unreadable or lacks a column
+│   ├── OutputError                  the output path cannot be used as asked
+│   ├── ModelLoadError               the model's files are missing, unsafe or do not load
+│   └── EngineUnavailableError (ImportError)   a package, Java or an accelerator is absent
+├── JobError                         the job had started and failed
+│   └── RowConservationError         rows out are not rows in
+└── DeviceError                      the accelerator's context is broken; the process must end
+
+Each takes one message, so that it survives pickling from an executor to the driver. A message
+holds the value that was given, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class SparkInferError(Exception):
+    """The root of every error that sparkinfer raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class UsageError(SparkInferError):
+    """The call cannot work as it stands; nothing has been started."""
+
+
+class ConfigError(UsageError, ValueError):
+    """An option is unknown, has the wrong type or contradicts another."""
+
+
+class InputError(UsageError):
+    """The input is missing, unreadable or lacks a column."""
+
+
+class OutputError(UsageError):
+    """The output path is taken, no folder or not writable."""
+
+
+class ModelLoadError(UsageError):
+    """The model's files are missing, unsafe by the current settings, or do not load."""
+
+
+class EngineUnavailableError(UsageError, ImportError):
+    """A package, a Java runtime or an accelerator that the job needs is not there."""
+
+
+class JobError(SparkInferError):
+    """The job had started and failed; what it wrote so far is not visible to readers."""
+
+
+class RowConservationError(JobError):
+    """The number of rows written is not the number of rows read."""
+
+
+class DeviceError(SparkInferError):
+    """The accelerator's context is broken; only a new process can use it again."""

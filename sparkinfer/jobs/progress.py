@@ -1,0 +1,210 @@
+"""How far a run is: workers report to a listener on the driver, for display and statistics.
+
+Reports are JSON over an authenticated socket (`multiprocessing.connection`, HMAC of a secret made
+for the run). They are advisory: a worker that cannot reach the driver scores all the same, and no
+figure that decides anything comes from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
+from typing import Any
+
+from sparkinfer.models.statistics import ScoringStatistics
+
+logger = logging.getLogger(__name__)
+
+REPORT_INTERVAL_S = 0.5
+"""Least time between two reports of one worker; the last report is always sent."""
+
+MAX_REPORT_BYTES = 65536
+
+CONNECT_TIMEOUT_S = 3.0
+"""A firewall that drops packets must not hold up a worker for minutes."""
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What one worker did so far.
+
+    Attributes:
+        worker: name that stays the same over the worker's attempts at the same rows.
+        attempt: which try at these rows; a later one takes the place of an earlier one.
+        device: what the model runs on, with the host's name.
+        statistics: counts and seconds so far.
+    """
+
+    worker: str
+    attempt: int
+    device: str
+    statistics: ScoringStatistics
+
+
+@dataclass
+class Progress:
+    """The latest report of each worker; safe to use from several threads.
+
+    Attributes:
+        total_rows: rows of the input, None where that is not known beforehand.
+    """
+
+    total_rows: int | None = None
+    _reports: dict[str, WorkerReport] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _first_rows: tuple[float, int] | None = None
+
+    def update(self, report: WorkerReport) -> None:
+        """Takes a report in the place of the worker's last one."""
+        with self._lock:
+            known = self._reports.get(report.worker)
+            if known is None or report.attempt >= known.attempt:
+                self._reports[report.worker] = report
+        if self._first_rows is None and self.rows:
+            self._first_rows = (time.monotonic(), self.rows)
+
+    @property
+    def reports(self) -> list[WorkerReport]:
+        """The latest report of each worker, by the worker's name."""
+        with self._lock:
+            return [self._reports[name] for name in sorted(self._reports)]
+
+    @property
+    def rows(self) -> int:
+        """Rows through the model so far."""
+        return sum(r.statistics.rows + r.statistics.rows_in_window for r in self.reports)
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second since the first row was done, so without start-up."""
+        if self._first_rows is None:
+            return 0.0
+        since, before = self._first_rows
+        return (self.rows - before) / max(time.monotonic() - since, 1e-9)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to the end at this rate, None where it cannot be told."""
+        if self.total_rows is None or not self.rows_per_s:
+            return None
+        return max(self.total_rows - self.rows, 0) / self.rows_per_s
+
+    def statistics(self) -> ScoringStatistics:
+        """Returns the sum over the workers."""
+        total = ScoringStatistics()
+        for report in self.reports:
+            total.add(report.statistics)
+        return total
+
+
+@dataclass(frozen=True)
+class ProgressAddress:
+    """Where and with which secret a worker reports; travels to the workers with their task."""
+
+    host: str
+    port: int
+    secret: bytes = field(repr=False)
+
+
+class ProgressServer:
+    """Listens for reports of workers and hands them to a `Progress`.
+
+    Args:
+        progress: receives the reports.
+        host: address of the driver that workers can reach.
+    """
+
+    def __init__(self, progress: Progress, host: str) -> None:
+        self._progress = progress
+        # Without a key here: a stranger who connects and stays silent would block `accept`.
+        self._listener = Listener((host, 0))
+        port = int(self._listener.address[1])
+        self.address = ProgressAddress(host, port, secrets.token_bytes(32))
+        self._closed = threading.Event()
+        threading.Thread(target=self._accept, name="sparkinfer-progress", daemon=True).start()
+
+    def close(self) -> None:
+        """Stops listening; connections that are open end with their workers."""
+        self._closed.set()
+        with contextlib.suppress(OSError):  # wakes the thread that waits in `accept`
+            socket.create_connection((self.address.host, self.address.port), 1).close()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(OSError):
+                connection = self._listener.accept()
+                threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+
+    def _receive(self, connection: Connection) -> None:
+        with contextlib.suppress(OSError, EOFError, AuthenticationError), connection:
+            deliver_challenge(connection, self.address.secret)
+            answer_challenge(connection, self.address.secret)
+            while True:
+                self._progress.update(_decode(connection.recv_bytes(MAX_REPORT_BYTES)))
+
+
+class ProgressClient:
+    """Sends a worker's reports, at most one per `REPORT_INTERVAL_S` but for the last.
+
+    Args:
+        address: the listener, or None to send nothing.
+        worker: see `WorkerReport`.
+        attempt: see `WorkerReport`.
+        device: see `WorkerReport`.
+    """
+
+    def __init__(
+        self, address: ProgressAddress | None, worker: str, attempt: int, device: str
+    ) -> None:
+        self._identity = (worker, attempt, device)
+        self._connection: Connection | None = None
+        self._sent_at = 0.0
+        if address is None:
+            return
+        target = (address.host, address.port)
+        try:
+            socket.create_connection(target, CONNECT_TIMEOUT_S).close()
+            self._connection = Client(target, authkey=address.secret)
+        except Exception as error:  # display only: a firewall must not stop the scoring
+            logger.warning("no progress from this worker: driver not reachable (%s)", error)
+
+    def send(self, statistics: ScoringStatistics, *, last: bool = False) -> None:
+        """Reports the statistics so far, unless the last report was a moment ago."""
+        now = time.monotonic()
+        if self._connection is None or not (last or now - self._sent_at >= REPORT_INTERVAL_S):
+            return
+        self._sent_at = now
+        try:
+            self._connection.send_bytes(_encode(WorkerReport(*self._identity, statistics)))
+        except OSError:
+            self._connection = None
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _encode(report: WorkerReport) -> bytes:
+    values: dict[str, Any] = {**vars(report), "statistics": report.statistics.as_dict()}
+    return json.dumps(values).encode("utf-8")
+
+
+def _decode(message: bytes) -> WorkerReport:
+    values = json.loads(message)
+    return WorkerReport(**{**values, "statistics": ScoringStatistics(**values["statistics"])})

@@ -1,0 +1,143 @@
+"""A whole run: check everything, score, publish, and say what was done."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.base import Engine, UnitResult, Workers, WorkUnit
+from sparkinfer.exceptions import ConfigError, JobError, RowConservationError, SparkInferError
+from sparkinfer.jobs.accuracy import label_accuracy
+from sparkinfer.jobs.output import Output
+from sparkinfer.jobs.progress import Progress, WorkerReport
+from sparkinfer.models.acceleration import Verdict, check_available
+from sparkinfer.models.sources import resolve
+from sparkinfer.models.statistics import ScoringStatistics
+from sparkinfer.models.tasks import get_task
+
+Display = Callable[[Progress], AbstractContextManager[object]]
+"""Shows a progress for as long as its context is open."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        output: folder with the scored Parquet files.
+        rows: rows written, those with an error included.
+        error_rows: rows among them that could not be scored.
+        accuracy: share of right predictions among labelled, scored rows; None without labels.
+        seconds: from the call to the end.
+        scoring_s: of these, from the first task to the last published file.
+        workers: replicas that scored, and on what.
+        verdict: how the model was run, and what was tried before.
+        model_fingerprint: hash of the model's files.
+        statistics: counts and seconds, summed over the workers that could report.
+        reports: the last report of each worker.
+    """
+
+    output: str
+    rows: int
+    error_rows: int
+    accuracy: float | None
+    seconds: float
+    scoring_s: float
+    workers: Workers
+    verdict: Verdict
+    model_fingerprint: str
+    statistics: ScoringStatistics
+    reports: Sequence[WorkerReport]
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second of scoring, model load included."""
+        return self.rows / self.scoring_s if self.scoring_s else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the result as plain values, ready for JSON."""
+        return asdict(self)
+
+
+def run_job(config: ScoringConfig, engine: Engine, display: Display = nullcontext) -> RunResult:
+    """Scores the input and publishes the output.
+
+    Everything that can be wrong with the call is checked before the first row is read.
+
+    Args:
+        config: what to do; `output` is required.
+        engine: what moves the rows.
+        display: shows the progress while rows are scored.
+
+    Raises:
+        UsageError: the call cannot work; nothing was written.
+        JobError: the job had started and failed; nothing of it is visible in the output.
+    """
+    started = time.monotonic()
+    if config.output is None:
+        raise ConfigError("option 'output' is required; give --output FOLDER or output=...")
+    get_task(config.task)
+    check_available(config)
+    output = Output(config.output, config.overwrite)
+    output.check()
+    table = engine.open_input()
+    workers = engine.find_workers()
+    source = resolve(config.model, revision=config.revision, loading=config.loading)
+    verdict = engine.run_gate(source)
+
+    scoring_started = time.monotonic()
+    progress = Progress(table.total_rows)
+    unit = WorkUnit("all", output.staging_folder(uuid.uuid4().hex))
+    try:
+        with display(progress):
+            results = list(engine.score([unit], source, verdict, progress))
+        rows, errors = _conserved_rows(output, unit, results, config.output_prefix)
+        output.publish(unit.staging, [name for result in results for name in result.files])
+    except SparkInferError:
+        raise
+    except Exception as error:
+        raise JobError(f"{type(error).__name__}: {error}") from error
+    finally:
+        output.drop_staging()
+    scoring_s = time.monotonic() - scoring_started
+
+    result = RunResult(
+        output=config.output,
+        rows=rows,
+        error_rows=errors,
+        accuracy=label_accuracy(config, verdict.labels),
+        seconds=time.monotonic() - started,
+        scoring_s=scoring_s,
+        workers=workers,
+        verdict=verdict,
+        model_fingerprint=source.fingerprint,
+        statistics=progress.statistics(),
+        reports=progress.reports,
+    )
+    output.finish(json.dumps(result.as_dict(), indent=1))
+    return result
+
+
+def _conserved_rows(
+    output: Output, unit: WorkUnit, results: Sequence[UnitResult], prefix: str
+) -> tuple[int, int]:
+    """Returns the rows and the error rows in the staged files.
+
+    Raises:
+        RowConservationError: they are not the rows that were read.
+    """
+    read = sum(result.rows_read for result in results)
+    files = [name for result in results for name in result.files]
+    rows, unscored = output.count(unit.staging, files, prefix)
+    if rows != read:
+        raise RowConservationError(
+            f"{read} rows were read and {rows} written; nothing was published. Run again; if it "
+            "persists, the input changes while it is read"
+        )
+    return rows, unscored

@@ -1,0 +1,1 @@
+"""What runs on the accelerator; nothing here knows of Spark."""

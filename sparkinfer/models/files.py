@@ -1,0 +1,156 @@
+"""Which files of a model matter, whether they may be loaded, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from sparkinfer.config import LoadingConfig
+from sparkinfer.exceptions import ModelLoadError
+
+_TOKENIZER_FILES = (
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template.*"),
+    *("*vocab*.json", "*vocab*.txt", "merges.txt", "*.model", "*.spm", "*.tiktoken", "tekken.json"),
+    *("bpe.codes", "dict.txt", "emoji.json", "byte_maps.json", "normalizer.json", "word_*.json"),
+    "prophetnet.tokenizer",
+)
+"""Patterns of what tokenizers read. Source: every `VOCAB_FILES_NAMES` of transformers 5."""
+
+_CODE_FILES = ("*.py", "*.json", "*.txt")
+"""What a model's own Python code may read, beyond the names that are known."""
+
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files directly in a model's folder, wherever that is."""
+
+    shown: str
+    names: frozenset[str]
+    read: Callable[[str], bytes]
+
+    def matching(self, *patterns: str) -> set[str]:
+        """Returns the names that match any of the patterns."""
+        return {name for name in self.names if any(fnmatchcase(name, p) for p in patterns)}
+
+
+def fingerprint(folder: Path, shown: str, loading: LoadingConfig) -> str:
+    """Returns the sha256 over name and content of the files that matter, after checking them."""
+    total = hashlib.sha256()
+    for name in select_files(_list_folder(folder, shown), loading):
+        digest = hashlib.sha256()
+        try:
+            with (folder / name).open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise ModelLoadError(f"{shown}: {name} cannot be read ({error.strerror})") from None
+        total.update(f"{name}\0{digest.hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _list_folder(folder: Path, shown: str) -> Listing:
+    if not folder.is_dir():
+        found = "it is a file" if folder.exists() else f"there is no folder {str(folder)!r}"
+        raise ModelLoadError(
+            f"{shown}: {found}; expected a folder that holds config.json, weights and tokenizer"
+        )
+    try:
+        names = frozenset(path.name for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise ModelLoadError(f"{shown}: folder cannot be read ({error.strerror})") from None
+    return Listing(shown, names, lambda name: (folder / name).read_bytes())
+
+
+def select_files(files: Listing, loading: LoadingConfig) -> list[str]:
+    """Returns the names of the files that matter, sorted; raises if the model cannot be loaded."""
+    config = _check_config(files, loading)
+    tokenizer = files.matching(*_TOKENIZER_FILES)
+    if not tokenizer:
+        raise ModelLoadError(
+            f"{files.shown}: no tokenizer files, expected tokenizer.json, tokenizer_config.json, "
+            "vocab.txt, spiece.model or the like; add them with `tokenizer.save_pretrained(...)`"
+        )
+    chosen = tokenizer | (files.names & {"config.json", "generation_config.json"})
+    if loading.trust_remote_code:
+        chosen |= files.matching(*_CODE_FILES) - files.matching("*.index.json")
+    return sorted(chosen | _weights(files, config, loading))
+
+
+def _check_config(files: Listing, loading: LoadingConfig) -> dict[str, Any]:
+    """Returns the content of config.json."""
+    if "adapter_config.json" in files.names:
+        raise ModelLoadError(
+            f"{files.shown}: an adapter (adapter_config.json), expected a whole model; merge it "
+            "into its base with `merge_and_unload()` and save the result"
+        )
+    if "config.json" not in files.names:
+        present = ", ".join(sorted(files.names)[:5]) or "nothing"
+        raise ModelLoadError(
+            f"{files.shown}: no config.json (found: {present}), expected a model saved with "
+            "`save_pretrained`; give the folder that holds config.json"
+        )
+    config = _read_json(files, "config.json")
+    if "auto_map" in config and not loading.trust_remote_code:
+        raise ModelLoadError(
+            f"{files.shown}: config.json names Python code of its own (auto_map), which is not run "
+            "unless trusted; read the code, then pass --set loading.trust_remote_code=true"
+        )
+    return config
+
+
+def _weights(files: Listing, config: dict[str, Any], loading: LoadingConfig) -> set[str]:
+    """Returns the weight files that transformers would load, safetensors first."""
+    named = config.get("transformers_weights")
+    candidates = (str(named),) if named else (*_SAFETENSORS, *_PICKLES)
+    name = next((name for name in candidates if name in files.names), None)
+    if name is None:
+        raise ModelLoadError(
+            f"{files.shown}: no weights, expected {named or ' or '.join(_SAFETENSORS)}; save the "
+            "model with `save_pretrained`, or complete the copy"
+        )
+    chosen = {name} | (_shards(files, name) if name.endswith(".index.json") else set())
+    safe = (".safetensors", ".safetensors.index.json")
+    pickles = sorted(name for name in chosen if not name.endswith(safe))
+    if pickles and not loading.allow_pickle_weights:
+        raise ModelLoadError(
+            f"{files.shown}: weights only as a pickle ({pickles[0]}), which can run code when "
+            "read; save the model as safetensors, or if you trust its origin pass "
+            "--set loading.allow_pickle_weights=true"
+        )
+    return chosen
+
+
+def _shards(files: Listing, index: str) -> set[str]:
+    weight_map = _read_json(files, index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelLoadError(f"{files.shown}: {index} has no weight_map; save the model again")
+    shards = {str(name) for name in weight_map.values()}
+    # Comparing with the listing also refuses names that lead out of the folder.
+    if absent := sorted(shards - files.names):
+        raise ModelLoadError(
+            f"{files.shown}: {index} names {absent[0]}, which is not there ({len(absent)} of "
+            f"{len(shards)} shards absent); complete the copy"
+        )
+    return shards
+
+
+def _read_json(files: Listing, name: str) -> dict[str, Any]:
+    try:
+        loaded = json.loads(files.read(name))
+    except OSError as error:
+        raise ModelLoadError(f"{files.shown}: {name} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ModelLoadError(
+            f"{files.shown}: {name} is not valid JSON ({error}); copy or save the model again"
+        ) from None
+    if not isinstance(loaded, dict):
+        raise ModelLoadError(f"{files.shown}: {name} holds no JSON object; save the model again")
+    return loaded

@@ -1,0 +1,263 @@
+"""The scorer: batches of texts in, scored batches out, in the same order.
+
+A thread tokenises the next window while the model works on this one. Within a window, texts that
+repeat are scored once, and rows of like length share a batch. A batch that fails is cut in two
+until the guilty row is alone; a batch that does not fit in memory halves the budget and goes on
+from the same rows.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sparkinfer.batching.planner import IntArray, deduplicate, plan_batches
+from sparkinfer.batching.windows import cut_windows
+from sparkinfer.config import BatchingConfig
+from sparkinfer.exceptions import DeviceError
+from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.encoding import Encoded
+from sparkinfer.models.lookahead import LookAhead
+from sparkinfer.models.statistics import ScoringStatistics
+from sparkinfer.models.tasks import scored_schema
+
+DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Token budget by kind of device: beyond it, rates measured on a CPU stop growing."""
+
+NULL_TEXT = "text is null"
+"""The `error` of a row without a text."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Rows read ahead together, tokenised and cut into batches."""
+
+    places: IntArray  # for each row its distinct text, -1 where the text is null
+    encoded: Encoded  # of the distinct texts
+    batches: list[tuple[IntArray, dict[str, Any]]]  # distinct texts and their tensors
+
+
+class Scorer:
+    """Scores texts with one loaded model.
+
+    Args:
+        model: what runs on the accelerator.
+        batching: budgets and window sizes.
+        on_progress: called with the statistics so far after each forward pass.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        batching: BatchingConfig,
+        on_progress: Callable[[ScoringStatistics], None] | None = None,
+    ) -> None:
+        self.statistics = ScoringStatistics()
+        self.schema = scored_schema(model.task)
+        self._model = model
+        self._batching = batching
+        self._budget = batching.max_batch_tokens or _default_budget(model.device)
+        self._on_progress = on_progress
+
+    def score(self, batches: Iterable[Sequence[str | None]]) -> Iterator[pa.RecordBatch]:
+        """Yields the scored columns of every row, in the order of the rows.
+
+        The output batches together have as many rows as the input batches together; their cuts
+        differ. Closing the iterator stops the thread and leaves the rest of the input unread.
+
+        Args:
+            batches: texts; None for a row without one.
+
+        Raises:
+            DeviceError: the accelerator's context is broken; the process must end.
+        """
+        windows = cut_windows(
+            batches,
+            max_rows=self._batching.window_rows,
+            max_bytes=self._batching.window_bytes,
+        )
+        ahead = LookAhead(windows, self._prepare)
+        try:
+            ready = iter(ahead)
+            while (window := self._next(ready)) is not None:
+                yield self._score_window(window)
+        finally:
+            ahead.close()
+
+    def _next(self, ready: Iterator[_Window]) -> _Window | None:
+        started = time.perf_counter()
+        window = next(ready, None)
+        self.statistics.wait_s += time.perf_counter() - started
+        return window
+
+    def _prepare(self, texts: list[str | None]) -> _Window:
+        """Tokenises a window and cuts it into padded batches; runs in the look-ahead thread."""
+        started = time.perf_counter()
+        is_text = np.fromiter((isinstance(text, str) for text in texts), bool, len(texts))
+        distinct, found = deduplicate([text for text in texts if isinstance(text, str)])
+        places = np.full(len(texts), -1, dtype=np.int64)
+        places[is_text] = found
+        encoded = self._model.encoder.encode(distinct)
+        good = np.array([i for i in range(len(distinct)) if i not in encoded.errors], np.int64)
+        planned = [good[rows] for rows in self._plan(encoded.n_tokens[good])]
+        collated = [(rows, self._model.encoder.collate(encoded, rows)) for rows in planned]
+        self.statistics.tokenize_s += time.perf_counter() - started
+        return _Window(places, encoded, collated)
+
+    def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
+        max_rows = self._batching.max_batch_rows if self._model.pads_batches else 1
+        return plan_batches(lengths, max_tokens=self._budget, max_rows=max_rows)
+
+    def _score_window(self, window: _Window) -> pa.RecordBatch:
+        errors = dict(window.encoded.errors)
+        scored: list[tuple[IntArray, pa.RecordBatch]] = []
+        n_tokens = window.encoded.n_tokens
+        through = 0
+        for rows, inputs in window.batches:
+            scored += self._score_batch(window.encoded, rows, inputs, errors)
+            through += int(n_tokens[rows].sum())
+            # By tokens: the longest rows come first, and rows alone would promise a late end.
+            share = through / int(n_tokens.sum())
+            self.statistics.rows_in_window = int(share * len(window.places))
+            if self._on_progress is not None:
+                self._on_progress(self.statistics)
+        return self._assemble(window, scored, errors)
+
+    def _score_batch(
+        self, encoded: Encoded, rows: IntArray, inputs: dict[str, Any], errors: dict[int, str]
+    ) -> list[tuple[IntArray, pa.RecordBatch]]:
+        """Scores one batch, in parts where it must be; adds to `errors` what fails alone."""
+        done = []
+        waiting: list[tuple[IntArray, dict[str, Any] | None]] = [(rows, inputs)]
+        while waiting:
+            part, tensors = waiting.pop()
+            lengths = encoded.n_tokens[part]
+            padded = int(lengths.max()) * len(part)
+            failure = None
+            if len(part) == 1 or padded <= self._budget:
+                tensors = tensors or self._model.encoder.collate(encoded, part)
+                scored, failure = self._forward(tensors)
+                if failure is None:
+                    self._count_batch(int(lengths.sum()), padded, len(part))
+                    done.append((part, scored))
+                    continue
+                self._after_failure(failure, padded)
+            if len(part) == 1:
+                errors[int(part[0])] = f"model: {failure}"
+            else:
+                middle = len(part) // 2
+                waiting += [(part[middle:], None), (part[:middle], None)]
+        return done
+
+    def _forward(self, tensors: dict[str, Any]) -> tuple[pa.RecordBatch | None, str | None]:
+        """Returns the scored batch, or what the model raised.
+
+        The exception itself is not kept: its traceback would hold the batch's tensors.
+        """
+        started = time.perf_counter()
+        try:
+            return self._model.score(tensors), None
+        except Exception as error:
+            if _breaks_device(error):
+                raise DeviceError(
+                    f"device {self._model.device} is broken ({_first_line(error)}); the worker "
+                    "process ends so that a new one gets a clean device"
+                ) from error
+            name = _OUT_OF_MEMORY if _is_out_of_memory(error) else type(error).__name__
+            return None, f"{name}: {_first_line(error)}"
+        finally:
+            self.statistics.forward_s += time.perf_counter() - started
+
+    def _after_failure(self, failure: str, padded: int) -> None:
+        if not failure.startswith(_OUT_OF_MEMORY):
+            return
+        self.statistics.out_of_memory += 1
+        self._budget = max(1, min(self._budget, padded) // 2)
+        gc.collect()
+        _empty_device_cache(self._model.device)
+
+    def _count_batch(self, tokens: int, padded: int, rows: int) -> None:
+        self.statistics.batches += 1
+        self.statistics.tokens += tokens
+        self.statistics.padded_tokens += padded
+        self.statistics.forward_rows += rows
+
+    def _assemble(
+        self,
+        window: _Window,
+        scored: list[tuple[IntArray, pa.RecordBatch]],
+        errors: dict[int, str],
+    ) -> pa.RecordBatch:
+        """Returns one scored row per row of the window, in order."""
+        distinct = len(window.encoded.n_tokens)
+        row_of = np.full(distinct + 1, -1, dtype=np.int64)  # the last stands for a null text
+        if scored:
+            order = np.concatenate([rows for rows, _ in scored])
+            row_of[order] = np.arange(len(order))
+        take = row_of[window.places]
+        is_null = window.places < 0
+        reasons = np.full(distinct + 1, None, dtype=object)
+        reasons[list(errors)] = list(errors.values())
+        reasons[-1] = NULL_TEXT
+        error = reasons[window.places]
+        n_tokens = np.append(window.encoded.n_tokens, 0)[window.places]
+        truncated = np.append(window.encoded.truncated, False)[window.places]
+        columns = [
+            *self._take([batch for _, batch in scored], pa.array(take, mask=take < 0)),
+            pa.array(n_tokens, pa.int32(), mask=is_null),
+            pa.array(truncated, pa.bool_(), mask=is_null),
+            pa.array(error, pa.string()),
+        ]
+        self.statistics.rows += len(take)
+        self.statistics.rows_in_window = 0
+        self.statistics.errors += int((take < 0).sum())
+        self.statistics.truncated += int(truncated.sum())
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _take(self, batches: list[pa.RecordBatch], places: pa.Array) -> list[pa.Array]:
+        """Returns the task's columns at these places, null where the place is null."""
+        schema = pa.schema(self._model.task.fields)
+        table = pa.Table.from_batches(batches, schema).combine_chunks()
+        taken = table.take(places).combine_chunks()
+        return [
+            column.chunk(0) if column.num_chunks else pa.array([], column.type)
+            for column in taken.columns
+        ]
+
+
+_OUT_OF_MEMORY = "out of memory"
+
+
+def _default_budget(device: str) -> int:
+    return DEFAULT_BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _breaks_device(error: Exception) -> bool:
+    """Returns whether every later CUDA call of this process would fail too."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+
+def _empty_device_cache(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300] or "no message"

@@ -1,0 +1,413 @@
+"""Hub id, folder, MLflow URI or remote folder to local files that are the same on every node.
+
+The driver calls `resolve`: it finds the model, fetches it, checks that it can be loaded under the
+current settings, and takes a fingerprint of its files. Each worker calls `stage`: it makes the same
+files available on its node, fetched at most once per node, and refuses others.
+
+Folders are used in place. Hub models go through the hub's own cache. MLflow and remote models are
+kept in the cache folder under their fingerprint, so a cache folder that every node sees is filled
+once, by the driver.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sparkinfer.config import LoadingConfig
+from sparkinfer.exceptions import (
+    ConfigError,
+    EngineUnavailableError,
+    ModelLoadError,
+    SparkInferError,
+)
+from sparkinfer.models.files import Listing, fingerprint, select_files
+
+SourceKind = Literal["folder", "hub", "mlflow", "remote"]
+
+_HUB_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model pinned to exact files: what a worker needs to find the same model as the driver.
+
+    Attributes:
+        kind: what `name_or_path` turned out to be.
+        name_or_path: the model as the user gave it.
+        revision: commit hash of a hub model, else None.
+        fingerprint: sha256 (hex) over the files that matter.
+        location: absolute folder, hub id, MLflow URI with its version, or URL.
+        mlflow_uris: tracking and registry URI of the driver, for MLflow models.
+    """
+
+    kind: SourceKind
+    name_or_path: str
+    revision: str | None
+    fingerprint: str
+    location: str
+    mlflow_uris: tuple[str, str] | None = field(default=None, repr=False)
+
+
+def resolve(
+    name_or_path: str, *, revision: str | None = None, loading: LoadingConfig
+) -> ModelSource:
+    """Returns the model pinned to exact files, after fetching and checking them.
+
+    Cost: each file that matters is read once; an MLflow or remote model is downloaded each time,
+    since only its content tells whether it changed. Configuration and file names are checked before
+    weights are downloaded (not for MLflow, which hands out whole models).
+
+    Args:
+        name_or_path: hub id, folder, `dbfs:/` path, `models:/` or `runs:/` URI, or a URL that
+            fsspec understands.
+        revision: branch, tag or commit of a hub model.
+        loading: what is allowed, and where fetched files are kept.
+
+    Raises:
+        ModelLoadError: the model is not there, not complete, or not allowed by `loading`.
+        EngineUnavailableError: a package that fetches this kind of model is not installed.
+        ConfigError: `revision` was given for something that is no hub model.
+    """
+    kind, location = _locate(name_or_path)
+    shown = f"model {_clean(name_or_path)!r}"
+    if revision is not None and kind != "hub":
+        raise ConfigError(
+            f"revision={revision!r} with {shown}: only hub models have revisions; drop it"
+        )
+    if kind in ("mlflow", "remote"):
+        pinned = _pin_mlflow(location, shown) if kind == "mlflow" else (location, None)
+        draft = ModelSource(kind, name_or_path, None, "", *pinned)
+        return replace(draft, fingerprint=_fetch_into_cache(draft, shown, loading).name)
+    folder, commit = Path(location), None
+    if kind == "hub":
+        folder = _hub_snapshot(location, revision, shown, loading)
+        commit = folder.name
+    return ModelSource(kind, name_or_path, commit, fingerprint(folder, shown, loading), location)
+
+
+def stage(source: ModelSource, loading: LoadingConfig) -> Path:
+    """Returns a local folder in which the files that matter are those that the driver saw.
+
+    Fetches what is not there, once per node however many processes ask. Cost: each file that
+    matters is read once to verify the fingerprint.
+
+    Raises:
+        ModelLoadError: the files are absent on this node or differ from the driver's.
+        EngineUnavailableError: a package that fetches this kind of model is not installed.
+    """
+    shown = f"model {_clean(source.name_or_path)!r}"
+    if source.kind == "folder":
+        folder = Path(source.location)
+        if not folder.is_dir():
+            raise ModelLoadError(
+                f"{shown}: folder {source.location!r} is not on node {_node()}, but it is on the "
+                "driver; put the model on storage that every node sees"
+            )
+    elif source.kind == "hub":
+        folder = _staged_snapshot(source, shown, loading)
+    else:
+        folder = cache_folder(loading) / source.fingerprint
+        if not folder.is_dir():
+            folder = _fetch_into_cache(source, shown, loading)
+    found = fingerprint(folder, shown, loading)
+    if found != source.fingerprint:
+        raise ModelLoadError(
+            f"{shown}: the files in {str(folder)!r} on node {_node()} have the fingerprint "
+            f"{found[:12]}, expected {source.fingerprint[:12]} as on the driver; {_remedy(source)}"
+        )
+    return folder
+
+
+def cache_folder(loading: LoadingConfig) -> Path:
+    """Returns where fetched models are kept: option, `SPARKINFER_CACHE` or the user's cache."""
+    given = loading.cache_dir or os.environ.get("SPARKINFER_CACHE")
+    if given:
+        return _local_path(given)
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _local_path(user_cache) / "sparkinfer" / "models"
+
+
+def _locate(name: str) -> tuple[SourceKind, str]:
+    """Returns the kind of source that a name means and where it is."""
+    if name.startswith(("models:/", "runs:/")):
+        return "mlflow", name
+    is_local_url = name.startswith(("file:", "dbfs:/"))
+    if not is_local_url and re.match(r"[A-Za-z][\w+.:-]*://", name):
+        return "remote", name.rstrip("/")
+    looks_like_path = name in (".", "..", "~") or name.startswith(("/", "./", "../", "~"))
+    if is_local_url or looks_like_path or Path(name).exists():
+        return "folder", str(_local_path(name))
+    return "hub", name
+
+
+def _local_path(text: str) -> Path:
+    """Returns an absolute path; `dbfs:/x` is where Databricks mounts it: `/dbfs/x`."""
+    text = re.sub(r"^file:(//)?(?=/)", "", text)
+    text = re.sub(r"^dbfs:/+(?=Volumes/)", "/", text)
+    text = re.sub(r"^dbfs:/+", "/dbfs/", text)
+    # Not resolve(): a mount point may be a link that leads elsewhere on another node.
+    return Path(os.path.normpath(Path(text).expanduser().absolute()))
+
+
+def _hub_snapshot(repo: str, revision: str | None, shown: str, loading: LoadingConfig) -> Path:
+    """Returns the snapshot folder of a hub model, downloaded or, without connection, cached."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S)
+    # The hub's HTTP library, and with it the errors of a lost connection, differs by version.
+    except Exception as error:
+        if refusal := _hub_refusal(error, revision, shown):
+            raise ModelLoadError(refusal) from None
+        if cached := _cached_snapshot(repo, revision, loading):
+            return cached
+        raise ModelLoadError(
+            f"{shown}: not in the cache of node {_node()}, and the hub could not be reached "
+            f"({_reason(error)}), nor is there a folder of that name; connect, fill the cache, or "
+            "give a folder"
+        ) from None
+    paths = (file.rfilename for file in info.siblings or ())
+    names = frozenset(path for path in paths if "/" not in path)
+    with _translated(shown, "download from the hub failed"):
+        return _download(repo, revision, str(info.sha), names, shown, loading)
+
+
+def _download(
+    repo: str,
+    revision: str | None,
+    commit: str,
+    names: frozenset[str],
+    shown: str,
+    loading: LoadingConfig,
+) -> Path:
+    """Returns the snapshot folder with the files that matter, the weights fetched last."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    cache_dir = _hub_cache(loading)
+
+    def read(name: str) -> bytes:
+        return Path(hf_hub_download(repo, name, revision=commit, cache_dir=cache_dir)).read_bytes()
+
+    def fetch(names: list[str], at: str | None) -> Path:
+        patterns = [glob.escape(name) for name in names]
+        return Path(
+            snapshot_download(repo, revision=at, cache_dir=cache_dir, allow_patterns=patterns)
+        )
+
+    chosen = select_files(Listing(shown, names, read), loading)
+    weights = [name for name in chosen if name.endswith((".safetensors", ".bin"))]
+    # Weights last, so that a broken-off download is never a model with half a tokenizer; the
+    # revision as given, so that the cache knows it when there is no connection.
+    fetched = fetch([name for name in chosen if name not in weights], revision)
+    return fetch(weights, fetched.name)
+
+
+def _staged_snapshot(source: ModelSource, shown: str, loading: LoadingConfig) -> Path:
+    """Returns the snapshot folder on this node; asks the hub only if the cache does not do."""
+    cached = _cached_snapshot(source.location, source.revision, loading)
+    try:
+        if cached and fingerprint(cached, shown, loading) == source.fingerprint:
+            return cached
+    except ModelLoadError:
+        pass  # A part of the model, from a download that broke off.
+    return _hub_snapshot(source.location, source.revision, shown, loading)
+
+
+def _hub_cache(loading: LoadingConfig) -> str | None:
+    return str(_local_path(loading.cache_dir)) if loading.cache_dir else None
+
+
+def _cached_snapshot(repo: str, revision: str | None, loading: LoadingConfig) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    cache_dir = _hub_cache(loading)
+    found = try_to_load_from_cache(repo, "config.json", cache_dir=cache_dir, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _hub_refusal(error: Exception, revision: str | None, shown: str) -> str | None:
+    """Returns what the hub answered, or None if it gave no answer about the model."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HFValidationError):
+        return f"{shown}: neither an existing folder nor a valid hub id; correct the path or id"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{shown}: gated on the hub; accept its terms there and set HF_TOKEN on every node"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{shown}: there is no such folder, and the hub has no such model (or it is private); "
+            "correct the path or id, or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{shown}: the hub has no revision {revision!r} of it; give a branch, tag or commit"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"{shown}: the hub refused access (HTTP {status}); check HF_TOKEN on every node"
+    return None
+
+
+def _pin_mlflow(uri: str, shown: str) -> tuple[str, tuple[str, str]]:
+    """Returns the URI with alias or stage replaced by the version, and where the driver looked."""
+    mlflow = _import_mlflow(shown)
+    if uri.startswith("models:/"):
+        with _translated(shown, "MLflow has no such model or version"):
+            models = importlib.import_module("mlflow.store.artifact.utils.models")
+            found = models.get_model_name_and_version(mlflow.MlflowClient(), uri)
+        uri = "models:/" + "/".join(str(part) for part in found)
+    return uri, (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+
+
+def _fetch_mlflow(source: ModelSource, into: Path, shown: str, loading: LoadingConfig) -> None:
+    mlflow = _import_mlflow(shown)
+    tracking, registry = source.mlflow_uris or (None, None)
+    # Parameters would not do: MLflow looks models up in the registry of the process.
+    if mlflow.get_tracking_uri() != tracking:
+        mlflow.set_tracking_uri(tracking)
+    if mlflow.get_registry_uri() != registry:
+        mlflow.set_registry_uri(registry)
+    download = into.with_name("download")
+    with _translated(shown, "download from MLflow failed"):
+        download_artifacts = mlflow.artifacts.download_artifacts
+        root = Path(download_artifacts(artifact_uri=source.location, dst_path=str(download)))
+    paths = _mlflow_files(root, shown)
+    listing = Listing(shown, frozenset(paths), lambda name: paths[name].read_bytes())
+    for name in select_files(listing, loading):
+        paths[name].rename(into / name)
+
+
+def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
+    """Returns the files of a logged model by their name in a flat folder.
+
+    Source: `mlflow.transformers` puts the model in `model/`, its tokenizer in
+    `components/tokenizer/`; plain artifacts are a folder as `save_pretrained` wrote it.
+    """
+    folders = [root]
+    if (root / "MLmodel").is_file() and not (root / "config.json").is_file():
+        folders = [root / "components" / "tokenizer", root / "model"]
+        if not (root / "model" / "config.json").is_file():
+            raise ModelLoadError(
+                f"{shown}: an MLflow model without model/config.json, expected one logged by "
+                "`mlflow.transformers` with its weights, or plain artifacts with config.json; "
+                "log it so, or give the hub id or folder it refers to"
+            )
+    # The model's folder last: its config.json is the one that counts.
+    present = [folder for folder in folders if folder.is_dir()]
+    return {path.name: path for folder in present for path in folder.iterdir() if path.is_file()}
+
+
+def _import_mlflow(shown: str) -> Any:
+    try:
+        return importlib.import_module("mlflow")
+    except ImportError:
+        raise EngineUnavailableError(
+            f"{shown}: MLflow is not installed; install it with pip install 'sparkinfer[mlflow]'"
+        ) from None
+
+
+def _fetch_remote(source: ModelSource, into: Path, shown: str, loading: LoadingConfig) -> None:
+    from fsspec.core import url_to_fs
+
+    with _translated(shown, "the remote folder could not be read"):
+        fs, root = url_to_fs(source.location)
+        # An earlier run in this process may have listed the folder before it changed.
+        fs.invalidate_cache()
+        found = [entry["name"] for entry in fs.ls(root, detail=True) if entry["type"] == "file"]
+        paths = {path.rsplit("/", 1)[-1]: path for path in found}
+        listing = Listing(shown, frozenset(paths), lambda name: bytes(fs.cat_file(paths[name])))
+        names = select_files(listing, loading)
+        fs.get([paths[name] for name in names], [str(into / name) for name in names])
+
+
+def _fetch_into_cache(source: ModelSource, shown: str, loading: LoadingConfig) -> Path:
+    """Returns the folder of the fetched model, named by its fingerprint; one process fetches."""
+    from filelock import FileLock
+
+    cache = cache_folder(loading)
+    key = hashlib.sha256(source.location.encode()).hexdigest()[:16]
+    work = cache / f"{key}.part"
+    fetch = _fetch_mlflow if source.kind == "mlflow" else _fetch_remote
+    with _writable(cache, shown), FileLock(cache / f"{key}.lock"):
+        if source.fingerprint and (cache / source.fingerprint).is_dir():
+            return cache / source.fingerprint
+        # Whatever lies here is from a process that was killed: the lock is ours.
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            into = work / "model"
+            into.mkdir(parents=True)
+            fetch(source, into, shown, loading)
+            return _publish(into, cache / fingerprint(into, shown, loading))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish(folder: Path, target: Path) -> Path:
+    try:
+        folder.replace(target)
+    except OSError:
+        # The same files under another name, published a moment ago, do as well.
+        if not target.is_dir():
+            raise
+    return target
+
+
+@contextmanager
+def _writable(cache: Path, shown: str) -> Iterator[None]:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ModelLoadError(
+            f"{shown}: cache folder {str(cache)!r} on node {_node()} cannot be used "
+            f"({error.strerror or error}); name another with --set loading.cache_dir=..."
+        ) from None
+
+
+@contextmanager
+def _translated(shown: str, what: str) -> Iterator[None]:
+    """Turns any error of a fetching library into one of ours, without secrets."""
+    try:
+        yield
+    except SparkInferError:
+        raise
+    except ImportError as error:
+        raise EngineUnavailableError(f"{shown}: {_reason(error)}") from None
+    except Exception as error:
+        message = f"{shown}: {what} ({_reason(error)}); check name, connection and credentials"
+        raise ModelLoadError(message) from None
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {_clean(text)[:300]}"
+
+
+def _clean(text: str) -> str:
+    """Returns the text without tokens, and without passwords and signatures in URLs."""
+    if token := os.environ.get("HF_TOKEN", "").strip():
+        text = text.replace(token, "***")
+    text = re.sub(r"\bhf_[A-Za-z0-9]{20,}", "***", text)
+    text = re.sub(r"://[^/@\s]+@", "://***@", text)
+    return re.sub(r"(://[^\s?]+)\?[^\s'\"]+", r"\1?***", text)
+
+
+def _node() -> str:
+    return platform.node()
+
+
+def _remedy(source: ModelSource) -> str:
+    if source.kind == "folder":
+        return "put the model on storage that every node sees"
+    if source.kind == "hub":
+        return "remove it from the cache of that node"
+    return "if it was changed since the run began, run again; else remove that folder"

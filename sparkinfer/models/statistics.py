@@ -1,0 +1,56 @@
+"""What a scorer did and where its time went; adds up over workers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass
+class ScoringStatistics:
+    """Counts and seconds of one scorer, or the sum over several.
+
+    Attributes:
+        rows: rows given out, rows with an error included.
+        rows_in_window: rows of the current window that are done by share of tokens, not yet given
+            out.
+        errors: rows among them that have an error.
+        truncated: rows whose text was cut.
+        forward_rows: rows that went through the model; fewer than `rows` where texts repeat.
+        tokens: tokens of those, padding excluded.
+        padded_tokens: tokens of those, padding included.
+        batches: forward passes that succeeded.
+        out_of_memory: times the device ran out of memory and the budget was halved.
+        load_s: seconds until the model was ready.
+        tokenize_s: seconds spent tokenising and padding, beside the forward pass.
+        wait_s: seconds in which the forward pass waited for tokens or for input.
+        forward_s: seconds in the forward pass and in reading its output.
+    """
+
+    rows: int = 0
+    rows_in_window: int = 0
+    errors: int = 0
+    truncated: int = 0
+    forward_rows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    batches: int = 0
+    out_of_memory: int = 0
+    load_s: float = 0.0
+    tokenize_s: float = 0.0
+    wait_s: float = 0.0
+    forward_s: float = 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the model's tokens that are padding, 0 to 1."""
+        return 1.0 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
+
+    def add(self, other: ScoringStatistics) -> None:
+        """Adds the figures of another scorer to these."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the figures by name."""
+        return asdict(self)

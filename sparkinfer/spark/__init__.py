@@ -1,0 +1,1 @@
+"""What sparkinfer needs from a Spark installation and asks of a Spark session."""

@@ -1,0 +1,434 @@
+"""How many model replicas a Spark application holds at once, and which device a task owns.
+
+One replica belongs to one task slot. Where Spark schedules GPUs (`spark.task.resource.gpu.amount`)
+a slot owns a GPU and Spark says which; where it does not, the executors are asked what they have,
+and tasks on one host take GPUs by lock files. A layout in which several replicas would be loaded
+on one GPU is refused on the driver. The driver itself never touches CUDA.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from filelock import FileLock
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+GPUS_PER_TASK = "spark.task.resource.gpu.amount"
+GPUS_PER_EXECUTOR = "spark.executor.resource.gpu.amount"
+CORES_PER_TASK = "spark.task.cpus"
+EXECUTORS = "spark.executor.instances"
+
+EXECUTOR_TIMEOUT_S = 60.0
+SETTLE_S = 1.0
+POLL_S = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Accelerators:
+    """What the replicas run on.
+
+    Attributes:
+        kind: the device of each replica.
+        count: replicas at once, over all executors.
+        cores_per_task: CPU cores that Spark gives to each of them.
+    """
+
+    kind: Literal["cuda", "cpu"]
+    count: int
+    cores_per_task: int
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """What the probing tasks saw on one host.
+
+    Attributes:
+        tasks: task slots of the application on the host.
+        gpus: CUDA devices that torch sees there.
+        has_driver: an NVIDIA driver is loaded there.
+    """
+
+    tasks: int
+    gpus: int
+    has_driver: bool
+
+
+def count_accelerators(
+    spark: SparkSession,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    num_workers: int | None = None,
+) -> Accelerators:
+    """Returns how many replicas run at once and on what; called on the driver.
+
+    The slots are those of the executors that are registered, which is waited for. `device="auto"`
+    takes GPUs where there are any. `num_workers` overrides the count; more than the CPU slots run
+    one after the other.
+
+    Raises:
+        ConfigError: several replicas would share one GPU, `num_workers` exceeds the GPUs, or it is
+            needed (Spark Connect, dynamic allocation) and not given.
+        EngineUnavailableError: `device="cuda"` and there is no GPU, or no executor registers.
+    """
+    refuse_gpu_tasks_in_local_mode(spark.conf.get("spark.master", None), _gpus_per_task(spark))
+    cores = int(spark.conf.get(CORES_PER_TASK, None) or 1)
+    unknown = _why_slots_are_unknown(spark)
+    if unknown is not None and num_workers is None:
+        raise ConfigError(f"{unknown}; give num_workers, the model replicas to run at once")
+    if device == "cpu":
+        return Accelerators("cpu", num_workers or count_slots(spark.sparkContext), cores)
+    spark_assigns_gpus = owns_whole_gpus(_gpus_per_task(spark))
+    slots = None if unknown is not None else count_slots(spark.sparkContext)
+    if spark_assigns_gpus:
+        return Accelerators("cuda", choose_gpu_count(slots, num_workers), cores)
+    hosts = probe_hosts(spark, slots or num_workers or 1, device)
+    if choose_kind(hosts, device, num_workers, slots_known=slots is not None) == "cpu":
+        return Accelerators("cpu", num_workers or slots or 1, cores)
+    return Accelerators("cuda", choose_gpu_count(slots, num_workers), cores)
+
+
+def task_device(kind: str) -> str:
+    """Returns the torch device that the running task owns: `cpu` or `cuda:<index>`.
+
+    Called in the Python worker of a task. A GPU that Spark has not assigned is held until the
+    process ends.
+
+    Args:
+        kind: `cuda` or `cpu`, as `Accelerators.kind`.
+
+    Raises:
+        EngineUnavailableError: the GPU is not visible to torch, or all of them are taken; a GPU
+            that was asked for is never replaced by the CPU.
+    """
+    if kind == "cpu":
+        return "cpu"
+    address = _assigned_gpu()
+    visible = _visible_devices(os.environ)
+    index = _lock_free_gpu(visible) if address is None else gpu_index(address, visible)
+    count = _count_cuda_devices()
+    if index >= count:
+        raise EngineUnavailableError(
+            f"host {socket.gethostname()}: the task owns GPU {address or index}, but torch sees "
+            f"{count} CUDA devices there (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}); install a CUDA build of torch and a "
+            "working driver, or use device='cpu'"
+        )
+    return f"cuda:{index}"
+
+
+def _gpus_per_task(spark: SparkSession) -> str | None:
+    return spark.conf.get(GPUS_PER_TASK, None)
+
+
+def refuse_gpu_tasks_in_local_mode(master: str | None, gpus_per_task: str | None) -> None:
+    """Raises ConfigError where no task would ever start: local mode has no resources to give."""
+    if _is_local(master) and float(gpus_per_task or 0) > 0:
+        raise ConfigError(
+            f"{GPUS_PER_TASK}={gpus_per_task} with master {master!r}: Spark's local mode hands out "
+            "no GPUs and its tasks would wait forever; leave the setting out there"
+        )
+
+
+def _is_local(master: str | None) -> bool:
+    return re.fullmatch(r"local(\[.*\])?", master or "") is not None
+
+
+def owns_whole_gpus(gpus_per_task: str | None) -> bool:
+    """Returns whether Spark gives each task GPUs of its own.
+
+    Raises:
+        ConfigError: it gives a task a part of a GPU.
+    """
+    amount = float(gpus_per_task or 0)
+    if 0 < amount < 1:
+        raise ConfigError(
+            f"{GPUS_PER_TASK}={gpus_per_task}: {int(1 / amount)} tasks, each with its own copy of "
+            "the model, would share one GPU; set it to 1"
+        )
+    return amount >= 1
+
+
+def _why_slots_are_unknown(spark: SparkSession) -> str | None:
+    """Returns why the driver cannot tell how many tasks run at once, or None if it can."""
+    if not _is_classic(spark):
+        return "Spark Connect does not tell how many tasks the cluster runs at once"
+    if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        return "spark.dynamicAllocation.enabled=true leaves the number of executors open"
+    return None
+
+
+def _is_classic(spark: SparkSession) -> bool:
+    try:
+        return spark.sparkContext is not None
+    except (AttributeError, NotImplementedError):  # the former since Spark 4
+        return False
+
+
+def count_slots(sc: SparkContext) -> int:
+    """Returns how many tasks run at once on the executors that are registered.
+
+    Raises:
+        EngineUnavailableError: none registers in time.
+    """
+    context = sc._jsc.sc()
+    profile = context.resourceProfileManager().defaultResourceProfile()
+
+    def read() -> tuple[int, int]:
+        executors = len(context.statusTracker().getExecutorInfos()) - 1  # one is the driver
+        return executors, int(context.maxNumConcurrentTasks(profile))
+
+    if context.isLocal():
+        return read()[1]
+    slots = wait_for_slots(read, int(sc.getConf().get(EXECUTORS, "0") or 0))
+    if slots == 0:
+        raise EngineUnavailableError(
+            f"master {sc.master!r}: no executor that can run a task registered within "
+            f"{EXECUTOR_TIMEOUT_S:.0f} s; free cores, memory or GPUs of the cluster, or ask for "
+            "fewer per executor"
+        )
+    return slots
+
+
+def wait_for_slots(
+    read: Callable[[], tuple[int, int]],
+    expected_executors: int,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Returns the slots as soon as they no longer change and the expected executors are there.
+
+    Args:
+        read: gives the registered executors and their slots.
+        expected_executors: how many were asked for, 0 if nothing says it; when the time is up, the
+            slots of fewer are returned.
+        clock: time in seconds.
+        sleep: waits for a number of seconds.
+    """
+    start = last_change = clock()
+    slots = 0
+    while clock() - start < EXECUTOR_TIMEOUT_S:
+        executors, current = read()
+        if current != slots:
+            slots, last_change = current, clock()
+        if slots and executors >= expected_executors and clock() - last_change >= SETTLE_S:
+            break
+        sleep(POLL_S)
+    return slots
+
+
+def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostReport]:
+    """Returns what each host of the executors has, by a job of as many tasks as there are slots."""
+    here = _is_classic(spark) and _is_local(spark.conf.get("spark.master", None))
+    if device == "auto" and here and not _has_nvidia_driver():
+        return {socket.gethostname(): HostReport(tasks, 0, has_driver=False)}
+    # Importing torch takes seconds; a host without a driver is not worth them.
+    always_ask_torch = device == "cuda"
+
+    def report(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return _report_gpus(batches, always_ask_torch)
+
+    schema = "host string, gpus int, has_driver boolean"
+    rows = spark.range(0, tasks, 1, tasks).mapInArrow(report, schema).collect()
+    return merge_reports((row["host"], row["gpus"], row["has_driver"]) for row in rows)
+
+
+def merge_reports(reports: Iterable[tuple[str, int, bool]]) -> dict[str, HostReport]:
+    """Returns one report per host from those of its tasks: (host, gpus, has_driver)."""
+    hosts: dict[str, HostReport] = {}
+    for host, gpus, has_driver in reports:
+        tasks = hosts[host].tasks if host in hosts else 0
+        hosts[host] = HostReport(tasks + 1, gpus, has_driver)
+    return hosts
+
+
+def choose_kind(
+    hosts: Mapping[str, HostReport],
+    device: str,
+    num_workers: int | None,
+    *,
+    slots_known: bool,
+) -> Literal["cuda", "cpu"]:
+    """Returns what the replicas run on where Spark does not schedule GPUs.
+
+    Args:
+        hosts: what each host has.
+        device: `auto` or `cuda`.
+        num_workers: replicas that were asked for.
+        slots_known: `tasks` of a report are slots; else tasks run after each other may be counted,
+            and it is left to the locks to refuse a second replica on a GPU.
+
+    Raises:
+        EngineUnavailableError: `device="cuda"` and no host has a GPU.
+        ConfigError: a host has more slots than GPUs.
+    """
+    if not any(report.gpus for report in hosts.values()):
+        if device == "cuda":
+            raise EngineUnavailableError(_no_gpu(hosts, num_workers or 1))
+        _warn_of_unused_gpus(hosts)
+        return "cpu"
+    for host, report in sorted(hosts.items()):
+        if slots_known and report.tasks > report.gpus:
+            raise ConfigError(
+                f"host {host} runs {report.tasks} tasks at once and has {report.gpus} GPU(s): "
+                f"several copies of the model would be loaded on one GPU; set "
+                f"{GPUS_PER_EXECUTOR} and {GPUS_PER_TASK}=1, or on one machine --master "
+                f"'local[{max(report.gpus, 1)}]', or use device='cpu'"
+            )
+    return "cuda"
+
+
+def _no_gpu(hosts: Mapping[str, HostReport], wanted: int) -> str:
+    names = ", ".join(sorted(hosts)[:8])
+    return (
+        f"device='cuda': {wanted} GPU(s) were asked for, none was found on {len(hosts)} executor "
+        f"host(s) ({names}); use device='cpu' (--device cpu), or a cluster whose workers have GPUs "
+        f"and a CUDA build of torch, with {GPUS_PER_EXECUTOR} and {GPUS_PER_TASK} set"
+    )
+
+
+def _warn_of_unused_gpus(hosts: Mapping[str, HostReport]) -> None:
+    names = sorted(host for host, report in hosts.items() if report.has_driver)
+    if names:
+        logger.warning(
+            "%s: there is an NVIDIA driver, but torch sees no CUDA device; the model runs on the "
+            "CPU. A CUDA build of torch and a visible GPU would be used; device='cpu' silences "
+            "this.",
+            ", ".join(names[:8]),
+        )
+
+
+def choose_gpu_count(slots: int | None, num_workers: int | None) -> int:
+    """Returns the replicas on GPUs: those asked for, else one per slot.
+
+    Raises:
+        ConfigError: more are asked for than there are slots with a GPU.
+    """
+    if slots is not None and num_workers is not None and num_workers > slots:
+        raise ConfigError(
+            f"num_workers={num_workers}: the executors hold {slots} tasks with a GPU at once; use "
+            f"num_workers={slots} or fewer, or add GPUs"
+        )
+    return num_workers or slots or 1
+
+
+def _report_gpus(
+    batches: Iterable[pa.RecordBatch], always_ask_torch: bool
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    for _ in batches:
+        has_driver = _has_nvidia_driver()
+        gpus = _count_cuda_devices() if has_driver or always_ask_torch else 0
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array([socket.gethostname()], pa.string()),
+                pa.array([gpus], pa.int32()),
+                pa.array([has_driver], pa.bool_()),
+            ],
+            names=["host", "gpus", "has_driver"],
+        )
+
+
+def _has_nvidia_driver() -> bool:
+    if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/dxg").exists():  # Linux, WSL
+        return True
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _count_cuda_devices() -> int:
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _assigned_gpu() -> str | None:
+    """Returns the first GPU address that Spark gave the running task, or None."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    gpu = context.resources().get("gpu") if context is not None else None
+    return str(gpu.addresses[0]) if gpu is not None and gpu.addresses else None
+
+
+def _visible_devices(environment: Mapping[str, str]) -> list[str]:
+    """Returns the entries of CUDA_VISIBLE_DEVICES; empty where it is not set."""
+    text = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+def gpu_index(address: str, visible: list[str]) -> int:
+    """Returns torch's index of a GPU address.
+
+    A number indexes into CUDA_VISIBLE_DEVICES where that is set; both torch and Spark count so.
+
+    Args:
+        address: what Spark reports, a number or `GPU-<uuid>`.
+        visible: the entries of CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        EngineUnavailableError: an address that is no number is not among the visible devices.
+    """
+    if address.isdecimal():
+        return int(address)
+    if address in visible:
+        return visible.index(address)
+    raise EngineUnavailableError(
+        f"host {socket.gethostname()}: GPU address {address!r} is not in CUDA_VISIBLE_DEVICES="
+        f"{','.join(visible)!r}; let the discovery script report indices, or set that variable for "
+        "the executors"
+    )
+
+
+# A lock is given back when its object is collected: this one lives as long as the process.
+_held: dict[int, FileLock] = {}
+
+
+def _lock_free_gpu(visible: list[str]) -> int:
+    """Returns the index of a GPU that no other process on this host holds, and holds it."""
+    if _held:
+        return next(iter(_held))
+    count = _count_cuda_devices()
+    for index in range(count):
+        name = visible[index] if index < len(visible) else str(index)
+        lock = _try_lock(name)
+        if lock is not None:
+            _held[index] = lock
+            return index
+    if count == 0:
+        return 0  # for the caller to refuse: it names what torch sees
+    raise EngineUnavailableError(
+        f"host {socket.gethostname()}: more tasks load a model than there are GPUs ({count}), and "
+        f"all of them are held by other processes; set {GPUS_PER_EXECUTOR} and {GPUS_PER_TASK}=1, "
+        "or use fewer workers"
+    )
+
+
+def _try_lock(gpu: str) -> Any:
+    """Returns a held lock on the GPU's file in the temporary folder, or None if it is taken."""
+    from filelock import FileLock, Timeout
+
+    # By user: the file of another one could not be opened for writing.
+    file = f"sparkinfer-{os.getuid()}-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
+    lock = FileLock(Path(tempfile.gettempdir()) / file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock

@@ -1,0 +1,101 @@
+"""A Spark session for the command line: its own, quiet, on the driver's interpreter.
+
+In a notebook or under `spark-submit` a session, or at least its JVM, is there already; then it is
+used as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.spark.java import ensure_java
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+DEFAULT_CONF = {
+    "spark.app.name": "sparkinfer",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    # A Python batch is what a worker holds before it can look at the rows.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
+    # Turns "Python worker exited unexpectedly" into a traceback.
+    "spark.python.worker.faulthandler.enabled": "true",
+    "spark.sql.execution.pyspark.udf.faulthandler.enabled": "true",
+}
+
+
+def start_session(config: ScoringConfig) -> SparkSession:
+    """Returns a session on the configured master, or the one that is active already.
+
+    Raises:
+        EngineUnavailableError: pyspark or a Java that it supports is not there, or the master
+            does not answer.
+        ConfigError: a session on another master is active.
+    """
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError:
+        raise EngineUnavailableError(
+            "engine='pandas_udf': the package pyspark is not installed; run "
+            "pip install pyspark or use --engine local"
+        ) from None
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        _refuse_other_master(active, config.master)
+        return active
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit made the JVM
+        ensure_java()
+        _prepare_jvm(config)
+    builder = SparkSession.builder
+    for key, value in {**DEFAULT_CONF, **config.spark_conf}.items():
+        builder = builder.config(key, value)
+    if config.master is not None:
+        builder = builder.master(config.master)
+    try:
+        return builder.getOrCreate()
+    except Exception as error:  # py4j's and Spark's errors have no common root
+        reason = str(error).strip().split("\n", 1)[0]
+        raise EngineUnavailableError(
+            f"no Spark session on master {config.master or 'of the environment'!r}: {reason}; "
+            f"Spark's log: {log_file()}"
+        ) from error
+
+
+def log_file() -> Path:
+    """Returns the file that receives Spark's own log lines."""
+    return Path(tempfile.gettempdir()) / f"sparkinfer-spark-{os.getpid()}.log"
+
+
+def _refuse_other_master(spark: SparkSession, master: str | None) -> None:
+    current = spark.conf.get("spark.master", None)
+    if master is not None and current != master:
+        raise ConfigError(
+            f"master={master!r}: a Spark session on {current!r} is active; leave the option out "
+            "or stop that session"
+        )
+
+
+def _prepare_jvm(config: ScoringConfig) -> None:
+    """Sets what the JVM and the Python workers read from the environment."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    if (config.master or "").startswith("local"):
+        # One process on one machine: nothing of it needs to be reachable from elsewhere.
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    settings = resources.files("sparkinfer.spark") / "log4j2.properties"
+    options = (
+        f"-Dlog4j2.configurationFile=file:{settings} -Dsparkinfer.log.file={log_file()} "
+        "-Dlog4j2.disableJmx=true"
+    )
+    submit = os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell")
+    if "log4j2.configurationFile" not in submit:
+        os.environ["PYSPARK_SUBMIT_ARGS"] = f"--driver-java-options {shlex.quote(options)} {submit}"

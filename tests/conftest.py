@@ -1,0 +1,68 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sparkinfer.spark.java import ensure_java
+from tests.standalone_cluster import SHORT_LIVED_JVM, StandaloneCluster
+from tests.tiny_models import make_classifier
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """A session on `local[2]` in this process."""
+    ensure_java()
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    from pyspark.sql import SparkSession
+
+    session = (
+        SparkSession.builder.master("local[2]")
+        .appName("tests")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.driver.extraJavaOptions", SHORT_LIVED_JVM)
+        .getOrCreate()
+    )
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    stop_session_and_jvm(session)
+
+
+def stop_session_and_jvm(session: SparkSession) -> None:
+    """Ends a session and its JVM, which pyspark leaves running until the interpreter ends."""
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    session.stop()
+    SparkContext._gateway = SparkContext._jvm = None
+    if gateway is not None:
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(30)
+
+
+@pytest.fixture(scope="session")
+def standalone_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
+    """A cluster of two workers with one core each, and one GPU for sessions that ask for it."""
+    ensure_java()
+    work_dir = tmp_path_factory.mktemp("cluster")
+    with StandaloneCluster(work_dir, gpu_addresses=[["0"], ["1"]]) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random text classifier."""
+    return make_classifier(tmp_path_factory.mktemp("models") / "classifier")

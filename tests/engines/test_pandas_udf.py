@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow.dataset as pads
+import pytest
+
+import sparkinfer
+from sparkinfer.engines.pandas_udf import explain
+from sparkinfer.exceptions import EngineUnavailableError, JobError
+from tests.standalone_cluster import StandaloneCluster, run_driver
+from tests.tiny_models import sentences
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture
+def df(spark: SparkSession) -> DataFrame:
+    rows = [(number, text) for number, text in enumerate(sentences(300))]
+    return spark.createDataFrame(pd.DataFrame(rows, columns=["id", "text"]))
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which every row that a worker is given leaves a mark."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    from sparkinfer.engines import pandas_udf
+
+    original = pandas_udf.score_partition
+
+    def counting(job: Any, batches: Any) -> Any:
+        import uuid
+
+        def mark() -> Iterator[list[str | None]]:
+            for batch in batches:
+                (marks / uuid.uuid4().hex).write_text(str(len(batch)))
+                yield batch
+
+        return original(job, mark())
+
+    monkeypatch.setattr(pandas_udf, "score_partition", counting)
+    return marks
+
+
+def rows_given(marks: Path) -> int:
+    return sum(int(mark.read_text()) for mark in marks.iterdir())
+
+
+def options(classifier: Path, **more: Any) -> dict[str, Any]:
+    return {"model": str(classifier), "input_col": "text", "dtype": "float32", **more}
+
+
+def test_score_is_lazy_and_scores_each_row_once(
+    df: DataFrame, classifier: Path, counted: Path
+) -> None:
+    scored = sparkinfer.score(df, **options(classifier))
+    assert rows_given(counted) == 0
+    frame = scored.toPandas()
+    assert rows_given(counted) == 300
+    assert sorted(frame["id"]) == list(range(300))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda scored: scored.select("prediction", "probability", "probabilities", "error"),
+        lambda scored: scored.where("probability > 0.1 and error is null").select("id"),
+        lambda scored: scored.withColumn("p", scored.probability * 2).where("p > 0 or p is null"),
+        lambda scored: scored.groupBy("prediction").agg({"probability": "avg", "n_tokens": "sum"}),
+    ],
+    ids=["fields", "filter", "derived", "aggregate"],
+)
+def test_each_row_is_scored_once_however_many_fields_are_used(
+    df: DataFrame, classifier: Path, counted: Path, use: Any
+) -> None:
+    use(sparkinfer.score(df, **options(classifier))).collect()
+    assert rows_given(counted) == 300
+
+
+def test_carried_columns_are_not_shipped_to_python(df: DataFrame, classifier: Path) -> None:
+    from pyspark.sql import functions as F
+
+    wide = df.withColumn("blob", F.repeat(F.lit("x"), 1000))
+    scored = sparkinfer.score(wide, **options(classifier))
+    plan = scored._jdf.queryExecution().executedPlan().toString()
+    [evaluated] = [line for line in plan.splitlines() if "ArrowEvalPython" in line]
+    assert evaluated.split("[", 1)[1].startswith("score(text")
+
+
+def test_a_limit_does_not_score_the_whole_table(
+    spark: SparkSession, classifier: Path, counted: Path
+) -> None:
+    rows = pd.DataFrame({"text": sentences(60_000)})
+    large = spark.createDataFrame(rows).coalesce(1)
+    scored = sparkinfer.score(large, num_workers=1, **options(classifier))
+    assert len(scored.limit(5).collect()) == 5
+    assert rows_given(counted) < 40_000
+
+
+def test_run_executes_the_plan_of_a_non_file_input_once(
+    spark: SparkSession, df: DataFrame, classifier: Path, tmp_path: Path, counted: Path
+) -> None:
+    df.createOrReplaceTempView("reviews")
+    config = sparkinfer.ScoringConfig(
+        input="reviews", output=str(tmp_path / "out"), **options(classifier)
+    )
+    result = sparkinfer.run(config, spark)
+    assert result.rows == rows_given(counted) == 300
+    assert result.statistics.rows == 300
+    assert {report.worker for report in result.reports} == {"task 0", "task 1"}
+    assert result.workers.count == 2
+
+
+def test_more_workers_than_slots_run_in_waves(
+    spark: SparkSession, df: DataFrame, classifier: Path, tmp_path: Path
+) -> None:
+    df.createOrReplaceTempView("reviews")
+    config = sparkinfer.ScoringConfig(
+        input="reviews", output=str(tmp_path / "out"), num_workers=3, **options(classifier)
+    )
+    result = sparkinfer.run(config, spark)
+    assert (result.rows, len(result.reports)) == (300, 3)
+
+
+def test_one_python_worker_loads_the_model_once(
+    df: DataFrame, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparkinfer.engines import pandas_udf
+
+    log = tmp_path / "pids"
+    log.mkdir()
+    original = pandas_udf.score_partition
+
+    def noting(job: Any, batches: Any) -> Any:
+        import os
+        import uuid
+
+        from sparkinfer.engines import spark_worker
+
+        if not hasattr(spark_worker, "counted_loads"):
+            load = spark_worker.load_accepted
+            spark_worker.counted_loads = 0  # type: ignore[attr-defined]
+
+            def count(*args: Any) -> Any:
+                spark_worker.counted_loads += 1  # type: ignore[attr-defined]
+                return load(*args)
+
+            spark_worker.load_accepted = count
+        yield from original(job, batches)
+        loads = spark_worker.counted_loads
+        (log / uuid.uuid4().hex).write_text(f"{os.getpid()} {loads} {len(spark_worker._cache)}")
+
+    monkeypatch.setattr(pandas_udf, "score_partition", noting)
+    scored = sparkinfer.score(df, num_workers=6, **options(classifier))
+    scored.collect()
+    seen = [file.read_text().split() for file in log.iterdir()]
+    assert len(seen) == 6
+    assert {(loads, models) for _, loads, models in seen} <= {("0", "1"), ("1", "1")}
+    assert len({pid for pid, _, _ in seen}) <= 3
+
+
+def test_a_worker_that_fails_for_good_is_one_line(
+    spark: SparkSession,
+    df: DataFrame,
+    classifier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sparkinfer.engines import pandas_udf
+
+    def broken(job: Any, batches: Any) -> Any:
+        raise ValueError("the disk of this node is gone")
+
+    monkeypatch.setattr(pandas_udf, "score_partition", broken)
+    df.createOrReplaceTempView("reviews")
+    config = sparkinfer.ScoringConfig(
+        input="reviews", output=str(tmp_path / "out"), **options(classifier)
+    )
+    with pytest.raises(JobError) as raised:
+        sparkinfer.run(config, spark)
+    assert raised.value.message == "ValueError: the disk of this node is gone"
+    assert not any((tmp_path / "out").rglob("*.parquet"))
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_gpu_that_is_not_there_is_an_error(df: DataFrame, classifier: Path) -> None:
+    with pytest.raises(EngineUnavailableError, match="2 GPU"):
+        sparkinfer.score(df, **options(classifier, device="cuda", num_workers=2))
+
+
+def test_our_own_error_is_found_in_a_worker_traceback() -> None:
+    text = (
+        "An exception was thrown from the Python worker:\nTraceback (most recent call last):\n"
+        '  File "x.py", line 1, in <module>\n'
+        "sparkinfer.exceptions.ModelLoadError: model 'm' does not load: no\n\n\tat org.apache"
+    )
+    assert explain(Exception(text)) == "model 'm' does not load: no"
+    assert explain(Exception("plain\nsecond")) == "plain"
+
+
+def drive_run(spark: object, model: str, source: str, output: str) -> dict[str, object]:
+    import sparkinfer
+
+    config = sparkinfer.ScoringConfig(
+        model=model, input=source, output=output, input_col="text", dtype="float32"
+    )
+    result = sparkinfer.run(config, spark)
+    return {
+        "rows": result.rows,
+        "workers": result.workers.count,
+        "reports": sorted(report.worker for report in result.reports),
+    }
+
+
+@pytest.mark.slow
+def test_a_standalone_cluster_gives_the_rows_of_local(
+    standalone_cluster: StandaloneCluster, classifier: Path, tmp_path: Path
+) -> None:
+    texts = sentences(401)
+    source = tmp_path / "in.parquet"
+    pd.DataFrame({"id": range(401), "text": texts}).to_parquet(source)
+    local = sparkinfer.ScoringConfig(
+        input=str(source), output=str(tmp_path / "local"), engine="local", **options(classifier)
+    )
+    sparkinfer.run(local)
+    output = str(tmp_path / "cluster")
+    args = {"model": str(classifier), "source": str(source), "output": output}
+    said = run_driver(standalone_cluster, drive_run, args)
+    assert said == {"rows": 401, "workers": 2, "reports": ["task 0", "task 1"]}
+    frames = [
+        pads.dataset(path, format="parquet").to_table().to_pandas().sort_values("id")
+        for path in (str(tmp_path / "local"), output)
+    ]
+    assert frames[0]["id"].tolist() == frames[1]["id"].tolist() == list(range(401))
+    assert frames[0]["prediction"].tolist() == frames[1]["prediction"].tolist()
+    assert frames[0]["probability"].tolist() == pytest.approx(
+        frames[1]["probability"].tolist(), abs=1e-5
+    )

@@ -1,0 +1,244 @@
+"""What every engine must do alike; `local` is the reference.
+
+Each engine runs the same job through `sparkinfer.run` and the rows are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+import sparkinfer
+from sparkinfer.exceptions import ConfigError, InputError
+from tests.tiny_models import sentences
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+Run = Callable[..., tuple[sparkinfer.RunResult, pd.DataFrame]]
+
+SCORED = ["prediction", "probability", "probabilities", "n_tokens", "truncated", "error"]
+
+
+@pytest.fixture(params=["local", pytest.param("pandas_udf", marks=pytest.mark.spark)])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Run:
+    """Scores an input with one engine and returns the result and the rows by id."""
+    spark: SparkSession | None = None
+    if engine != "local":
+        spark = request.getfixturevalue("spark")
+
+    def run_engine(source: Path, **options: Any) -> tuple[sparkinfer.RunResult, pd.DataFrame]:
+        config = sparkinfer.ScoringConfig(
+            **{
+                "model": str(classifier),
+                "input": str(source),
+                "input_col": "text",
+                "output": str(tmp_path / "out"),
+                "engine": engine,
+                "dtype": "float32",
+                **options,
+            }
+        )
+        result = sparkinfer.run(config, spark)
+        frame = pads.dataset(config.output, format="parquet").to_table().to_pandas()
+        return result, frame.sort_values("id").reset_index(drop=True)
+
+    return run_engine
+
+
+def write(path: Path, texts: list[str | None], **columns: Any) -> Path:
+    table = pa.table({"id": pa.array(range(len(texts)), pa.int64()), "text": texts, **columns})
+    pq.write_table(table.cast(_with_text(table.schema)), path, row_group_size=100)
+    return path
+
+
+def _with_text(schema: pa.Schema) -> pa.Schema:
+    return schema.set(schema.get_field_index("text"), pa.field("text", pa.string()))
+
+
+def rows_of(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return [
+        (row.id, row.prediction, row.n_tokens, row.truncated, row.error)
+        for row in frame.astype(object).where(frame.notna(), None).itertuples()
+    ]
+
+
+def reference(classifier: Path, texts: list[str]) -> list[tuple[str, list[float]]]:
+    """Returns label and probabilities of the plain pipeline for each text."""
+    from transformers import pipeline
+
+    pipe = pipeline("text-classification", model=str(classifier), device="cpu")
+    results = pipe(texts, top_k=None, truncation=True)
+    by_label = [{item["label"]: item["score"] for item in scores} for scores in results]
+    return [
+        (scores[0]["label"], [probabilities["NEGATIVE"], probabilities["POSITIVE"]])
+        for scores, probabilities in zip(results, by_label, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1003])
+def test_each_row_is_scored_once_with_the_pipelines_result(
+    run: Run, classifier: Path, tmp_path: Path, count: int
+) -> None:
+    texts = sentences(count)
+    result, frame = run(write(tmp_path / "in.parquet", list(texts)))
+    assert (result.rows, result.error_rows) == (count, 0)
+    assert frame["id"].tolist() == list(range(count))
+    assert frame["text"].tolist() == texts
+    expected = reference(classifier, texts) if texts else []
+    assert frame["prediction"].tolist() == [label for label, _ in expected]
+    for found, (_, probabilities) in zip(frame["probabilities"], expected, strict=True):
+        assert list(found) == pytest.approx(probabilities, abs=1e-5)
+
+
+def test_difficult_rows_keep_their_place(run: Run, tmp_path: Path) -> None:
+    texts = [None, "", "film " * 20_000, "😀😀", "good", "good", None, "a\nb"]
+    result, frame = run(write(tmp_path / "in.parquet", texts))
+    assert rows_of(frame) == [
+        (0, None, None, None, "text is null"),
+        (1, frame.prediction[1], 2, False, None),
+        (2, frame.prediction[2], 64, True, None),
+        (3, frame.prediction[3], 3, False, None),
+        (4, frame.prediction[4], 3, False, None),
+        (5, frame.prediction[4], 3, False, None),
+        (6, None, None, None, "text is null"),
+        (7, frame.prediction[7], 4, False, None),
+    ]
+    assert frame.prediction[1:6].notna().all()
+    assert result.error_rows == 2
+    assert result.statistics.rows == 8
+
+
+def test_carried_columns_are_untouched(run: Run, tmp_path: Path) -> None:
+    extra = {
+        "weight": pa.array([0.1, None, 3.5]),
+        "tags": pa.array([["a"], [], None]),
+        "odd name`": pa.array(["x", None, ""]),
+        "data": pa.array([b"\x00\xff", None, b""]),
+    }
+    _, frame = run(write(tmp_path / "in.parquet", ["good", "bad", "red"], **extra))
+    assert frame.columns.tolist() == ["id", "text", *extra, *SCORED]
+    assert frame["weight"].tolist()[::2] == [0.1, 3.5]
+    assert frame["odd name`"].tolist() == ["x", None, ""]
+    assert frame["data"].tolist() == [b"\x00\xff", None, b""]
+    assert [None if tags is None else list(tags) for tags in frame["tags"]] == [["a"], [], None]
+
+
+def test_named_columns_alone_are_carried(run: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", ["good"], other=pa.array([1]))
+    _, frame = run(source, carry_cols=("id",), output_prefix="m_")
+    assert frame.columns.tolist() == ["id", *["m_" + name for name in SCORED]]
+
+
+def test_a_label_column_gives_the_accuracy(run: Run, tmp_path: Path, classifier: Path) -> None:
+    texts = sentences(50)
+    truth = [label for label, _ in reference(classifier, texts)]
+    wrong = ["NEGATIVE" if label == "POSITIVE" else "POSITIVE" for label in truth[:10]]
+    ids = [["NEGATIVE", "POSITIVE"].index(label) for label in [*wrong, *truth[10:]]]
+    source = write(tmp_path / "in.parquet", list(texts), label=pa.array([*ids[:-1], None]))
+    result, _ = run(source, label_col="label")
+    assert result.accuracy == pytest.approx(39 / 49)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_text_files_give_the_rows_of_parquet(run: Run, tmp_path: Path, kind: str) -> None:
+    texts = ["good", 'say "hi", they said', "two\nlines", "", "bad"]
+    frame = pd.DataFrame({"id": range(5), "text": texts, "n": ["1", "02", "x", None, "5"]})
+    source = tmp_path / f"in.{kind}"
+    if kind == "csv":
+        text = "id,text,n\n" + "".join(
+            f'{row.id},"{row.text.replace(chr(34), chr(34) * 2)}",{row.n or ""}\n'
+            for row in frame.itertuples()
+        )
+        source.write_text(text)
+    else:
+        source.write_text("".join(json.dumps(row) + "\n" for row in frame.to_dict("records")))
+    _, scored = run(source)
+    assert scored["text"].tolist() == texts
+    assert scored["error"].isna().all()
+    n = scored["n"].astype(object).where(scored["n"].notna(), None)
+    assert n.tolist() == ["1", "02", "x", None, "5"]
+
+
+def test_the_scored_columns_say_which_model_made_them(run: Run, tmp_path: Path) -> None:
+    result, _ = run(write(tmp_path / "in.parquet", ["good"]))
+    metadata = metadata_by_column(next((tmp_path / "out").glob("*.parquet")))
+    for name in SCORED:
+        assert json.loads(metadata[name]["sparkinfer"]) == {
+            "model_fingerprint": result.model_fingerprint,
+            "labels": ["NEGATIVE", "POSITIVE"],
+        }
+    assert metadata["text"] == {}
+
+
+def metadata_by_column(file: Path) -> dict[str, dict[str, str]]:
+    """Returns each column's metadata where its writer keeps it: Spark's own key, or Arrow's."""
+    schema = pq.read_schema(file)
+    of_spark = (schema.metadata or {}).get(b"org.apache.spark.sql.parquet.row.metadata")
+    if of_spark is not None:
+        return {field["name"]: field["metadata"] for field in json.loads(of_spark)["fields"]}
+    texts = {name: schema.field(name).metadata or {} for name in schema.names}
+    return {
+        name: {key.decode(): value.decode() for key, value in items.items()}
+        for name, items in texts.items()
+    }
+
+
+def test_a_finished_output_is_marked_and_holds_nothing_else(run: Run, tmp_path: Path) -> None:
+    run(write(tmp_path / "in.parquet", ["good"] * 10))
+    names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet"}
+    assert names == {"_SUCCESS", "_sparkinfer"}
+    recorded = json.loads((tmp_path / "out" / "_sparkinfer" / "result.json").read_text())
+    assert recorded["rows"] == 10
+    assert recorded["verdict"]["accepted"]["dtype"] == "float32"
+
+
+def test_a_second_run_replaces_the_first_only_if_asked(run: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", ["good"] * 4)
+    run(source)
+    with pytest.raises(sparkinfer.SparkInferError, match="is not empty .* --overwrite"):
+        run(source)
+    _, frame = run(source, overwrite=True)
+    assert frame["id"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"input_col": "txt"}, InputError, "input_col='txt': no such column.*'text'"),
+        ({"input_col": "id"}, InputError, "input_col='id' has type .*int.*, expected string"),
+        ({"label_col": "y"}, InputError, "label_col='y': no such column"),
+        ({"carry_cols": ("z",)}, InputError, "carry_cols='z': no such column"),
+        ({"task": "summarise"}, ConfigError, "task='summarise'"),
+        ({"max_length": 65}, ConfigError, "max_length=65: this model takes at most 64"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_anything_is_written(
+    run: Run, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    source = write(tmp_path / "in.parquet", ["good"])
+    with pytest.raises(error, match=message):
+        run(source, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_that_would_be_overwritten_is_refused(run: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", ["good"], Error=pa.array(["x"]))
+    with pytest.raises(ConfigError, match="Error would be overwritten.*output_prefix"):
+        run(source)
+    _, frame = run(source, output_prefix="scored_")
+    assert frame["Error"].tolist() == ["x"]
+    assert frame["scored_error"].isna().all()

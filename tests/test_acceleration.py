@@ -1,0 +1,161 @@
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
+from sparkinfer.models import acceleration
+from sparkinfer.models.acceleration import (
+    Acceleration,
+    LoadedModel,
+    check_available,
+    load_accepted,
+    native_dtype,
+    run_gate,
+)
+
+
+def config_for(folder: Path, **options: Any) -> ScoringConfig:
+    return ScoringConfig(**{"model": str(folder), "input_col": "text", **options})
+
+
+def parameter(model: LoadedModel) -> torch.Tensor:
+    return next(iter(model.pipe.model.parameters()))
+
+
+def test_without_acceleration_the_model_is_the_plain_one(classifier: Path) -> None:
+    model, verdict = run_gate(
+        classifier, config_for(classifier, acceleration="none", dtype="float32"), "cpu"
+    )
+    assert verdict.accepted == Acceleration("none", "float32")
+    assert (verdict.max_difference, verdict.rejected) == (0.0, ())
+    assert (verdict.labels, verdict.max_length) == (("NEGATIVE", "POSITIVE"), 64)
+    assert parameter(model).dtype == torch.float32
+
+
+def test_deepspeed_wraps_the_pipelines_model(classifier: Path) -> None:
+    deepspeed = pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    model, verdict = run_gate(
+        classifier, config_for(classifier, acceleration="deepspeed", dtype="float32"), "cpu"
+    )
+    assert verdict.accepted == Acceleration("deepspeed", "float32")
+    assert isinstance(model.pipe.model, deepspeed.InferenceEngine)
+    assert verdict.max_difference <= verdict.tolerance
+
+
+def test_kernel_injection_that_fails_falls_back_and_is_recorded(
+    classifier: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
+    config = config_for(
+        classifier, acceleration="deepspeed", dtype="float32", deepspeed={"kernel_inject": True}
+    )
+    with caplog.at_level(logging.WARNING, logger=acceleration.__name__):
+        _, verdict = run_gate(classifier, config, "cpu")
+    assert verdict.accepted == Acceleration("deepspeed", "float32")
+    [(name, reason)] = verdict.rejected
+    assert name == "deepspeed with kernel injection in float32"
+    assert reason
+    assert "kernel injection" in caplog.text
+
+
+def test_a_wrong_result_is_rejected_and_the_model_loaded_anew(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(model: Any, *_: Any) -> Any:
+        with torch.no_grad():
+            model.classifier.weight.mul_(-1)
+        return model
+
+    monkeypatch.setattr(acceleration, "_wrap_with_deepspeed", spoil)
+    monkeypatch.setattr(acceleration, "_has_deepspeed", lambda: True)
+    plain = LoadedModel(classifier, config_for(classifier), "cpu")
+    model, verdict = run_gate(classifier, config_for(classifier, dtype="float32"), "cpu")
+    assert verdict.accepted == Acceleration("none", "float32")
+    [(name, reason)] = verdict.rejected
+    assert name == "deepspeed in float32"
+    assert "differs from float32 by" in reason
+    assert torch.equal(model.pipe.model.classifier.weight, plain.pipe.model.classifier.weight)
+
+
+def test_a_dtype_beyond_the_tolerance_falls_back_to_float32(classifier: Path) -> None:
+    config = config_for(classifier, acceleration="none", dtype="bfloat16", gate={"tolerance": 1e-9})
+    model, verdict = run_gate(classifier, config, "cpu")
+    assert verdict.accepted == Acceleration("none", "float32")
+    assert [name for name, _ in verdict.rejected] == ["none in bfloat16"]
+    assert parameter(model).dtype == torch.float32
+
+
+def test_bfloat16_passes_within_its_tolerance(classifier: Path) -> None:
+    config = config_for(classifier, acceleration="none", dtype="bfloat16")
+    model, verdict = run_gate(classifier, config, "cpu")
+    assert verdict.accepted == Acceleration("none", "bfloat16")
+    assert 0 < verdict.max_difference <= verdict.tolerance
+    assert parameter(model).dtype == torch.bfloat16
+
+
+def test_a_worker_runs_the_model_as_the_verdict_says(classifier: Path) -> None:
+    model = load_accepted(
+        classifier, config_for(classifier), "cpu", Acceleration("none", "bfloat16")
+    )
+    assert parameter(model).dtype == torch.bfloat16
+
+
+def test_deepspeed_asked_for_and_not_installed_names_the_extra(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceleration, "_has_deepspeed", lambda: False)
+    with pytest.raises(EngineUnavailableError, match=r"pip install 'sparkinfer\[deepspeed\]'"):
+        check_available(config_for(classifier, acceleration="deepspeed"))
+    check_available(config_for(classifier, acceleration="auto"))
+
+
+def test_float16_on_a_cpu_is_refused(classifier: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype='float16' on device cpu"):
+        run_gate(classifier, config_for(classifier, dtype="float16"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "expected"),
+    [
+        ("cuda:0", set(), "float16"),
+        ("cpu", {"avx2", "avx512f"}, "float32"),
+        ("cpu", {"avx512_bf16"}, "bfloat16"),
+        ("cpu", {"amx_bf16"}, "bfloat16"),
+    ],
+)
+def test_the_dtype_is_what_the_device_computes_natively(
+    monkeypatch: pytest.MonkeyPatch, device: str, flags: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(acceleration, "_cpu_flags", lambda: flags)
+    assert native_dtype(device) == expected
+
+
+def test_the_cpus_flags_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("flags are read from /proc/cpuinfo, which is Linux's")
+    assert acceleration._cpu_flags()
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path: Path, classifier: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    body = AutoModelForSequenceClassification.from_pretrained(classifier).bert
+    body.save_pretrained(tmp_path / "body")
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "body")
+    with pytest.raises(ModelLoadError, match="has no weights for .*classifier"):
+        LoadedModel(tmp_path / "body", config_for(tmp_path), "cpu")
+
+
+def test_damaged_weights_do_not_load(tmp_path: Path, classifier: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in classifier.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "model.safetensors").write_bytes(b"no tensors here")
+    with pytest.raises(ModelLoadError, match="does not load"):
+        LoadedModel(folder, config_for(folder), "cpu")

@@ -1,0 +1,427 @@
+"""How many replicas fit, and which device a task owns.
+
+No test has a GPU: Spark's GPU addresses come from discovery scripts, and `torch.cuda` is replaced
+inside the tasks. Everything else on the way (master, workers, scheduling, task resources, locks)
+is real.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.spark import accelerators
+from sparkinfer.spark.accelerators import (
+    Accelerators,
+    HostReport,
+    choose_gpu_count,
+    choose_kind,
+    count_accelerators,
+    gpu_index,
+    merge_reports,
+    owns_whole_gpus,
+    refuse_gpu_tasks_in_local_mode,
+    task_device,
+    wait_for_slots,
+)
+from tests.standalone_cluster import CHECKOUT, StandaloneCluster, run_driver
+
+GPU_CONF = {
+    "spark.executor.resource.gpu.amount": "1",
+    "spark.task.resource.gpu.amount": "1",
+    # Says when all executors are there, however slowly the machine starts them.
+    "spark.executor.instances": "2",
+}
+
+
+class FakeConnectSession:
+    """What `count_accelerators` uses of a Spark Connect session that has no executors to probe."""
+
+    def __init__(self, conf: dict[str, str], error: type[Exception] = AttributeError) -> None:
+        self.conf = conf
+        self.error = error
+
+    @property
+    def sparkContext(self) -> None:  # noqa: N802
+        raise self.error("not supported in Spark Connect")
+
+
+class FakeClassicSession:
+    """What `count_accelerators` uses of a session where the slots cannot be known."""
+
+    sparkContext = object()  # noqa: N815
+
+    def __init__(self, conf: dict[str, str]) -> None:
+        self.conf = conf
+
+
+class Clock:
+    """A time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def fake_cuda(monkeypatch, count: int) -> None:
+    cuda = SimpleNamespace(is_available=lambda: count > 0, device_count=lambda: count)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+
+
+@pytest.fixture
+def assigned(monkeypatch):
+    """Sets the GPU address that Spark is taken to have given the running task."""
+
+    def assign(address: str | None) -> None:
+        monkeypatch.setattr(accelerators, "_assigned_gpu", lambda: address)
+
+    return assign
+
+
+@pytest.fixture
+def locks(tmp_path, monkeypatch):
+    """Locks in a folder of the test, none of them held."""
+    monkeypatch.setattr(accelerators.tempfile, "gettempdir", lambda: str(tmp_path))
+    held: dict[int, object] = {}
+    monkeypatch.setattr(accelerators, "_held", held)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield tmp_path
+    for lock in held.values():
+        lock.release()
+
+
+@pytest.mark.parametrize(
+    ("amount", "whole"), [(None, False), ("0", False), ("1", True), ("1.0", True), ("2", True)]
+)
+def test_a_task_owns_whole_gpus_or_none(amount, whole):
+    assert owns_whole_gpus(amount) is whole
+
+
+@pytest.mark.parametrize(("amount", "tasks"), [("0.25", 4), ("0.5", 2), ("0.3", 3)])
+def test_a_part_of_a_gpu_is_refused(amount, tasks):
+    expected = rf"spark\.task\.resource\.gpu\.amount={amount}: {tasks} tasks.*set it to 1"
+    with pytest.raises(ConfigError, match=expected):
+        owns_whole_gpus(amount)
+
+
+@pytest.mark.parametrize("master", ["local", "local[2]", "local[*]", "local[2, 3]"])
+def test_gpu_tasks_in_local_mode_are_refused(master):
+    with pytest.raises(ConfigError, match="would wait forever"):
+        refuse_gpu_tasks_in_local_mode(master, "1")
+
+
+@pytest.mark.parametrize(
+    ("master", "amount"),
+    [("local[2]", None), ("spark://h:7077", "1"), ("local-cluster[2,1,512]", "1"), (None, "1")],
+)
+def test_gpu_tasks_elsewhere_are_not_refused(master, amount):
+    refuse_gpu_tasks_in_local_mode(master, amount)
+
+
+def test_slots_are_returned_when_they_no_longer_change():
+    clock = Clock()
+
+    def read() -> tuple[int, int]:
+        ready = sum(clock.now >= start for start in (2.0, 2.5))
+        return ready, 4 * ready
+
+    assert wait_for_slots(read, 0, clock, clock.sleep) == 8
+    assert 3.5 <= clock.now < 3.8
+
+
+def test_slots_of_the_expected_executors_are_waited_for():
+    clock = Clock()
+
+    def read() -> tuple[int, int]:
+        ready = 1 + (clock.now >= 20)
+        return ready, ready
+
+    assert wait_for_slots(read, 2, clock, clock.sleep) == 2
+
+
+def test_slots_of_fewer_executors_are_taken_when_time_is_up():
+    clock = Clock()
+    assert wait_for_slots(lambda: (1, 3), 2, clock, clock.sleep) == 3
+    assert clock.now == pytest.approx(60, abs=1)
+
+
+def test_no_executor_gives_no_slots():
+    clock = Clock()
+    assert wait_for_slots(lambda: (0, 0), 0, clock, clock.sleep) == 0
+
+
+def test_reports_are_merged_by_host():
+    reports = [("a", 2, True), ("b", 0, False), ("a", 2, True)]
+    assert merge_reports(reports) == {
+        "a": HostReport(tasks=2, gpus=2, has_driver=True),
+        "b": HostReport(tasks=1, gpus=0, has_driver=False),
+    }
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_hosts_with_a_gpu_per_slot_run_on_gpus(device):
+    hosts = {"a": HostReport(2, 2, True), "b": HostReport(1, 4, True)}
+    assert choose_kind(hosts, device, None, slots_known=True) == "cuda"
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_more_slots_than_gpus_are_refused(device):
+    hosts = {"a": HostReport(1, 1, True), "b": HostReport(8, 1, True)}
+    with pytest.raises(
+        ConfigError, match=r"host b runs 8 tasks at once and has 1 GPU\(s\).*local\[1\]"
+    ):
+        choose_kind(hosts, device, 1, slots_known=True)
+
+
+def test_tasks_after_each_other_are_not_taken_for_slots():
+    hosts = {"a": HostReport(8, 1, True)}
+    assert choose_kind(hosts, "auto", 1, slots_known=False) == "cuda"
+
+
+def test_hosts_without_gpus_run_on_the_cpu(caplog):
+    hosts = {"a": HostReport(2, 0, False)}
+    assert choose_kind(hosts, "auto", None, slots_known=True) == "cpu"
+    assert not caplog.records
+
+
+def test_a_driver_without_a_cuda_device_is_told(caplog):
+    hosts = {"a": HostReport(2, 0, True)}
+    with caplog.at_level(logging.WARNING):
+        assert choose_kind(hosts, "auto", None, slots_known=True) == "cpu"
+    assert "a: there is an NVIDIA driver, but torch sees no CUDA device" in caplog.text
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error():
+    hosts = {"a": HostReport(2, 0, False), "b": HostReport(2, 0, False)}
+    with pytest.raises(EngineUnavailableError) as caught:
+        choose_kind(hosts, "cuda", 3, slots_known=True)
+    message = str(caught.value)
+    assert "3 GPU(s) were asked for, none was found on 2 executor host(s) (a, b)" in message
+    assert "--device cpu" in message
+
+
+@pytest.mark.parametrize(
+    ("slots", "num_workers", "count"), [(4, None, 4), (4, 2, 2), (4, 4, 4), (None, 7, 7)]
+)
+def test_num_workers_overrides_the_gpu_count(slots, num_workers, count):
+    assert choose_gpu_count(slots, num_workers) == count
+
+
+def test_more_workers_than_gpus_are_refused():
+    with pytest.raises(ConfigError, match="num_workers=5: the executors hold 4 tasks with a GPU"):
+        choose_gpu_count(4, 5)
+
+
+@pytest.mark.parametrize(
+    ("address", "visible", "index"),
+    [("0", [], 0), ("3", [], 3), ("1", ["6", "7"], 1), ("GPU-b", ["GPU-a", "GPU-b"], 1)],
+)
+def test_index_of_a_gpu_address(address, visible, index):
+    assert gpu_index(address, visible) == index
+
+
+def test_a_gpu_uuid_that_is_not_visible_is_an_error():
+    with pytest.raises(
+        EngineUnavailableError, match="'GPU-c' is not in CUDA_VISIBLE_DEVICES='0,1'"
+    ):
+        gpu_index("GPU-c", ["0", "1"])
+
+
+def test_cpu_tasks_own_the_cpu():
+    assert task_device("cpu") == "cpu"
+
+
+def test_the_assigned_gpu_is_the_device(assigned, monkeypatch):
+    assigned("1")
+    fake_cuda(monkeypatch, 2)
+    assert task_device("cuda") == "cuda:1"
+
+
+def test_an_assigned_uuid_is_looked_up_among_the_visible_devices(assigned, monkeypatch):
+    assigned("GPU-b")
+    fake_cuda(monkeypatch, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
+    assert task_device("cuda") == "cuda:1"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_assigned_gpu_that_torch_does_not_see_is_an_error(assigned, monkeypatch, count):
+    assigned("1")
+    fake_cuda(monkeypatch, count)
+    with pytest.raises(EngineUnavailableError, match=f"owns GPU 1, but torch sees {count} CUDA"):
+        task_device("cuda")
+
+
+def test_without_torch_a_gpu_is_an_error(assigned, monkeypatch):
+    assigned("0")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(EngineUnavailableError, match="sees 0 CUDA devices"):
+        task_device("cuda")
+
+
+def test_a_process_keeps_the_gpu_that_it_has_locked(assigned, locks, monkeypatch):
+    assigned(None)
+    fake_cuda(monkeypatch, 2)
+    assert [task_device("cuda"), task_device("cuda")] == ["cuda:0", "cuda:0"]
+
+
+def test_no_gpu_to_lock_is_an_error(assigned, locks, monkeypatch):
+    assigned(None)
+    fake_cuda(monkeypatch, 0)
+    with pytest.raises(EngineUnavailableError, match="torch sees 0 CUDA devices"):
+        task_device("cuda")
+
+
+HOLD_A_GPU = """
+import sys
+from types import SimpleNamespace
+from sparkinfer.spark import accelerators
+cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+sys.modules["torch"] = SimpleNamespace(cuda=cuda)
+accelerators.tempfile.tempdir = sys.argv[1]
+print(accelerators.task_device("cuda"), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_on_a_host_lock_different_gpus(assigned, locks, monkeypatch):
+    assigned(None)
+    fake_cuda(monkeypatch, 2)
+    command = [sys.executable, "-c", HOLD_A_GPU, str(locks)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": CHECKOUT}
+    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+        taken = {first.stdout.readline().strip(), second.stdout.readline().strip()}
+        assert taken == {"cuda:0", "cuda:1"}
+        with pytest.raises(EngineUnavailableError, match=r"than there are GPUs \(2\)"):
+            task_device("cuda")
+        first.communicate()
+        second.communicate()
+    assert task_device("cuda") == "cuda:0"
+
+
+@pytest.mark.parametrize("error", [AttributeError, NotImplementedError])
+def test_spark_connect_needs_num_workers(error):
+    with pytest.raises(ConfigError, match="Spark Connect.*give num_workers"):
+        count_accelerators(FakeConnectSession({}, error))
+
+
+def test_spark_connect_takes_num_workers():
+    session = FakeConnectSession({"spark.task.cpus": "4"})
+    assert count_accelerators(session, "cpu", 3) == Accelerators("cpu", 3, 4)
+
+
+def test_spark_connect_trusts_the_gpus_of_the_configuration():
+    session = FakeConnectSession({"spark.task.resource.gpu.amount": "1"})
+    assert count_accelerators(session, "auto", 3) == Accelerators("cuda", 3, 1)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_part_of_a_gpu_is_refused_for_a_session(device):
+    session = FakeConnectSession({"spark.task.resource.gpu.amount": "0.5"})
+    with pytest.raises(ConfigError, match="0.5: 2 tasks"):
+        count_accelerators(session, device, 2)
+
+
+def test_a_part_of_a_gpu_does_not_matter_on_the_cpu():
+    session = FakeConnectSession({"spark.task.resource.gpu.amount": "0.5"})
+    assert count_accelerators(session, "cpu", 2) == Accelerators("cpu", 2, 1)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_gpu_tasks_on_a_local_session_are_refused(device):
+    conf = {"spark.master": "local[2]", "spark.task.resource.gpu.amount": "1"}
+    with pytest.raises(ConfigError, match="would wait forever"):
+        count_accelerators(FakeConnectSession(conf), device, 2)
+
+
+def test_dynamic_allocation_needs_num_workers():
+    session = FakeClassicSession({"spark.dynamicAllocation.enabled": "true"})
+    with pytest.raises(ConfigError, match="dynamicAllocation.*give num_workers"):
+        count_accelerators(session, "auto")
+    assert count_accelerators(session, "cpu", 4) == Accelerators("cpu", 4, 1)
+
+
+@pytest.mark.spark
+def test_local_session_has_its_threads_as_cpu_slots(spark):
+    assert count_accelerators(spark, "auto") == Accelerators("cpu", 2, 1)
+    assert count_accelerators(spark, "cpu") == Accelerators("cpu", 2, 1)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("num_workers", [1, 7])
+def test_num_workers_overrides_the_cpu_slots(spark, num_workers):
+    assert count_accelerators(spark, "cpu", num_workers) == Accelerators("cpu", num_workers, 1)
+
+
+@pytest.mark.spark
+def test_cuda_on_a_session_without_gpus_is_an_error(spark):
+    with pytest.raises(EngineUnavailableError, match=r"2 GPU\(s\) were asked for, none was found"):
+        count_accelerators(spark, "cuda", 2)
+
+
+def count_and_take_devices(spark, num_gpus):
+    """Counts the accelerators, then lets that many tasks at once take their device.
+
+    There is no GPU: in the tasks `torch.cuda` is a stub that reports `num_gpus` devices.
+    """
+    from sparkinfer.spark.accelerators import count_accelerators
+
+    found = count_accelerators(spark, "auto")
+
+    def take(_):
+        import sys
+        from types import SimpleNamespace
+
+        from pyspark import BarrierTaskContext
+
+        from sparkinfer.spark.accelerators import task_device
+
+        cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: num_gpus)
+        sys.modules["torch"] = SimpleNamespace(cuda=cuda)
+        device = task_device("cuda")
+        BarrierTaskContext.get().barrier()  # all tasks hold their device at this moment
+        yield device
+
+    tasks = spark.sparkContext.parallelize(range(found.count), found.count)
+    devices = tasks.barrier().mapPartitions(take).collect()
+    return {"kind": found.kind, "count": found.count, "devices": sorted(devices)}
+
+
+@pytest.mark.spark
+def test_workers_with_a_gpu_each_hold_a_replica_each(standalone_cluster):
+    found = run_driver(standalone_cluster, count_and_take_devices, {"num_gpus": 2}, GPU_CONF)
+    assert found == {"kind": "cuda", "count": 2, "devices": ["cuda:0", "cuda:1"]}
+
+
+@pytest.mark.spark
+def test_one_executor_with_two_gpus_holds_two_replicas(tmp_path):
+    conf = GPU_CONF | {
+        "spark.executor.resource.gpu.amount": "2",
+        "spark.executor.instances": "1",
+    }
+    with StandaloneCluster(tmp_path, num_workers=1, cores=3, gpu_addresses=[["0", "1"]]) as cluster:
+        found = run_driver(cluster, count_and_take_devices, {"num_gpus": 2}, conf)
+    assert found == {"kind": "cuda", "count": 2, "devices": ["cuda:0", "cuda:1"]}
+
+
+def count(spark):
+    """Returns what is counted on this session, as text."""
+    from sparkinfer.spark.accelerators import count_accelerators
+
+    return repr(count_accelerators(spark, "auto"))
+
+
+@pytest.mark.spark
+def test_a_cluster_without_gpus_in_its_configuration_is_probed(standalone_cluster):
+    conf = {"spark.executor.instances": "2"}
+    assert run_driver(standalone_cluster, count, conf=conf) == repr(Accelerators("cpu", 2, 1))

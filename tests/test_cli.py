@@ -1,0 +1,145 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from sparkinfer.cli import main
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "text": ["good", "bad film"], "y": [0, 1]}), path)
+    return path
+
+
+def arguments(source: Path, classifier: Path, **options: str) -> list[str]:
+    given = {
+        "input": str(source),
+        "output": str(source.parent / "out"),
+        "model": str(classifier),
+        "input-col": "text",
+        "engine": "local",
+        "dtype": "float32",
+        **options,
+    }
+    return ["score", *(part for key, value in given.items() for part in (f"--{key}", value))]
+
+
+def scored(source: Path) -> pd.DataFrame:
+    return pads.dataset(str(source.parent / "out"), format="parquet").to_table().to_pandas()
+
+
+def test_score_writes_rows_and_says_what_it_did(
+    source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(source, classifier), "--label-col", "y"]) == 0
+    said = capsys.readouterr()
+    assert "scored     2 rows, 0 of them with an error" in said.out
+    assert "accuracy   " in said.out
+    assert str(source.parent / "out") in said.out
+    assert said.err == ""
+    assert scored(source)["id"].tolist() == [1, 2]
+
+
+def test_options_of_file_and_set_reach_the_run(source: Path, classifier: Path) -> None:
+    file = source.parent / "run.yaml"
+    file.write_text(f"model: {classifier}\ninput: {source}\ninput_col: nothing\nengine: local\n")
+    output = source.parent / "out"
+    given = (
+        f"score --config {file} --input-col text --carry-cols id --output {output} "
+        "--set output_prefix=m_ --max-batch-tokens 8"
+    )
+    assert main(given.split()) == 0
+    assert scored(source).columns.tolist()[:2] == ["id", "m_prediction"]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"input-col": "txt"}, ["input_col='txt'", "did you mean 'text'?"]),
+        ({"input": "/nowhere/x.parquet"}, ["'/nowhere/x.parquet' does not exist"]),
+        ({"task": "translation"}, ["task='translation'", "text-classification"]),
+        ({"model": "/nowhere/model"}, ["/nowhere/model"]),
+        ({"device": "cuda"}, ["device='cuda'", "--device cpu"]),
+        ({"set": "batching.window=3"}, ["'batching.window'", "'batching.window_rows'"]),
+        ({"master": "local[2]"}, ["master='local[2]' with engine='local'"]),
+        ({"config": "/nowhere/run.yaml"}, ["'/nowhere/run.yaml' cannot be read"]),
+    ],
+)
+def test_wrong_use_is_one_line_with_what_to_do_and_exit_code_2(
+    source: Path,
+    classifier: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, str],
+    parts: list[str],
+) -> None:
+    assert main(arguments(source, classifier, **options)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("sparkinfer: error: ")
+    assert said.err.count("\n") == 1
+    for part in parts:
+        assert part in said.err
+    assert not (source.parent / "out").exists()
+
+
+def test_a_model_folder_without_weights_is_wrong_use(
+    source: Path, tmp_path: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in classifier.iterdir():
+        if file.suffix != ".safetensors":
+            (bare / file.name).write_bytes(file.read_bytes())
+    assert main(arguments(source, bare)) == 2
+    assert "weights" in capsys.readouterr().err
+
+
+def test_an_output_that_is_there_needs_overwrite(
+    source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(source, classifier)) == 0
+    assert main(arguments(source, classifier)) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*arguments(source, classifier), "--overwrite"]) == 0
+
+
+def test_an_output_below_a_file_is_wrong_use(
+    source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(source, classifier, output=f"{source}/out")) == 2
+    assert "is a file, expected a folder" in capsys.readouterr().err
+
+
+def test_debug_shows_where_an_error_comes_from(source: Path, classifier: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "sparkinfer"),
+            *arguments(source, classifier, **{"input-col": "t"}),
+            "--debug",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" in done.stderr
+    assert "InputError" in done.stderr
+
+
+def test_the_demo_scores_the_carried_sample_offline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "demo"
+    assert main(["demo", "--engine", "local", "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "first rows of" in said
+    assert "accuracy   0.9" in said
+    frame = pads.dataset(str(output), format="parquet").to_table().to_pandas()
+    assert frame["id"].is_unique
+    assert frame["error"].notna().sum() == frame["text"].isna().sum() > 0
+    assert frame["truncated"].astype(bool).sum() > 0

@@ -1,0 +1,126 @@
+import pickle
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ConfigError
+
+CONF = Path(__file__).parents[1] / "conf" / "base"
+
+
+def make(**options: object) -> ScoringConfig:
+    return ScoringConfig(**{"model": "m", "input_col": "text", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"max_lenght": 3}, ["'max_lenght'", "did you mean 'max_length'"]),
+        ({"batching": {"window_row": 3}}, ["'batching.window_row'", "'batching.window_rows'"]),
+        ({"max_batch_tokens": 3}, ["'max_batch_tokens'", "'batching.max_batch_tokens'"]),
+        ({"num_workers": "two"}, ["num_workers='two'", "a valid integer"]),
+        ({"num_workers": 0}, ["num_workers=0", "greater than or equal to 1"]),
+        ({"overwrite": "yes"}, ["overwrite='yes'", "a valid boolean"]),
+        ({"engine": "ray"}, ["engine='ray'", "'pandas_udf' or 'local'"]),
+        ({"batching": {"window_rows": 0}}, ["batching.window_rows=0", "greater than"]),
+        ({"input_col": ""}, ["input_col=''"]),
+    ],
+)
+def test_a_bad_option_is_named_with_its_value_and_what_was_expected(
+    options: dict[str, object], parts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make(**options)
+    for part in parts:
+        assert part in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"engine": "local", "master": "local[2]"}, "master='local[2]' with engine='local'"),
+        ({"engine": "local", "num_workers": 2}, "num_workers=2 with engine='local'"),
+        ({"engine": "local", "input_format": "table"}, "input_format='table'"),
+        ({"device": "cpu", "dtype": "float16"}, "dtype='float16' with device='cpu'"),
+        ({"acceleration": "none", "deepspeed": {"kernel_inject": True}}, "kernel_inject=true"),
+        ({"label_col": "text"}, "label_col='text'"),
+        ({"label_col": "y", "carry_cols": ("id",)}, "not in carry_cols=['id']"),
+        ({"input": "a", "output": "a"}, "output='a' is the input too"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: dict[str, object], part: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make(**options)
+    assert part in raised.value.message
+
+
+def test_a_missing_option_says_how_to_give_it() -> None:
+    with pytest.raises(ConfigError, match="give --input-col"):
+        ScoringConfig(model="m")
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = make()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.model = "other"  # type: ignore[misc]
+
+
+def test_replace_validates_like_a_new_one() -> None:
+    assert make().replace(max_length=8).max_length == 8
+    with pytest.raises(ConfigError, match="max_length=1"):
+        make().replace(max_length=1)
+
+
+def test_a_configuration_survives_pickling() -> None:
+    config = make(batching={"max_batch_tokens": 64}, spark_conf={"spark.ui.enabled": "false"})
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_overrides_win_over_arguments_and_those_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: m\ninput_col: a\nmax_length: 8\nbatching: {window_rows: 5}\n")
+    config = ScoringConfig.load(
+        file, ["batching.window_rows=7", "batching.max_batch_rows=3"], input_col="b", task=None
+    )
+    assert (config.input_col, config.max_length, config.task) == ("b", 8, "text-classification")
+    assert (config.batching.window_rows, config.batching.max_batch_rows) == (7, 3)
+
+
+def test_a_dotted_spark_setting_keeps_its_dots_and_its_text() -> None:
+    config = ScoringConfig.load(
+        None, ["spark_conf.spark.executor.cores=2"], model="m", input_col="t"
+    )
+    assert config.spark_conf == {"spark.executor.cores": "2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("- a\n- b\n", "holds a list"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/name:os.system", "YAML"),
+    ],
+)
+def test_a_file_that_holds_no_options_is_refused(tmp_path: Path, text: str, part: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="run.yaml") as raised:
+        ScoringConfig.load(file)
+    assert part in raised.value.message
+
+
+def test_an_override_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        ScoringConfig.load(None, ["max_length"], model="m", input_col="t")
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_example_files_are_valid(file: Path) -> None:
+    config = ScoringConfig.load(file)
+    assert config.input
+    assert config.output

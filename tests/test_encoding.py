@@ -1,0 +1,120 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.encoding import Encoder, length_limit
+from tests.tiny_models import sentences
+
+
+@pytest.fixture(scope="module")
+def encoder(classifier: Path) -> Encoder:
+    return Encoder(AutoTokenizer.from_pretrained(classifier), max_length=12)
+
+
+def test_token_ids_are_those_of_the_tokenizer(encoder: Encoder) -> None:
+    texts = sentences(50)
+    encoded = encoder.encode(texts)
+    expected = encoder.tokenizer(texts, truncation=True, max_length=12)
+    assert encoded.columns["input_ids"] == expected["input_ids"]
+    assert encoded.n_tokens.tolist() == [len(ids) for ids in expected["input_ids"]]
+
+
+@pytest.mark.parametrize(("words", "cut"), [(9, False), (10, False), (11, True), (500, True)])
+def test_truncation_is_reported_only_where_tokens_were_cut(
+    encoder: Encoder, words: int, cut: bool
+) -> None:
+    encoded = encoder.encode(["film " * words])
+    assert encoded.n_tokens[0] == min(words + 2, 12)
+    assert bool(encoded.truncated[0]) is cut
+
+
+def test_truncation_is_reported_by_tokenizers_that_keep_no_overflow(encoder: Encoder) -> None:
+    def without_encodings(*args: object, **kwargs: object) -> object:
+        batch = encoder.tokenizer(*args, **kwargs)
+        batch._encodings = None
+        return batch
+
+    slow = Encoder(encoder.tokenizer, max_length=12)
+    slow.tokenizer = _Wrapped(encoder.tokenizer, without_encodings)
+    encoded = slow.encode(["film " * 10, "film " * 11])
+    assert encoded.truncated.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_equals_the_tokenizers_own(classifier: Path, side: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(classifier, padding_side=side)
+    texts = ["good", "a very good film", "", "it was not bad"]
+    encoder = Encoder(tokenizer, max_length=12)
+    rows = np.array([2, 0, 3, 1])
+    tensors = encoder.collate(encoder.encode(texts), rows)
+    expected = tokenizer([texts[i] for i in rows], padding=True, return_tensors="pt")
+    assert set(tensors) == set(expected)
+    for name, tensor in tensors.items():
+        assert tensor.tolist() == expected[name].tolist(), name
+
+
+def test_a_text_that_the_tokenizer_refuses_gets_an_error_and_spoils_no_other(
+    encoder: Encoder,
+) -> None:
+    encoded = encoder.encode(["good", "broken \ud800 surrogate", "bad"])
+    assert list(encoded.errors) == [1]
+    assert encoded.errors[1].startswith("tokenizer: ")
+    assert encoded.n_tokens.tolist() == [3, 0, 3]
+
+
+def test_a_text_without_any_token_gets_an_error(encoder: Encoder) -> None:
+    def bare(*args: object, **kwargs: object) -> object:
+        return encoder.tokenizer(*args, add_special_tokens=False, **kwargs)
+
+    plain = Encoder(encoder.tokenizer, max_length=12)
+    plain.tokenizer = _Wrapped(encoder.tokenizer, bare)
+    encoded = plain.encode(["", "good"])
+    assert encoded.errors == {0: "the tokenizer made no tokens of this text"}
+
+
+def test_a_tokenizer_with_unknown_outputs_is_refused(classifier: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(classifier)
+    tokenizer.model_input_names = ["input_ids", "entity_ids"]
+    with pytest.raises(ModelLoadError, match="entity_ids"):
+        Encoder(tokenizer, 12)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_limit", "config", "expected"),
+    [
+        (64, {"max_position_embeddings": 512}, 64),
+        (10**30, {"max_position_embeddings": 512}, 512),
+        (10**30, {"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, 512),
+        (10**30, {}, 10**9),
+    ],
+)
+def test_the_limit_is_the_smaller_of_tokenizer_and_positions(
+    tokenizer_limit: int, config: dict[str, object], expected: int
+) -> None:
+    tokenizer = SimpleNamespace(model_max_length=tokenizer_limit)
+    assert length_limit(tokenizer, SimpleNamespace(**config), None) == expected
+
+
+def test_a_longer_limit_than_the_models_is_refused() -> None:
+    tokenizer = SimpleNamespace(model_max_length=64)
+    assert length_limit(tokenizer, SimpleNamespace(), 32) == 32
+    with pytest.raises(ConfigError, match="max_length=65: this model takes at most 64"):
+        length_limit(tokenizer, SimpleNamespace(), 65)
+
+
+class _Wrapped:
+    """A tokenizer whose call is replaced and whose attributes are the original's."""
+
+    def __init__(self, tokenizer: object, call: object) -> None:
+        self._tokenizer = tokenizer
+        self._call = call
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self._call(*args, **kwargs)  # type: ignore[operator]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._tokenizer, name)

@@ -1,0 +1,228 @@
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.exceptions import DeviceError
+from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.scorer import NULL_TEXT, Scorer
+from tests.tiny_models import sentences
+
+COLUMNS = [
+    "prediction",
+    "probability",
+    "probabilities",
+    "n_tokens",
+    "truncated",
+    "error",
+]
+
+
+@pytest.fixture
+def model(classifier: Path) -> LoadedModel:
+    config = ScoringConfig(model=str(classifier), input_col="text", dtype="float32")
+    return LoadedModel(classifier, config, "cpu")
+
+
+def score(
+    model: LoadedModel, batches: Sequence[Sequence[str | None]], **batching: int
+) -> tuple[list[dict[str, Any]], Scorer]:
+    scorer = Scorer(model, BatchingConfig(**batching))
+    rows = [row for batch in scorer.score(batches) for row in batch.to_pylist()]
+    return rows, scorer
+
+
+def fail_on(model: LoadedModel, fails: Callable[[dict[str, torch.Tensor]], None]) -> list[int]:
+    """Makes the model raise what `fails` raises for a batch; returns the sizes it then sees."""
+    sizes: list[int] = []
+    forward = model.pipe.forward
+
+    def checked(inputs: dict[str, torch.Tensor]) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        fails(inputs)
+        return forward(inputs)
+
+    model.pipe.forward = checked
+    return sizes
+
+
+def word(model: LoadedModel, text: str) -> int:
+    return int(model.pipe.tokenizer.convert_tokens_to_ids(text))
+
+
+def test_rows_equal_those_of_the_plain_pipeline(model: LoadedModel) -> None:
+    texts = sentences(203)
+    rows, _ = score(model, [texts], max_batch_tokens=128, window_rows=64)
+    expected = model.pipe(texts, top_k=None)
+    assert len(rows) == 203
+    for row, scores in zip(rows, expected, strict=True):
+        by_label = {item["label"]: item["score"] for item in scores}
+        assert row["prediction"] == scores[0]["label"]
+        assert row["probability"] == pytest.approx(scores[0]["score"], abs=1e-5)
+        assert row["probabilities"] == pytest.approx(
+            [by_label["NEGATIVE"], by_label["POSITIVE"]], abs=1e-5
+        )
+        assert row["error"] is None
+        assert row["truncated"] is False
+
+
+def test_the_schema_is_the_row_contract(model: LoadedModel) -> None:
+    batch = next(Scorer(model, BatchingConfig()).score([["good"]]))
+    assert batch.schema.names == COLUMNS
+    assert batch.schema.field("probabilities").type == pa.list_(pa.float32())
+
+
+@pytest.mark.parametrize("cuts", [[1] * 30, [30], [0, 7, 0, 0, 23, 0], [29, 1]])
+def test_rows_do_not_depend_on_how_the_input_is_cut(model: LoadedModel, cuts: list[int]) -> None:
+    texts = sentences(30)
+    source = iter(texts)
+    batches = [[next(source) for _ in range(cut)] for cut in cuts]
+    rows, _ = score(model, batches, window_rows=11)
+    expected, _ = score(model, [texts])
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in expected]
+
+
+def test_no_rows_give_no_rows(model: LoadedModel) -> None:
+    assert score(model, [])[0] == []
+    assert score(model, [[], []])[0] == []
+
+
+def test_null_text_keeps_its_place_with_a_reason(model: LoadedModel) -> None:
+    rows, scorer = score(model, [[None, "good", None]])
+    assert [row["error"] for row in rows] == [NULL_TEXT, None, NULL_TEXT]
+    assert [row["prediction"] is None for row in rows] == [True, False, True]
+    assert rows[0]["probabilities"] is None
+    assert rows[0]["n_tokens"] is None
+    assert scorer.statistics.errors == 2
+
+
+def test_a_window_of_nulls_only_is_no_problem(model: LoadedModel) -> None:
+    rows, scorer = score(model, [[None] * 5])
+    assert [row["error"] for row in rows] == [NULL_TEXT] * 5
+    assert scorer.statistics.batches == 0
+
+
+def test_empty_and_emoji_texts_are_scored(model: LoadedModel) -> None:
+    rows, _ = score(model, [["", "😀😀", " \n"]])
+    assert [row["error"] for row in rows] == [None] * 3
+    assert [row["n_tokens"] for row in rows] == [2, 3, 2]
+
+
+def test_long_text_is_cut_and_says_so(model: LoadedModel) -> None:
+    rows, scorer = score(model, [["good", "film " * 50_000]])
+    assert [row["truncated"] for row in rows] == [False, True]
+    assert [row["n_tokens"] for row in rows] == [3, 64]
+    assert scorer.statistics.truncated == 1
+
+
+def test_equal_texts_within_a_window_are_scored_once(model: LoadedModel) -> None:
+    sizes = fail_on(model, lambda inputs: None)
+    rows, scorer = score(model, [["good", "bad", "good", None, "good"]])
+    assert sum(sizes) == scorer.statistics.forward_rows == 2
+    assert rows[0] == rows[2] == rows[4]
+
+
+def test_a_row_that_the_model_refuses_is_alone_in_error(model: LoadedModel) -> None:
+    guilty = word(model, "awful")
+
+    def refuse(inputs: dict[str, torch.Tensor]) -> None:
+        if (inputs["input_ids"] == guilty).any():
+            raise ValueError("cannot take this\nsecond line")
+
+    fail_on(model, refuse)
+    texts = ["good film"] * 3 + sentences(60)
+    texts = [text.replace("awful", "bad") for text in texts]
+    texts[20] = "an awful film"
+    rows, scorer = score(model, [texts], max_batch_tokens=4096)
+    assert {i: row["error"] for i, row in enumerate(rows) if row["error"]} == {
+        20: "model: ValueError: cannot take this"
+    }
+    assert rows[20]["prediction"] is None
+    assert rows[20]["n_tokens"] == 5
+    assert scorer.statistics.rows == len(texts)
+
+
+def test_running_out_of_memory_halves_the_budget_and_loses_no_row(model: LoadedModel) -> None:
+    def run_out(inputs: dict[str, torch.Tensor]) -> None:
+        if inputs["input_ids"].numel() > 100:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    sizes = fail_on(model, run_out)
+    texts = sentences(500)
+    rows, scorer = score(model, [texts], max_batch_tokens=800, window_rows=256)
+    assert [row["error"] for row in rows] == [None] * 500
+    assert scorer.statistics.out_of_memory == 3  # 800, 400 and 200 tokens; 100 fit
+    assert scorer.statistics.rows == 500
+    assert len(sizes) == scorer.statistics.batches + 3
+    expected = [item["label"] for item in model.pipe(texts[:40], batch_size=1)]
+    assert [row["prediction"] for row in rows[:40]] == expected
+
+
+def test_a_row_too_large_for_the_memory_alone_gets_an_error(model: LoadedModel) -> None:
+    def run_out(inputs: dict[str, torch.Tensor]) -> None:
+        if inputs["input_ids"].shape[1] > 30:
+            raise MemoryError("no room")
+
+    fail_on(model, run_out)
+    rows, _ = score(model, [["good", "film " * 40, "bad"]])
+    assert [row["error"] for row in rows] == [None, "model: out of memory: no room", None]
+
+
+def test_a_broken_device_ends_the_scoring(model: LoadedModel) -> None:
+    def break_device(inputs: dict[str, torch.Tensor]) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+
+    fail_on(model, break_device)
+    with pytest.raises(DeviceError, match="device cpu is broken"):
+        score(model, [["good"]])
+
+
+def test_stopping_early_leaves_the_rest_unread_and_no_thread(model: LoadedModel) -> None:
+    pulled = []
+
+    def source() -> Iterator[list[str]]:
+        for number in range(10_000):
+            pulled.append(number)
+            yield sentences(64, seed=number)
+
+    scored = Scorer(model, BatchingConfig()).score(source())
+    assert next(scored).num_rows == 256
+    scored.close()  # type: ignore[attr-defined]
+    assert len(pulled) < 200
+    assert not any(t.name == "sparkinfer-lookahead" for t in threading.enumerate())
+
+
+def test_padding_counts_what_the_model_saw(model: LoadedModel) -> None:
+    seen = []
+    fail_on(model, lambda inputs: seen.append(inputs["input_ids"].numel()))
+    _, scorer = score(model, [sentences(300)])
+    assert scorer.statistics.padded_tokens == sum(seen)
+    assert scorer.statistics.tokens < scorer.statistics.padded_tokens
+    assert scorer.statistics.padding_share == 1 - scorer.statistics.tokens / sum(seen)
+
+
+def test_progress_is_told_within_a_window(model: LoadedModel) -> None:
+    seen: list[int] = []
+    scorer = Scorer(
+        model,
+        BatchingConfig(max_batch_tokens=64),
+        lambda statistics: seen.append(statistics.rows + statistics.rows_in_window),
+    )
+    for _ in scorer.score([sentences(100)]):
+        pass
+    assert len(seen) > 3
+    assert seen == sorted(seen)
+    assert seen[-1] == 100
+
+
+def test_a_model_that_cannot_pad_gets_rows_one_by_one(model: LoadedModel) -> None:
+    model.pads_batches = False
+    sizes = fail_on(model, lambda inputs: None)
+    rows, _ = score(model, [["good", "a bad film"]])
+    assert sizes == [1, 1]
+    assert [row["error"] for row in rows] == [None, None]

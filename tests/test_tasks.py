@@ -1,0 +1,52 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.scorer import Scorer
+from sparkinfer.models.tasks import get_task, scored_schema
+from tests.tiny_models import make_classifier, sentences
+
+
+@pytest.mark.parametrize(
+    ("labels", "config"),
+    [
+        (("a", "b", "c"), {}),
+        (("a", "b", "c"), {"problem_type": "single_label_classification"}),
+        (("a", "b", "c"), {"problem_type": "multi_label_classification"}),
+        (("score",), {}),
+        (("score",), {"problem_type": "regression"}),
+        (("x", "y"), {"problem_type": "regression"}),
+    ],
+)
+def test_scores_follow_the_pipelines_choice_of_function(
+    tmp_path: Path, labels: tuple[str, ...], config: dict[str, Any]
+) -> None:
+    folder = make_classifier(tmp_path / "model", labels=labels, **config)
+    options = ScoringConfig(model=str(folder), input_col="text")
+    model = LoadedModel(folder, options, "cpu")
+    texts = sentences(20)
+    scored = Scorer(model, BatchingConfig()).score([texts])
+    rows = [row for batch in scored for row in batch.to_pylist()]
+    for row, scores in zip(rows, model.pipe(texts, top_k=None), strict=True):
+        expected = {item["label"]: item["score"] for item in scores}
+        assert dict(zip(labels, row["probabilities"], strict=True)) == pytest.approx(
+            expected, abs=1e-5
+        )
+        assert row["prediction"] == scores[0]["label"]
+        assert row["probability"] == pytest.approx(scores[0]["score"], abs=1e-5)
+
+
+def test_an_unknown_task_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="task='translate': expected one of text-classification"):
+        get_task("translate")
+
+
+def test_the_prefix_stands_before_every_scored_column() -> None:
+    names = scored_schema(get_task("text-classification"), "m_").names
+    assert names == [
+        "m_prediction", "m_probability", "m_probabilities", "m_n_tokens", "m_truncated", "m_error",
+    ]  # fmt: skip
