@@ -17,6 +17,7 @@ import argparse
 import math
 import random
 import re
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,15 +39,15 @@ from transformers import (
 )
 
 SEED = 20240607
-TRAIN_ROWS = 6000
-TRAIN_SHORT = 6000
+TRAIN_ROWS = 12_000
+TRAIN_SHORT = 12_000
 SAMPLE_ORDINARY = 1920
 SAMPLE_LONG = 20
 SAMPLE_DUPLICATES = 40
 SAMPLE_NULL = 10
 SAMPLE_EMPTY = 10
 
-LABEL_NOISE = 0.03
+LABEL_NOISE = 0.025
 TYPO_RATE = 0.012
 WORDS_MEDIAN = 17.0
 WORDS_SPREAD = 0.75
@@ -57,8 +58,8 @@ WORDS_LONG = (140, 220)
 MAX_TOKENS = 128
 VOCAB_SIZE = 2000
 BATCH_SIZE = 48
-SHORT_EPOCHS = 4
-DEFAULT_EPOCHS = 5
+SHORT_EPOCHS = 3
+DEFAULT_EPOCHS = 4
 LEARNING_RATE = 1e-3
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "sparkinfer" / "demo"
 COMMAND = "python scripts/train_demo_model.py"
@@ -342,14 +343,14 @@ FRAGMENTS = (
 )
 FILLERS = (
     "my {person} asked me to write this",
-    "I do not write reviews very often",
+    "I have written two reviews before",
     "this is my review after {number} days",
     "the reviews I read before were mixed",
     "I live in {city}",
     "it was raining on {day}",
     "I am writing this on {day}",
     "my {person} asked whether it was any good",
-    "some people care about that and some do not",
+    "some people care more about that than others",
 )
 SLOTS = {
     "very": (
@@ -491,17 +492,17 @@ class ReviewWriter:
             return self._fill(self._rng.choice(FRAGMENTS), topic, topic.label)
         if target < 11:
             return self._clause(topic, topic.label)
-        return self._opinion(topic, contrast=0.25)
+        return self._opinion(topic, contrast=0.22)
 
     def _follow(self, topic: Topic, before: int) -> str:
         """Writes one more sentence: filler, a verdict, an opinion or, seldom, a stray remark."""
         draw = self._rng.random()
-        if draw < 0.45 and topic.fillers:
+        if draw < 0.40 and topic.fillers:
             return self._fill(topic.fillers.pop(), topic, topic.label)
         if draw < 0.60 and topic.verdicts:
             return self._fill(topic.verdicts.pop(), topic, topic.label)
-        if draw < 0.96 or before < 3:
-            return self._opinion(topic, contrast=0.10)
+        if draw < 0.97 or before < 4:
+            return self._opinion(topic, contrast=0.06)
         return self._clause(topic, 1 - topic.label)
 
     def _opinion(self, topic: Topic, contrast: float) -> str:
@@ -518,9 +519,9 @@ class ReviewWriter:
     def _clause(self, topic: Topic, label: int) -> str:
         """Writes one clause of the given label: plain, negated or around a verb."""
         draw = self._rng.random()
-        if draw < 0.52:
+        if draw < 0.55:
             return self._fill(self._rng.choice(PLAIN_CLAUSES), topic, label)
-        if draw < 0.65:
+        if draw < 0.67:
             return self._fill(self._rng.choice(NEGATED_CLAUSES), topic, label)
         return self._fill(self._rng.choice(VERB_CLAUSES[label]), topic, label)
 
@@ -655,7 +656,7 @@ def make_model(tokenizer: BertTokenizer) -> BertForSequenceClassification:
         num_attention_heads=4,
         intermediate_size=384,
         max_position_embeddings=MAX_TOKENS,
-        initializer_range=0.08,
+        initializer_range=0.1,
         pad_token_id=tokenizer.pad_token_id,
         id2label={0: "NEGATIVE", 1: "POSITIVE"},
         label2id={"NEGATIVE": 0, "POSITIVE": 1},
@@ -758,22 +759,22 @@ README = """\
 # Demo review classifier
 
 This is a tiny BERT sequence classifier that says whether a short English review of a product, a
-film or a place is NEGATIVE or POSITIVE. It is here so that examples and tests have a real model to
-run; it is not meant for any other use.
+film or a place is NEGATIVE or POSITIVE. It is here so that examples and tests have a real model
+to run; it is not meant for any other use.
 
 It was made, together with `reviews.parquet` next to this folder, by this command:
 
     {command}
 
 The reviews come from a grammar written for this purpose in that script. {train} of them, half of
-these short ones, trained the lower-cased WordPiece vocabulary of {vocab} pieces and the weights,
-from random values, in {short_epochs} epochs over short texts and {epochs} over all. No outside text
-and no other model was used. The model has {layers} layers of width {width}, reads at most {tokens}
-tokens and has {params} parameters, stored as 32-bit floats.
+them short, trained the lower-cased WordPiece vocabulary of {vocab} pieces and, from random
+values, the weights, in {short_epochs} epochs over the short texts and {epochs} over all. No other
+text and no other model was used. The model has {layers} layers of width {width}, reads at most
+{tokens} tokens and has {params} parameters, stored as 32-bit floats.
 
-Accuracy on the carried sample, whose texts were not seen in training, is {accuracy:.4f} over the
-{told} rows that have a text. About {noise:.0%} of the labels, in training and in the sample, were
-flipped on purpose, so no model can be expected to reach 100 %.
+Accuracy on the carried sample is {accuracy:.4f} over the {told} rows that have a text. None of
+these texts was seen in training. About {noise:.1%} of the labels, in training and in the sample,
+were flipped on purpose, so no model can be expected to reach 100%.
 
 Known limits: it is a toy. It knows the words and sentence patterns of its templates and little
 else; irony, other languages, other subjects and most words of real reviews are beyond it. Its
@@ -781,6 +782,13 @@ scores are not calibrated. Texts beyond {tokens} tokens are cut.
 
 Licence: Apache-2.0, the same as the project.
 """
+
+
+def rewrap(text: str) -> str:
+    """Breaks the lines of a text's paragraphs anew, indented ones excepted."""
+    paragraphs = text.strip().split("\n\n")
+    wrapped = [part if part[0] == " " else textwrap.fill(part, 100) for part in paragraphs]
+    return "\n\n".join(wrapped) + "\n"
 
 
 def write_readme(
@@ -813,7 +821,7 @@ def write_readme(
         told=f"{told:,}",
         noise=LABEL_NOISE,
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(rewrap(text), encoding="utf-8")
 
 
 def parse_args() -> argparse.Namespace:
@@ -843,6 +851,7 @@ def main() -> None:
 
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # it is written for its owner only
     accuracy = held_out_accuracy(folder, sample)
     told = sum(1 for review in sample if review.text)
     write_readme(folder, model, args.epochs, accuracy, told)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
+from pyspark.sql import Observation
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -33,7 +34,7 @@ from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
-from sparkinfer.storage import names_in
+from sparkinfer.storage import count_rows, join, names_in
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -41,8 +42,12 @@ if TYPE_CHECKING:
 _STRUCT = "__sparkinfer_scored"
 """Column that holds the UDF's result until its fields are selected."""
 
-CSV_OPTIONS = {"header": "true", "multiLine": "true", "escape": '"'}
-"""RFC 4180: a header line, line breaks within quotes, quotes doubled. All columns are strings."""
+CSV_OPTIONS = {"header": "true", "multiLine": "true", "escape": '"', "nullValue": "\x00"}
+"""RFC 4180: a header line, line breaks within quotes, quotes doubled. All columns are strings.
+
+A field without anything is null and "" is an empty text: only with a null value other than the
+empty text does Spark tell them apart.
+"""
 
 
 class PandasUdfEngine:
@@ -108,11 +113,17 @@ class PandasUdfEngine:
             if server is not None:
                 server.close()
 
-    def scored(
-        self, source: ModelSource, verdict: Verdict, progress: ProgressAddress | None = None
-    ) -> DataFrame:
+    def scored(self, source: ModelSource, verdict: Verdict) -> DataFrame:
         """Returns the input with its scored columns, not yet evaluated."""
-        df = self._opened()
+        return self._score_columns(self._opened(), source, verdict)
+
+    def _score_columns(
+        self,
+        df: DataFrame,
+        source: ModelSource,
+        verdict: Verdict,
+        progress: ProgressAddress | None = None,
+    ) -> DataFrame:
         job = self._job(source, verdict, progress)
         carried = carried_columns(self._config, df.columns)
         text = F.col(_quoted(self._config.input_col))
@@ -132,22 +143,25 @@ class PandasUdfEngine:
         verdict: Verdict,
         address: ProgressAddress | None,
     ) -> UnitResult:
-        from pyspark.sql import Observation
-
         observed = Observation("rows read")
-        self._df, whole = (
-            self._opened().observe(observed, F.count(F.lit(1)).alias("rows")),
-            self._df,
-        )
+        df = self._opened().observe(observed, F.count(F.lit(1)).alias("rows"))
         try:
-            self.scored(source, verdict, address).write.parquet(unit.staging)
-            rows_read = int(observed.get["rows"])
+            self._score_columns(df, source, verdict, address).write.parquet(unit.staging)
+            files = tuple(name for name in names_in(unit.staging) if name.endswith(".parquet"))
+            return UnitResult(unit.unit_id, files, self._rows_read(observed, unit, files))
         except Exception as error:
             raise JobError(explain(error)) from error
-        finally:
-            self._df = whole
-        files = tuple(name for name in names_in(unit.staging) if name.endswith(".parquet"))
-        return UnitResult(unit.unit_id, files, rows_read)
+
+    def _rows_read(self, observed: Observation, unit: WorkUnit, files: Iterable[str]) -> int:
+        """Returns the rows that the tasks read.
+
+        A stage that ran again after a lost executor is observed twice; only where the figure is
+        not that of the rows written are the input's rows counted by another pass.
+        """
+        read = int(observed.get.get("rows", 0))  # Spark optimises an empty input away
+        error = self._config.output_prefix + "error"
+        written = sum(count_rows(join(unit.staging, name), error)[0] for name in files)
+        return read if read == written else self._opened().count()
 
     def _opened(self) -> DataFrame:
         if self._df is None:
@@ -191,9 +205,12 @@ def _texts(series: pd.Series) -> list[str | None]:
     return texts
 
 
-def _as_arrow(kind: pa.DataType) -> pd.ArrowDtype:
-    """Keeps columns in Arrow memory on their way back to Spark."""
-    return pd.ArrowDtype(kind)
+def _as_arrow(kind: pa.DataType) -> pd.ArrowDtype | None:
+    """Keeps plain columns in Arrow memory, so that nulls and integers stay what they are.
+
+    Lists become objects: pyspark goes through them in Python and takes only None for a null.
+    """
+    return None if pa.types.is_list(kind) else pd.ArrowDtype(kind)
 
 
 def _scored_columns(config: ScoringConfig, source: ModelSource, verdict: Verdict) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import pickle
@@ -119,15 +120,25 @@ def _cached_model(job: WorkerJob, device: str) -> LoadedModel:
         raise AssertionError("rows are scored after the gate has decided")
     key = _cache_key(job, job.accepted, device)
     if key not in _cache:
-        _cache.clear()  # frees the accelerator before the next model is loaded
+        _drop_cached_model()
         path = stage(job.source, job.config.loading)
         _keep(key, load_accepted(path, job.config, device, job.accepted))
     return _cache[key]
 
 
 def _keep(key: tuple[object, ...], model: LoadedModel) -> None:
-    _cache.clear()
+    _drop_cached_model()
     _cache[key] = model
+
+
+def _drop_cached_model() -> None:
+    """Frees the accelerator's memory before the next model is loaded."""
+    _cache.clear()
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _cache_key(job: WorkerJob, accepted: Acceleration, device: str) -> tuple[object, ...]:

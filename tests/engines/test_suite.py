@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ from tests.tiny_models import sentences
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-Run = Callable[..., tuple[sparkinfer.RunResult, pd.DataFrame]]
+Run = Callable[..., tuple[sparkinfer.RunResult, pa.Table]]
 
 SCORED = ["prediction", "probability", "probabilities", "n_tokens", "truncated", "error"]
 
@@ -40,7 +39,7 @@ def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRe
     if engine != "local":
         spark = request.getfixturevalue("spark")
 
-    def run_engine(source: Path, **options: Any) -> tuple[sparkinfer.RunResult, pd.DataFrame]:
+    def run_engine(source: Path, **options: Any) -> tuple[sparkinfer.RunResult, pa.Table]:
         config = sparkinfer.ScoringConfig(
             **{
                 "model": str(classifier),
@@ -53,8 +52,7 @@ def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRe
             }
         )
         result = sparkinfer.run(config, spark)
-        frame = pads.dataset(config.output, format="parquet").to_table().to_pandas()
-        return result, frame.sort_values("id").reset_index(drop=True)
+        return result, pads.dataset(config.output, format="parquet").to_table().sort_by("id")
 
     return run_engine
 
@@ -69,11 +67,9 @@ def _with_text(schema: pa.Schema) -> pa.Schema:
     return schema.set(schema.get_field_index("text"), pa.field("text", pa.string()))
 
 
-def rows_of(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
-    return [
-        (row.id, row.prediction, row.n_tokens, row.truncated, row.error)
-        for row in frame.astype(object).where(frame.notna(), None).itertuples()
-    ]
+def rows_of(frame: pa.Table) -> list[tuple[Any, ...]]:
+    names = ["id", "prediction", "n_tokens", "truncated", "error"]
+    return [tuple(row.values()) for row in frame.select(names).to_pylist()]
 
 
 def reference(classifier: Path, texts: list[str]) -> list[tuple[str, list[float]]]:
@@ -96,28 +92,29 @@ def test_each_row_is_scored_once_with_the_pipelines_result(
     texts = sentences(count)
     result, frame = run(write(tmp_path / "in.parquet", list(texts)))
     assert (result.rows, result.error_rows) == (count, 0)
-    assert frame["id"].tolist() == list(range(count))
-    assert frame["text"].tolist() == texts
+    assert frame["id"].to_pylist() == list(range(count))
+    assert frame["text"].to_pylist() == texts
     expected = reference(classifier, texts) if texts else []
-    assert frame["prediction"].tolist() == [label for label, _ in expected]
-    for found, (_, probabilities) in zip(frame["probabilities"], expected, strict=True):
-        assert list(found) == pytest.approx(probabilities, abs=1e-5)
+    assert frame["prediction"].to_pylist() == [label for label, _ in expected]
+    for found, (_, probabilities) in zip(frame["probabilities"].to_pylist(), expected, strict=True):
+        assert found == pytest.approx(probabilities, abs=1e-5)
 
 
 def test_difficult_rows_keep_their_place(run: Run, tmp_path: Path) -> None:
     texts = [None, "", "film " * 20_000, "😀😀", "good", "good", None, "a\nb"]
     result, frame = run(write(tmp_path / "in.parquet", texts))
+    label = frame["prediction"].to_pylist()
     assert rows_of(frame) == [
         (0, None, None, None, "text is null"),
-        (1, frame.prediction[1], 2, False, None),
-        (2, frame.prediction[2], 64, True, None),
-        (3, frame.prediction[3], 3, False, None),
-        (4, frame.prediction[4], 3, False, None),
-        (5, frame.prediction[4], 3, False, None),
+        (1, label[1], 2, False, None),
+        (2, label[2], 64, True, None),
+        (3, label[3], 3, False, None),
+        (4, label[4], 3, False, None),
+        (5, label[4], 3, False, None),
         (6, None, None, None, "text is null"),
-        (7, frame.prediction[7], 4, False, None),
+        (7, label[7], 4, False, None),
     ]
-    assert frame.prediction[1:6].notna().all()
+    assert None not in label[1:6]
     assert result.error_rows == 2
     assert result.statistics.rows == 8
 
@@ -130,17 +127,17 @@ def test_carried_columns_are_untouched(run: Run, tmp_path: Path) -> None:
         "data": pa.array([b"\x00\xff", None, b""]),
     }
     _, frame = run(write(tmp_path / "in.parquet", ["good", "bad", "red"], **extra))
-    assert frame.columns.tolist() == ["id", "text", *extra, *SCORED]
-    assert frame["weight"].tolist()[::2] == [0.1, 3.5]
-    assert frame["odd name`"].tolist() == ["x", None, ""]
-    assert frame["data"].tolist() == [b"\x00\xff", None, b""]
-    assert [None if tags is None else list(tags) for tags in frame["tags"]] == [["a"], [], None]
+    assert frame.column_names == ["id", "text", *extra, *SCORED]
+    assert frame["weight"].to_pylist() == [0.1, None, 3.5]
+    assert frame["odd name`"].to_pylist() == ["x", None, ""]
+    assert frame["data"].to_pylist() == [b"\x00\xff", None, b""]
+    assert frame["tags"].to_pylist() == [["a"], [], None]
 
 
 def test_named_columns_alone_are_carried(run: Run, tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", ["good"], other=pa.array([1]))
     _, frame = run(source, carry_cols=("id",), output_prefix="m_")
-    assert frame.columns.tolist() == ["id", *["m_" + name for name in SCORED]]
+    assert frame.column_names == ["id", *["m_" + name for name in SCORED]]
 
 
 def test_a_label_column_gives_the_accuracy(run: Run, tmp_path: Path, classifier: Path) -> None:
@@ -156,21 +153,21 @@ def test_a_label_column_gives_the_accuracy(run: Run, tmp_path: Path, classifier:
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_text_files_give_the_rows_of_parquet(run: Run, tmp_path: Path, kind: str) -> None:
     texts = ["good", 'say "hi", they said', "two\nlines", "", "bad"]
-    frame = pd.DataFrame({"id": range(5), "text": texts, "n": ["1", "02", "x", None, "5"]})
+    n = ["1", "02", "x", None, "5"]
+    rows = [{"id": i, "text": texts[i], "n": n[i]} for i in range(5)]
     source = tmp_path / f"in.{kind}"
     if kind == "csv":
-        text = "id,text,n\n" + "".join(
-            f'{row.id},"{row.text.replace(chr(34), chr(34) * 2)}",{row.n or ""}\n'
-            for row in frame.itertuples()
-        )
-        source.write_text(text)
+        quoted = [text.replace('"', '""') for text in texts]
+        lines = [
+            f'{row["id"]},"{text}",{row["n"] or ""}' for row, text in zip(rows, quoted, strict=True)
+        ]
+        source.write_text("\n".join(["id,text,n", *lines]) + "\n")
     else:
-        source.write_text("".join(json.dumps(row) + "\n" for row in frame.to_dict("records")))
-    _, scored = run(source)
-    assert scored["text"].tolist() == texts
-    assert scored["error"].isna().all()
-    n = scored["n"].astype(object).where(scored["n"].notna(), None)
-    assert n.tolist() == ["1", "02", "x", None, "5"]
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, frame = run(source)
+    assert frame["text"].to_pylist() == texts
+    assert frame["n"].to_pylist() == n
+    assert frame["error"].to_pylist() == [None] * 5
 
 
 def test_the_scored_columns_say_which_model_made_them(run: Run, tmp_path: Path) -> None:
@@ -212,7 +209,7 @@ def test_a_second_run_replaces_the_first_only_if_asked(run: Run, tmp_path: Path)
     with pytest.raises(sparkinfer.SparkInferError, match="is not empty .* --overwrite"):
         run(source)
     _, frame = run(source, overwrite=True)
-    assert frame["id"].tolist() == [0, 1, 2, 3]
+    assert frame["id"].to_pylist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -240,5 +237,5 @@ def test_a_column_that_would_be_overwritten_is_refused(run: Run, tmp_path: Path)
     with pytest.raises(ConfigError, match="Error would be overwritten.*output_prefix"):
         run(source)
     _, frame = run(source, output_prefix="scored_")
-    assert frame["Error"].tolist() == ["x"]
-    assert frame["scored_error"].isna().all()
+    assert frame["Error"].to_pylist() == ["x"]
+    assert frame["scored_error"].to_pylist() == [None]
