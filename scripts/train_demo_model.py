@@ -271,6 +271,9 @@ PLAIN_CLAUSES = (
     "the {aspect} seemed {same} to me",
     "the {aspect} was {very} {same} and {also}",
     "my {person} called the {aspect} {very} {same}",
+    "it was {very} {same}",
+    "this is {very} {same}",
+    "this {thing} is {very} {same}",
 )
 NEGATED_CLAUSES = (
     "the {aspect} was not {opposite}",
@@ -283,10 +286,15 @@ NEGATED_CLAUSES = (
     "nothing about the {aspect} was {opposite}",
     "I would not call the {aspect} {opposite}",
     "I did not find the {aspect} {opposite}",
+    "it was not {too} {opposite}",
+    "this is not {opposite}",
+    "this {thing} is not {opposite}",
 )
 VERB_CLAUSES = (
     (
         "I hated the {aspect}",
+        "I hated it",
+        "I did not like it",
         "I was let down by the {aspect}",
         "the {aspect} ruined it for me",
         "the {aspect} fell short of what I expected",
@@ -304,6 +312,8 @@ VERB_CLAUSES = (
     ),
     (
         "I loved the {aspect}",
+        "I loved it",
+        "I liked it a lot",
         "I was {very} happy with the {aspect}",
         "the {aspect} won me over",
         "the {aspect} was better than I expected",
@@ -535,7 +545,7 @@ class ReviewWriter:
         return tidy(template.format_map(words))
 
     def _punctuate(self, sentences: Sequence[str]) -> str:
-        """Joins sentences in one writer's style: contractions, capitals and end marks."""
+        """Joins sentences in one writer's style: contractions, capitals and closing marks."""
         contracts = self._rng.random() < 0.5
         careless = self._rng.random() < 0.12
         parts = []
@@ -546,7 +556,7 @@ class ReviewWriter:
             mark = self._rng.choices((".", "!", "...", "!!"), weights=(84, 10, 4, 2))[0]
             parts.append(sentence[0].upper() + sentence[1:] + mark)
         text = " ".join(parts)
-        return text.lower() if careless else text
+        return text.lower().rstrip(".!") if careless else text
 
     def _typos(self, text: str) -> str:
         """Misspells a few of the longer words."""

@@ -18,7 +18,7 @@ IntArray = npt.NDArray[np.int64]
 MAX_PADDING_SHARE = 0.05
 """A batch is closed before a row that would push its padding beyond this share ..."""
 
-PADDING_ALLOWANCE_TOKENS = 128
+PADDING_ALLOWANCE_TOKENS = 32
 """... plus this many tokens: about what starting another small batch costs."""
 
 

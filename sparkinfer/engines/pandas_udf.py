@@ -24,6 +24,7 @@ from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
 from sparkinfer.engines.spark_worker import (
     WorkerJob,
     gate_outcome,
+    import_libraries,
     read_outcome,
     score_partition,
 )
@@ -83,16 +84,23 @@ class PandasUdfEngine:
         return Workers(found.kind, found.count)
 
     def run_gate(self, source: ModelSource) -> Verdict:
-        """Returns how every worker is to run the model, tried in one Python worker."""
+        """Returns how every worker is to run the model, tried in one Python worker.
+
+        The others import the libraries meanwhile, which takes as long as the gate.
+        """
         job = self._job(source)
 
         def gate(batches: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
-            for _ in batches:
-                yield pd.DataFrame({"outcome": [gate_outcome(job)]})
+            for batch in batches:
+                if batch["id"].iloc[0] == 0:
+                    yield pd.DataFrame({"outcome": [gate_outcome(job)]})
+                else:
+                    import_libraries()
 
-        one = self._spark.range(1, numPartitions=1)
+        workers = self._found_accelerators().count
         try:
-            rows = one.mapInPandas(gate, "outcome binary").collect()
+            one_row_each = self._spark.range(workers, numPartitions=workers)
+            rows = one_row_each.mapInPandas(gate, "outcome binary").collect()
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
         return read_outcome(bytes(rows[0].outcome))
