@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,22 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SparkInferError as error:
         return _fail(error, FAILED, options.debug)
     except KeyboardInterrupt:
-        print("sparkinfer: interrupted; nothing was published", file=sys.stderr)
+        print("sparkinfer: interrupted; an output without _SUCCESS is incomplete", file=sys.stderr)
         return FAILED
     except Exception as error:
-        if options.debug:
-            raise
-        print(
-            f"sparkinfer: error: unexpected {type(error).__name__}: {_one_line(error)}; run again "
-            "with --debug to see where it comes from",
-            file=sys.stderr,
+        unexpected = SparkInferError(
+            f"unexpected {type(error).__name__}: {_one_line(error)}; run again with --debug to see "
+            "where it comes from"
         )
-        return FAILED
+        unexpected.__cause__ = error
+        return _fail(unexpected, FAILED, options.debug)
 
 
 def _fail(error: SparkInferError, code: int, debug: bool) -> int:
     if debug:
-        raise error
+        traceback.print_exception(error)
     print(f"sparkinfer: error: {_one_line(error)}", file=sys.stderr)
     return code
 
@@ -77,9 +76,10 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from sparkinfer.demo import demo_config
+    from sparkinfer.demo import DEFAULT_OUTPUT, demo_config
 
-    config = demo_config(options.output, options.engine)
+    output = options.output or DEFAULT_OUTPUT
+    config = demo_config(output, engine=options.engine, overwrite=options.overwrite)
     code = _run(config)
     _print_first_rows(config)
     return code
@@ -154,7 +154,8 @@ def _add_demo(commands: Any) -> None:
         help="the whole job on a sample and a model that the package carries, offline",
     )
     add = parser.add_argument
-    add("--output", metavar="FOLDER", default="demo-output", help="default: demo-output")
+    add("--output", metavar="FOLDER", help="default: demo-output, replaced by each demo")
+    add("--overwrite", action="store_true", help="replace an earlier run's output elsewhere")
     add("--engine", choices=get_args(EngineName), default="pandas_udf")
     _add_debug(parser)
     parser.set_defaults(command=_demo)

@@ -63,8 +63,8 @@ class LoadingConfig(_Section):
 class DeepSpeedConfig(_Section):
     """How `deepspeed.init_inference` is called."""
 
-    kernel_inject: Literal["auto"] | bool = "auto"
-    """Replace layers by DeepSpeed's kernels; auto: where the architecture is known to be right."""
+    kernel_inject: bool = False
+    """Try DeepSpeed's own kernels first; they are right for few architectures."""
 
 
 class GateConfig(_Section):
@@ -166,17 +166,18 @@ class ScoringConfig(_Section):
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(
-            f"config file {str(path)!r} cannot be read ({error.strerror}); give an existing file"
+            f"config file {str(path)!r} cannot be read ({reason}); give an existing YAML file"
         ) from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"config file {str(path)!r} is not valid YAML: {reason}") from None
-    if not isinstance(loaded, Mapping):
+    if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         raise ConfigError(
             f"config file {str(path)!r} holds a {type(loaded).__name__}, expected `option: value` "
-            "lines"
+            "lines with names of options"
         )
     return dict(loaded)
 
@@ -201,6 +202,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     inner = values.get(section)
     if isinstance(inner, BaseModel):
         inner = dict(inner)
+    if inner is not None and not isinstance(inner, Mapping):
+        raise ConfigError(f"--set {override!r}: {section!r} is one value, not a group of options")
     values[section] = {**(inner or {}), rest: value}
 
 
@@ -213,7 +216,7 @@ def _explain(error: ValidationError) -> str:
 def _explain_one(problem: dict[str, Any]) -> str:
     location = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        return f"unknown option {'.'.join(location)!r}{_nearest(location)}"
+        return f"unknown option {'.'.join(location)!r} ({problem['input']!r}){_nearest(location)}"
     key = ".".join(part for part in location if part in _known_keys())
     if problem["type"] == "missing":
         return f"option {key!r} is required; give --{key.replace('_', '-')} or {key}=..."
@@ -249,7 +252,7 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
     """Raises ConfigError for options that are valid alone but not together."""
     if config.engine == "local":
         _refuse_spark_options(config)
-    if config.acceleration == "none" and config.deepspeed.kernel_inject is True:
+    if config.acceleration == "none" and config.deepspeed.kernel_inject:
         raise ConfigError(
             "deepspeed.kernel_inject=true with acceleration='none': kernels come from DeepSpeed; "
             "use acceleration='deepspeed' or drop the option"
@@ -265,13 +268,16 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
             "the true labels"
         )
     kept = config.carry_cols
+    if kept is not None and (not kept or len(set(kept)) < len(kept)):
+        raise ConfigError(
+            f"carry_cols={list(kept)}: expected at least one column, each named once; leave it out "
+            "to keep all"
+        )
     if config.label_col and kept is not None and config.label_col not in kept:
         raise ConfigError(
             f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: the accuracy is "
             "read from the output; add it there"
         )
-    if config.output is not None and config.output == config.input:
-        raise ConfigError(f"output={config.output!r} is the input too; name another folder")
 
 
 def _refuse_spark_options(config: ScoringConfig) -> None:

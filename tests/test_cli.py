@@ -127,6 +127,7 @@ def test_debug_shows_where_an_error_comes_from(source: Path, classifier: Path) -
         capture_output=True,
         text=True,
     )
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "InputError" in done.stderr
 

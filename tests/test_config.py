@@ -48,7 +48,8 @@ def test_a_bad_option_is_named_with_its_value_and_what_was_expected(
         ({"acceleration": "none", "deepspeed": {"kernel_inject": True}}, "kernel_inject=true"),
         ({"label_col": "text"}, "label_col='text'"),
         ({"label_col": "y", "carry_cols": ("id",)}, "not in carry_cols=['id']"),
-        ({"input": "a", "output": "a"}, "output='a' is the input too"),
+        ({"carry_cols": ()}, "carry_cols=[]"),
+        ({"carry_cols": ("id", "id")}, "each named once"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
@@ -112,6 +113,25 @@ def test_a_file_that_holds_no_options_is_refused(tmp_path: Path, text: str, part
     with pytest.raises(ConfigError, match="run.yaml") as raised:
         ScoringConfig.load(file)
     assert part in raised.value.message
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(b"model: \xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        ScoringConfig.load(file)
+
+
+def test_a_file_with_keys_that_are_no_names_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("1: a\n")
+    with pytest.raises(ConfigError, match="names of options"):
+        ScoringConfig.load(file)
+
+
+def test_an_override_of_a_part_of_one_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'model' is one value"):
+        ScoringConfig.load(None, ["model.x=1"], model="m", input_col="t")
 
 
 def test_an_override_without_a_value_is_refused() -> None:

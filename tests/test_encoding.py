@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models import encoding
 from sparkinfer.models.encoding import Encoder, length_limit
 from tests.tiny_models import sentences
 
@@ -64,6 +65,18 @@ def test_a_text_that_the_tokenizer_refuses_gets_an_error_and_spoils_no_other(
     assert list(encoded.errors) == [1]
     assert encoded.errors[1].startswith("tokenizer: ")
     assert encoded.n_tokens.tolist() == [3, 0, 3]
+
+
+def test_long_texts_are_encoded_in_slices_with_the_same_result(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*sentences(40), "bad \ud800", "film " * 30]
+    whole = encoder.encode(texts)
+    monkeypatch.setattr(encoding, "SLICE_CHARACTERS", 60)
+    sliced = encoder.encode(texts)
+    assert sliced.columns == whole.columns
+    assert sliced.truncated.tolist() == whole.truncated.tolist()
+    assert list(sliced.errors) == list(whole.errors) == [40]
 
 
 def test_a_text_without_any_token_gets_an_error(encoder: Encoder) -> None:

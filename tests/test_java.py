@@ -147,7 +147,7 @@ def test_missing_pyspark_is_an_error(machine, monkeypatch):
 
     monkeypatch.setattr(java_module.metadata, "version", not_found)
     monkeypatch.setattr(java_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EngineUnavailableError, match=r"pip install 'sparkinfer\[spark\]'"):
+    with pytest.raises(EngineUnavailableError, match=r"pip install pyspark"):
         ensure_java()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.jobs.output import Output
-from sparkinfer.storage import exists, join, names_in
+from sparkinfer.storage import join, names_in
 
 
 def scored_file(path: Path, errors: list[str | None]) -> None:
@@ -30,10 +30,35 @@ def test_a_folder_with_results_needs_overwrite(tmp_path: Path) -> None:
     scored_file(tmp_path / "part-0.parquet", [None])
     with pytest.raises(OutputError, match="not empty .*'part-0.parquet'.*--overwrite"):
         Output(str(tmp_path), overwrite=False).check()
+    with pytest.raises(OutputError, match="no '_sparkinfer' folder, so no run wrote it"):
+        Output(str(tmp_path), overwrite=True).check()
+    (tmp_path / "_sparkinfer").mkdir()
+    (tmp_path / "_sparkinfer" / "result.json").write_text("{}")
     Output(str(tmp_path), overwrite=True).check()
 
 
+@pytest.mark.parametrize("source", ["out", "out/", "out/part-0.parquet", "", "./out"])
+def test_an_output_that_holds_the_input_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = Output("out", overwrite=True)
+    with pytest.raises(ConfigError, match="hold one another"):
+        output.refuse_overlap(source or str(tmp_path))
+    output.refuse_overlap("output.parquet")
+
+
+def test_a_publication_that_fails_leaves_the_old_files_alone(tmp_path: Path) -> None:
+    output = Output(str(tmp_path), overwrite=True)
+    scored_file(Path(output.staging_folder("a")) / "part-new.parquet", [None])
+    scored_file(tmp_path / "part-old.parquet", [None])
+    with pytest.raises(FileNotFoundError):
+        output.publish(output.staging_folder("a"), ["part-new.parquet", "part-gone.parquet"])
+    assert names_in(str(tmp_path)) == ["_sparkinfer", "part-old.parquet"]
+
+
 def test_overwrite_never_touches_what_no_run_wrote(tmp_path: Path) -> None:
+    (tmp_path / "_sparkinfer").mkdir()
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="'thesis.tex', which no run wrote"):
         Output(str(tmp_path), overwrite=True).check()
@@ -66,12 +91,39 @@ def test_publishing_replaces_the_old_files_and_marks_the_end(tmp_path: Path, kin
         fs.pipe_file(f"/{tmp_path.name}/out/_sparkinfer/staging/a/part-new.parquet", b"new")
     output = Output(path, overwrite=True)
     output.check()
+    output.record("{}")
     output.publish(output.staging_folder("a"), ["part-new.parquet"])
-    output.drop_staging()
-    assert names_in(path) == ["part-new.parquet"]
-    output.finish("{}")
+    output.drop(output.staging_folder("a"))
+    assert names_in(path) == ["_sparkinfer", "part-new.parquet"]
+    assert names_in(join(path, "_sparkinfer")) == ["result.json"]
+    output.finish()
     assert names_in(path) == ["_SUCCESS", "_sparkinfer", "part-new.parquet"]
-    assert exists(join(path, "_sparkinfer", "result.json"))
+
+
+def test_what_another_run_published_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    output = Output(str(tmp_path), overwrite=False)
+    output.check()
+    staging = output.staging_folder("a")
+    scored_file(Path(staging) / "part-mine.parquet", [None])
+    scored_file(tmp_path / "part-theirs.parquet", [None])
+    with pytest.raises(OutputError, match="not empty"):
+        output.publish(staging, ["part-mine.parquet"])
+    assert names_in(str(tmp_path)) == ["_sparkinfer", "part-theirs.parquet"]
+
+
+def test_dropping_one_attempt_leaves_the_others(tmp_path: Path) -> None:
+    output = Output(str(tmp_path), overwrite=False)
+    for attempt in ("a", "b"):
+        scored_file(Path(output.staging_folder(attempt)) / "part-0.parquet", [None])
+    output.drop(output.staging_folder("a"))
+    assert names_in(str(tmp_path / "_sparkinfer" / "staging")) == ["b"]
+    output.drop(output.staging_folder("b"))
+    assert names_in(str(tmp_path)) == []
+
+
+def test_an_output_that_cannot_be_written_is_named() -> None:
+    with pytest.raises(OutputError, match="'/proc/nothing/here' cannot be written"):
+        Output("/proc/nothing/here", overwrite=False).prepare()
 
 
 def test_rows_and_errors_are_counted_from_footers(tmp_path: Path) -> None:

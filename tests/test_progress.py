@@ -2,6 +2,8 @@ import io
 import socket
 import threading
 
+import pytest
+
 from sparkinfer.jobs.progress import (
     Progress,
     ProgressAddress,
@@ -10,6 +12,7 @@ from sparkinfer.jobs.progress import (
     WorkerReport,
 )
 from sparkinfer.models.statistics import ScoringStatistics
+from sparkinfer.report import live
 from sparkinfer.report.live import describe, format_seconds, live_display
 
 
@@ -53,19 +56,24 @@ def test_reports_of_workers_reach_the_driver() -> None:
     )
 
 
-def test_reports_in_quick_succession_are_dropped_but_for_the_last() -> None:
-    progress = Waiting()
-    server = ProgressServer(progress, "127.0.0.1")
-    client = ProgressClient(server.address, "task 0", 0, "cpu")
-    client.send(ScoringStatistics(rows=1))
-    assert progress.told.wait(5)
-    progress.told.clear()
-    client.send(ScoringStatistics(rows=2))
-    client.send(ScoringStatistics(rows=3), last=True)
-    assert progress.told.wait(5)
-    server.close()
-    client.close()
-    assert progress.rows == 3
+def test_the_last_report_arrives_before_the_listener_is_closed() -> None:
+    for _ in range(20):
+        progress = Progress()
+        server = ProgressServer(progress, "127.0.0.1")
+        client = ProgressClient(server.address, "task 0", 0, "cpu")
+        for rows in range(100):
+            client.send(ScoringStatistics(rows=rows))
+        client.close()
+        server.close()
+        assert progress.rows == 99
+
+
+def test_a_driver_that_accepts_and_stays_silent_does_not_hold_up_a_worker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = ProgressAddress("127.0.0.1", silent.getsockname()[1], b"x")
+        client = ProgressClient(address, "task 0", 0, "cpu")
+        client.send(ScoringStatistics(rows=1))
+        assert client._thread.is_alive()
 
 
 def test_a_wrong_secret_is_not_heard() -> None:
@@ -98,7 +106,7 @@ def test_a_driver_out_of_reach_does_not_stop_a_worker() -> None:
     client = ProgressClient(ProgressAddress("127.0.0.1", port, b"x"), "task 0", 0, "cpu")
     client.send(ScoringStatistics(rows=1))
     client.close()
-    assert client._connection is None
+    assert not client._thread.is_alive()
 
 
 def test_the_secret_is_not_shown() -> None:
@@ -128,22 +136,44 @@ def test_durations_are_written_for_people() -> None:
     ]  # fmt: skip
 
 
-def test_elsewhere_than_in_a_terminal_nothing_but_lines_is_printed() -> None:
-    stream = io.StringIO()
-    with live_display(Progress(total_rows=1), stream):
-        pass
+class Stream(io.StringIO):
+    """A stream that says when a text was written to it."""
+
+    def __init__(self, awaited: str, *, terminal: bool) -> None:
+        super().__init__()
+        self._awaited = awaited
+        self._terminal = terminal
+        self.seen = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self._awaited in self.getvalue():
+            self.seen.set()
+        return written
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def test_elsewhere_than_in_a_terminal_plain_lines_are_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "PLAIN_INTERVAL_S", 0.01)
+    progress = Progress(total_rows=100)
+    progress.update(report("task 0", 40))
+    stream = Stream("40 of 100 rows", terminal=False)
+    with live_display(progress, stream):
+        assert stream.seen.wait(5)
+    assert stream.getvalue().startswith("sparkinfer: task 0 runs on cpu on here\n")
+    assert stream.getvalue().count("runs on") == 1
     assert "\x1b" not in stream.getvalue()
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_shows_a_bar_with_workers_and_devices() -> None:
+def test_a_terminal_shows_a_bar_with_workers_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "REFRESH_S", 0.01)
     progress = Progress(total_rows=100)
     progress.update(report("task 0", 40))
-    stream = Terminal()
+    stream = Stream("task 0: cpu on here, 40 rows", terminal=True)
     with live_display(progress, stream):
-        pass
+        assert stream.seen.wait(5)
     assert "40 of 100 rows" in stream.getvalue()

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.jobs.inputs import looks_like_table
 from sparkinfer.jobs.runner import Display, RunResult, run_job
 from sparkinfer.models.acceleration import check_available
 from sparkinfer.models.sources import resolve
@@ -13,8 +14,6 @@ from sparkinfer.models.tasks import get_task
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-    from sparkinfer.engines.base import Engine
 
 
 def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFrame:
@@ -58,17 +57,18 @@ def run(
 
     Raises:
         UsageError: the call cannot work; nothing was written.
-        JobError: the job had started and failed; nothing of it is visible in the output.
+        JobError: the job had started and failed; the output has no `_SUCCESS`.
     """
-    return run_job(config, _make_engine(config, spark), display)
-
-
-def _make_engine(config: ScoringConfig, spark: SparkSession | None) -> Engine:
     if config.engine == "local":
         from sparkinfer.engines.local import LocalEngine
 
-        return LocalEngine(config)
+        return run_job(config, LocalEngine(config), display)
     from sparkinfer.engines.pandas_udf import PandasUdfEngine
-    from sparkinfer.spark.session import start_session
+    from sparkinfer.spark.session import qualify, start_session
 
-    return PandasUdfEngine(config, spark or start_session(config))
+    spark = spark or start_session(config)
+    if config.output is not None:
+        config = config.replace(output=qualify(spark, config.output))
+    if config.input is not None and not looks_like_table(config.input):
+        config = config.replace(input=qualify(spark, config.input))
+    return run_job(config, PandasUdfEngine(config, spark), display)

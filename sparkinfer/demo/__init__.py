@@ -6,8 +6,13 @@ from importlib import resources
 
 from sparkinfer.config import ScoringConfig
 
+DEFAULT_OUTPUT = "demo-output"
+"""The demo's own folder, which each run of it replaces."""
 
-def demo_config(output: str, engine: str = "pandas_udf") -> ScoringConfig:
+
+def demo_config(
+    output: str = DEFAULT_OUTPUT, *, engine: str = "pandas_udf", overwrite: bool = False
+) -> ScoringConfig:
     """Returns the configuration of the demo: the carried sample, scored with the carried model."""
     folder = resources.files("sparkinfer.demo")
     return ScoringConfig(
@@ -16,7 +21,7 @@ def demo_config(output: str, engine: str = "pandas_udf") -> ScoringConfig:
         input_col="text",
         label_col="label",
         output=output,
-        overwrite=True,
+        overwrite=overwrite or output == DEFAULT_OUTPUT,
         engine=engine,
         master="local[2]" if engine == "pandas_udf" else None,
     )

@@ -3,7 +3,7 @@
 A run asks an engine three things, in this order: is the input there and as described, how should
 the model be run, and score these units of work. A unit writes its files into a staging folder of
 its own and readers do not see them; publishing is the run's business. Today a run is one unit; the
-interface takes any number, and an engine may have several in flight.
+interface yields results in any order, so that an engine may have several in flight.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ class InputTable:
     Attributes:
         columns: names, in order.
         total_rows: rows, None where counting them would cost a pass over the data.
+        path: where its files are, None for a table or a DataFrame.
     """
 
     columns: tuple[str, ...]
     total_rows: int | None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """A piece of the input that is scored, published and recorded as one.
+    """A piece of the input that is scored, published and recorded as one; today the whole input.
 
     Attributes:
         unit_id: names the piece; the same piece has the same name in every attempt.

@@ -19,7 +19,7 @@ from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
 from sparkinfer.exceptions import EngineUnavailableError, InputError
 from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format
 from sparkinfer.jobs.progress import Progress, WorkerReport
-from sparkinfer.models.acceleration import LoadedModel, Verdict, load_accepted, run_gate
+from sparkinfer.models.acceleration import LoadedModel, Verdict, run_gate
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, stage
 from sparkinfer.models.statistics import ScoringStatistics
@@ -31,30 +31,24 @@ READ_ROWS = 4096
 
 
 class LocalEngine:
-    """Scores a file set, or an Arrow table, in this process.
+    """Scores a file set in this process.
 
     Args:
         config: what to score.
-        table: taken in the place of `config.input`.
     """
 
-    def __init__(self, config: ScoringConfig, table: pa.Table | None = None) -> None:
+    def __init__(self, config: ScoringConfig) -> None:
         self._config = config
-        self._table = table
-        self._model: LoadedModel | None = None
 
     def open_input(self) -> InputTable:
         """Returns what the input holds; see `Engine`."""
         self._dataset = self._open()
         schema = self._dataset.schema
-        kind = _text_type(schema, self._config.input_col)
-        check_columns(self._config, schema.names, kind)
+        check_columns(self._config, {field.name: _type_name(field.type) for field in schema})
         self._carried = carried_columns(self._config, schema.names)
-        is_counted = self._table is not None or isinstance(
-            self._dataset.format, pads.ParquetFileFormat
-        )
-        total = self._dataset.count_rows() if is_counted else None
-        return InputTable(tuple(schema.names), total)
+        is_parquet = isinstance(self._dataset.format, pads.ParquetFileFormat)
+        total = self._dataset.count_rows() if is_parquet else None
+        return InputTable(tuple(schema.names), total, self._config.input)
 
     def find_workers(self) -> Workers:
         """Returns one replica on this machine's GPU, else on its CPU."""
@@ -85,13 +79,9 @@ class LocalEngine:
         progress: Progress,
     ) -> Iterator[UnitResult]:
         """Yields each unit once its file is written; see `Engine`."""
-        model = self._model
-        if model is None:
-            path = stage(source, self._config.loading)
-            model = load_accepted(path, self._config, self._device, verdict.accepted)
         metadata = column_metadata(source.fingerprint, verdict.labels)
         for unit in units:
-            yield self._score_unit(unit, model, metadata, progress)
+            yield self._score_unit(unit, self._model, metadata, progress)
 
     def scored_batches(
         self, model: LoadedModel, on_progress: Any = None
@@ -143,8 +133,6 @@ class LocalEngine:
         return pa.schema([*kept, *(field.with_metadata(metadata) for field in scored)])
 
     def _open(self) -> pads.Dataset:
-        if self._table is not None:
-            return pads.dataset(self._table)
         path = str(self._config.input)
         kind = input_format(self._config)
         if kind == "table":
@@ -152,24 +140,21 @@ class LocalEngine:
                 f"input {path!r} is a table, which only Spark can read; use --engine pandas_udf"
             )
         fs, name = file_system(path)
+        # As Spark has it, a folder's `key=value` parts are columns and a single file's are not.
+        partitioning = None if fs.isfile(name) else "hive"
         try:
-            return pads.dataset(
-                name, filesystem=fs, format=_arrow_format(kind, fs, name), partitioning="hive"
-            )
+            form = _csv_format(fs, name) if kind == "csv" else kind
+            return pads.dataset(name, filesystem=fs, format=form, partitioning=partitioning)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"input {path!r} cannot be read as {kind}: {error}") from None
 
 
-def _arrow_format(kind: str, fs: Any, name: str) -> Any:
-    """Returns the Arrow file format that reads what Spark reads with our options."""
-    if kind != "csv":
-        return kind
-    with fs.open(name if fs.isfile(name) else sorted(fs.find(name))[0], "rb") as handle:
-        header = pyarrow.csv.open_csv(
-            handle, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
-        ).schema.names
+def _csv_format(fs: Any, name: str) -> pads.CsvFileFormat:
+    """Returns the format that reads CSV as Spark does with our options: all columns are texts."""
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    header = pads.dataset(name, filesystem=fs, format=pads.CsvFileFormat(parse)).schema.names
     return pads.CsvFileFormat(
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        parse_options=parse,
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()),
             strings_can_be_null=True,
@@ -179,13 +164,9 @@ def _arrow_format(kind: str, fs: Any, name: str) -> Any:
     )
 
 
-def _text_type(schema: pa.Schema, input_col: str) -> str:
-    if input_col not in schema.names:
-        return "string"  # reported as missing, not as ill-typed
-    kind = schema.field(input_col).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return "string" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
+def _type_name(kind: pa.DataType) -> str:
+    """Returns what a column's values are; a dictionary is only how they are stored."""
+    return str(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def _take_rows(tables: deque[pa.Table], rows: int) -> pa.Table:

@@ -17,7 +17,6 @@ from pyspark.sql import Observation
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import StringType
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
@@ -74,9 +73,10 @@ class PandasUdfEngine:
         if self._df is None:
             self._df = _read(self._spark, kind, str(self._config.input))
         columns = self._df.columns
-        check_columns(self._config, columns, _text_type(self._df, self._config.input_col))
+        check_columns(self._config, dict(self._df.dtypes))
         total = self._df.count() if kind == "parquet" else None  # from the footers
-        return InputTable(tuple(columns), total)
+        path = None if kind in ("DataFrame", "table") else self._config.input
+        return InputTable(tuple(columns), total, path)
 
     def find_workers(self) -> Workers:
         """Returns one replica per GPU, else per CPU slot; see `Engine`."""
@@ -240,13 +240,6 @@ def _read(spark: SparkSession, kind: str, path: str) -> DataFrame:
         return reader.format(kind).load(path)
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise InputError(f"input {path!r} cannot be read as {kind}: {explain(error)}") from error
-
-
-def _text_type(df: DataFrame, input_col: str) -> str:
-    found = [field.dataType for field in df.schema.fields if field.name == input_col]
-    if not found or isinstance(found[0], StringType):
-        return "string"
-    return found[0].simpleString()
 
 
 def _listen(spark: SparkSession, progress: Progress) -> ProgressServer | None:

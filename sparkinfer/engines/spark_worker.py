@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import os
 import pickle
@@ -22,6 +21,7 @@ from sparkinfer.models.acceleration import (
     LoadedModel,
     Verdict,
     load_accepted,
+    release_memory,
     run_gate,
 )
 from sparkinfer.models.scorer import Scorer
@@ -76,7 +76,7 @@ def score_partition(
     scorer.statistics.load_s = time.perf_counter() - started
     try:
         yield from scorer.score(itertools.chain([first], iterator))
-        client.send(scorer.statistics, last=True)
+        client.send(scorer.statistics)
     finally:
         client.close()
 
@@ -88,6 +88,7 @@ def gate_outcome(job: WorkerJob) -> bytes:
     """
     try:
         device = _set_up_process(job)
+        _drop_cached_model()
         path = stage(job.source, job.config.loading)
         model, verdict = run_gate(path, job.config, device)
     except SparkInferError as error:
@@ -139,12 +140,8 @@ def _keep(key: tuple[object, ...], model: LoadedModel) -> None:
 
 def _drop_cached_model() -> None:
     """Frees the accelerator's memory before the next model is loaded."""
-    _cache.clear()
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    while _cache:
+        release_memory(_cache.popitem()[1].device)
 
 
 def _cache_key(job: WorkerJob, accepted: Acceleration, device: str) -> tuple[object, ...]:

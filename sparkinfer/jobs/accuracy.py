@@ -12,31 +12,40 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.storage import file_system
 
 
-def label_accuracy(config: ScoringConfig, labels: Sequence[str]) -> float | None:
+def label_accuracy(
+    config: ScoringConfig, labels: Sequence[str], files: Sequence[str]
+) -> float | None:
     """Returns the share of scored rows with a label whose prediction is that label.
 
     A label is a label's id (a number, or its digits) or its name. Cost: one pass over two columns
-    of the output, on the driver. None if there is no label column or no labelled row.
+    of the scored files, on the driver. None if there is no label column or no labelled row.
     """
     if config.label_col is None or not labels:
         return None
-    fs, name = file_system(str(config.output))
-    dataset = pads.dataset(name, filesystem=fs, format="parquet")
-    prediction = config.output_prefix + "prediction"
+    columns = [config.label_col, config.output_prefix + "prediction"]
     right = total = 0
-    for batch in dataset.to_batches(columns=[config.label_col, prediction]):
-        truth = _label_names(batch.column(0), labels)
-        equal = pc.equal(truth, batch.column(1))
-        total += len(equal) - equal.null_count
-        right += pc.sum(equal).as_py() or 0
+    for path in files:
+        fs, name = file_system(path)
+        for batch in pads.dataset(name, filesystem=fs, format="parquet").to_batches(
+            columns=columns
+        ):
+            equal = pc.equal(_label_names(batch.column(0), labels), batch.column(1))
+            total += len(equal) - equal.null_count
+            right += pc.sum(equal).as_py() or 0
     return right / total if total else None
 
 
 def _label_names(column: pa.Array, labels: Sequence[str]) -> pa.Array:
-    """Returns the labels by name; a number without a name stays what it is."""
-    if not pa.types.is_string(column.type):
-        whole = pc.cast(column, pa.int64(), safe=False)
-        column = pc.cast(whole, pa.string())
+    """Returns the labels by name; what names none stays what it is, NaN is no label."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_boolean(column.type):
+        column = pc.cast(column, pa.int8())
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_finite(column), column, None)
+        is_whole = pc.equal(pc.floor(column), column)
+        whole = pc.cast(pc.cast(pc.floor(column), pa.int64()), pa.string())
+        column = pc.if_else(is_whole, whole, pc.cast(column, pa.string()))
+    column = pc.cast(column, pa.string())
     ids = pa.array([str(i) for i in range(len(labels))])
-    known = pc.index_in(column, ids)
-    return pc.coalesce(pa.array(labels, pa.string()).take(known), column)
+    return pc.coalesce(pa.array(labels, pa.string()).take(pc.index_in(column, ids)), column)

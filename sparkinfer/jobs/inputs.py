@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
@@ -38,7 +38,7 @@ def input_format(config: ScoringConfig) -> str:
     if config.input_format != "auto":
         return config.input_format
     if not exists(path):
-        if _TABLE_NAME.fullmatch(path) and config.engine != "local":
+        if looks_like_table(path) and config.engine != "local":
             return "table"
         raise InputError(f"input {path!r} does not exist; give a file, a folder or a table name")
     names = [path] if is_file(path) else _data_names(path)
@@ -52,13 +52,17 @@ def input_format(config: ScoringConfig) -> str:
     return found.pop()
 
 
-def check_columns(config: ScoringConfig, columns: Sequence[str], text_type: str) -> None:
+def looks_like_table(name: str) -> bool:
+    """Returns whether this may be the name of a table: `table`, `schema.table` or three parts."""
+    return _TABLE_NAME.fullmatch(name) is not None and _format_of(name) is None
+
+
+def check_columns(config: ScoringConfig, types: Mapping[str, str]) -> None:
     """Raises InputError or ConfigError unless the configured columns are there and fit.
 
     Args:
         config: names the columns.
-        columns: names of the input's columns.
-        text_type: type of the input column, `string` if it holds text.
+        types: type of each input column by name, as Spark or Arrow calls it.
     """
     wanted: dict[str, list[str]] = {
         "input_col": [config.input_col],
@@ -67,17 +71,29 @@ def check_columns(config: ScoringConfig, columns: Sequence[str], text_type: str)
     }
     for option, names in wanted.items():
         for name in names:
-            if name not in columns:
+            if name not in types:
                 raise InputError(
-                    f"{option}={name!r}: no such column; the input has {', '.join(columns)}"
-                    f"{_nearest(name, columns)}"
+                    f"{option}={name!r}: no such column; the input has {', '.join(types)}"
+                    f"{_nearest(name, list(types))}"
                 )
-    if text_type != "string":
+    _check_type("input_col", config.input_col, types, _TEXT, "string")
+    if config.label_col is not None:
+        _check_type("label_col", config.label_col, types, _LABEL, "a number, a boolean or string")
+    refuse_clash(config, list(types))
+
+
+_TEXT = re.compile(r"(large_)?string(_view| collate \w+)?|varchar\(\d+\)|char\(\d+\)")
+_LABEL = re.compile(_TEXT.pattern + r"|u?int\d*|(big|small|tiny)int|float|double|bool(ean)?")
+
+
+def _check_type(
+    option: str, name: str, types: Mapping[str, str], allowed: re.Pattern[str], expected: str
+) -> None:
+    if not allowed.fullmatch(types[name]):
         raise InputError(
-            f"input_col={config.input_col!r} has type {text_type}, expected string; cast it before "
-            "or name another column"
+            f"{option}={name!r} has type {types[name]}, expected {expected}; cast it before or "
+            "name another column"
         )
-    refuse_clash(config, columns)
 
 
 def carried_columns(config: ScoringConfig, columns: Sequence[str]) -> list[str]:

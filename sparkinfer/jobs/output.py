@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparkinfer.exceptions import OutputError
+from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.storage import (
     SUCCESS_FILE,
     WORK_FOLDER,
     count_rows,
-    exists,
+    file_system,
     is_file,
     join,
     make_folder,
@@ -39,7 +39,8 @@ class Output:
                 raise OutputError(
                     f"output {self._path!r}: {folder!r} is a file, expected a folder; name another"
                 )
-        present = [name for name in names_in(self._path) if not self._is_leftover(name)]
+        names = names_in(self._path)
+        present = [name for name in names if name != WORK_FOLDER]
         if not present:
             return
         if not self._overwrite:
@@ -47,11 +48,24 @@ class Output:
                 f"output {self._path!r} is not empty ({len(present)} entries, such as "
                 f"{present[0]!r}); give --overwrite or name another folder"
             )
+        if WORK_FOLDER not in names:
+            raise OutputError(
+                f"output {self._path!r} holds {present[0]!r} and no {WORK_FOLDER!r} folder, so no "
+                "run wrote it; --overwrite replaces only what a run wrote. Name another folder"
+            )
         foreign = [name for name in present if not _is_ours(name)]
         if foreign:
             raise OutputError(
                 f"output {self._path!r} holds {foreign[0]!r}, which no run wrote; --overwrite "
                 "removes only scored Parquet files. Move it away or name another folder"
+            )
+
+    def refuse_overlap(self, source: str) -> None:
+        """Raises ConfigError if the output is, holds or lies in what is read."""
+        output, read = (_comparable(path) + "/" for path in (self._path, source))
+        if output.startswith(read) or read.startswith(output):
+            raise ConfigError(
+                f"output={self._path!r} and input={source!r} hold one another; name another folder"
             )
 
     def staging_folder(self, attempt: str) -> str:
@@ -67,39 +81,71 @@ class Output:
             errors += in_file - without_error
         return rows, errors
 
+    def prepare(self) -> None:
+        """Makes the folder that attempts stage in.
+
+        Raises:
+            OutputError: the output cannot be written.
+        """
+        try:
+            make_folder(self._staging())
+        except OSError as error:
+            raise OutputError(
+                f"output {self._path!r} cannot be written ({error.strerror or error}); name "
+                "another folder or mend its permissions"
+            ) from None
+
     def publish(self, staging: str, files: Sequence[str]) -> None:
-        """Moves staged files to where readers look, in the place of an earlier run's."""
-        for name in names_in(self._path):
-            if name != WORK_FOLDER:
+        """Moves staged files to where readers look, in the place of an earlier run's.
+
+        Raises:
+            OutputError: another run published there meanwhile, and overwriting was not asked for.
+        """
+        self.check()
+        old = [name for name in names_in(self._path) if name != WORK_FOLDER]
+        if SUCCESS_FILE in old:
+            remove(join(self._path, SUCCESS_FILE))
+        moved = []
+        try:
+            for name in files:
+                move(join(staging, name), join(self._path, name))
+                moved.append(name)
+        except BaseException:
+            for name in moved:
                 remove(join(self._path, name))
-        for name in files:
-            move(join(staging, name), join(self._path, name))
+            raise
+        for name in old:
+            remove(join(self._path, name))
 
-    def drop_staging(self) -> None:
-        """Removes what attempts left in the staging folder."""
-        remove(self._staging())
-        if exists(self._path) and names_in(join(self._path, WORK_FOLDER)) == []:
-            remove(join(self._path, WORK_FOLDER))
+    def drop(self, staging: str) -> None:
+        """Removes what an attempt staged, and the work folder if nothing else is in it."""
+        remove(staging)
+        for folder in (self._staging(), join(self._path, WORK_FOLDER)):
+            if names_in(folder) == []:
+                remove(folder)
 
-    def finish(self, result: str) -> None:
-        """Records the result, then marks the output as complete."""
-        make_folder(join(self._path, WORK_FOLDER))
+    def record(self, result: str) -> None:
+        """Writes what the run did into the work folder."""
         write_text(join(self._path, WORK_FOLDER, "result.json"), result)
+
+    def finish(self) -> None:
+        """Marks the output as complete."""
         write_text(join(self._path, SUCCESS_FILE), "")
 
     def _staging(self) -> str:
         return join(self._path, WORK_FOLDER, "staging")
 
-    def _is_leftover(self, name: str) -> bool:
-        """Returns whether a run that died left this before it published anything."""
-        inside = names_in(join(self._path, WORK_FOLDER))
-        return name == WORK_FOLDER and set(inside) <= {"staging"}
-
 
 def _is_ours(name: str) -> bool:
     hidden_checksum = name.startswith(".") and name.endswith(".crc")
     is_part = name.startswith("part-") and name.endswith(".parquet")
-    return is_part or hidden_checksum or name in (SUCCESS_FILE, WORK_FOLDER)
+    return is_part or hidden_checksum or name == SUCCESS_FILE
+
+
+def _comparable(path: str) -> str:
+    """Returns a path such that two notations of one place are equal."""
+    fs, name = file_system(path)
+    return str(fs.unstrip_protocol(name)).rstrip("/")
 
 
 def _with_parents(path: str) -> list[str]:

@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import (
     Client,
@@ -30,12 +30,15 @@ from sparkinfer.models.statistics import ScoringStatistics
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.5
-"""Least time between two reports of one worker; the last report is always sent."""
+"""Least time between two reports of one worker; the last one follows at once."""
 
 MAX_REPORT_BYTES = 65536
 
-CONNECT_TIMEOUT_S = 3.0
-"""A firewall that drops packets must not hold up a worker for minutes."""
+CLOSE_TIMEOUT_S = 2.0
+"""What a worker, and the driver at the end of a run, gives the last reports to arrive."""
+
+BACKLOG = 512
+"""Workers that may connect in the same moment."""
 
 
 @dataclass(frozen=True)
@@ -131,24 +134,32 @@ class ProgressServer:
     def __init__(self, progress: Progress, host: str) -> None:
         self._progress = progress
         # Without a key here: a stranger who connects and stays silent would block `accept`.
-        self._listener = Listener((host, 0))
+        self._listener = Listener((host, 0), backlog=BACKLOG)
         port = int(self._listener.address[1])
         self.address = ProgressAddress(host, port, secrets.token_bytes(32))
         self._closed = threading.Event()
-        threading.Thread(target=self._accept, name="sparkinfer-progress", daemon=True).start()
+        self._receivers: list[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     def close(self) -> None:
-        """Stops listening; connections that are open end with their workers."""
+        """Stops listening, after what workers sent before they ended has been read."""
         self._closed.set()
         with contextlib.suppress(OSError):  # wakes the thread that waits in `accept`
             socket.create_connection((self.address.host, self.address.port), 1).close()
+        self._acceptor.join(CLOSE_TIMEOUT_S)
         self._listener.close()
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        for receiver in self._receivers:
+            receiver.join(max(0.0, deadline - time.monotonic()))
 
     def _accept(self) -> None:
         while not self._closed.is_set():
             with contextlib.suppress(OSError):
                 connection = self._listener.accept()
-                threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+                receiver = threading.Thread(target=self._receive, args=(connection,), daemon=True)
+                self._receivers.append(receiver)
+                receiver.start()
 
     def _receive(self, connection: Connection) -> None:
         with contextlib.suppress(OSError, EOFError, AuthenticationError), connection:
@@ -159,7 +170,10 @@ class ProgressServer:
 
 
 class ProgressClient:
-    """Sends a worker's reports, at most one per `REPORT_INTERVAL_S` but for the last.
+    """Sends a worker's latest statistics now and then, from a thread of its own.
+
+    The scoring never waits for it: a driver that cannot be reached, or stops reading, costs only
+    the display.
 
     Args:
         address: the listener, or None to send nothing.
@@ -171,33 +185,50 @@ class ProgressClient:
     def __init__(
         self, address: ProgressAddress | None, worker: str, attempt: int, device: str
     ) -> None:
+        self._address = address
         self._identity = (worker, attempt, device)
-        self._connection: Connection | None = None
-        self._sent_at = 0.0
-        if address is None:
-            return
-        target = (address.host, address.port)
+        self._latest: ScoringStatistics | None = None
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        if address is not None:
+            self._thread.start()
+
+    def send(self, statistics: ScoringStatistics) -> None:
+        """Takes the statistics so far; they are sent unless newer ones come first."""
+        with self._changed:
+            self._latest = replace(statistics)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Sends what is waiting, if the driver takes it soon, and closes the connection."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._address is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
         try:
-            socket.create_connection(target, CONNECT_TIMEOUT_S).close()
-            self._connection = Client(target, authkey=address.secret)
+            with self._connect() as connection:
+                while (latest := self._next()) is not None:
+                    connection.send_bytes(_encode(WorkerReport(*self._identity, latest)))
         except Exception as error:  # display only: a firewall must not stop the scoring
             logger.warning("no progress from this worker: driver not reachable (%s)", error)
 
-    def send(self, statistics: ScoringStatistics, *, last: bool = False) -> None:
-        """Reports the statistics so far, unless the last report was a moment ago."""
-        now = time.monotonic()
-        if self._connection is None or not (last or now - self._sent_at >= REPORT_INTERVAL_S):
-            return
-        self._sent_at = now
-        try:
-            self._connection.send_bytes(_encode(WorkerReport(*self._identity, statistics)))
-        except OSError:
-            self._connection = None
+    def _connect(self) -> Connection:
+        assert self._address is not None  # the thread runs only with an address
+        target = (self._address.host, self._address.port)
+        return Client(target, authkey=self._address.secret)
 
-    def close(self) -> None:
-        """Closes the connection."""
-        if self._connection is not None:
-            self._connection.close()
+    def _next(self) -> ScoringStatistics | None:
+        """Returns the statistics to send next, None when the worker is done."""
+        with self._changed:
+            if not self._closing:
+                self._changed.wait_for(lambda: self._closing, REPORT_INTERVAL_S)
+            self._changed.wait_for(lambda: self._closing or self._latest is not None)
+            latest, self._latest = self._latest, None
+            return latest
 
 
 def _encode(report: WorkerReport) -> bytes:

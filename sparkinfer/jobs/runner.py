@@ -17,9 +17,10 @@ from sparkinfer.jobs.accuracy import label_accuracy
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.progress import Progress, WorkerReport
 from sparkinfer.models.acceleration import Verdict, check_available
-from sparkinfer.models.sources import resolve
+from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.statistics import ScoringStatistics
 from sparkinfer.models.tasks import get_task
+from sparkinfer.storage import join
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""
@@ -35,7 +36,7 @@ class RunResult:
         error_rows: rows among them that could not be scored.
         accuracy: share of right predictions among labelled, scored rows; None without labels.
         seconds: from the call to the end.
-        scoring_s: of these, from the first task to the last published file.
+        scoring_s: of these, the time in which workers scored and wrote.
         workers: replicas that scored, and on what.
         verdict: how the model was run, and what was tried before.
         model_fingerprint: hash of the model's files.
@@ -65,6 +66,19 @@ class RunResult:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A run whose every precondition was checked."""
+
+    config: ScoringConfig
+    engine: Engine
+    output: Output
+    total_rows: int | None
+    workers: Workers
+    source: ModelSource
+    verdict: Verdict
+
+
 def run_job(config: ScoringConfig, engine: Engine, display: Display = nullcontext) -> RunResult:
     """Scores the input and publishes the output.
 
@@ -77,9 +91,25 @@ def run_job(config: ScoringConfig, engine: Engine, display: Display = nullcontex
 
     Raises:
         UsageError: the call cannot work; nothing was written.
-        JobError: the job had started and failed; nothing of it is visible in the output.
+        JobError: the job had started and failed; the output has no `_SUCCESS`.
     """
     started = time.monotonic()
+    plan = _check(config, engine)
+    plan.output.prepare()
+    try:
+        result = _score_and_publish(plan, display, started)
+        plan.output.finish()
+    except JobError:
+        raise
+    except SparkInferError as error:
+        raise JobError(error.message) from error
+    except Exception as error:
+        raise JobError(f"{type(error).__name__}: {error}") from error
+    return result
+
+
+def _check(config: ScoringConfig, engine: Engine) -> _Plan:
+    """Returns the plan of a run that can work; the cheapest checks come first."""
     if config.output is None:
         raise ConfigError("option 'output' is required; give --output FOLDER or output=...")
     get_task(config.task)
@@ -87,40 +117,43 @@ def run_job(config: ScoringConfig, engine: Engine, display: Display = nullcontex
     output = Output(config.output, config.overwrite)
     output.check()
     table = engine.open_input()
-    workers = engine.find_workers()
+    if table.path is not None:
+        output.refuse_overlap(table.path)
     source = resolve(config.model, revision=config.revision, loading=config.loading)
+    workers = engine.find_workers()
     verdict = engine.run_gate(source)
+    return _Plan(config, engine, output, table.total_rows, workers, source, verdict)
 
+
+def _score_and_publish(plan: _Plan, display: Display, started: float) -> RunResult:
+    """Returns what was done, once every file is where readers look."""
     scoring_started = time.monotonic()
-    progress = Progress(table.total_rows)
-    unit = WorkUnit("all", output.staging_folder(uuid.uuid4().hex))
+    progress = Progress(plan.total_rows)
+    unit = WorkUnit("all", plan.output.staging_folder(uuid.uuid4().hex))
     try:
         with display(progress):
-            results = list(engine.score([unit], source, verdict, progress))
-        rows, errors = _conserved_rows(output, unit, results, config.output_prefix)
-        output.publish(unit.staging, [name for result in results for name in result.files])
-    except SparkInferError:
-        raise
-    except Exception as error:
-        raise JobError(f"{type(error).__name__}: {error}") from error
+            results = list(plan.engine.score([unit], plan.source, plan.verdict, progress))
+        scoring_s = time.monotonic() - scoring_started
+        rows, errors = _conserved_rows(plan.output, unit, results, plan.config.output_prefix)
+        files = [name for result in results for name in result.files]
+        paths = [join(unit.staging, name) for name in files]
+        result = RunResult(
+            output=str(plan.config.output),
+            rows=rows,
+            error_rows=errors,
+            accuracy=label_accuracy(plan.config, plan.verdict.labels, paths),
+            seconds=time.monotonic() - started,
+            scoring_s=scoring_s,
+            workers=plan.workers,
+            verdict=plan.verdict,
+            model_fingerprint=plan.source.fingerprint,
+            statistics=progress.statistics(),
+            reports=progress.reports,
+        )
+        plan.output.record(json.dumps(result.as_dict(), indent=1))
+        plan.output.publish(unit.staging, files)
     finally:
-        output.drop_staging()
-    scoring_s = time.monotonic() - scoring_started
-
-    result = RunResult(
-        output=config.output,
-        rows=rows,
-        error_rows=errors,
-        accuracy=label_accuracy(config, verdict.labels),
-        seconds=time.monotonic() - started,
-        scoring_s=scoring_s,
-        workers=workers,
-        verdict=verdict,
-        model_fingerprint=source.fingerprint,
-        statistics=progress.statistics(),
-        reports=progress.reports,
-    )
-    output.finish(json.dumps(result.as_dict(), indent=1))
+        plan.output.drop(unit.staging)
     return result
 
 

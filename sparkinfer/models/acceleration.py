@@ -8,6 +8,7 @@ Its verdict is what every worker follows.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -139,22 +140,28 @@ def run_gate(path: Path, config: ScoringConfig, device: str) -> tuple[LoadedMode
     Raises:
         ModelLoadError: the model does not load or fails on the probe in plain float32.
     """
-    model = LoadedModel(path, config, device)
-    reference = _score_probe(model)
+    reference = None
     rejected: list[tuple[str, str]] = []
     for acceleration in _candidates(config, device):
+        model = LoadedModel(path, config, device)
+        if reference is None:
+            reference = _score_probe(model)
         tolerance = config.gate.tolerance or TOLERANCES[acceleration.dtype]
         difference, reason = _try(model, acceleration, reference, tolerance)
         if not reason:
-            kind = device.partition(":")[0]
-            verdict = Verdict(
-                acceleration, kind, difference, tolerance, model.labels, model.encoder.max_length,
-                tuple(rejected),
-            )  # fmt: skip
-            return model, verdict
+            return model, Verdict(
+                accepted=acceleration,
+                device=device.partition(":")[0],
+                max_difference=difference,
+                tolerance=tolerance,
+                labels=model.labels,
+                max_length=model.encoder.max_length,
+                rejected=tuple(rejected),
+            )
         logger.warning("%s not used: %s", acceleration, reason)
         rejected.append((str(acceleration), reason))
-        model = LoadedModel(path, config, device)
+        del model  # two copies may not fit on the device
+        release_memory(device)
     raise ModelLoadError(  # plain float32 is the last candidate and equals itself
         f"no way of running the model passed the gate: {rejected}"
     )
@@ -167,6 +174,15 @@ def load_accepted(
     model = LoadedModel(path, config, device)
     model.accelerate(accepted)
     return model
+
+
+def release_memory(device: str) -> None:
+    """Gives back what freed models and batches held on the device."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def check_available(config: ScoringConfig) -> None:
@@ -190,7 +206,7 @@ def _candidates(config: ScoringConfig, device: str) -> list[Acceleration]:
     if config.acceleration == "deepspeed" or (config.acceleration == "auto" and _has_deepspeed()):
         # `auto` leaves kernels out: they are wrong or absent for most architectures, and right
         # for none that could be measured yet.
-        if config.deepspeed.kernel_inject is True:
+        if config.deepspeed.kernel_inject:
             wanted.append(Acceleration("deepspeed", dtype, kernel_inject=True))
         wanted.append(Acceleration("deepspeed", dtype))
     wanted += [Acceleration("none", dtype), Acceleration("none", "float32")]
@@ -230,6 +246,8 @@ def _try(
         values = _score_probe(model)
     except Exception as error:  # a wrapper may raise anything; each failure is recorded
         return float("nan"), f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if values.shape != reference.shape:
+        return float("nan"), "gives an output that is not finite"
     scale = np.maximum(np.abs(reference), 1.0)
     difference = float(np.max(np.abs(values - reference) / scale, initial=0.0))
     if not difference <= tolerance:

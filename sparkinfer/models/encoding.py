@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -14,6 +14,10 @@ from sparkinfer.exceptions import ConfigError, ModelLoadError
 
 _NO_LIMIT = 10**9
 """Tokenizers without a limit of their own report 1e30 (`VERY_LARGE_INTEGER` of transformers)."""
+
+SLICE_CHARACTERS = 2**20
+"""Texts tokenised in one call: what a tokenizer cuts off it keeps until the call is over, at many
+times the size of the text."""
 
 _POSITION_OFFSET_MODELS = frozenset({"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"})
 """Their positions start after the padding index: 514 positions hold 512 tokens."""
@@ -61,12 +65,7 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Returns the token ids of texts; a text that the tokenizer refuses gets an error."""
-        if not texts:
-            return Encoded({}, np.zeros(0, np.int64), np.zeros(0, np.bool_))
-        try:
-            return self._encode(texts)
-        except Exception:  # whatever a tokenizer raises, it is about one of the texts
-            return self._encode_one_by_one(texts)
+        return _joined([self._encode_or_refuse(part) for part in _slices(texts)])
 
     def collate(self, encoded: Encoded, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Returns the rows as tensors padded to the longest: int64 (len(rows), longest)."""
@@ -111,25 +110,45 @@ class Encoder:
                 cut[row] = len(whole["input_ids"]) > self.max_length
         return cut
 
-    def _encode_one_by_one(self, texts: Sequence[str]) -> Encoded:
-        parts: list[Encoded] = []
-        errors: dict[int, str] = {}
-        for row, text in enumerate(texts):
-            try:
-                parts.append(self._encode([text]))
-                if parts[-1].errors:
-                    errors[row] = parts[-1].errors[0]
-            except Exception as error:
-                parts.append(Encoded({}, np.zeros(1, np.int64), np.zeros(1, np.bool_)))
-                errors[row] = f"tokenizer: {type(error).__name__}: {error}"
-        names = {name for part in parts for name in part.columns} or {"input_ids"}
-        columns = {name: [part.columns.get(name, [[]])[0] for part in parts] for name in names}
-        return Encoded(
-            columns,
-            np.concatenate([part.n_tokens for part in parts]),
-            np.concatenate([part.truncated for part in parts]),
-            errors,
-        )
+    def _encode_or_refuse(self, texts: Sequence[str]) -> Encoded:
+        try:
+            return self._encode(texts)
+        except Exception as error:  # whatever a tokenizer raises, it is about one of the texts
+            if len(texts) > 1:
+                return _joined([self._encode_or_refuse([text]) for text in texts])
+            reason = f"tokenizer: {type(error).__name__}: {error}"
+            return Encoded({}, np.zeros(1, np.int64), np.zeros(1, np.bool_), {0: reason})
+
+
+def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yields the texts in parts of about `SLICE_CHARACTERS`."""
+    start = held = 0
+    for row, text in enumerate(texts):
+        if held and held + len(text) > SLICE_CHARACTERS:
+            yield texts[start:row]
+            start, held = row, 0
+        held += len(text)
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    """Returns what was encoded in parts as one."""
+    names = {name for part in parts for name in part.columns}
+    columns: dict[str, list[list[int]]] = {name: [] for name in names}
+    errors: dict[int, str] = {}
+    rows = 0
+    for part in parts:
+        for name in names:
+            columns[name] += part.columns.get(name, [[]] * len(part.n_tokens))
+        errors.update({rows + row: reason for row, reason in part.errors.items()})
+        rows += len(part.n_tokens)
+    return Encoded(
+        columns,
+        np.concatenate([np.zeros(0, np.int64), *(part.n_tokens for part in parts)]),
+        np.concatenate([np.zeros(0, np.bool_), *(part.truncated for part in parts)]),
+        errors,
+    )
 
 
 def length_limit(tokenizer: Any, model_config: Any, max_length: int | None) -> int:

@@ -8,7 +8,6 @@ from the same rows.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from sparkinfer.batching.planner import IntArray, deduplicate, plan_batches
 from sparkinfer.batching.windows import cut_windows
 from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import DeviceError
-from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.acceleration import LoadedModel, release_memory
 from sparkinfer.models.encoding import Encoded
 from sparkinfer.models.lookahead import LookAhead
 from sparkinfer.models.statistics import ScoringStatistics
@@ -33,6 +32,9 @@ DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
 NULL_TEXT = "text is null"
 """The `error` of a row without a text."""
+
+NOT_FINITE = "model: the output is not finite (NaN or infinity)"
+"""The `error` of a row whose logits overflowed."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,14 @@ class Scorer:
             if len(part) == 1 or padded <= self._budget:
                 tensors = tensors or self._model.encoder.collate(encoded, part)
                 scored, failure = self._forward(tensors)
+                if failure is not None and failure.startswith(_OUT_OF_MEMORY):
+                    self._make_room(padded, len(part))
+                    if len(part) == 1:
+                        scored, failure = self._forward(tensors)
                 if failure is None:
                     self._count_batch(int(lengths.sum()), padded, len(part))
                     done.append((part, scored))
                     continue
-                self._after_failure(failure, padded)
             if len(part) == 1:
                 errors[int(part[0])] = f"model: {failure}"
             else:
@@ -165,23 +170,23 @@ class Scorer:
         try:
             return self._model.score(tensors), None
         except Exception as error:
+            if _is_out_of_memory(error):
+                return None, f"{_OUT_OF_MEMORY}: {_first_line(error)}"
             if _breaks_device(error):
                 raise DeviceError(
                     f"device {self._model.device} is broken ({_first_line(error)}); the worker "
                     "process ends so that a new one gets a clean device"
                 ) from error
-            name = _OUT_OF_MEMORY if _is_out_of_memory(error) else type(error).__name__
-            return None, f"{name}: {_first_line(error)}"
+            return None, f"{type(error).__name__}: {_first_line(error)}"
         finally:
             self.statistics.forward_s += time.perf_counter() - started
 
-    def _after_failure(self, failure: str, padded: int) -> None:
-        if not failure.startswith(_OUT_OF_MEMORY):
-            return
+    def _make_room(self, padded: int, rows: int) -> None:
+        """Frees what is cached, and halves the budget unless one row alone was too much."""
         self.statistics.out_of_memory += 1
-        self._budget = max(1, min(self._budget, padded) // 2)
-        gc.collect()
-        _empty_device_cache(self._model.device)
+        if rows > 1:
+            self._budget = max(1, min(self._budget, padded) // 2)
+        release_memory(self._model.device)
 
     def _count_batch(self, tokens: int, padded: int, rows: int) -> None:
         self.statistics.batches += 1
@@ -206,18 +211,21 @@ class Scorer:
         reasons = np.full(distinct + 1, None, dtype=object)
         reasons[list(errors)] = list(errors.values())
         reasons[-1] = NULL_TEXT
+        taken = self._take([batch for _, batch in scored], pa.array(take, mask=take < 0))
         error = reasons[window.places]
+        # A task leaves a row null whose output is no number.
+        error[taken[0].is_null().to_numpy(zero_copy_only=False) & (take >= 0)] = NOT_FINITE
         n_tokens = np.append(window.encoded.n_tokens, 0)[window.places]
         truncated = np.append(window.encoded.truncated, False)[window.places]
         columns = [
-            *self._take([batch for _, batch in scored], pa.array(take, mask=take < 0)),
+            *taken,
             pa.array(n_tokens, pa.int32(), mask=is_null),
             pa.array(truncated, pa.bool_(), mask=is_null),
             pa.array(error, pa.string()),
         ]
         self.statistics.rows += len(take)
         self.statistics.rows_in_window = 0
-        self.statistics.errors += int((take < 0).sum())
+        self.statistics.errors += len(take) - columns[-1].null_count
         self.statistics.truncated += int(truncated.sum())
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
@@ -244,19 +252,13 @@ def _is_out_of_memory(error: Exception) -> bool:
 
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    signs = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def _breaks_device(error: Exception) -> bool:
     """Returns whether every later CUDA call of this process would fail too."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
-
-
-def _empty_device_cache(device: str) -> None:
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.empty_cache()
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,8 @@ METADATA_KEY = "sparkinfer"
 """Under it, a scored column's metadata holds its model's fingerprint and its labels in order."""
 
 Decoder = Callable[[Any], pa.RecordBatch]
-"""From a model's output for a batch to one row per text, in the order of the batch."""
+"""From a model's output for a batch to one row per text, in the order of the batch; a row whose
+output is not finite is null."""
 
 
 class Task(Protocol):
@@ -77,7 +78,11 @@ class TextClassification:
                 pa.array(scores[np.arange(len(best)), best]),
                 _list_array(scores),
             ]
-            return pa.RecordBatch.from_arrays(columns, schema=pa.schema(self.fields))
+            decoded = pa.RecordBatch.from_arrays(columns, schema=pa.schema(self.fields))
+            unusable = ~np.isfinite(scores).all(axis=-1)
+            if not unusable.any():
+                return decoded
+            return decoded.take(pa.array(np.arange(len(best)), mask=unusable))
 
         return decode
 

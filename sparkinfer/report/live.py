@@ -82,9 +82,13 @@ def _show_bar(progress: Progress, stream: TextIO, done: threading.Event) -> None
         while not done.wait(REFRESH_S):
             description = describe(progress) if progress.rows else "loading the model"
             bar.update(task, completed=progress.rows, description=description)
-            workers = Text("\n".join(describe_workers(progress)), style="dim")
-            live.update(Group(bar, workers))
+            live.update(Group(bar, _worker_lines(progress)))
         bar.update(task, completed=progress.rows, description=describe(progress))
+        live.update(Group(bar, _worker_lines(progress)))
+
+
+def _worker_lines(progress: Progress) -> Text:
+    return Text("\n".join(describe_workers(progress)), style="dim")
 
 
 def _print_lines(progress: Progress, stream: TextIO, done: threading.Event) -> None:

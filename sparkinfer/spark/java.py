@@ -74,7 +74,7 @@ def _version_of_unpacked_pyspark() -> str:
     file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
     if file is None or not file.is_file():
         raise EngineUnavailableError(
-            "pyspark is not installed in this Python; pip install 'sparkinfer[spark]'"
+            "pyspark is not installed in this Python; run pip install pyspark"
         )
     match = re.search(r"__version__.*?['\"](.+?)['\"]", file.read_text(encoding="utf-8"))
     return match[1] if match else ""

@@ -52,21 +52,23 @@ def start_session(config: ScoringConfig) -> SparkSession:
     if active is not None:
         _refuse_other_master(active, config.master)
         return active
+    settings = dict(config.spark_conf)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit made the JVM
         ensure_java()
         _prepare_jvm(config)
+        settings = {**DEFAULT_CONF, **settings}
     builder = SparkSession.builder
-    for key, value in {**DEFAULT_CONF, **config.spark_conf}.items():
+    for key, value in settings.items():
         builder = builder.config(key, value)
     if config.master is not None:
         builder = builder.master(config.master)
     try:
         return builder.getOrCreate()
     except Exception as error:  # py4j's and Spark's errors have no common root
-        reason = str(error).strip().split("\n", 1)[0]
         raise EngineUnavailableError(
-            f"no Spark session on master {config.master or 'of the environment'!r}: {reason}; "
-            f"Spark's log: {log_file()}"
+            f"no Spark session on master {config.master or 'of the environment'!r}: it does not "
+            f"answer, or refuses a setting; check --master and spark_conf, and {log_file()} for "
+            "what Spark said"
         ) from error
 
 
@@ -99,3 +101,21 @@ def _prepare_jvm(config: ScoringConfig) -> None:
     submit = os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell")
     if "log4j2.configurationFile" not in submit:
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--driver-java-options {shlex.quote(options)} {submit}"
+
+
+def qualify(spark: SparkSession, path: str) -> str:
+    """Returns a path without a scheme as Spark understands it, where that is no local path.
+
+    Spark looks such a path up in its default file system (HDFS, DBFS), other programs on the local
+    disk. `/Volumes` of Databricks is the same for both.
+    """
+    if ":" in path or path.startswith("/Volumes/"):
+        return path
+    try:
+        jvm = spark._jvm
+        hadoop = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined, unused-ignore]
+        location = jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr, unused-ignore]
+        qualified = str(location.getFileSystem(hadoop).makeQualified(location).toString())
+    except Exception:  # Spark Connect has no JVM to ask
+        return path
+    return path if qualified.startswith("file:") else qualified

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sparkinfer.models.acceleration import native_dtype
 from tests.benchmarks.ways import WAYS
 
 TIGHT = ("tight_one_process", "tight_two_processes")
@@ -42,9 +43,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--model", default=str(demo / "model"))
     parser.add_argument("--input", default=str(demo / "reviews.parquet"))
-    parser.add_argument("--sizes", type=int, nargs=2, default=(1000, 5000))
+    parser.add_argument("--sizes", type=int, nargs=2, default=(400, 1900))
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default=native_dtype("cpu"))
     parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=list(WAYS))
     parser.add_argument("--fixed-cost", action="store_true", help="time a job of 10 rows too")
     return parser.parse_args()

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,15 @@ def main() -> None:
 
 
 def read_rows(options: argparse.Namespace) -> pd.DataFrame:
-    """Returns as many rows as asked for, in random order; they repeat if the input is short."""
+    """Returns as many rows with distinct texts as asked for, in random order.
+
+    Distinct, because the package scores equal texts once and the other ways do not.
+    """
     frame = pd.read_parquet(options.input)
-    frame = frame[frame["text"].notna()].sample(frac=1, random_state=0)
-    copies = -(-options.rows // len(frame))
-    return pd.concat([frame] * copies).head(options.rows).reset_index(drop=True)
+    frame = frame[frame["text"].notna()].drop_duplicates("text").sample(frac=1, random_state=0)
+    if len(frame) < options.rows:
+        raise SystemExit(f"{options.input} has {len(frame)} distinct texts, not {options.rows}")
+    return frame.head(options.rows).reset_index(drop=True)
 
 
 def sparkinfer_pandas_udf(options: argparse.Namespace) -> dict[str, Any]:
@@ -79,7 +83,6 @@ def notebook(options: argparse.Namespace) -> dict[str, Any]:
     """What a notebook usually does: a Pandas UDF around `pipeline(texts.to_list())`."""
     import os
     import sys
-    from collections.abc import Iterator
 
     from pyspark.sql import SparkSession
     from pyspark.sql.functions import pandas_udf

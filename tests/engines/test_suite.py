@@ -218,6 +218,7 @@ def test_a_second_run_replaces_the_first_only_if_asked(run: Run, tmp_path: Path)
         ({"input_col": "txt"}, InputError, "input_col='txt': no such column.*'text'"),
         ({"input_col": "id"}, InputError, "input_col='id' has type .*int.*, expected string"),
         ({"label_col": "y"}, InputError, "label_col='y': no such column"),
+        ({"label_col": "tags"}, InputError, "label_col='tags' has type .*, expected a number"),
         ({"carry_cols": ("z",)}, InputError, "carry_cols='z': no such column"),
         ({"task": "summarise"}, ConfigError, "task='summarise'"),
         ({"max_length": 65}, ConfigError, "max_length=65: this model takes at most 64"),
@@ -226,7 +227,7 @@ def test_a_second_run_replaces_the_first_only_if_asked(run: Run, tmp_path: Path)
 def test_a_wrong_call_is_refused_before_anything_is_written(
     run: Run, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    source = write(tmp_path / "in.parquet", ["good"])
+    source = write(tmp_path / "in.parquet", ["good"], tags=pa.array([["x"]]))
     with pytest.raises(error, match=message):
         run(source, **options)
     assert not (tmp_path / "out").exists()
