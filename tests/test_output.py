@@ -100,6 +100,15 @@ def test_publishing_replaces_the_old_files_and_marks_the_end(tmp_path: Path, kin
     assert names_in(path) == ["_SUCCESS", "_sparkinfer", "part-new.parquet"]
 
 
+def test_publishing_clears_away_what_killed_runs_staged(tmp_path: Path) -> None:
+    output = Output(str(tmp_path), overwrite=False)
+    for attempt in ("dead", "a"):
+        scored_file(Path(output.staging_folder(attempt)) / "part-0.parquet", [None])
+    output.record("{}")
+    output.publish(output.staging_folder("a"), ["part-0.parquet"])
+    assert names_in(str(tmp_path / "_sparkinfer")) == ["result.json"]
+
+
 def test_what_another_run_published_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     output = Output(str(tmp_path), overwrite=False)
     output.check()

@@ -23,14 +23,13 @@ from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
 from sparkinfer.engines.spark_worker import (
     WorkerJob,
     gate_outcome,
-    import_libraries,
     read_outcome,
     score_partition,
 )
 from sparkinfer.exceptions import InputError, JobError
 from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format
 from sparkinfer.jobs.progress import Progress, ProgressAddress, ProgressServer
-from sparkinfer.models.acceleration import Verdict
+from sparkinfer.models.acceleration import Verdict, import_libraries
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
@@ -95,7 +94,7 @@ class PandasUdfEngine:
                 if batch["id"].iloc[0] == 0:
                     yield pd.DataFrame({"outcome": [gate_outcome(job)]})
                 else:
-                    import_libraries()
+                    import_libraries(job.config)
 
         workers = self._found_accelerators().count
         try:

@@ -97,12 +97,6 @@ def gate_outcome(job: WorkerJob) -> bytes:
     return pickle.dumps(verdict)
 
 
-def import_libraries() -> None:
-    """Imports what loading a model needs, so that a worker that scores later need not wait."""
-    import torch  # noqa: F401
-    import transformers.pipelines.text_classification  # noqa: F401
-
-
 def read_outcome(outcome: bytes) -> Verdict:
     """Returns the verdict of `gate_outcome`, or raises its error."""
     result = pickle.loads(outcome)  # made by our own worker, in this job

@@ -116,6 +116,7 @@ class Output:
             raise
         for name in old:
             remove(join(self._path, name))
+        remove(self._staging())  # what runs that were killed left there
 
     def drop(self, staging: str) -> None:
         """Removes what an attempt staged, and the work folder if nothing else is in it."""

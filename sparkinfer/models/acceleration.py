@@ -9,6 +9,7 @@ Its verdict is what every worker follows.
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import logging
 import os
@@ -174,6 +175,14 @@ def load_accepted(
     model = LoadedModel(path, config, device)
     model.accelerate(accepted)
     return model
+
+
+def import_libraries(config: ScoringConfig) -> None:
+    """Imports what loading a model needs, so that a worker that scores later need not wait."""
+    _quiet_libraries()
+    importlib.import_module("transformers.pipelines")
+    if config.acceleration != "none" and _has_deepspeed():
+        importlib.import_module("deepspeed")
 
 
 def release_memory(device: str) -> None:
