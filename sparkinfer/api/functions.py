@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.jobs.inputs import looks_like_table
-from sparkinfer.jobs.runner import Display, RunResult, run_job
+from sparkinfer.jobs.runner import Display, RunResult, choose_model_run, run_job
 from sparkinfer.models.acceleration import check_available
-from sparkinfer.models.sources import resolve
 from sparkinfer.models.tasks import get_task
 
 if TYPE_CHECKING:
@@ -38,9 +37,8 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     check_available(config)
     engine = PandasUdfEngine(config, df.sparkSession, df)
     engine.open_input()
-    engine.find_workers()
-    source = resolve(config.model, revision=config.revision, loading=config.loading)
-    return engine.scored(source, engine.run_gate(source))
+    _, source, verdict = choose_model_run(config, engine)
+    return engine.scored(source, verdict)
 
 
 def run(

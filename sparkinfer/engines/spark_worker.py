@@ -93,7 +93,7 @@ def gate_outcome(job: WorkerJob) -> bytes:
         model, verdict = run_gate(path, job.config, device)
     except SparkInferError as error:
         return pickle.dumps(error)
-    _keep(_cache_key(job, verdict.accepted, device), model)
+    _cache[_cache_key(job, verdict.accepted, device)] = model
     return pickle.dumps(verdict)
 
 
@@ -123,13 +123,8 @@ def _cached_model(job: WorkerJob, device: str) -> LoadedModel:
     if key not in _cache:
         _drop_cached_model()
         path = stage(job.source, job.config.loading)
-        _keep(key, load_accepted(path, job.config, device, job.accepted))
+        _cache[key] = load_accepted(path, job.config, device, job.accepted)
     return _cache[key]
-
-
-def _keep(key: tuple[object, ...], model: LoadedModel) -> None:
-    _drop_cached_model()
-    _cache[key] = model
 
 
 def _drop_cached_model() -> None:

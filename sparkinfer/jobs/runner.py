@@ -119,10 +119,15 @@ def _check(config: ScoringConfig, engine: Engine) -> _Plan:
     table = engine.open_input()
     if table.path is not None:
         output.refuse_overlap(table.path)
+    workers, source, verdict = choose_model_run(config, engine)
+    return _Plan(config, engine, output, table.total_rows, workers, source, verdict)
+
+
+def choose_model_run(config: ScoringConfig, engine: Engine) -> tuple[Workers, ModelSource, Verdict]:
+    """Returns on what the model runs, its pinned files, and how it is run; the input is open."""
     source = resolve(config.model, revision=config.revision, loading=config.loading)
     workers = engine.find_workers()
-    verdict = engine.run_gate(source)
-    return _Plan(config, engine, output, table.total_rows, workers, source, verdict)
+    return workers, source, engine.run_gate(source)
 
 
 def _score_and_publish(plan: _Plan, display: Display, started: float) -> RunResult:
