@@ -82,4 +82,6 @@ def test_every_type_of_text_is_accepted(kind: str) -> None:
 def test_a_clash_is_seen_whatever_the_case() -> None:
     with pytest.raises(ConfigError, match="PREDICTION would be overwritten"):
         check_columns(config_for("in"), {"text": "string", "PREDICTION": "int"})
+    with pytest.raises(ConfigError, match="m_error would be overwritten"):
+        check_columns(config_for("in", output_prefix="M_"), {"text": "string", "m_error": "int"})
     check_columns(config_for("in", carry_cols=("text",)), {"text": "string", "PREDICTION": "int"})
