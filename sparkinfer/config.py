@@ -18,7 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from sparkinfer.exceptions import ConfigError
 
-EngineName = Literal["pandas_udf", "local"]
+EngineName = Literal["pandas_udf", "horovod", "local"]
+LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
+ReaderName = Literal["auto", "petastorm", "pyarrow"]
 AccelerationName = Literal["auto", "none", "deepspeed"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -67,6 +69,18 @@ class DeepSpeedConfig(_Section):
     """Try DeepSpeed's own kernels first; they are right for few architectures."""
 
 
+class HorovodConfig(_Section):
+    """How the `horovod` engine starts its ranks and what they read with."""
+
+    launcher: LauncherName = "auto"
+    """What starts the ranks: `horovod.spark`, Databricks' `HorovodRunner`, or pyspark's
+    `TorchDistributor`; auto: the first that is installed, on Databricks the second."""
+    reader: ReaderName = "auto"
+    """What reads the prepared rows; auto: Petastorm where it is installed."""
+    start_timeout_s: int = Field(default=300, ge=1)
+    """Seconds in which all ranks have to be running."""
+
+
 class GateConfig(_Section):
     """What an accelerated model has to match before it may score rows."""
 
@@ -106,7 +120,8 @@ class ScoringConfig(_Section):
     """Put before the name of every scored column."""
 
     engine: EngineName = "pandas_udf"
-    """What moves the rows: Spark (`pandas_udf`) or one process without Spark (`local`)."""
+    """What moves the rows: Spark (`pandas_udf`), ranks that read what Spark prepared (`horovod`),
+    or one process without Spark (`local`)."""
     num_workers: int | None = Field(default=None, ge=1)
     """Model replicas; None: one per GPU, else one per CPU slot."""
     master: str | None = None
@@ -126,6 +141,7 @@ class ScoringConfig(_Section):
     batching: BatchingConfig = BatchingConfig()
     loading: LoadingConfig = LoadingConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    horovod: HorovodConfig = HorovodConfig()
     gate: GateConfig = GateConfig()
 
     def __init__(self, **values: Any) -> None:

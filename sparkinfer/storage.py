@@ -7,6 +7,8 @@ has a file system for. What Spark reads and writes goes to Spark as it is and do
 from __future__ import annotations
 
 import posixpath
+import uuid
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -75,13 +77,46 @@ def move(source: str, target: str) -> None:
     """Renames a file; on an object store this is a copy and a removal."""
     fs, name = file_system(source)
     _, target_name = file_system(target)
-    fs.mv(name, target_name)
+    if _is_local(fs):
+        Path(name).replace(target_name)  # fsspec before 2024 copies
+    else:
+        fs.mv(name, target_name)
 
 
 def write_text(path: str, text: str) -> None:
     """Writes a small file whole."""
     fs, name = file_system(path)
     fs.pipe_file(name, text.encode("utf-8"))
+
+
+def replace_text(path: str, text: str) -> None:
+    """Writes a small file such that a reader sees the old text or the new one, never a part."""
+    if not renames_atomically(path):
+        write_text(path, text)  # an object store shows an object once it is whole
+        return
+    partial = f"{path}.{uuid.uuid4().hex}"
+    write_text(partial, text)
+    move(partial, path)
+
+
+def read_text(path: str) -> str | None:
+    """Returns what a small file holds, None if there is no such file."""
+    fs, name = file_system(path)
+    try:
+        content: bytes = fs.cat_file(name)
+    except FileNotFoundError:
+        return None
+    return content.decode("utf-8")
+
+
+def renames_atomically(path: str) -> bool:
+    """Returns whether a file there can take the place of another in one step."""
+    return _is_local(file_system(path)[0])
+
+
+def _is_local(fs: Any) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return bool({"file", "local"} & set(protocols))
 
 
 def count_rows(path: str, null_count_of: str) -> tuple[int, int]:

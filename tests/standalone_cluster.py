@@ -19,14 +19,34 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+LOOPBACK = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parent.parent
 # The JVMs of a test live for seconds: the quick compiler and the simple collector start sooner.
 SHORT_LIVED_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a worker of the cluster runs.
+
+    Attributes:
+        address: at which the others reach it.
+        namespace: network namespace that stands for a machine of its own, None for this machine.
+    """
+
+    address: str = LOOPBACK
+    namespace: str | None = None
+
+    def command(self, program: Sequence[str]) -> list[str]:
+        """Returns the command that runs a program there."""
+        inside = ["ip", "netns", "exec", self.namespace] if self.namespace else []
+        return [*inside, *program]
 
 
 class StandaloneCluster:
@@ -39,6 +59,8 @@ class StandaloneCluster:
         memory: memory that each worker offers, in Spark's notation.
         gpu_addresses: for each worker the addresses of the GPUs that its discovery script reports.
             The GPUs need not exist; only sessions that ask for GPUs get any.
+        hosts: one for each worker; this machine's loopback for all if not given.
+        address: at which the workers reach the master and drivers.
         timeout_s: limit for the start, in seconds.
     """
 
@@ -50,6 +72,8 @@ class StandaloneCluster:
         cores: int = 1,
         memory: str = "1g",
         gpu_addresses: Sequence[Sequence[str]] = (),
+        hosts: Sequence[Host] = (),
+        address: str = LOOPBACK,
         timeout_s: float = 60.0,
     ) -> None:
         self.work_dir = work_dir
@@ -57,6 +81,8 @@ class StandaloneCluster:
         self.cores = cores
         self.memory = memory
         self.gpu_addresses = gpu_addresses
+        self.address = address
+        self._hosts = hosts or [Host()] * num_workers
         self.url = ""
         self._timeout_s = timeout_s
         self._web_port = 0
@@ -83,7 +109,7 @@ class StandaloneCluster:
 
     def state(self) -> dict[str, Any]:
         """Returns what the master reports about workers and applications."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._web_port, timeout=10)
+        connection = http.client.HTTPConnection(self.address, self._web_port, timeout=10)
         with contextlib.closing(connection):
             connection.request("GET", "/json/")
             with connection.getresponse() as response:
@@ -103,8 +129,9 @@ class StandaloneCluster:
         log = self._start(
             "master",
             "org.apache.spark.deploy.master.Master",
-            ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0"),
+            ("--host", self.address, "--port", "0", "--webui-port", "0"),
             {"spark.master.rest.enabled": "false"},
+            Host(self.address),
         )
         self._wait_until(lambda: "New state: ALIVE" in _read(log), "the master")
         self.url = _find(r"Starting Spark master at (spark://\S+)", _read(log))
@@ -112,7 +139,8 @@ class StandaloneCluster:
 
     def _start_worker(self, number: int) -> None:
         folder = self.work_dir / f"worker-{number}"
-        arguments = ("--host", "127.0.0.1", "--webui-port", "0", "--cores", str(self.cores))
+        host = self._hosts[number]
+        arguments = ("--host", host.address, "--webui-port", "0", "--cores", str(self.cores))
         arguments += ("--memory", self.memory, "--work-dir", str(folder), self.url)
         conf = {}
         if self.gpu_addresses:
@@ -125,17 +153,23 @@ class StandaloneCluster:
                 "spark.worker.resource.gpu.amount": str(len(addresses)),
                 "spark.worker.resource.gpu.discoveryScript": str(script),
             }
-        self._start(f"worker-{number}", "org.apache.spark.deploy.worker.Worker", arguments, conf)
+        main_class = "org.apache.spark.deploy.worker.Worker"
+        self._start(f"worker-{number}", main_class, arguments, conf, host)
 
     def _start(
-        self, name: str, main_class: str, arguments: Sequence[str], conf: Mapping[str, str]
+        self,
+        name: str,
+        main_class: str,
+        arguments: Sequence[str],
+        conf: Mapping[str, str],
+        host: Host,
     ) -> Path:
         """Starts a daemon and returns its log file."""
         properties = self.work_dir / f"{name}.conf"
         properties.write_text("".join(f"{key} {value}\n" for key, value in conf.items()))
         log = self.work_dir / f"{name}.log"
         spark_home = _spark_home()
-        environment = _environment() | {
+        environment = _environment(host.address) | {
             "SPARK_HOME": str(spark_home),
             "SPARK_LOCAL_DIRS": str(self.work_dir),
             "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JVM,
@@ -144,7 +178,7 @@ class StandaloneCluster:
         program = [str(spark_home / "bin" / "spark-class"), main_class]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*program, "--properties-file", str(properties), *arguments],
+                host.command([*program, "--properties-file", str(properties), *arguments]),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -188,19 +222,21 @@ def run_driver(
     if isinstance(cluster, StandaloneCluster):
         cluster.wait_until_idle()
     master = cluster.url if isinstance(cluster, StandaloneCluster) else cluster
-    job = {"master": master, "conf": DRIVER_CONF | dict(conf or {}), "args": dict(args or {})}
+    address = cluster.address if isinstance(cluster, StandaloneCluster) else LOOPBACK
+    settings = DRIVER_CONF | {"spark.driver.host": address} | dict(conf or {})
+    job = {"master": master, "conf": settings, "args": dict(args or {})}
     source = textwrap.dedent(inspect.getsource(function))
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "driver.py"
         script.write_text(DRIVER.replace("NAME", function.__name__).replace("SOURCE", source))
-        result = _run([sys.executable, str(script), json.dumps(job)], folder, timeout_s)
+        command = [sys.executable, str(script), json.dumps(job)]
+        result = _run(command, folder, timeout_s, _environment(address))
     return json.loads(result)
 
 
 DRIVER_CONF = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "512m",
     "spark.driver.extraJavaOptions": SHORT_LIVED_JVM,
     "spark.executor.memory": "512m",
@@ -230,12 +266,12 @@ if __name__ == "__main__":
 """
 
 
-def _run(command: Sequence[str], cwd: str, timeout_s: float) -> str:
+def _run(command: Sequence[str], cwd: str, timeout_s: float, environment: Mapping[str, str]) -> str:
     """Returns the last line that a command prints; raises RuntimeError if it fails."""
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env=_environment(),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -253,11 +289,11 @@ def _run(command: Sequence[str], cwd: str, timeout_s: float) -> str:
     return output.strip().rsplit("\n", 1)[-1]
 
 
-def _environment() -> dict[str, str]:
-    """Returns the environment that daemons, executors and drivers share."""
+def _environment(address: str) -> dict[str, str]:
+    """Returns the environment of a daemon or driver at an address."""
     python_path = (str(CHECKOUT), os.environ.get("PYTHONPATH", ""))
     return os.environ | {
-        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_IP": address,
         "PYTHONPATH": os.pathsep.join(path for path in python_path if path),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,

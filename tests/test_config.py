@@ -23,7 +23,7 @@ def make(**options: object) -> ScoringConfig:
         ({"num_workers": "two"}, ["num_workers='two'", "a valid integer"]),
         ({"num_workers": 0}, ["num_workers=0", "greater than or equal to 1"]),
         ({"overwrite": "yes"}, ["overwrite='yes'", "a valid boolean"]),
-        ({"engine": "ray"}, ["engine='ray'", "'pandas_udf' or 'local'"]),
+        ({"engine": "ray"}, ["engine='ray'", "'pandas_udf', 'horovod' or 'local'"]),
         ({"batching": {"window_rows": 0}}, ["batching.window_rows=0", "greater than"]),
         ({"input_col": ""}, ["input_col=''"]),
     ],

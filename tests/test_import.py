@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("pyspark", "torch", "transformers", "horovod", "deepspeed", "mlflow")
 
 
@@ -26,9 +28,10 @@ def test_the_core_loads_no_spark() -> None:
     assert "pyspark" not in _loaded_by(statement)
 
 
-def test_the_driver_side_of_the_spark_engine_loads_no_torch() -> None:
-    loaded = _loaded_by("import sparkinfer.engines.pandas_udf")
-    assert not loaded & {"torch", "transformers"}
+@pytest.mark.parametrize("engine", ["pandas_udf", "horovod"])
+def test_the_driver_side_of_a_spark_engine_loads_no_torch(engine: str) -> None:
+    loaded = _loaded_by(f"import sparkinfer.engines.{engine}")
+    assert not loaded & {"torch", "transformers", "petastorm"}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -31,13 +31,14 @@ def test_scores_follow_the_pipelines_choice_of_function(
     texts = sentences(20)
     scored = Scorer(model, BatchingConfig()).score([texts])
     rows = [row for batch in scored for row in batch.to_pylist()]
+    model.pipe.model.double()  # so that only the rounding of the scored float32 is left
     for row, scores in zip(rows, model.pipe(texts, top_k=None), strict=True):
         expected = {item["label"]: item["score"] for item in scores}
         assert dict(zip(labels, row["probabilities"], strict=True)) == pytest.approx(
-            expected, abs=1e-5
+            expected, abs=5e-5
         )
         assert row["prediction"] == scores[0]["label"]
-        assert row["probability"] == pytest.approx(scores[0]["score"], abs=1e-5)
+        assert row["probability"] == pytest.approx(scores[0]["score"], abs=5e-5)
 
 
 def test_an_unknown_task_names_the_known_ones() -> None:

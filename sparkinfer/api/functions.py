@@ -6,6 +6,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.base import Engine
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.jobs.inputs import looks_like_table
 from sparkinfer.jobs.runner import Display, RunResult, choose_model_run, run_job
 from sparkinfer.models.acceleration import check_available
@@ -33,6 +35,11 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     from sparkinfer.engines.pandas_udf import PandasUdfEngine
 
     config = ScoringConfig(model=model, input_col=input_col, **options)
+    if config.engine != "pandas_udf":
+        raise ConfigError(
+            f"engine={config.engine!r} with score: a lazy DataFrame is scored by the pandas_udf "
+            "engine only; leave the option out, or use sparkinfer.run"
+        )
     get_task(config.task)
     check_available(config)
     engine = PandasUdfEngine(config, df.sparkSession, df)
@@ -61,7 +68,6 @@ def run(
         from sparkinfer.engines.local import LocalEngine
 
         return run_job(config, LocalEngine(config), display)
-    from sparkinfer.engines.pandas_udf import PandasUdfEngine
     from sparkinfer.spark.session import qualify, start_session
 
     spark = spark or start_session(config)
@@ -69,4 +75,14 @@ def run(
         config = config.replace(output=qualify(spark, config.output))
     if config.input is not None and not looks_like_table(config.input):
         config = config.replace(input=qualify(spark, config.input))
-    return run_job(config, PandasUdfEngine(config, spark), display)
+    return run_job(config, _spark_engine(config, spark), display)
+
+
+def _spark_engine(config: ScoringConfig, spark: SparkSession) -> Engine:
+    if config.engine == "horovod":
+        from sparkinfer.engines.horovod import HorovodEngine
+
+        return HorovodEngine(config, spark)
+    from sparkinfer.engines.pandas_udf import PandasUdfEngine
+
+    return PandasUdfEngine(config, spark)

@@ -23,5 +23,5 @@ def demo_config(
         output=output,
         overwrite=overwrite or output == DEFAULT_OUTPUT,
         engine=engine,
-        master="local[2]" if engine == "pandas_udf" else None,
+        master=None if engine == "local" else "local[2]",
     )

@@ -5,20 +5,19 @@ from __future__ import annotations
 import socket
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
+from sparkinfer.engines.writing import CarriedRows, write_tables
 from sparkinfer.exceptions import EngineUnavailableError, InputError
 from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format
-from sparkinfer.jobs.progress import Progress, WorkerReport
+from sparkinfer.jobs.progress import SCORE, Progress, WorkerReport
 from sparkinfer.models.acceleration import LoadedModel, Verdict, run_gate
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, stage
@@ -80,31 +79,9 @@ class LocalEngine:
     ) -> Iterator[UnitResult]:
         """Yields each unit once its file is written; see `Engine`."""
         metadata = column_metadata(source.fingerprint, verdict.labels)
+        progress.enter(SCORE)
         for unit in units:
             yield self._score_unit(unit, self._model, metadata, progress)
-
-    def scored_batches(
-        self, model: LoadedModel, on_progress: Any = None
-    ) -> Iterator[pa.RecordBatch]:
-        """Yields the carried and the scored columns of all rows, in order of the input."""
-        scorer = Scorer(model, self._config.batching, on_progress)
-        scorer.statistics.load_s = self._load_s
-        self.scorer = scorer
-        self.rows_read = 0
-        carried: deque[pa.Table] = deque()
-
-        def texts() -> Iterator[list[str | None]]:
-            for batch in self._dataset.to_batches(batch_size=READ_ROWS):
-                carried.append(pa.Table.from_batches([batch.select(self._carried)]))
-                self.rows_read += batch.num_rows
-                yield batch.column(self._config.input_col).to_pylist()
-
-        prefix = self._config.output_prefix
-        for scored in scorer.score(texts()):
-            kept = _take_rows(carried, scored.num_rows)
-            for field, column in zip(scored.schema, scored.columns, strict=True):
-                kept = kept.append_column(field.with_name(prefix + field.name), column)
-            yield from kept.combine_chunks().to_batches()
 
     def _score_unit(
         self, unit: WorkUnit, model: LoadedModel, metadata: dict[str, str], progress: Progress
@@ -114,18 +91,24 @@ class LocalEngine:
             device = f"{self._device} on {socket.gethostname()}"
             progress.update(WorkerReport("worker 0", 0, device, copied))
 
+        scorer = Scorer(model, self._config.batching, report)
+        scorer.statistics.load_s = self._load_s
+        carried = CarriedRows(self._config.output_prefix)
+        rows_read = 0
+
+        def texts() -> Iterator[list[str | None]]:
+            nonlocal rows_read
+            for batch in self._dataset.to_batches(batch_size=READ_ROWS):
+                carried.put(pa.Table.from_batches([batch.select(self._carried)]))
+                rows_read += batch.num_rows
+                yield batch.column(self._config.input_col).to_pylist()
+
         make_folder(unit.staging)
         name = f"part-00000-{uuid.uuid4()}.parquet"
-        batches = self.scored_batches(model, report)
-        self._write(join(unit.staging, name), self._output_schema(metadata), batches)
-        report(self.scorer.statistics)
-        return UnitResult(unit.unit_id, (name,), self.rows_read)
-
-    def _write(self, path: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        fs, name = file_system(path)
-        with fs.open(name, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
-            for batch in batches:
-                writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+        scored = carried.complete(scorer.score(texts()))
+        write_tables(join(unit.staging, name), self._output_schema(metadata), scored)
+        report(scorer.statistics)
+        return UnitResult(unit.unit_id, (name,), rows_read)
 
     def _output_schema(self, metadata: dict[str, str]) -> pa.Schema:
         kept = [self._dataset.schema.field(name) for name in self._carried]
@@ -167,16 +150,3 @@ def _csv_format(fs: Any, name: str) -> pads.CsvFileFormat:
 def _type_name(kind: pa.DataType) -> str:
     """Returns what a column's values are; a dictionary is only how they are stored."""
     return str(kind.value_type if pa.types.is_dictionary(kind) else kind)
-
-
-def _take_rows(tables: deque[pa.Table], rows: int) -> pa.Table:
-    """Returns the first rows of a queue of tables and leaves the rest in it."""
-    taken = []
-    while rows > 0:
-        table = tables.popleft()
-        if table.num_rows > rows:
-            tables.appendleft(table.slice(rows))
-            table = table.slice(0, rows)
-        taken.append(table)
-        rows -= table.num_rows
-    return pa.concat_tables(taken)

@@ -7,7 +7,6 @@ that Spark evaluates it once per row however many of its fields are selected.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,90 +18,28 @@ from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
-from sparkinfer.engines.spark_worker import (
-    WorkerJob,
-    gate_outcome,
-    read_outcome,
-    score_partition,
-)
-from sparkinfer.exceptions import InputError, JobError
-from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format
-from sparkinfer.jobs.progress import Progress, ProgressAddress, ProgressServer
-from sparkinfer.models.acceleration import Verdict, import_libraries
+from sparkinfer.engines.base import UnitResult, WorkUnit
+from sparkinfer.engines.spark_engine import SparkEngine
+from sparkinfer.engines.spark_worker import WorkerJob, score_partition
+from sparkinfer.exceptions import JobError
+from sparkinfer.jobs.inputs import carried_columns
+from sparkinfer.jobs.progress import SCORE, Progress, ProgressAddress
+from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
-from sparkinfer.spark.accelerators import Accelerators, count_accelerators
+from sparkinfer.spark.errors import explain
+from sparkinfer.spark.tables import quoted
 from sparkinfer.storage import count_rows, join, names_in
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 _STRUCT = "__sparkinfer_scored"
 """Column that holds the UDF's result until its fields are selected."""
 
-CSV_OPTIONS = {"header": "true", "multiLine": "true", "escape": '"', "nullValue": "\x00"}
-"""RFC 4180: a header line, line breaks within quotes, quotes doubled. All columns are strings.
 
-A field without anything is null and "" is an empty text: only with a null value other than the
-empty text does Spark tell them apart.
-"""
-
-
-class PandasUdfEngine:
-    """Scores a Spark DataFrame inside a scalar-iterator Pandas UDF.
-
-    Args:
-        config: what to score.
-        spark: the session.
-        df: taken in the place of `config.input`.
-    """
-
-    def __init__(
-        self, config: ScoringConfig, spark: SparkSession, df: DataFrame | None = None
-    ) -> None:
-        self._config = config
-        self._spark = spark
-        self._df = df
-        self._accelerators: Accelerators | None = None
-
-    def open_input(self) -> InputTable:
-        """Returns what the input holds; see `Engine`."""
-        kind = "DataFrame" if self._df is not None else input_format(self._config)
-        if self._df is None:
-            self._df = _read(self._spark, kind, str(self._config.input))
-        columns = self._df.columns
-        check_columns(self._config, dict(self._df.dtypes))
-        total = self._df.count() if kind == "parquet" else None  # from the footers
-        path = None if kind in ("DataFrame", "table") else self._config.input
-        return InputTable(tuple(columns), total, path)
-
-    def find_workers(self) -> Workers:
-        """Returns one replica per GPU, else per CPU slot; see `Engine`."""
-        found = self._found_accelerators()
-        return Workers(found.kind, found.count)
-
-    def run_gate(self, source: ModelSource) -> Verdict:
-        """Returns how every worker is to run the model, tried in one Python worker.
-
-        The others import the libraries meanwhile, which takes as long as the gate.
-        """
-        job = self._job(source)
-
-        def gate(batches: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
-            for batch in batches:
-                if batch["id"].iloc[0] == 0:
-                    yield pd.DataFrame({"outcome": [gate_outcome(job)]})
-                else:
-                    import_libraries(job.config)
-
-        workers = self._found_accelerators().count
-        try:
-            one_row_each = self._spark.range(workers, numPartitions=workers)
-            rows = one_row_each.mapInPandas(gate, "outcome binary").collect()
-        except Exception as error:  # py4j's and Spark's errors have no common root
-            raise JobError(f"the gate's worker failed: {explain(error)}") from error
-        return read_outcome(bytes(rows[0].outcome))
+class PandasUdfEngine(SparkEngine):
+    """Scores a Spark DataFrame inside a scalar-iterator Pandas UDF."""
 
     def score(
         self,
@@ -112,7 +49,8 @@ class PandasUdfEngine:
         progress: Progress,
     ) -> Iterator[UnitResult]:
         """Yields each unit once Spark has committed its files; see `Engine`."""
-        server = _listen(self._spark, progress)
+        progress.enter(SCORE)
+        server = self._listen(progress)
         try:
             for unit in units:
                 yield self._score_unit(unit, source, verdict, server.address if server else None)
@@ -133,13 +71,13 @@ class PandasUdfEngine:
     ) -> DataFrame:
         job = self._job(source, verdict, progress)
         carried = carried_columns(self._config, df.columns)
-        text = F.col(_quoted(self._config.input_col))
-        spread = df.repartition(self._found_accelerators().count)
+        text = F.col(quoted(self._config.input_col))
+        spread = df.repartition(self._accelerators().count)
         scored = spread.select(
-            *[F.col(_quoted(name)) for name in carried], _scoring_udf(job)(text).alias(_STRUCT)
+            *[F.col(quoted(name)) for name in carried], _scoring_udf(job)(text).alias(_STRUCT)
         )
         return scored.select(
-            *[F.col(_quoted(name)) for name in carried],
+            *[F.col(quoted(name)) for name in carried],
             *_scored_columns(self._config, source, verdict),
         )
 
@@ -169,29 +107,6 @@ class PandasUdfEngine:
         error = self._config.output_prefix + "error"
         written = sum(count_rows(join(unit.staging, name), error)[0] for name in files)
         return read if read == written else self._opened().count()
-
-    def _opened(self) -> DataFrame:
-        if self._df is None:
-            self.open_input()
-        assert self._df is not None  # set by open_input
-        return self._df
-
-    def _found_accelerators(self) -> Accelerators:
-        if self._accelerators is None:
-            self._accelerators = count_accelerators(
-                self._spark, self._config.device, self._config.num_workers
-            )
-        return self._accelerators
-
-    def _job(
-        self,
-        source: ModelSource,
-        verdict: Verdict | None = None,
-        progress: ProgressAddress | None = None,
-    ) -> WorkerJob:
-        found = self._found_accelerators()
-        accepted = verdict.accepted if verdict else None
-        return WorkerJob(self._config, source, found.kind, found.cores_per_task, accepted, progress)
 
 
 def _scoring_udf(job: WorkerJob) -> Any:
@@ -229,43 +144,3 @@ def _scored_columns(config: ScoringConfig, source: ModelSource, verdict: Verdict
         F.col(f"{_STRUCT}.{name}").alias(config.output_prefix + name, metadata=metadata)
         for name in names
     ]
-
-
-def _read(spark: SparkSession, kind: str, path: str) -> DataFrame:
-    try:
-        if kind == "table":
-            return spark.read.table(path)
-        reader = spark.read.options(**CSV_OPTIONS) if kind == "csv" else spark.read
-        return reader.format(kind).load(path)
-    except Exception as error:  # py4j's and Spark's errors have no common root
-        raise InputError(f"input {path!r} cannot be read as {kind}: {explain(error)}") from error
-
-
-def _listen(spark: SparkSession, progress: Progress) -> ProgressServer | None:
-    """Returns a listener that executors can reach, None where there cannot be one."""
-    try:
-        return ProgressServer(progress, spark.conf.get("spark.driver.host") or "127.0.0.1")
-    except Exception:  # Spark Connect, an address of another network: display only
-        return None
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
-
-
-_OUR_ERROR = re.compile(r"sparkinfer\.exceptions\.\w+: (.+)")
-_PYTHON_ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit)\b.*)$", re.MULTILINE)
-
-
-def explain(error: Exception) -> str:
-    """Returns the one line of a Spark error that says what happened."""
-    text = str(error)
-    ours = _OUR_ERROR.findall(text)
-    if ours:
-        return str(ours[-1]).strip()
-    if "Traceback (most recent call last)" in text:
-        python = _PYTHON_ERROR.findall(text.split("\n\tat ", 1)[0])
-        if python:
-            return str(python[-1]).strip()
-    caused = re.findall(r"Caused by: (.+)", text)
-    return str(caused[-1] if caused else text).strip().split("\n", 1)[0]

@@ -26,7 +26,7 @@ from sparkinfer.models.acceleration import (
 )
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, stage
-from sparkinfer.spark.accelerators import task_device
+from sparkinfer.spark.accelerators import release_gpus, task_device
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,13 @@ def score_partition(
         client.close()
 
 
-def gate_outcome(job: WorkerJob) -> bytes:
+def gate_outcome(job: WorkerJob, keep_model: bool) -> bytes:
     """Returns the pickled verdict of the gate, or the pickled error that it ended with.
 
-    The model that passed stays loaded: the process is likely to score a partition next.
+    Args:
+        job: what is to be scored, and on what.
+        keep_model: whether the model that passed stays loaded: for a process that is likely to
+            score a partition next. One that is not must not hold the accelerator's memory.
     """
     try:
         device = _set_up_process(job)
@@ -93,7 +96,12 @@ def gate_outcome(job: WorkerJob) -> bytes:
         model, verdict = run_gate(path, job.config, device)
     except SparkInferError as error:
         return pickle.dumps(error)
-    _cache[_cache_key(job, verdict.accepted, device)] = model
+    if keep_model:
+        _cache[_cache_key(job, verdict.accepted, device)] = model
+    else:
+        del model
+        release_memory(device)
+        release_gpus()
     return pickle.dumps(verdict)
 
 
@@ -106,14 +114,27 @@ def read_outcome(outcome: bytes) -> Verdict:
     return verdict
 
 
-def _set_up_process(job: WorkerJob) -> str:
-    """Returns the task's device; gives torch and the tokenizer the cores of the task."""
+def limit_threads(cores: int) -> None:
+    """Gives torch and the tokenizer as many threads as the worker has cores."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("RAYON_NUM_THREADS", str(job.cores))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
     import torch
 
-    torch.set_num_threads(job.cores)
+    torch.set_num_threads(cores)
+
+
+def _set_up_process(job: WorkerJob) -> str:
+    """Returns the task's device."""
+    limit_threads(job.cores)
     return task_device(job.kind)
+
+
+def load_model(job: WorkerJob, device: str) -> LoadedModel:
+    """Returns the job's model on a device, run as the gate has decided."""
+    if job.accepted is None:
+        raise AssertionError("rows are scored after the gate has decided")
+    path = stage(job.source, job.config.loading)
+    return load_accepted(path, job.config, device, job.accepted)
 
 
 def _cached_model(job: WorkerJob, device: str) -> LoadedModel:
@@ -122,8 +143,7 @@ def _cached_model(job: WorkerJob, device: str) -> LoadedModel:
     key = _cache_key(job, job.accepted, device)
     if key not in _cache:
         _drop_cached_model()
-        path = stage(job.source, job.config.loading)
-        _cache[key] = load_accepted(path, job.config, device, job.accepted)
+        _cache[key] = load_model(job, device)
     return _cache[key]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 
 from sparkinfer.exceptions import ConfigError, OutputError
@@ -18,6 +20,10 @@ from sparkinfer.storage import (
     remove,
     write_text,
 )
+
+logger = logging.getLogger(__name__)
+
+REMOVAL_ATTEMPTS, REMOVAL_PAUSE_S = 5, 0.5
 
 
 class Output:
@@ -119,8 +125,18 @@ class Output:
         remove(self._staging())  # what runs that were killed left there
 
     def drop(self, staging: str) -> None:
-        """Removes what an attempt staged, and the work folder if nothing else is in it."""
-        remove(staging)
+        """Removes what an attempt staged, and the work folder if nothing else is in it.
+
+        A worker that outlives the attempt for a moment may still write there. What is left then is
+        out of the sight of readers, and the next run that succeeds removes it.
+        """
+        for _ in range(REMOVAL_ATTEMPTS):
+            try:
+                remove(staging)
+                break
+            except OSError as error:
+                logger.warning("%s was not removed: %s", staging, error)
+                time.sleep(REMOVAL_PAUSE_S)
         for folder in (self._staging(), join(self._path, WORK_FOLDER)):
             if names_in(folder) == []:
                 remove(folder)

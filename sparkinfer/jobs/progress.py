@@ -37,6 +37,10 @@ MAX_REPORT_BYTES = 65536
 CLOSE_TIMEOUT_S = 2.0
 """What a worker, and the driver at the end of a run, gives the last reports to arrive."""
 
+PREPARE, START, SCORE = "prepare", "start", "score"
+"""Phases of a job: the input is made ready for the workers, the workers start, rows go through the
+model. An engine without the first two has only the last."""
+
 BACKLOG = 512
 """Workers that may connect in the same moment."""
 
@@ -64,12 +68,39 @@ class Progress:
 
     Attributes:
         total_rows: rows of the input, None where that is not known beforehand.
+        phases: seconds that each part of the job took so far, by name, in the order of their
+            start; the last is the one that is going on.
     """
 
     total_rows: int | None = None
+    phases: dict[str, float] = field(default_factory=dict)
     _reports: dict[str, WorkerReport] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _first_rows: tuple[float, int] | None = None
+    _phase: tuple[str, float] | None = None
+
+    def enter(self, phase: str) -> None:
+        """Ends the phase that is going on and starts another."""
+        with self._lock:
+            self._end_phase()
+            self._phase = (phase, time.monotonic())
+            self.phases.setdefault(phase, 0.0)
+
+    def end(self) -> None:
+        """Ends the phase that is going on."""
+        with self._lock:
+            self._end_phase()
+            self._phase = None
+
+    def _end_phase(self) -> None:
+        if self._phase is not None:
+            name, started = self._phase
+            self.phases[name] += time.monotonic() - started
+
+    @property
+    def phase(self) -> str:
+        """Name of the phase that is going on, empty if there is none."""
+        return self._phase[0] if self._phase else ""
 
     def update(self, report: WorkerReport) -> None:
         """Takes a report in the place of the worker's last one."""

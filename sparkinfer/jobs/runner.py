@@ -15,7 +15,7 @@ from sparkinfer.engines.base import Engine, UnitResult, Workers, WorkUnit
 from sparkinfer.exceptions import ConfigError, JobError, RowConservationError, SparkInferError
 from sparkinfer.jobs.accuracy import label_accuracy
 from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.progress import Progress, WorkerReport
+from sparkinfer.jobs.progress import SCORE, Progress, WorkerReport
 from sparkinfer.models.acceleration import Verdict, check_available
 from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.statistics import ScoringStatistics
@@ -36,7 +36,8 @@ class RunResult:
         error_rows: rows among them that could not be scored.
         accuracy: share of right predictions among labelled, scored rows; None without labels.
         seconds: from the call to the end.
-        scoring_s: of these, the time in which workers scored and wrote.
+        phases: of these, what each part of the engine's work took: `score`, and before it
+            `prepare` and `start` where an engine has them.
         workers: replicas that scored, and on what.
         verdict: how the model was run, and what was tried before.
         model_fingerprint: hash of the model's files.
@@ -49,7 +50,7 @@ class RunResult:
     error_rows: int
     accuracy: float | None
     seconds: float
-    scoring_s: float
+    phases: dict[str, float]
     workers: Workers
     verdict: Verdict
     model_fingerprint: str
@@ -58,8 +59,9 @@ class RunResult:
 
     @property
     def rows_per_s(self) -> float:
-        """Rows per second of scoring, model load included."""
-        return self.rows / self.scoring_s if self.scoring_s else 0.0
+        """Rows per second of scoring."""
+        scoring_s = self.phases.get(SCORE, 0.0)
+        return self.rows / scoring_s if scoring_s else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the result as plain values, ready for JSON."""
@@ -125,20 +127,19 @@ def _check(config: ScoringConfig, engine: Engine) -> _Plan:
 
 def choose_model_run(config: ScoringConfig, engine: Engine) -> tuple[Workers, ModelSource, Verdict]:
     """Returns on what the model runs, its pinned files, and how it is run; the input is open."""
-    source = resolve(config.model, revision=config.revision, loading=config.loading)
     workers = engine.find_workers()
+    source = resolve(config.model, revision=config.revision, loading=config.loading)
     return workers, source, engine.run_gate(source)
 
 
 def _score_and_publish(plan: _Plan, display: Display, started: float) -> RunResult:
     """Returns what was done, once every file is where readers look."""
-    scoring_started = time.monotonic()
     progress = Progress(plan.total_rows)
     unit = WorkUnit("all", plan.output.staging_folder(uuid.uuid4().hex))
     try:
         with display(progress):
             results = list(plan.engine.score([unit], plan.source, plan.verdict, progress))
-        scoring_s = time.monotonic() - scoring_started
+            progress.end()
         rows, errors = _conserved_rows(plan.output, unit, results, plan.config.output_prefix)
         files = [name for result in results for name in result.files]
         paths = [join(unit.staging, name) for name in files]
@@ -148,7 +149,7 @@ def _score_and_publish(plan: _Plan, display: Display, started: float) -> RunResu
             error_rows=errors,
             accuracy=label_accuracy(plan.config, plan.verdict.labels, paths),
             seconds=time.monotonic() - started,
-            scoring_s=scoring_s,
+            phases=progress.phases,
             workers=plan.workers,
             verdict=plan.verdict,
             model_fingerprint=plan.source.fingerprint,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sparkinfer.batching.planner import deduplicate
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 
 _NO_LIMIT = 10**9
@@ -28,16 +31,43 @@ class Encoded:
     """Token ids of some texts, in the order of the texts.
 
     Attributes:
-        columns: for each model input (`input_ids`, ...) one list of ints per text.
+        columns: for each model input (`input_ids`, ...) its values for all texts, one text after
+            the other, int32 (sum of n_tokens,).
         n_tokens: tokens of each text after truncation, int64 (texts,).
         truncated: whether tokens were cut off, bool (texts,).
-        errors: reason by index for texts that could not be tokenised; their ids are empty.
+        errors: reason by index for texts that could not be tokenised; they have no tokens.
     """
 
-    columns: dict[str, list[list[int]]]
+    columns: dict[str, npt.NDArray[np.int32]]
     n_tokens: npt.NDArray[np.int64]
     truncated: npt.NDArray[np.bool_]
     errors: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where each text's values begin in every column, int64 (texts,)."""
+        return np.cumsum(self.n_tokens) - self.n_tokens
+
+    def values_of(self, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns where the values of some texts lie in every column, one text after the other."""
+        lengths = self.n_tokens[texts]
+        shift = self.starts[texts] - (np.cumsum(lengths) - lengths)
+        values: npt.NDArray[np.int64] = np.repeat(shift, lengths) + np.arange(int(lengths.sum()))
+        return values
+
+
+@dataclass
+class EncodedRows:
+    """Rows and the token ids of their texts; rows with the same text share one encoding.
+
+    Attributes:
+        places: for each row its text's index in `encoded`, -1 where the text is null, int64
+            (rows,). Not every text of `encoded` needs to be some row's.
+        encoded: the texts.
+    """
+
+    places: npt.NDArray[np.int64]
+    encoded: Encoded
 
 
 class Encoder:
@@ -63,9 +93,15 @@ class Encoder:
                 f"{sorted(self._pad_values)}: models with other inputs than text are not supported"
             )
 
+    @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """What the tokenizer makes of a text, in its order: `input_ids`, ..."""
+        made = self.tokenizer("text", verbose=False)
+        return tuple(name for name in self.tokenizer.model_input_names if name in made)
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Returns the token ids of texts; a text that the tokenizer refuses gets an error."""
-        return _joined([self._encode_or_refuse(part) for part in _slices(texts)])
+        return _joined(self.input_names, [self._encode_or_refuse(part) for part in _slices(texts)])
 
     def collate(self, encoded: Encoded, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Returns the rows as tensors padded to the longest: int64 (len(rows), longest)."""
@@ -75,23 +111,36 @@ class Encoder:
         width = int(lengths.max())
         positions = np.arange(width)
         if self.tokenizer.padding_side == "left":
-            filled = positions >= width - lengths[:, None]
+            positions = positions - (width - lengths[:, None])
+            filled = positions >= 0
         else:
             filled = positions < lengths[:, None]
+        taken = (encoded.starts[rows][:, None] + positions)[filled]
         tensors = {}
         for name, values in encoded.columns.items():
             padded = np.full(filled.shape, self._pad_values[name] or 0, dtype=np.int64)
-            flat = chain.from_iterable(values[row] for row in rows)
-            padded[filled] = np.fromiter(flat, dtype=np.int64, count=int(lengths.sum()))
+            padded[filled] = values[taken]
             tensors[name] = torch.from_numpy(padded)
         return tensors
+
+    def encode_rows(self, texts: Sequence[str | None]) -> EncodedRows:
+        """Returns the rows' token ids; a text that repeats is tokenised once."""
+        is_text = np.fromiter((isinstance(text, str) for text in texts), bool, len(texts))
+        distinct, found = deduplicate([text for text in texts if isinstance(text, str)])
+        places = np.full(len(texts), -1, dtype=np.int64)
+        places[is_text] = found
+        return EncodedRows(places, self.encode(distinct))
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
         batch = self.tokenizer(
             list(texts), truncation=True, max_length=self.max_length, verbose=False
         )
-        columns = {name: batch[name] for name in self.tokenizer.model_input_names if name in batch}
-        n_tokens = np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64)
+        n_tokens = np.array([len(ids) for ids in batch["input_ids"]], dtype=np.int64)
+        total = int(n_tokens.sum())
+        columns = {
+            name: np.fromiter(chain.from_iterable(batch[name]), np.int32, count=total)
+            for name in self.input_names
+        }
         errors = {
             int(row): "the tokenizer made no tokens of this text"
             for row in np.flatnonzero(n_tokens == 0)
@@ -115,9 +164,11 @@ class Encoder:
             return self._encode(texts)
         except Exception as error:  # whatever a tokenizer raises, it is about one of the texts
             if len(texts) > 1:
-                return _joined([self._encode_or_refuse([text]) for text in texts])
+                return _joined(self.input_names, [self._encode_or_refuse([text]) for text in texts])
             reason = f"tokenizer: {type(error).__name__}: {error}"
-            return Encoded({}, np.zeros(1, np.int64), np.zeros(1, np.bool_), {0: reason})
+            nothing = np.zeros(0, np.int32)
+            columns = dict.fromkeys(self.input_names, nothing)
+            return Encoded(columns, np.zeros(1, np.int64), np.zeros(1, np.bool_), {0: reason})
 
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -132,23 +183,37 @@ def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
-def _joined(parts: Sequence[Encoded]) -> Encoded:
+def _joined(names: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
     """Returns what was encoded in parts as one."""
-    names = {name for part in parts for name in part.columns}
-    columns: dict[str, list[list[int]]] = {name: [] for name in names}
     errors: dict[int, str] = {}
     rows = 0
     for part in parts:
-        for name in names:
-            columns[name] += part.columns.get(name, [[]] * len(part.n_tokens))
         errors.update({rows + row: reason for row, reason in part.errors.items()})
         rows += len(part.n_tokens)
+    none = np.zeros(0, np.int32)
     return Encoded(
-        columns,
+        {name: np.concatenate([none, *(part.columns[name] for part in parts)]) for name in names},
         np.concatenate([np.zeros(0, np.int64), *(part.n_tokens for part in parts)]),
         np.concatenate([np.zeros(0, np.bool_), *(part.truncated for part in parts)]),
         errors,
     )
+
+
+def load_encoder(path: Path, max_length: int | None, *, trust_remote_code: bool) -> Encoder:
+    """Returns the encoder of a model without loading its weights.
+
+    Args:
+        path: folder with the model's files.
+        max_length: see `length_limit`.
+        trust_remote_code: run Python code that comes with the model.
+    """
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        path, trust_remote_code=trust_remote_code
+    )
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    return Encoder(tokenizer, length_limit(tokenizer, config, max_length))
 
 
 def length_limit(tokenizer: Any, model_config: Any, max_length: int | None) -> int:

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sparkinfer.batching.planner import IntArray, deduplicate, plan_batches
+from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.batching.windows import cut_windows
 from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import DeviceError
 from sparkinfer.models.acceleration import LoadedModel, release_memory
-from sparkinfer.models.encoding import Encoded
+from sparkinfer.models.encoding import Encoded, EncodedRows
 from sparkinfer.models.lookahead import LookAhead
 from sparkinfer.models.statistics import ScoringStatistics
 from sparkinfer.models.tasks import scored_schema
@@ -41,9 +41,9 @@ NOT_FINITE = "model: the output is not finite (NaN or infinity)"
 class _Window:
     """Rows read ahead together, tokenised and cut into batches."""
 
-    places: IntArray  # for each row its distinct text, -1 where the text is null
-    encoded: Encoded  # of the distinct texts
-    batches: list[tuple[IntArray, dict[str, Any]]]  # distinct texts and their tensors
+    rows: EncodedRows
+    tokens: int  # of the texts that go through the model
+    batches: list[tuple[IntArray, dict[str, Any]]]  # texts and their tensors
 
 
 class Scorer:
@@ -85,7 +85,22 @@ class Scorer:
             max_rows=self._batching.window_rows,
             max_bytes=self._batching.window_bytes,
         )
-        ahead = LookAhead(windows, self._prepare)
+        yield from self._score_windows(LookAhead(windows, self._tokenize))
+
+    def score_encoded(self, windows: Iterable[EncodedRows]) -> Iterator[pa.RecordBatch]:
+        """Yields the scored columns of rows whose texts are tokenised already, in their order.
+
+        Each item is a window: its rows share batches with one another and not with others.
+
+        Args:
+            windows: rows with the token ids of this model's tokenizer.
+
+        Raises:
+            DeviceError: see `score`.
+        """
+        yield from self._score_windows(LookAhead(windows, self._cut_into_batches))
+
+    def _score_windows(self, ahead: LookAhead[Any, _Window]) -> Iterator[pa.RecordBatch]:
         try:
             ready = iter(ahead)
             while (window := self._next(ready)) is not None:
@@ -99,38 +114,44 @@ class Scorer:
         self.statistics.wait_s += time.perf_counter() - started
         return window
 
-    def _prepare(self, texts: list[str | None]) -> _Window:
+    def _tokenize(self, texts: list[str | None]) -> _Window:
         """Tokenises a window and cuts it into padded batches; runs in the look-ahead thread."""
         started = time.perf_counter()
-        is_text = np.fromiter((isinstance(text, str) for text in texts), bool, len(texts))
-        distinct, found = deduplicate([text for text in texts if isinstance(text, str)])
-        places = np.full(len(texts), -1, dtype=np.int64)
-        places[is_text] = found
-        encoded = self._model.encoder.encode(distinct)
-        good = np.array([i for i in range(len(distinct)) if i not in encoded.errors], np.int64)
-        planned = [good[rows] for rows in self._plan(encoded.n_tokens[good])]
-        collated = [(rows, self._model.encoder.collate(encoded, rows)) for rows in planned]
+        rows = self._model.encoder.encode_rows(texts)
         self.statistics.tokenize_s += time.perf_counter() - started
-        return _Window(places, encoded, collated)
+        return self._cut_into_batches(rows)
+
+    def _cut_into_batches(self, rows: EncodedRows) -> _Window:
+        """Cuts a window into padded batches; runs in the look-ahead thread."""
+        started = time.perf_counter()
+        encoded = rows.encoded
+        used = np.zeros(len(encoded.n_tokens) + 1, dtype=np.bool_)  # the last: of null texts
+        used[rows.places] = True
+        used[list(encoded.errors)] = False
+        texts = np.flatnonzero(used[:-1])
+        planned = [texts[batch] for batch in self._plan(encoded.n_tokens[texts])]
+        batches = [(batch, self._model.encoder.collate(encoded, batch)) for batch in planned]
+        self.statistics.tokenize_s += time.perf_counter() - started
+        return _Window(rows, int(encoded.n_tokens[texts].sum()), batches)
 
     def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
         max_rows = self._batching.max_batch_rows if self._model.pads_batches else 1
         return plan_batches(lengths, max_tokens=self._budget, max_rows=max_rows)
 
     def _score_window(self, window: _Window) -> pa.RecordBatch:
-        errors = dict(window.encoded.errors)
+        encoded = window.rows.encoded
+        errors = dict(encoded.errors)
         scored: list[tuple[IntArray, pa.RecordBatch]] = []
-        n_tokens = window.encoded.n_tokens
         through = 0
         for rows, inputs in window.batches:
-            scored += self._score_batch(window.encoded, rows, inputs, errors)
-            through += int(n_tokens[rows].sum())
+            scored += self._score_batch(encoded, rows, inputs, errors)
+            through += int(encoded.n_tokens[rows].sum())
             # By tokens: the longest rows come first, and rows alone would promise a late end.
-            share = through / int(n_tokens.sum())
-            self.statistics.rows_in_window = int(share * len(window.places))
+            share = through / window.tokens
+            self.statistics.rows_in_window = int(share * len(window.rows.places))
             if self._on_progress is not None:
                 self._on_progress(self.statistics)
-        return self._assemble(window, scored, errors)
+        return self._assemble(window.rows, scored, errors)
 
     def _score_batch(
         self, encoded: Encoded, rows: IntArray, inputs: dict[str, Any], errors: dict[int, str]
@@ -196,27 +217,27 @@ class Scorer:
 
     def _assemble(
         self,
-        window: _Window,
+        rows: EncodedRows,
         scored: list[tuple[IntArray, pa.RecordBatch]],
         errors: dict[int, str],
     ) -> pa.RecordBatch:
         """Returns one scored row per row of the window, in order."""
-        distinct = len(window.encoded.n_tokens)
-        row_of = np.full(distinct + 1, -1, dtype=np.int64)  # the last stands for a null text
+        texts = len(rows.encoded.n_tokens)
+        scored_as = np.full(texts + 1, -1, dtype=np.int64)  # the last stands for a null text
         if scored:
-            order = np.concatenate([rows for rows, _ in scored])
-            row_of[order] = np.arange(len(order))
-        take = row_of[window.places]
-        is_null = window.places < 0
-        reasons = np.full(distinct + 1, None, dtype=object)
+            order = np.concatenate([batch for batch, _ in scored])
+            scored_as[order] = np.arange(len(order))
+        take = scored_as[rows.places]
+        is_null = rows.places < 0
+        reasons = np.full(texts + 1, None, dtype=object)
         reasons[list(errors)] = list(errors.values())
         reasons[-1] = NULL_TEXT
         taken = self._take([batch for _, batch in scored], pa.array(take, mask=take < 0))
-        error = reasons[window.places]
+        error = reasons[rows.places]
         # A task leaves a row null whose output is no number.
         error[taken[0].is_null().to_numpy(zero_copy_only=False) & (take >= 0)] = NOT_FINITE
-        n_tokens = np.append(window.encoded.n_tokens, 0)[window.places]
-        truncated = np.append(window.encoded.truncated, False)[window.places]
+        n_tokens = np.append(rows.encoded.n_tokens, 0)[rows.places]
+        truncated = np.append(rows.encoded.truncated, False)[rows.places]
         columns = [
             *taken,
             pa.array(n_tokens, pa.int32(), mask=is_null),

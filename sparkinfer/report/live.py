@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from sparkinfer.jobs.progress import Progress
+from sparkinfer.jobs.progress import PREPARE, START, Progress
 
 REFRESH_S = 0.5
 PLAIN_INTERVAL_S = 10.0
@@ -80,11 +80,16 @@ def _show_bar(progress: Progress, stream: TextIO, done: threading.Event) -> None
     console = Console(file=stream)
     with Live(bar, console=console, refresh_per_second=4) as live:
         while not done.wait(REFRESH_S):
-            description = describe(progress) if progress.rows else "loading the model"
+            description = describe(progress) if progress.rows else _before_first_row(progress)
             bar.update(task, completed=progress.rows, description=description)
             live.update(Group(bar, _worker_lines(progress)))
         bar.update(task, completed=progress.rows, description=describe(progress))
         live.update(Group(bar, _worker_lines(progress)))
+
+
+def _before_first_row(progress: Progress) -> str:
+    waits = {PREPARE: "tokenising the input", START: "starting the workers"}
+    return waits.get(progress.phase, "loading the model")
 
 
 def _worker_lines(progress: Progress) -> Text:

@@ -18,8 +18,7 @@ def summarize(result: RunResult) -> str:
     verdict = result.verdict
     lines = [
         f"scored     {result.rows:,} rows, {result.error_rows:,} of them with an error",
-        f"rate       {result.rows_per_s:,.0f} rows/s over {format_seconds(result.scoring_s)} of "
-        f"scoring, {format_seconds(result.seconds)} in all",
+        f"rate       {result.rows_per_s:,.0f} rows/s of scoring; {_seconds_by_phase(result)}",
         f"model      {verdict.accepted} on {result.workers.count} x {result.workers.kind}; "
         f"largest difference from float32 {verdict.max_difference:.1g}",
     ]
@@ -39,6 +38,14 @@ def summarize(result: RunResult) -> str:
         lines.append(f"accuracy   {result.accuracy:.4f}")
     lines.append(f"output     {result.output}")
     return "\n".join(lines)
+
+
+def _seconds_by_phase(result: RunResult) -> str:
+    """Returns what each phase took, the rest of the job first: check, publish."""
+    known = sum(result.phases.values())
+    parts = {"check and publish": result.seconds - known, **result.phases}
+    listed = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in parts.items())
+    return f"{listed}; {format_seconds(result.seconds)} in all"
 
 
 def first_rows(output: str, rows: int = 5) -> str:

@@ -87,7 +87,7 @@ def count_accelerators(
     """
     refuse_gpu_tasks_in_local_mode(spark.conf.get("spark.master", None), _gpus_per_task(spark))
     cores = int(spark.conf.get(CORES_PER_TASK, None) or 1)
-    unknown = _why_slots_are_unknown(spark)
+    unknown = why_slots_are_unknown(spark)
     if unknown is not None and num_workers is None:
         raise ConfigError(f"{unknown}; give num_workers, the model replicas to run at once")
     if device == "cpu":
@@ -115,11 +115,27 @@ def task_device(kind: str) -> str:
         EngineUnavailableError: the GPU is not visible to torch, or all of them are taken; a GPU
             that was asked for is never replaced by the CPU.
     """
+    return "cpu" if kind == "cpu" else rank_device(kind, _assigned_gpu(), 0)
+
+
+def rank_device(kind: str, address: str | None, local_rank: int) -> str:
+    """Returns the torch device of a rank: the GPU that Spark gave it, else that of its local rank.
+
+    A GPU that Spark has not assigned is held by a lock: a launcher that counts local ranks by
+    container and not by host gives several ranks the same one, and the others then take the next.
+
+    Args:
+        kind: `cuda` or `cpu`, as `Accelerators.kind`.
+        address: what Spark assigned to the rank's task, None where it schedules no GPUs.
+        local_rank: the rank among those on its host.
+
+    Raises:
+        EngineUnavailableError: torch does not see that GPU, or all of them are taken.
+    """
     if kind == "cpu":
         return "cpu"
-    address = _assigned_gpu()
     visible = _visible_devices(os.environ)
-    index = _lock_free_gpu(visible) if address is None else gpu_index(address, visible)
+    index = _lock_free_gpu(visible, local_rank) if address is None else gpu_index(address, visible)
     count = _count_cuda_devices()
     if index >= count:
         raise EngineUnavailableError(
@@ -129,6 +145,12 @@ def task_device(kind: str) -> str:
             "working driver, or use device='cpu'"
         )
     return f"cuda:{index}"
+
+
+def release_gpus() -> None:
+    """Gives back the GPUs that this process held for its tasks."""
+    while _held:
+        _held.popitem()[1].release()
 
 
 def _gpus_per_task(spark: SparkSession) -> str | None:
@@ -163,16 +185,17 @@ def owns_whole_gpus(gpus_per_task: str | None) -> bool:
     return amount >= 1
 
 
-def _why_slots_are_unknown(spark: SparkSession) -> str | None:
+def why_slots_are_unknown(spark: SparkSession) -> str | None:
     """Returns why the driver cannot tell how many tasks run at once, or None if it can."""
-    if not _is_classic(spark):
+    if not is_classic(spark):
         return "Spark Connect does not tell how many tasks the cluster runs at once"
     if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         return "spark.dynamicAllocation.enabled=true leaves the number of executors open"
     return None
 
 
-def _is_classic(spark: SparkSession) -> bool:
+def is_classic(spark: SparkSession) -> bool:
+    """Returns whether the session has a SparkContext, which Spark Connect has not."""
     try:
         return spark.sparkContext is not None
     except (AttributeError, NotImplementedError):  # the former since Spark 4
@@ -233,7 +256,7 @@ def wait_for_slots(
 
 def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostReport]:
     """Returns what each host of the executors has, by a job of as many tasks as there are slots."""
-    here = _is_classic(spark) and _is_local(spark.conf.get("spark.master", None))
+    here = is_classic(spark) and _is_local(spark.conf.get("spark.master", None))
     if device == "auto" and here and not _has_nvidia_driver():
         return {socket.gethostname(): HostReport(tasks, 0, has_driver=False)}
     # Importing torch takes seconds; a host without a driver is not worth them.
@@ -400,12 +423,18 @@ def gpu_index(address: str, visible: list[str]) -> int:
 _held: dict[int, FileLock] = {}
 
 
-def _lock_free_gpu(visible: list[str]) -> int:
-    """Returns the index of a GPU that no other process on this host holds, and holds it."""
+def _lock_free_gpu(visible: list[str], first: int) -> int:
+    """Returns the index of a GPU that no other process on this host holds, and holds it.
+
+    Args:
+        visible: the entries of CUDA_VISIBLE_DEVICES.
+        first: the index that is tried first.
+    """
     if _held:
         return next(iter(_held))
     count = _count_cuda_devices()
-    for index in range(count):
+    for place in range(count):
+        index = (first + place) % count
         name = visible[index] if index < len(visible) else str(index)
         lock = _try_lock(name)
         if lock is not None:

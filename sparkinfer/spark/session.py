@@ -45,7 +45,7 @@ def start_session(config: ScoringConfig) -> SparkSession:
         from pyspark.sql import SparkSession
     except ImportError:
         raise EngineUnavailableError(
-            "engine='pandas_udf': the package pyspark is not installed; run "
+            f"engine={config.engine!r}: the package pyspark is not installed; run "
             "pip install pyspark or use --engine local"
         ) from None
     active = SparkSession.getActiveSession()

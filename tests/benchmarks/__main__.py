@@ -22,6 +22,10 @@ from rich.table import Table
 from sparkinfer.models.acceleration import native_dtype
 from tests.benchmarks.ways import WAYS
 
+HEADINGS = (
+    *("way", "rows/s", "min-max", "of the tight loop", "of the notebook", "of pandas_udf"),
+    *("padding", "prepare s", "start s"),
+)
 TIGHT = ("tight_one_process", "tight_two_processes")
 
 
@@ -67,21 +71,27 @@ def _run(way: str, options: argparse.Namespace, rows: int) -> dict[str, Any]:
 
 def _print_table(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
     table = Table(title=f"{options.dtype}, rows {options.sizes[0]} to {options.sizes[1]}")
-    for heading in ("way", "rows/s", "min-max", "of the tight loop", "of the notebook", "padding"):
+    for heading in HEADINGS:
         table.add_column(heading)
     tight = [_best_tight(runs, i) for i in range(options.repetitions)]
     for way, measured in runs.items():
         rates = [run["rate"] for run in measured]
         padding = measured[-1].get("padding")
+        before = [[run.get(name) for run in measured] for name in ("prepare", "start")]
         table.add_row(
             way,
             f"{statistics.median(rates):.0f}",
             f"{min(rates):.0f}-{max(rates):.0f}",
             _ratio(rates, tight),
             _ratio(rates, [run["rate"] for run in runs.get("notebook", [])]),
+            _ratio(rates, [run["rate"] for run in runs.get("sparkinfer_pandas_udf", [])]),
             "" if padding is None else f"{padding:.1%}",
+            *(
+                "" if not any(seconds) else f"{statistics.median(seconds):.1f}"
+                for seconds in before
+            ),
         )
-    Console(width=110).print(table)
+    Console(width=150).print(table)
 
 
 def _best_tight(runs: dict[str, list[dict[str, Any]]], repetition: int) -> float:

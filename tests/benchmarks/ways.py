@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 TOKEN_BUDGET = 2048
+READ_TIMES = 20
 
 
 def main() -> None:
@@ -48,6 +49,11 @@ def sparkinfer_pandas_udf(options: argparse.Namespace) -> dict[str, Any]:
     return _run_sparkinfer(options, engine="pandas_udf", master="local[2]")
 
 
+def sparkinfer_horovod(options: argparse.Namespace) -> dict[str, Any]:
+    """The package's ranks on two slots; what comes before them is reported apart."""
+    return _run_sparkinfer(options, engine="horovod", master="local[2]")
+
+
 def sparkinfer_local(options: argparse.Namespace) -> dict[str, Any]:
     """The package in one process on two threads."""
     return _run_sparkinfer(options, engine="local")
@@ -70,13 +76,50 @@ def _run_sparkinfer(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
         started = time.perf_counter()
         result = sparkinfer.run(config)
         seconds = time.perf_counter() - started
+    before = {name: result.phases.get(name, 0.0) for name in ("prepare", "start")}
     return {
-        "seconds": seconds,
+        "seconds": seconds - sum(before.values()),
+        **before,
         "padding": result.statistics.padding_share,
         "model": str(result.verdict.accepted),
         "wait_s": result.statistics.wait_s,
         "forward_s": result.statistics.forward_s,
     }
+
+
+def read_petastorm(options: argparse.Namespace) -> dict[str, Any]:
+    """A rank's reading alone, through Petastorm."""
+    return {"seconds": _read_prepared(options, "petastorm")}
+
+
+def read_pyarrow(options: argparse.Namespace) -> dict[str, Any]:
+    """A rank's reading alone, by `pyarrow.dataset`."""
+    return {"seconds": _read_prepared(options, "pyarrow")}
+
+
+def _read_prepared(options: argparse.Namespace, reader: str) -> float:
+    """Returns the seconds of reading the prepared rows once, a mean of several times."""
+    import pyarrow as pa
+
+    import sparkinfer
+    from sparkinfer.engines.prepare import PrepareJob, prepare_partition
+    from sparkinfer.engines.readers import READERS, read_row_groups
+    from sparkinfer.models.sources import resolve
+
+    config = sparkinfer.ScoringConfig(model=options.model, input_col="text")
+    source = resolve(config.model, revision=None, loading=config.loading)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tokens", "carried"):
+            (Path(folder) / name).mkdir()
+        table = pa.Table.from_pandas(read_rows(options), preserve_index=False)
+        job = PrepareJob(config, source, "cpu", 1, tuple(table.column_names), folder)
+        files = list(prepare_partition(job, table.to_batches()))
+        inputs = ("input_ids", "token_type_ids", "attention_mask")
+        started = time.perf_counter()
+        for _ in range(READ_TIMES):
+            for _ in read_row_groups(READERS[reader], folder, files, inputs):
+                pass
+        return (time.perf_counter() - started) / READ_TIMES
 
 
 def notebook(options: argparse.Namespace) -> dict[str, Any]:
@@ -179,7 +222,10 @@ WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     way.__name__: way
     for way in (
         sparkinfer_pandas_udf,
+        sparkinfer_horovod,
         sparkinfer_local,
+        read_petastorm,
+        read_pyarrow,
         notebook,
         tight_one_process,
         tight_two_processes,

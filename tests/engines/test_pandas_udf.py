@@ -8,8 +8,7 @@ import pyarrow.dataset as pads
 import pytest
 
 import sparkinfer
-from sparkinfer.engines.pandas_udf import explain
-from sparkinfer.exceptions import EngineUnavailableError, JobError
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
 from tests.standalone_cluster import StandaloneCluster, run_driver
 from tests.tiny_models import sentences
 
@@ -70,6 +69,11 @@ def test_score_is_lazy_and_scores_each_row_once(
     frame = scored.toPandas()
     assert rows_through_the_model(counted) == 300
     assert sorted(frame["id"]) == list(range(300))
+
+
+def test_score_refuses_another_engine(df: DataFrame, classifier: Path) -> None:
+    with pytest.raises(ConfigError, match="engine='horovod' with score: .*sparkinfer.run"):
+        sparkinfer.score(df, **options(classifier, engine="horovod"))
 
 
 @pytest.mark.parametrize(
@@ -198,16 +202,6 @@ def test_a_worker_that_fails_for_good_is_one_line(
 def test_a_gpu_that_is_not_there_is_an_error(df: DataFrame, classifier: Path) -> None:
     with pytest.raises(EngineUnavailableError, match="2 GPU"):
         sparkinfer.score(df, **options(classifier, device="cuda", num_workers=2))
-
-
-def test_our_own_error_is_found_in_a_worker_traceback() -> None:
-    text = (
-        "An exception was thrown from the Python worker:\nTraceback (most recent call last):\n"
-        '  File "x.py", line 1, in <module>\n'
-        "sparkinfer.exceptions.ModelLoadError: model 'm' does not load: no\n\n\tat org.apache"
-    )
-    assert explain(Exception(text)) == "model 'm' does not load: no"
-    assert explain(Exception("plain\nsecond")) == "plain"
 
 
 def drive_run(spark: object, model: str, source: str, output: str) -> dict[str, object]:

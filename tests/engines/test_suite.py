@@ -27,7 +27,13 @@ Run = Callable[..., tuple[sparkinfer.RunResult, pa.Table]]
 SCORED = ["prediction", "probability", "probabilities", "n_tokens", "truncated", "error"]
 
 
-@pytest.fixture(params=["local", pytest.param("pandas_udf", marks=pytest.mark.spark)])
+@pytest.fixture(
+    params=[
+        "local",
+        pytest.param("pandas_udf", marks=pytest.mark.spark),
+        pytest.param("horovod", marks=[pytest.mark.spark, pytest.mark.slow]),
+    ]
+)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -73,10 +79,14 @@ def rows_of(frame: pa.Table) -> list[tuple[Any, ...]]:
 
 
 def reference(classifier: Path, texts: list[str]) -> list[tuple[str, list[float]]]:
-    """Returns label and probabilities of the plain pipeline for each text."""
+    """Returns label and probabilities of the plain pipeline for each text.
+
+    In float64, so that only the rounding of the engines' float32 is left to be tolerated.
+    """
     from transformers import pipeline
 
     pipe = pipeline("text-classification", model=str(classifier), device="cpu")
+    pipe.model.double()
     results = pipe(texts, top_k=None, truncation=True)
     by_label = [{item["label"]: item["score"] for item in scores} for scores in results]
     return [

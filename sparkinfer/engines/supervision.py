@@ -1,0 +1,415 @@
+"""How the driver and the ranks know of each other: small files in a folder that all can reach.
+
+A rank writes its state and a count that grows every second; the driver reads them. The driver
+writes a count of its own and, when a rank has failed or fallen silent, that the run is aborted; the
+ranks hear of that between batches. Nobody waits for anybody: there are no collectives. The count is
+written by a thread of its own, so that a rank whose batch takes long is not taken for dead. Counts
+are compared with what was read before, never with a clock of another machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from sparkinfer.exceptions import JobError
+from sparkinfer.storage import join, read_text, renames_atomically, replace_text
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+"""Between two beats, and two looks at those of the others."""
+
+BEAT_ON_OBJECT_STORE_S = 5.0
+"""There, each beat is a request that costs, and one object takes few writes a second."""
+
+RANK_LOST_AFTER_S = 20.0
+"""A rank whose count stands still for so long is taken for dead ..."""
+
+RANK_LOST_AFTER_LOOKS = 4
+"""... if the driver has looked so often meanwhile."""
+
+DRIVER_LOST_AFTER_S = 60.0
+"""A rank whose driver's count stands still for so long ends itself."""
+
+ABORT_GRACE_S = 10.0
+"""What the ranks get to end by themselves before the launcher is told to end them."""
+
+ATTEMPTS, ATTEMPT_PAUSE_S = 10, 1.0
+"""Of what has to be written or read once, on a store that fails now and then."""
+
+READERS = 32
+"""States of ranks that the driver reads at once."""
+
+DRIVER_FILE = "driver.json"
+RESTARTED_FILE = "restarted"
+
+STARTING, SCORING, DONE, FAILED = "starting", "scoring", "done", "failed"
+
+
+class RunAbortedError(Exception):
+    """Ends a rank of a run that was aborted; the reason is told by whoever aborted it."""
+
+
+class ControlFolderError(Exception):
+    """The folder through which driver and ranks talk cannot be read or written for good."""
+
+
+class RankTracebackError(Exception):
+    """The traceback of a rank, as the cause of what is raised for it on the driver."""
+
+    def __init__(self, trace: str) -> None:
+        super().__init__(f"in the rank:\n{trace}")
+
+
+@dataclass(frozen=True)
+class RankResult:
+    """What a rank wrote for one unit of work.
+
+    Attributes:
+        unit_id: of the unit.
+        files: names of the Parquet files in the unit's staging folder.
+        rows: rows in them.
+    """
+
+    unit_id: str
+    files: tuple[str, ...]
+    rows: int
+
+
+@dataclass
+class _RankState:
+    """What a rank says of itself, and when the driver saw it change."""
+
+    state: str
+    host: str
+    pid: int
+    beat: int
+    error: str = ""
+    trace: str = ""
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+
+class RankBeat:
+    """A rank's side: beats while its context is open, and hears of an abort.
+
+    Args:
+        folder: the control folder.
+        rank: whose side this is.
+    """
+
+    def __init__(self, folder: str, rank: int) -> None:
+        self._folder = folder
+        self._file = join(folder, _rank_file(rank))
+        self._state = _RankState(STARTING, socket.gethostname(), os.getpid(), beat=0)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._aborted: str | None = None
+        self._pause_s = _beat_s(folder)
+        self._thread = threading.Thread(target=self._run, name="sparkinfer-beat", daemon=True)
+
+    def __enter__(self) -> RankBeat:
+        if read_text(self._file) is not None:
+            # Spark starts a failed task again; a second process must not go on where rows of the
+            # first one may lie.
+            replace_text(join(self._folder, RESTARTED_FILE), "")
+            raise RunAbortedError("this rank ran before")
+        try:
+            _insist(self._write)
+        except FileNotFoundError:
+            raise ControlFolderError(
+                f"{self._folder} is not there on {self._state.host}: driver and executors have to "
+                "reach the output at the same path"
+            ) from None
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            if error is not None and not isinstance(error, RunAbortedError):
+                self._state.error = f"{type(error).__name__}: {error}"
+                self._state.trace = "".join(traceback.format_exception(kind, error, trace))
+                self._state.state = FAILED
+            self._changed.notify()
+        self._thread.join()
+        with contextlib.suppress(FileNotFoundError):  # the driver has cleared away
+            _insist(self._write)
+
+    def check(self) -> None:
+        """Raises RunAbortedError if the run was aborted; costs nothing, call it between batches."""
+        if self._aborted is not None:
+            raise RunAbortedError(self._aborted)
+
+    def enter(self, state: str) -> None:
+        """Tells the driver what the rank does now."""
+        with self._changed:
+            self._state.state = state
+            self._changed.notify()
+
+    def add(self, result: RankResult) -> None:
+        """Tells the driver of a unit whose files are whole."""
+        with self._changed:
+            self._state.results.append(vars(result))
+            self._changed.notify()
+
+    def _run(self) -> None:
+        last_beat, last_change = -1, time.monotonic()
+        while not self._closing:
+            try:
+                driver = _read(join(self._folder, DRIVER_FILE)) or {}
+                if driver.get("beat", -1) != last_beat:
+                    last_beat, last_change = driver.get("beat", -1), time.monotonic()
+                if driver.get("abort"):
+                    self._aborted = str(driver["abort"])
+                self._state.beat += 1
+                self._write()
+            except FileNotFoundError:  # the driver has given up and cleared away
+                self._aborted = f"{self._folder} is gone"
+            except Exception as error:  # a store that fails now and then; the driver tells silence
+                logger.warning("no beat: %s", error)
+            if time.monotonic() - last_change > DRIVER_LOST_AFTER_S:
+                self._aborted = self._aborted or "the driver is gone"
+            with self._changed:
+                if not self._closing:
+                    self._changed.wait(self._pause_s)
+
+    def _write(self) -> None:
+        with self._changed:
+            text = json.dumps(vars(self._state))
+        replace_text(self._file, text)
+
+
+class Supervisor:
+    """The driver's side: watches the ranks while its context is open, and aborts the run.
+
+    Args:
+        folder: the control folder.
+        world_size: number of ranks.
+        start_timeout_s: in which all ranks have to beat.
+        cancel: ends the launch, called when the ranks do not end by themselves.
+        on_scoring: called once, when the first rank scores.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        world_size: int,
+        start_timeout_s: float,
+        cancel: Callable[[], None],
+        on_scoring: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._ranks: list[_RankState | None] = [None] * world_size
+        self._seen = [time.monotonic()] * world_size
+        self._looks = [0] * world_size
+        self._pause_s = _beat_s(folder)
+        self._start_timeout_s = start_timeout_s
+        self._cancel = cancel
+        self._on_scoring = on_scoring
+        self._scoring = False
+        self._beat = 0
+        self._failure: str | None = None
+        self._trace = ""
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sparkinfer-ranks", daemon=True)
+
+    def __enter__(self) -> Supervisor:
+        self._started = time.monotonic()
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def results(self, launch_error: Exception | None) -> list[RankResult]:
+        """Returns what the ranks wrote; the launch is over and the context closed.
+
+        Args:
+            launch_error: what the launcher raised.
+
+        Raises:
+            JobError: a rank failed, was lost or did not start; a failed rank's traceback is its
+                cause.
+        """
+        _insist(self._look)
+        _insist(self._judge)
+        if self._failure is None and not self._all_done():
+            self._failure = self._unfinished(launch_error)
+        if self._failure is not None:
+            cause = RankTracebackError(self._trace) if self._trace else launch_error
+            raise JobError(self._failure) from cause
+        return [
+            RankResult(result["unit_id"], tuple(result["files"]), result["rows"])
+            for rank in self._ranks
+            if rank is not None
+            for result in rank.results
+        ]
+
+    def _run(self) -> None:
+        aborted_at = None
+        while not self._closed.wait(self._pause_s):
+            for act in (self._look, self._judge, self._write):
+                try:
+                    act()
+                except Exception as error:  # a store that fails now and then
+                    logger.warning("the ranks' folder was not read or written: %s", error)
+            if self._failure is not None and aborted_at is None:
+                aborted_at = time.monotonic()
+            if aborted_at is not None and time.monotonic() - aborted_at > ABORT_GRACE_S:
+                try:
+                    self._cancel()
+                except Exception as error:  # tried again after another grace
+                    logger.warning("the ranks' launch was not cancelled: %s", error)
+                aborted_at = time.monotonic()
+
+    def _look(self) -> None:
+        """Reads every rank's state once; raises at the end if one could not be read."""
+        errors: list[Exception] = []
+
+        def read(file: str) -> dict[str, Any] | None:
+            try:
+                return _read(file)
+            except Exception as error:
+                errors.append(error)
+                return None
+
+        files = [join(self._folder, _rank_file(rank)) for rank in range(len(self._ranks))]
+        with ThreadPoolExecutor(min(READERS, len(files))) as pool:
+            states = list(pool.map(read, files))
+        for rank, (values, known) in enumerate(zip(states, self._ranks, strict=True)):
+            self._looks[rank] += 1
+            if values is None:
+                continue
+            found = _RankState(**values)
+            if found != known:
+                self._ranks[rank], self._seen[rank] = found, time.monotonic()
+                self._looks[rank] = 0
+            if found.state in (SCORING, DONE) and not self._scoring:
+                self._scoring = True
+                self._on_scoring()
+        if errors:
+            raise errors[0]
+
+    def _judge(self) -> None:
+        self._failure = self._failure or self._find_failure()
+
+    def _find_failure(self) -> str | None:
+        """Returns why the run cannot succeed any more, None as long as it can."""
+        now = time.monotonic()
+        for rank, state in enumerate(self._ranks):
+            if state is None:
+                if now - self._started > self._start_timeout_s:
+                    return self._did_not_start(rank)
+            elif state.state == FAILED:
+                self._trace = state.trace
+                return f"{_name(rank, state)} failed: {state.error}"
+            elif state.state != DONE and self._is_silent(rank, now):
+                return self._lost(rank, state)
+        if read_text(join(self._folder, RESTARTED_FILE)) is not None:
+            return self._silent_longest("died and was started again by Spark")
+        return None
+
+    def _is_silent(self, rank: int, now: float) -> bool:
+        still_s = now - self._seen[rank]
+        return still_s > RANK_LOST_AFTER_S and self._looks[rank] >= RANK_LOST_AFTER_LOOKS
+
+    def _unfinished(self, launch_error: Exception | None) -> str:
+        """Returns the failure of a launch that ended while ranks were not done."""
+        if all(state is None for state in self._ranks):
+            reason = f": {launch_error}" if launch_error else ""
+            return f"no rank started{reason}"
+        return self._silent_longest("ended without a word")
+
+    def _silent_longest(self, what: str) -> str:
+        """Names the rank that is not done and was heard of least lately: it ended first."""
+        waiting = [
+            (self._seen[rank] if state else self._started, rank)
+            for rank, state in enumerate(self._ranks)
+            if state is None or state.state != DONE
+        ]
+        _, rank = min(waiting, default=(0.0, 0))
+        state = self._ranks[rank]
+        if state is None:
+            return self._did_not_start(rank)
+        return f"{_name(rank, state)} {what}: {_ADVICE}"
+
+    def _lost(self, rank: int, state: _RankState) -> str:
+        return f"{_name(rank, state)} was not heard of for {RANK_LOST_AFTER_S:.0f} s: {_ADVICE}"
+
+    def _did_not_start(self, rank: int) -> str:
+        running = sum(state is not None for state in self._ranks)
+        return (
+            f"rank {rank} did not start within {self._start_timeout_s:.0f} s ({running} of "
+            f"{len(self._ranks)} run): all ranks run at once, and something else may hold the "
+            "slots; free them, lower num_workers or raise horovod.start_timeout_s"
+        )
+
+    def _all_done(self) -> bool:
+        return all(state is not None and state.state == DONE for state in self._ranks)
+
+    def _write(self) -> None:
+        self._beat += 1
+        driver = {"beat": self._beat, "abort": self._failure}
+        replace_text(join(self._folder, DRIVER_FILE), json.dumps(driver))
+
+
+_ADVICE = (
+    "it was killed or its host is gone; look for out-of-memory in the host's log, and run the "
+    "same command again"
+)
+
+
+def _beat_s(folder: str) -> float:
+    return BEAT_S if renames_atomically(folder) else BEAT_ON_OBJECT_STORE_S
+
+
+def _insist(act: Callable[[], None]) -> None:
+    """Does what has to be done once, several times if the store fails; at last raises."""
+    for attempt in range(ATTEMPTS):
+        try:
+            act()
+            return
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if attempt == ATTEMPTS - 1:
+                raise ControlFolderError(f"the ranks' folder: {error}") from error
+            logger.warning("tried again: %s", error)
+            time.sleep(ATTEMPT_PAUSE_S)
+
+
+def _name(rank: int, state: _RankState) -> str:
+    return f"rank {rank} (process {state.pid} on {state.host})"
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank-{rank:05d}.json"
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    """Returns what a state file holds, None where it is not there or not whole."""
+    text = read_text(path)
+    try:
+        values: dict[str, Any] | None = json.loads(text) if text else None
+    except ValueError:  # on a file system without atomic renames, read while it is written
+        return None
+    return values

@@ -1,0 +1,61 @@
+"""How Spark reads the input, and how it names a column."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkinfer.exceptions import InputError
+from sparkinfer.spark.errors import explain
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructField
+
+CSV_OPTIONS = {"header": "true", "multiLine": "true", "escape": '"', "nullValue": "\x00"}
+"""RFC 4180: a header line, line breaks within quotes, quotes doubled. All columns are strings.
+
+A field without anything is null and "" is an empty text: only with a null value other than the
+empty text does Spark tell them apart.
+"""
+
+
+def read_table(spark: SparkSession, kind: str, path: str) -> DataFrame:
+    """Returns the input as a DataFrame, not yet read.
+
+    Args:
+        spark: the session.
+        kind: `table`, `parquet`, `csv` or `json`.
+        path: of the files, or the table's name.
+
+    Raises:
+        InputError: Spark cannot read it.
+    """
+    try:
+        if kind == "table":
+            return spark.read.table(path)
+        reader = spark.read.options(**CSV_OPTIONS) if kind == "csv" else spark.read
+        return reader.format(kind).load(path)
+    except Exception as error:  # py4j's and Spark's errors have no common root
+        raise InputError(f"input {path!r} cannot be read as {kind}: {explain(error)}") from error
+
+
+def quoted(name: str) -> str:
+    """Returns a column's name as Spark reads it literally, dots and backticks included."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def arrow_field(field: StructField) -> pa.Field:
+    """Returns a Spark column's field in Arrow; timestamps are in UTC.
+
+    Raises:
+        Exception: Arrow has no such type; pyspark's own, of changing classes.
+    """
+    from pyspark.sql.pandas.types import to_arrow_type
+
+    # Spark 4 asks for the time zone that Spark 3.5 takes for granted.
+    takes_timezone = "timezone" in inspect.signature(to_arrow_type).parameters
+    options: dict[str, Any] = {"timezone": "UTC"} if takes_timezone else {}
+    return pa.field(field.name, to_arrow_type(field.dataType, **options), field.nullable)
