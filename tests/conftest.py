@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -66,3 +66,19 @@ def standalone_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random text classifier."""
     return make_classifier(tmp_path_factory.mktemp("models") / "classifier")
+
+
+@pytest.fixture
+def ranks_in_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Options of runs of the horovod engine whose two ranks are started by `RanksInTurn`."""
+    import torch
+
+    from sparkinfer.engines import horovod
+    from tests.ranks_in_turn import RanksInTurn
+
+    threads = torch.get_num_threads()
+    for name in ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "1")  # ranks set what is not set
+    monkeypatch.setitem(horovod.LAUNCHERS, "torch", RanksInTurn)
+    yield {"num_workers": 2, "horovod": {"launcher": "torch", "reader": "pyarrow"}}
+    torch.set_num_threads(threads)

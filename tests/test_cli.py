@@ -1,5 +1,9 @@
+import json
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.cli import main
+from tests.made_up_engine import write_input
 
 
 @pytest.fixture
@@ -41,9 +46,9 @@ def test_score_writes_rows_and_says_what_it_did(
     assert main([*arguments(source, classifier), "--label-col", "y"]) == 0
     said = capsys.readouterr()
     assert "scored     2 rows, 0 of them with an error" in said.out
-    assert "accuracy   " in said.out
+    assert "accuracy " in said.out
     assert str(source.parent / "out") in said.out
-    assert said.err == ""
+    assert "2 of 2 rows, 1 of 1 chunks" in said.err
     assert scored(source)["id"].tolist() == [1, 2]
 
 
@@ -101,13 +106,81 @@ def test_a_model_folder_without_weights_is_wrong_use(
     assert "weights" in capsys.readouterr().err
 
 
-def test_an_output_that_is_there_needs_overwrite(
+def test_a_finished_run_is_done_and_another_one_needs_overwrite(
     source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(source, classifier)) == 0
-    assert main(arguments(source, classifier)) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert main([*arguments(source, classifier), "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(arguments(source, classifier)) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    other = [*arguments(source, classifier), "--max-length", "8"]
+    assert main(other) == 2
+    assert "max_length was None, is 8" in capsys.readouterr().err
+    assert main([*other, "--overwrite"]) == 0
+
+
+def test_progress_as_json_is_one_object_a_line(
+    source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(source, classifier), "--progress", "json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert events[-1]["event"] == "end"
+    assert (events[-1]["rows"], events[-1]["chunks"]) == (2, 1)
+
+
+def test_status_tells_what_is_done_and_wrong_use_from_no_run(
+    source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(source.parent / "out")
+    assert main(["status", output]) == 2
+    assert "holds no manifest of a run" in capsys.readouterr().err
+    main(arguments(source, classifier))
+    capsys.readouterr()
+    assert main(["status", output]) == 0
+    assert "rows       2 of 2 (100.0%), 1 of 1 chunks" in capsys.readouterr().out
+    assert main(["status", output, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["state"], status["rows"], status["missing"]) == ("finished", 2, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_run_and_the_same_command_goes_on(
+    classifier: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    source = write_input(tmp_path / "in", files=1, row_groups=200, rows=100)
+    command = [
+        *(sys.executable, "-m", "sparkinfer"),
+        *arguments(source, classifier, output=str(tmp_path / "out"), progress="none"),
+        *("--set", "chunks.target_rows=100", "--max-batch-tokens", "16"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    records = tmp_path / "out" / "_sparkinfer" / "chunks"
+    while not records.exists() or len(list(records.iterdir())) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    done = len(list(records.iterdir()))
+    assert said.strip() == (
+        f"sparkinfer: stopped; {done} of 200 chunks are done. Give the same command to go on"
+    )
+    assert not (tmp_path / "out" / "_sparkinfer" / "staging").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert f"{done * 100:,} of them were done before this run" in again.stdout
+    frame = pads.dataset(str(tmp_path / "out"), format="parquet").to_table(columns=["id"])
+    assert sorted(frame["id"].to_pylist()) == list(range(20_000))
+
+
+def test_doctor_exits_with_1_for_what_would_go_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["doctor", "--engine", "local", "--output", "/proc/nothing/here"]
+    assert main(given) == 1
+    assert re.search("ERROR +output.*/proc/nothing/here", capsys.readouterr().out)
+    assert main(["doctor", "--set", "modle=3"]) == 2
+    assert main(["doctor", "--engine", "local", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["error"] == 0
 
 
 def test_an_output_below_a_file_is_wrong_use(
@@ -139,7 +212,7 @@ def test_the_demo_scores_the_carried_sample_offline(
     assert main(["demo", "--engine", "local", "--output", str(output)]) == 0
     said = capsys.readouterr().out
     assert "first rows of" in said
-    assert "accuracy   0.9" in said
+    assert "accuracy          0.9" in said
     frame = pads.dataset(str(output), format="parquet").to_table().to_pandas()
     assert frame["id"].is_unique
     assert frame["error"].notna().sum() == frame["text"].isna().sum() > 0

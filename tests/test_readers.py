@@ -7,14 +7,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
-from sparkinfer.engines import prepare as prepare_module
-from sparkinfer.engines import readers
-from sparkinfer.engines.prepare import PreparedFile, PrepareJob, prepare_partition
+from sparkinfer.engines import chunk_reader, readers
+from sparkinfer.engines.chunk_reader import ChunkReader
+from sparkinfer.engines.prepare import (
+    KEYS_PER_PART,
+    PreparedFile,
+    PrepareJob,
+    _parts,
+    prepare_part,
+)
 from sparkinfer.engines.readers import READERS, choose_reader, read_row_groups
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
+from sparkinfer.jobs.chunks import Chunk, Piece
 from sparkinfer.models.encoding import Encoder, load_encoder
 from sparkinfer.models.sources import ModelSource, resolve
 from tests.tiny_models import sentences
@@ -58,14 +68,22 @@ def encoder(classifier: Path) -> Encoder:
 def prepare(
     folder: Path, source: ModelSource, texts: Sequence[str | None], **batching: Any
 ) -> list[PreparedFile]:
-    """Prepares rows as a Spark task does, without Spark."""
+    """Prepares the rows of a chunk as a Spark task does, without Spark."""
+    path = folder / "in.parquet"
+    table = pa.table({"id": range(len(texts)), "text": pa.array(texts, pa.string())})
+    pq.write_table(table, path, row_group_size=70)
+    piece = Piece(str(path), 0, pq.read_metadata(path).num_row_groups, len(texts))
+    return list(prepare_part(job_for(folder, source, **batching), 0, Chunk(0, (piece,))))
+
+
+def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
     for name in ("tokens", "carried"):
         (folder / name).mkdir()
     options = BatchingConfig(**{"max_batch_tokens": 16, "window_rows": 100, **batching})
     config = ScoringConfig(model="m", input_col="text", batching=options)
-    job = PrepareJob(config, source, "cpu", 1, ("id",), str(folder))
-    table = pa.table({"id": range(len(texts)), "text": pa.array(texts, pa.string())})
-    return list(prepare_partition(job, table.to_batches(max_chunksize=70)))
+    schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
+    reader = ChunkReader(str(folder / "in.parquet"), schema)
+    return PrepareJob(config, source, "cpu", 1, ("id",), reader, str(folder))
 
 
 def read_texts(
@@ -148,18 +166,47 @@ def test_rows_of_a_row_group_are_of_like_length_and_keys_have_no_gap(
     assert start == len(TEXTS)
 
 
-def test_a_row_that_prepare_loses_fails_it(
+def test_parts_of_one_chunk_have_keys_of_their_own_and_its_number(
+    tmp_path: Path, source: ModelSource, encoder: Encoder
+) -> None:
+    path = tmp_path / "in.parquet"
+    table = pa.table({"id": range(len(TEXTS)), "text": pa.array(TEXTS, pa.string())})
+    pq.write_table(table, path, row_group_size=100)
+    pieces = [Piece(str(path), 3, 1, len(TEXTS) - 300), Piece(str(path), 0, 3, 300)]
+    job = job_for(tmp_path, source)
+    written = [list(prepare_part(job, i, Chunk(5, (piece,)))) for i, piece in enumerate(pieces)]
+    for place, (files, piece) in enumerate(zip(written, pieces, strict=True)):
+        assert sum(file.rows for file in files) == piece.rows
+        assert files[0].first_row == place * KEYS_PER_PART
+    both = [*written[0], *written[1]]
+    assert {file.chunk for file in both} == {5}
+    rows = read_texts(tmp_path, both, "pyarrow", encoder)
+    assert sorted(rows) == list(range(len(TEXTS)))
+
+
+CHUNKS = st.lists(st.lists(st.integers(1, 9), max_size=5), max_size=6).map(
+    lambda chunks: [
+        Chunk(number, tuple(Piece(f"f{number}", place, 1, n) for place, n in enumerate(rows)))
+        for number, rows in enumerate(chunks)
+    ]
+)
+
+
+@given(CHUNKS, st.integers(1, 8))
+def test_parts_hold_every_piece_once_and_are_many_where_chunks_are_few(
+    chunks: list[Chunk], cores: int
+) -> None:
+    parts = _parts(chunks, cores)
+    pieces = [(chunk.number, piece) for chunk in chunks for piece in chunk.pieces]
+    assert [(part.number, piece) for part in parts for piece in part.pieces] == pieces
+    assert all(part.rows for part in parts)
+    assert len(parts) >= min(cores, len(pieces))
+
+
+def test_windows_are_bounded_in_bytes(
     tmp_path: Path, source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = prepare_module.cut_row_groups
-    monkeypatch.setattr(
-        prepare_module, "cut_row_groups", lambda *args, **more: whole(*args, **more)[1:]
-    )
-    with pytest.raises(RowConservationError, match="partition 0: 306 rows were read and"):
-        prepare(tmp_path, source, TEXTS)
-
-
-def test_windows_are_bounded_in_bytes(tmp_path: Path, source: ModelSource) -> None:
+    monkeypatch.setattr(chunk_reader, "READ_ROWS", 70)
     files = prepare(tmp_path, source, ["good"] * 210, max_batch_tokens=4000, window_bytes=1)
     assert [file.rows for file in files] == [70, 70, 70]
 

@@ -54,5 +54,47 @@ def test_an_error_of_spark_itself_is_its_innermost_cause() -> None:
     )
 
 
+def test_a_worker_that_died_is_told_and_not_what_spark_saw_of_it() -> None:
+    text = f"first{FRAMES}Caused by: Python worker exited unexpectedly (crashed){FRAMES}"
+    assert explain(Exception(f"{text}Caused by: java.io.EOFException{FRAMES}")) == (
+        "Python worker exited unexpectedly (crashed)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("left_behind", "explained"),
+    [
+        (  # as of a real run on Spark 3.5.9
+            "no progress for 2 s in the forward pass of 48 rows of up to 42 tokens (chunk 0 task "
+            '1, process 15778 on vm)\n\nThread MainThread:\n  File "daemon.py", line 218, in x\n\n',
+            "no progress for 2 s in the forward pass of 48 rows of up to 42 tokens (chunk 0 task "
+            "1, process 15778 on vm)",
+        ),
+        (
+            "Fatal Python error: Segmentation fault\n\nThread 0x00007f1f1bd896c0 (most recent call "
+            'first):\n  File "threading.py", line 327 in wait\n\n',
+            "Fatal Python error: Segmentation fault",
+        ),
+        ("\n", "Python worker exited unexpectedly (crashed)"),  # killed
+    ],
+)
+def test_what_a_worker_left_behind_is_its_first_line(left_behind: str, explained: str) -> None:
+    crashed = f"SparkException: Python worker exited unexpectedly (crashed): {left_behind}{FRAMES}"
+    caused = f"Caused by: java.io.EOFException{FRAMES}"
+    text = (
+        f"Job aborted: {crashed}{caused}\nDriver stacktrace:\n{FRAMES}Caused by: {crashed}{caused}"
+    )
+    assert explain(Exception(text)) == explained
+
+
+def test_a_worker_that_is_cut_off_is_told_from_other_connections() -> None:
+    reset = "Caused by: java.net.SocketException: Connection reset\n\tat "
+    ours = explain(Exception(f"{reset}org.apache.spark.api.python.BasePythonRunner.read"))
+    assert ours == "Python worker exited unexpectedly (its connection was reset)"
+    assert explain(Exception(f"{reset}org.apache.hadoop.fs.s3a")) == (
+        "java.net.SocketException: Connection reset"
+    )
+
+
 def test_a_plain_error_is_its_first_line() -> None:
     assert explain(Exception("plain\nsecond")) == "plain"

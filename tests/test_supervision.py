@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparkinfer.engines import supervision
+from sparkinfer.engines.base import ChunkTask, ScoredChunk, ScoringRun
+from sparkinfer.engines.chunk_commits import ChunkCommits
+from sparkinfer.engines.prepare import PreparedFile
+from sparkinfer.engines.rank_worker import PreparedChunk, deal_chunk
 from sparkinfer.engines.supervision import (
     DONE,
     SCORING,
@@ -25,6 +33,7 @@ from sparkinfer.engines.supervision import (
     Supervisor,
 )
 from sparkinfer.exceptions import JobError
+from sparkinfer.jobs.chunks import Chunk
 
 WAIT_S = 20.0
 
@@ -44,14 +53,29 @@ class Watch:
         self.folder = str(folder)
         self.cancelled = threading.Event()
         self.scoring = threading.Event()
+        self.told: list[RankResult] = []
         self.supervisor = Supervisor(
-            self.folder, world_size, start_timeout_s, self.cancelled.set, self.scoring.set
+            self.folder,
+            world_size,
+            start_timeout_s,
+            self.cancelled.set,
+            self.scoring.set,
+            self.told.append,
         )
+
+    def results(self) -> list[RankResult]:
+        """Returns what was told of, once the launch has ended well."""
+        self.supervisor.conclude(None)
+        return sorted(self.told, key=lambda result: (result.chunk, result.rank))
 
     def failure(self, launch_error: Exception | None = None) -> str:
         with pytest.raises(JobError) as raised:
-            self.supervisor.results(launch_error)
+            self.supervisor.conclude(launch_error)
         return str(raised.value)
+
+
+def result_of(chunk: int, rank: int) -> RankResult:
+    return RankResult(chunk, rank, f"rank-{rank}.parquet", rows=5 + rank, seconds=0.5)
 
 
 def wait_for_abort(beat: RankBeat) -> str:
@@ -66,20 +90,52 @@ def wait_for_abort(beat: RankBeat) -> str:
     raise TimeoutError("no abort")
 
 
-def test_what_all_ranks_wrote_is_returned(tmp_path: Path) -> None:
+def test_each_result_is_told_once_while_the_ranks_run(tmp_path: Path) -> None:
     watch = Watch(tmp_path, 2)
     with watch.supervisor:
         for rank in range(2):
             with RankBeat(watch.folder, rank) as beat:
                 beat.enter(SCORING)
-                beat.add(RankResult("all", (f"part-{rank}",), rank + 5))
+                for chunk in (0, 3):
+                    beat.add(result_of(chunk, rank))
+                    wait_until(lambda: result_of(chunk, rank) in watch.told)  # noqa: B023
                 beat.enter(DONE)
-    assert watch.supervisor.results(None) == [
-        RankResult("all", ("part-0",), 5),
-        RankResult("all", ("part-1",), 6),
-    ]
+        time.sleep(5 * supervision.BEAT_S)
+    assert watch.results() == [result_of(chunk, rank) for chunk in (0, 3) for rank in range(2)]
     assert watch.scoring.is_set()
     assert not watch.cancelled.is_set()
+
+
+def test_results_that_come_with_the_last_look_are_told(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, 1)
+    with watch.supervisor:
+        pass
+    with RankBeat(watch.folder, 0) as beat:
+        for chunk in range(3):
+            beat.add(result_of(chunk, 0))
+        beat.enter(DONE)
+    assert watch.told == []
+    assert watch.results() == [result_of(chunk, 0) for chunk in range(3)]
+
+
+def test_what_ranks_wrote_before_one_failed_is_told(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, 1)
+    with watch.supervisor:
+        pass
+    with contextlib.suppress(ZeroDivisionError), RankBeat(watch.folder, 0) as beat:
+        beat.add(result_of(0, 0))
+        1 / 0  # noqa: B018
+    assert "rank 0" in watch.failure()
+    assert watch.told == [result_of(0, 0)]
+
+
+def test_abort_ends_the_ranks_and_then_the_launch(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, 2)
+    with watch.supervisor, RankBeat(watch.folder, 0) as beat, RankBeat(watch.folder, 1) as other:
+        watch.supervisor.abort("a chunk was not committed")
+        assert wait_for_abort(beat) == wait_for_abort(other) == "a chunk was not committed"
+        assert watch.cancelled.wait(WAIT_S)
+    assert watch.failure(RuntimeError("cancelled")) == "a chunk was not committed"
 
 
 def test_an_exception_reaches_the_driver_with_its_rank_and_traceback(tmp_path: Path) -> None:
@@ -93,7 +149,7 @@ def test_an_exception_reaches_the_driver_with_its_rank_and_traceback(tmp_path: P
     with pytest.raises(
         JobError, match=r"rank 1 \(process \d+ on .*failed: ZeroDiv.*zero$"
     ) as raised:
-        watch.supervisor.results(RuntimeError("exit 1"))
+        watch.supervisor.conclude(RuntimeError("exit 1"))
     assert "Traceback (most recent call last)" in str(raised.value.__cause__)
     assert "1 / 0" in str(raised.value.__cause__)
 
@@ -107,6 +163,31 @@ def test_a_rank_that_falls_silent_aborts_the_others(tmp_path: Path) -> None:
     assert "rank 1 (process 7 on h) was not heard of" in watch.failure()
 
 
+def test_the_chunk_over_which_a_rank_died_is_told(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, 1)
+    with watch.supervisor:
+        silent = {"state": SCORING, "host": "h", "pid": 7, "beat": 3, "chunk": 5}
+        (tmp_path / "rank-00000.json").write_text(json.dumps(silent))
+        wait_until_seen(watch.supervisor, 0)
+    assert "ended without a word" in watch.failure()
+    assert watch.supervisor.deadly_chunk == 5
+
+
+@pytest.mark.parametrize(("hangs", "deadly"), [(True, 5), (False, None)])
+def test_a_chunk_is_deadly_if_a_rank_hangs_over_it_and_not_if_it_raises(
+    tmp_path: Path, hangs: bool, deadly: int | None
+) -> None:
+    watch = Watch(tmp_path, 1)
+    with watch.supervisor, contextlib.suppress(ValueError), RankBeat(watch.folder, 0) as beat:
+        beat.enter(SCORING)
+        beat.begin(5)
+        if hangs:
+            beat.fail("no progress for 600 s", "stacks")
+        raise ValueError("no progress for 600 s")
+    assert "failed: " in watch.failure()
+    assert watch.supervisor.deadly_chunk == deadly
+
+
 def test_a_rank_that_is_done_may_be_silent(tmp_path: Path) -> None:
     watch = Watch(tmp_path, 2)
     with watch.supervisor, RankBeat(watch.folder, 0) as beat:
@@ -116,7 +197,7 @@ def test_a_rank_that_is_done_may_be_silent(tmp_path: Path) -> None:
         while time.monotonic() < silence_ends:
             beat.check()
         beat.enter(DONE)
-    assert watch.supervisor.results(None) == []
+    assert watch.results() == []
 
 
 def test_a_rank_that_does_not_start_in_time_fails_the_run(tmp_path: Path) -> None:
@@ -138,8 +219,14 @@ def test_the_rank_that_fell_silent_first_is_named_when_the_launch_ends(tmp_path:
 
 
 def wait_until_seen(supervisor: Supervisor, rank: int) -> None:
+    wait_until(lambda: supervisor._ranks[rank] is not None)
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
-    while supervisor._ranks[rank] is None and time.monotonic() < deadline:
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not become true")
         time.sleep(0.01)
 
 
@@ -186,7 +273,7 @@ def test_a_folder_that_cannot_be_reached_for_a_moment_ends_nothing(tmp_path: Pat
         away.rename(folder)
         with RankBeat(watch.folder, 0) as beat:
             beat.enter(DONE)
-    assert watch.supervisor.results(None) == []
+    assert watch.results() == []
 
 
 def test_a_store_that_fails_now_and_then_ends_nothing(
@@ -194,7 +281,7 @@ def test_a_store_that_fails_now_and_then_ends_nothing(
 ) -> None:
     failures = itertools.cycle([None, OSError("timed out"), None, None, OSError("reset")])
     monkeypatch.setattr(supervision, "ATTEMPT_PAUSE_S", 0.01)
-    for name in ("read_text", "replace_text"):
+    for name in ("read_text", "replace_text", "names_in"):
         monkeypatch.setattr(supervision, name, failing(getattr(supervision, name), failures))
     watch = Watch(tmp_path, 2)
     with watch.supervisor:
@@ -204,10 +291,11 @@ def test_a_store_that_fails_now_and_then_ends_nothing(
             for beat in beats:
                 beat.check()
             time.sleep(supervision.BEAT_S)
-        for beat in beats:
+        for rank, beat in enumerate(beats):
+            beat.add(result_of(0, rank))
             beat.enter(DONE)
             beat.__exit__(None, None, None)
-    assert watch.supervisor.results(None) == []
+    assert watch.results() == [result_of(0, 0), result_of(0, 1)]
 
 
 def failing(whole: Any, failures: Iterator[Exception | None]) -> Any:
@@ -242,3 +330,166 @@ def test_a_state_that_is_half_written_is_passed_over(tmp_path: Path) -> None:
     with watch.supervisor:
         time.sleep(5 * supervision.BEAT_S)
     assert watch.failure() == "no rank started"
+
+
+def test_a_result_that_is_half_written_is_told_once_it_is_whole(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, 1)
+    with watch.supervisor, RankBeat(watch.folder, 0) as beat:
+        half = tmp_path / "results" / "00000000-00000.json"
+        half.write_text('{"chunk": 0, "ra')
+        time.sleep(5 * supervision.BEAT_S)
+        assert watch.told == []
+        beat.add(result_of(0, 0))
+        beat.enter(DONE)
+    assert watch.results() == [result_of(0, 0)]
+
+
+ROW_GROUPS = st.lists(st.integers(0, 9999), max_size=20).map(
+    lambda tokens: [PreparedFile(0, f"f{i}", i, 1, count) for i, count in enumerate(tokens)]
+)
+
+
+@given(ROW_GROUPS, st.integers(1, 9), st.integers(0, 99))
+def test_every_row_group_of_a_chunk_is_dealt_to_one_rank(
+    files: list[PreparedFile], world_size: int, turn: int
+) -> None:
+    shares = deal_chunk(files, world_size, turn)
+    assert len(shares) == world_size
+    assert Counter(file for share in shares for file in share) == Counter(files)
+
+
+@given(ROW_GROUPS, st.integers(1, 9), st.integers(0, 99))
+def test_the_shares_of_a_chunk_go_round_from_turn_to_turn(
+    files: list[PreparedFile], world_size: int, turn: int
+) -> None:
+    shares, following = (deal_chunk(files, world_size, t) for t in (turn, turn + 1))
+    assert following == shares[1:] + shares[:1]
+
+
+def test_chunks_of_one_row_group_go_to_all_ranks_in_turn() -> None:
+    file = PreparedFile(0, "f", 0, 1, 1)
+    taken = [deal_chunk([file], 3, turn).index((file,)) for turn in range(6)]
+    assert sorted(taken[:3]) == [0, 1, 2]
+    assert taken[3:] == taken[:3]
+
+
+class Commits:
+    """Commits of chunks that ranks share, and what they called.
+
+    Args:
+        sharers: the ranks that have a share of each chunk, by the chunk's number.
+        commit: taken in the place of one that notes the chunk.
+    """
+
+    def __init__(
+        self, sharers: dict[int, Sequence[int]], commit: Callable[[ScoredChunk], None] | None = None
+    ) -> None:
+        self.committed: list[ScoredChunk] = []
+        self.aborted: list[str] = []
+        nothing: Any = None
+        run = ScoringRun(
+            source=nothing,
+            verdict=nothing,
+            read_from="",
+            tasks=tuple(ChunkTask(Chunk(number, ()), f"s{number}") for number in sharers),
+            staging="",
+            commit=commit or self.committed.append,
+            note_deaths=nothing,
+        )
+        file = PreparedFile(0, "f", 0, 1, 1)
+        chunks = [
+            PreparedChunk(
+                number, f"s{number}", tuple((file,) if rank in ranks else () for rank in range(3))
+            )
+            for number, ranks in sharers.items()
+        ]
+        self.commits = ChunkCommits(run, chunks, self.aborted.append)
+
+    def add(self, chunk: int, rank: int, seconds: float = 0.5) -> None:
+        self.commits.add(RankResult(chunk, rank, f"rank-{rank}", rows=1, seconds=seconds))
+
+
+def test_a_chunk_is_committed_when_all_ranks_that_share_it_have_written() -> None:
+    of = Commits({4: (0, 1, 2), 5: (1,)})
+    with of.commits:
+        of.add(4, 2, seconds=3.0)
+        of.add(4, 0)
+        of.add(5, 1)
+        wait_until(lambda: bool(of.committed))
+        assert of.committed == [ScoredChunk(Chunk(5, ()), "s5", ("rank-1",), 0.5)]
+        of.add(4, 1)
+        wait_until(lambda: len(of.committed) == 2)
+    assert of.committed[1] == ScoredChunk(
+        Chunk(4, ()), "s4", ("rank-0", "rank-1", "rank-2"), seconds=3.0
+    )
+    assert of.aborted == []
+
+
+def test_a_chunk_that_a_rank_did_not_finish_is_not_committed() -> None:
+    of = Commits({0: (0, 1), 1: (0, 1)})
+    with of.commits:
+        for chunk, rank in ((0, 0), (1, 0), (0, 1)):
+            of.add(chunk, rank)
+    assert [scored.chunk.number for scored in of.committed] == [0]
+
+
+def test_the_context_waits_for_what_is_being_committed() -> None:
+    started, may_end, done = threading.Event(), threading.Event(), []
+
+    def commit(scored: ScoredChunk) -> None:
+        started.set()
+        assert may_end.wait(WAIT_S)
+        done.append(scored.chunk.number)
+
+    of = Commits({0: (0,), 1: (0,)}, commit)
+    with contextlib.suppress(JobError), of.commits:
+        of.add(0, 0)
+        of.add(1, 0)
+        assert started.wait(WAIT_S)  # `add` did not wait
+        threading.Timer(0.1, may_end.set).start()
+        raise JobError("a rank failed")
+    assert done == [0, 1]
+
+
+def refuse(scored: ScoredChunk) -> None:
+    raise JobError(f"chunk {scored.chunk.number} refused")
+
+
+def commit_and(of: Commits, act: Callable[[], None]) -> None:
+    """Does something in the context of commits of which the first has failed."""
+    with of.commits:
+        of.add(0, 0)
+        wait_until(lambda: bool(of.aborted))
+        act()
+
+
+def test_a_commit_that_fails_aborts_the_ranks_and_is_raised() -> None:
+    tried = []
+
+    def commit(scored: ScoredChunk) -> None:
+        tried.append(scored.chunk.number)
+        refuse(scored)
+
+    of = Commits({0: (0,), 1: (0,)}, commit)
+    with pytest.raises(JobError, match="^chunk 0 refused$"):
+        commit_and(of, lambda: of.add(1, 0))
+    assert of.aborted == ["a chunk was not committed: chunk 0 refused"]
+    assert tried == [0]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (JobError("aborted"), JobError("chunk 0 refused")),
+        (KeyboardInterrupt(), KeyboardInterrupt()),
+    ],
+    ids=["what the abort made of it is replaced", "an interrupt is not"],
+)
+def test_a_commit_that_failed_is_raised_unless_the_run_was_interrupted(
+    error: BaseException, raised: BaseException
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(raised), match=f"^{raised}$"):
+        commit_and(Commits({0: (0,)}, refuse), fail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
@@ -67,18 +68,28 @@ def run(
     if config.engine == "local":
         from sparkinfer.engines.local import LocalEngine
 
-        return run_job(config, LocalEngine(config), display)
-    from sparkinfer.spark.session import qualify, start_session
+        return run_job(config, LocalEngine, display)
+    from sparkinfer.spark.session import start_session
 
     spark = spark or start_session(config)
+    config = qualified(config, spark)
+    return run_job(config, partial(spark_engine, spark=spark), display)
+
+
+def qualified(config: ScoringConfig, spark: SparkSession) -> ScoringConfig:
+    """Returns the configuration with its paths as this session's file systems have them."""
+    from sparkinfer.spark.session import qualify
+
+    paths: dict[str, str] = {}
     if config.output is not None:
-        config = config.replace(output=qualify(spark, config.output))
+        paths["output"] = qualify(spark, config.output)
     if config.input is not None and not looks_like_table(config.input):
-        config = config.replace(input=qualify(spark, config.input))
-    return run_job(config, _spark_engine(config, spark), display)
+        paths["input"] = qualify(spark, config.input)
+    return config.replace(**paths)
 
 
-def _spark_engine(config: ScoringConfig, spark: SparkSession) -> Engine:
+def spark_engine(config: ScoringConfig, spark: SparkSession) -> Engine:
+    """Returns the configured engine on a session."""
     if config.engine == "horovod":
         from sparkinfer.engines.horovod import HorovodEngine
 

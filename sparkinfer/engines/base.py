@@ -1,17 +1,17 @@
 """The seam between a run and what moves its rows.
 
 A run asks an engine three things, in this order: is the input there and as described, how should
-the model be run, and score these units of work. A unit writes its files into a staging folder of
-its own and readers do not see them; publishing is the run's business. Today a run is one unit; the
-interface yields results in any order, so that an engine may have several in flight.
+the model be run, and score these chunks. The files of a chunk are written into a staging folder of
+its own, where readers do not see them; publishing is the run's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sparkinfer.jobs.chunks import Chunk
 from sparkinfer.jobs.progress import Progress
 from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.sources import ModelSource
@@ -23,13 +23,15 @@ class InputTable:
 
     Attributes:
         columns: names, in order.
-        total_rows: rows, None where counting them would cost a pass over the data.
-        path: where its files are, None for a table or a DataFrame.
+        kind: `parquet`, `csv`, `json` or `table`.
+        path: where its files are, None for a table.
+        carried: types of the columns that the output keeps, by name; see `type_name`.
     """
 
     columns: tuple[str, ...]
-    total_rows: int | None
-    path: str | None = None
+    kind: str
+    path: str | None
+    carried: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -46,31 +48,58 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class WorkUnit:
-    """A piece of the input that is scored, published and recorded as one; today the whole input.
+class ChunkTask:
+    """A chunk that is to be scored.
 
     Attributes:
-        unit_id: names the piece; the same piece has the same name in every attempt.
-        staging: folder that receives its files; no reader looks there.
+        chunk: where its rows are.
+        staging: receives its files; no reader looks there. The engine makes the folder.
+        deaths: how often a worker died while it scored this chunk, as far as is known.
     """
 
-    unit_id: str
+    chunk: Chunk
     staging: str
+    deaths: int = 0
 
 
 @dataclass(frozen=True)
-class UnitResult:
-    """A unit that is scored: its files lie in its staging folder, whole.
+class ScoredChunk:
+    """A chunk whose files lie in its staging folder, whole.
 
     Attributes:
-        unit_id: see `WorkUnit`.
-        files: names of the Parquet files in the staging folder.
-        rows_read: rows taken from the input for this unit.
+        chunk: see `ChunkTask`.
+        staging: see `ChunkTask`.
+        files: names of the Parquet files below it.
+        seconds: from the chunk's start to its files being whole.
     """
 
-    unit_id: str
+    chunk: Chunk
+    staging: str
     files: tuple[str, ...]
-    rows_read: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ScoringRun:
+    """What an engine is asked to score.
+
+    Attributes:
+        source: the model's files.
+        verdict: how the model is run.
+        read_from: folder that the chunks' files lie in.
+        tasks: the chunks, in the order in which they should be begun.
+        staging: folder for what the engine itself has to keep meanwhile.
+        commit: takes a scored chunk, from one thread at a time; what it raises ends the run.
+        note_deaths: takes the number of a chunk and how often a worker died while it scored it.
+    """
+
+    source: ModelSource
+    verdict: Verdict
+    read_from: str
+    tasks: tuple[ChunkTask, ...]
+    staging: str
+    commit: Callable[[ScoredChunk], None]
+    note_deaths: Callable[[int, int], None]
 
 
 class Engine(Protocol):
@@ -83,6 +112,18 @@ class Engine(Protocol):
             InputError: it is missing, unreadable or lacks a column.
         """
 
+    def stage_input(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
+        """Copies an input that is not Parquet to a folder of Parquet files.
+
+        Args:
+            folder: receives them.
+            rows_per_file: most rows of a file.
+            paths: those of the input's files that are copied; none for a table.
+
+        Raises:
+            JobError: it could not be read or written.
+        """
+
     def find_workers(self) -> Workers:
         """Returns the replicas that the run will use.
 
@@ -93,14 +134,8 @@ class Engine(Protocol):
     def run_gate(self, source: ModelSource) -> Verdict:
         """Returns how every worker is to run the model, tried in one worker."""
 
-    def score(
-        self,
-        units: Iterable[WorkUnit],
-        source: ModelSource,
-        verdict: Verdict,
-        progress: Progress,
-    ) -> Iterator[UnitResult]:
-        """Yields each unit once its files are written, in any order.
+    def score(self, run: ScoringRun, progress: Progress) -> None:
+        """Scores the chunks, several at once, and commits each when its files are written.
 
         Raises:
             JobError: a worker failed for good.

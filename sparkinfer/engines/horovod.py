@@ -2,13 +2,13 @@
 
 Three steps. Prepare: Spark tasks on the CPUs tokenise the rows and write row groups. Start: a
 launcher starts all ranks at once. Score: each rank reads its share of the row groups, scores and
-writes it, on its own. There is one launch for all units of work, for a launch costs many seconds.
+writes it, on its own. There is one launch for all chunks, for a launch costs many seconds.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,15 +16,18 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import InputTable, UnitResult, Workers, WorkUnit
+from sparkinfer.engines.base import ScoredChunk, ScoringRun, Workers
+from sparkinfer.engines.chunk_commits import ChunkCommits
+from sparkinfer.engines.isolation import DEATHS_BEFORE_ISOLATION
 from sparkinfer.engines.launchers import LAUNCHERS, Launcher, choose_launcher
-from sparkinfer.engines.prepare import PrepareJob, check_carried, prepare
-from sparkinfer.engines.rank_worker import Piece, RankJob
+from sparkinfer.engines.pandas_udf import PandasUdfEngine
+from sparkinfer.engines.prepare import PreparedFile, PrepareJob, prepare
+from sparkinfer.engines.rank_worker import PreparedChunk, RankJob, deal_chunk
 from sparkinfer.engines.readers import choose_reader
 from sparkinfer.engines.spark_engine import SparkEngine
-from sparkinfer.engines.supervision import RankResult, Supervisor
+from sparkinfer.engines.supervision import Supervisor
 from sparkinfer.engines.writing import write_tables
-from sparkinfer.exceptions import ConfigError, EngineUnavailableError, RowConservationError
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
 from sparkinfer.jobs.inputs import carried_columns
 from sparkinfer.jobs.progress import PREPARE, SCORE, START, Progress
 from sparkinfer.models.acceleration import Verdict
@@ -36,6 +39,9 @@ from sparkinfer.storage import join, make_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+PREPARED = "prepared"
+"""Folder of the prepared rows of a run."""
 
 SPARK_SCHEMA_KEY = b"org.apache.spark.sql.parquet.row.metadata"
 """Where Spark's Parquet files keep their schema, with the metadata of its columns."""
@@ -60,12 +66,6 @@ class HorovodEngine(SparkEngine):
         )
         self._reader = choose_reader(config.horovod.reader, str(config.output))
 
-    def open_input(self) -> InputTable:
-        """Returns what the input holds; see `Engine`."""
-        table = super().open_input()
-        check_carried(self._opened(), carried_columns(self._config, table.columns))
-        return table
-
     def find_workers(self) -> Workers:
         """Returns one rank per GPU, else per CPU slot; all of them run at once.
 
@@ -84,80 +84,102 @@ class HorovodEngine(SparkEngine):
                 )
         return workers
 
-    def score(
-        self,
-        units: Iterable[WorkUnit],
-        source: ModelSource,
-        verdict: Verdict,
-        progress: Progress,
-    ) -> Iterator[UnitResult]:
-        """Yields each unit once all ranks have ended; see `Engine`."""
-        progress.enter(PREPARE)
-        pieces = tuple(self._prepare(unit, source) for unit in units)
-        schema = self._output_schema(source, verdict)
-        results = self._run_ranks(pieces, schema, source, verdict, progress)
-        for piece in pieces:
-            yield _unit_result(piece, schema, results)
+    def score(self, run: ScoringRun, progress: Progress) -> None:
+        """Prepares all chunks, then has the ranks score them; see `Engine`.
 
-    def _prepare(self, unit: WorkUnit, source: ModelSource) -> Piece:
-        df = self._spread(self._opened())
-        carried = tuple(carried_columns(self._config, df.columns))
-        folder = join(unit.staging, "prepared")
-        found = self._accelerators()
-        prepared = prepare(
-            self._spark,
-            df,
-            PrepareJob(self._config, source, found.kind, found.cores_per_task, carried, folder),
-        )
-        return Piece(unit.unit_id, unit.staging, prepared)
-
-    def _spread(self, df: DataFrame) -> DataFrame:
-        """Returns the input in enough partitions to keep the cores busy.
-
-        Files are shuffled only where there are too few splits of them. Of a table or DataFrame
-        nothing is known without evaluating it; Spark then chooses partitions by size.
+        A dead rank ends the launch, so a chunk over which ranks died again and again is not left
+        to ranks: Spark tasks score it in parts.
         """
-        if self._input_kind in ("DataFrame", "table"):
-            return df.hint("rebalance")
-        cores = self._spark.sparkContext.defaultParallelism
-        return df if df.rdd.getNumPartitions() >= cores else df.repartition(cores)
+        deadly = [task for task in run.tasks if task.deaths >= DEATHS_BEFORE_ISOLATION]
+        for task in deadly:
+            spark_tasks = PandasUdfEngine(self._config, self._spark, self._df)
+            run.commit(spark_tasks.isolate(run, task, progress))
+        run = replace(run, tasks=tuple(task for task in run.tasks if task not in deadly))
+        progress.enter(PREPARE)
+        prepared = self._prepare(run)
+        schema = self._output_schema(run.source, run.verdict)
+        chunks = self._share_out(run, prepared)
+        self._commit_empty(run, chunks, schema)
+        self._run_ranks(run, [c for c in chunks if any(c.row_groups)], schema, progress)
+
+    def _share_out(
+        self, run: ScoringRun, prepared: Mapping[int, Sequence[PreparedFile]]
+    ) -> list[PreparedChunk]:
+        """Returns the chunks with each rank's share of them; their folders are there."""
+        world_size = self._accelerators().count
+        chunks = []
+        for turn, task in enumerate(run.tasks):
+            make_folder(task.staging)
+            shares = deal_chunk(prepared[task.chunk.number], world_size, turn)
+            chunks.append(PreparedChunk(task.chunk.number, task.staging, shares))
+        return chunks
+
+    def _prepare(self, run: ScoringRun) -> dict[int, list[PreparedFile]]:
+        found = self._accelerators()
+        job = PrepareJob(
+            self._config,
+            run.source,
+            found.kind,
+            found.cores_per_task,
+            carried=tuple(carried_columns(self._config, self._opened().columns)),
+            reader=self._chunk_reader(run.read_from),
+            folder=join(run.staging, PREPARED),
+        )
+        return prepare(self._spark, [task.chunk for task in run.tasks], job)
+
+    def _commit_empty(
+        self, run: ScoringRun, chunks: Sequence[PreparedChunk], schema: pa.Schema
+    ) -> None:
+        """Commits the chunks without rows: an output without rows has columns all the same."""
+        for task, chunk in zip(run.tasks, chunks, strict=True):
+            if not any(chunk.row_groups):
+                write_tables(join(task.staging, "empty.parquet"), schema, [])
+                run.commit(ScoredChunk(task.chunk, task.staging, ("empty.parquet",), 0.0))
 
     def _run_ranks(
         self,
-        pieces: tuple[Piece, ...],
+        run: ScoringRun,
+        chunks: Sequence[PreparedChunk],
         schema: pa.Schema,
-        source: ModelSource,
-        verdict: Verdict,
         progress: Progress,
-    ) -> list[RankResult]:
-        """Returns what the ranks wrote, for as many units as there are, in one launch."""
-        if not any(piece.prepared.rows for piece in pieces):
+    ) -> None:
+        """Has the ranks score the chunks, as many as there are, in one launch."""
+        if not chunks:
             progress.enter(SCORE)
-            return []
+            return
         progress.enter(START)
-        control = join(pieces[0].staging, "ranks")
+        control = join(run.staging, "ranks")
         make_folder(control)
         world_size = self._accelerators().count
         server = self._listen(progress)
-        worker = self._job(source, verdict, server.address if server else None)
-        job = RankJob(worker, pieces, schema, world_size, self._reader, control)
+        worker = self._job(run.source, run.verdict, server.address if server else None)
+        prepared = join(run.staging, PREPARED)
+        job = RankJob(worker, tuple(chunks), prepared, schema, world_size, self._reader, control)
+        commits = ChunkCommits(run, chunks, lambda reason: supervisor.abort(reason))
         supervisor = Supervisor(
             control,
             world_size,
             self._config.horovod.start_timeout_s,
             cancel=self._launcher.cancel,
             on_scoring=lambda: progress.enter(SCORE),
+            on_result=commits.add,
         )
         launch_error = None
-        try:
-            with supervisor:
-                self._launcher.launch(job, worker.kind)
-        except Exception as error:  # launchers raise what they please
-            launch_error = error
-        finally:
-            if server is not None:
-                server.close()
-        return supervisor.results(launch_error)
+        with commits:
+            try:
+                with supervisor:
+                    self._launcher.launch(job, worker.kind)
+            except Exception as error:  # launchers raise what they please
+                launch_error = error
+            finally:
+                if server is not None:
+                    server.close()
+            try:
+                supervisor.conclude(launch_error)
+            except JobError:
+                if supervisor.deadly_chunk is not None:
+                    run.note_deaths(supervisor.deadly_chunk, 1)
+                raise
 
     def _output_schema(self, source: ModelSource, verdict: Verdict) -> pa.Schema:
         """Returns the schema of the scored files, Spark's notation of it among its metadata."""
@@ -173,23 +195,3 @@ class HorovodEngine(SparkEngine):
         )
         spark_schema = StructType([*carried, *scored.fields]).json()
         return schema.with_metadata({SPARK_SCHEMA_KEY: spark_schema.encode("utf-8")})
-
-
-def _unit_result(piece: Piece, schema: pa.Schema, results: Iterable[RankResult]) -> UnitResult:
-    """Returns the sum of what the ranks wrote for a piece.
-
-    Raises:
-        RowConservationError: that is not what was prepared.
-    """
-    of_piece = [result for result in results if result.unit_id == piece.unit_id]
-    written = sum(result.rows for result in of_piece)
-    if written != piece.prepared.rows:
-        raise RowConservationError(
-            f"{piece.prepared.rows} rows were prepared and {written} written; nothing was "
-            "published. Run again, and with --set horovod.reader=pyarrow if it happens again"
-        )
-    files = [name for result in of_piece for name in result.files]
-    if not files:  # an output without rows has columns all the same
-        files = [f"part-00000-{uuid.uuid4()}.parquet"]
-        write_tables(join(piece.staging, files[0]), schema, [])
-    return UnitResult(piece.unit_id, tuple(files), piece.prepared.rows)

@@ -1,4 +1,4 @@
-"""The prepare stage: Spark tokenises the input and writes it as Parquet that ranks can share.
+"""The prepare stage: Spark tokenises chunks and writes them as Parquet that ranks can share.
 
 Every row gets a key and goes into one row group with rows of like length. A row group is a pair of
 files of one name, one row group each: `tokens/NAME` holds the key, the token ids and what is known
@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import functions as F
 
 from sparkinfer.batching.planner import IntArray
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import InputError, JobError, RowConservationError
+from sparkinfer.engines.chunk_reader import ChunkReader
+from sparkinfer.exceptions import JobError
+from sparkinfer.jobs.chunks import Chunk
 from sparkinfer.models.encoding import EncodedRows, Encoder, load_encoder
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
 from sparkinfer.models.sources import ModelSource, stage
 from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
 from sparkinfer.spark.errors import explain
-from sparkinfer.spark.tables import arrow_field, quoted
 from sparkinfer.storage import file_system, join, make_folder
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ BATCHES_IN_ROW_GROUP = 16
 """Full batches that the tokens of a full row group make: many, so that its last, partial batch
 costs little."""
 
-KEYS_PER_PARTITION = 1 << 33
-"""Row keys that a partition has for itself, as in Spark's `monotonically_increasing_id`."""
+KEYS_PER_PART = 1 << 33
+"""Row keys that a task has for itself, as in Spark's `monotonically_increasing_id`."""
 
 
 @dataclass(frozen=True)
@@ -56,34 +56,18 @@ class PreparedFile:
     """One row group.
 
     Attributes:
+        chunk: number of the chunk that its rows are of.
         name: of both its files.
         first_row: key of its first row; the others follow without a gap.
         rows: its rows.
         tokens: their tokens.
     """
 
+    chunk: int
     name: str
     first_row: int
     rows: int
     tokens: int
-
-
-@dataclass(frozen=True)
-class PreparedInput:
-    """What the prepare stage wrote.
-
-    Attributes:
-        folder: holds the folders of the two kinds of files.
-        files: the row groups. Other files in the folder are of attempts that failed.
-    """
-
-    folder: str
-    files: tuple[PreparedFile, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all row groups."""
-        return sum(file.rows for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -96,7 +80,9 @@ class PrepareJob:
         kind: what the ranks run on, `cpu` or `cuda`.
         cores: that Spark gives to a task.
         carried: columns that the output keeps.
-        folder: receives the files.
+        reader: reads the chunks.
+        folder: receives the files, in one folder for each of their two kinds. Files there that are
+            not told of are of attempts that failed.
     """
 
     config: ScoringConfig
@@ -104,48 +90,48 @@ class PrepareJob:
     kind: str
     cores: int
     carried: tuple[str, ...]
+    reader: ChunkReader
     folder: str
 
 
-def prepare(spark: SparkSession, df: DataFrame, job: PrepareJob) -> PreparedInput:
-    """Returns the row groups of a DataFrame, written by one Spark job.
+def prepare(
+    spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob
+) -> dict[int, list[PreparedFile]]:
+    """Returns the row groups of each chunk by its number, written by one Spark job.
 
     Raises:
         JobError: a task failed for good.
     """
     for name in (TOKENS, CARRIED):
         make_folder(join(job.folder, name))
-    names = list(dict.fromkeys([*job.carried, job.config.input_col]))
-    # By plain names: mapInArrow does not find a column whose name holds a backtick or a dot.
-    columns = [F.col(quoted(name)).alias(f"c{place}") for place, name in enumerate(names)]
+    parts = _parts(chunks, spark.sparkContext.defaultParallelism)
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        named = (pa.RecordBatch.from_arrays(batch.columns, names=names) for batch in batches)
-        written = [asdict(file) for file in prepare_partition(job, named)]
-        if written:
-            yield pa.RecordBatch.from_pylist(written)
+        for batch in batches:
+            for place in batch.column(0).to_pylist():
+                written = [asdict(file) for file in prepare_part(job, place, parts[place])]
+                if written:
+                    yield pa.RecordBatch.from_pylist(written)
 
     try:
-        written = df.select(*columns).mapInArrow(
-            write, "name string, first_row long, rows long, tokens long"
+        written = spark.range(len(parts), numPartitions=max(1, len(parts))).mapInArrow(
+            write, "chunk long, name string, first_row long, rows long, tokens long"
         )
         rows = _without_gpus(spark, written)
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(f"the prepare stage failed: {explain(error)}") from error
-    return PreparedInput(job.folder, tuple(PreparedFile(**row.asDict()) for row in rows))
+    prepared: dict[int, list[PreparedFile]] = {chunk.number: [] for chunk in chunks}
+    for row in rows:
+        prepared[row.chunk].append(PreparedFile(**row.asDict()))
+    return prepared
 
 
-def check_carried(df: DataFrame, carried: Iterable[str]) -> None:
-    """Raises InputError for a column that Arrow, which carries it to the ranks, has no type for."""
-    for name in carried:
-        kind = df.schema[name].dataType
-        try:
-            arrow_field(df.schema[name])
-        except Exception as error:  # pyspark's own, of changing classes
-            raise InputError(
-                f"column {name!r} has type {kind.simpleString()}, which the horovod engine cannot "
-                "carry; leave it out with --carry-cols, cast it, or use --engine pandas_udf"
-            ) from error
+def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
+    """Returns what each task prepares: a chunk, or a piece of one where there are few chunks."""
+    whole = [chunk for chunk in chunks if chunk.rows]
+    if len(whole) >= cores:
+        return whole
+    return [Chunk(chunk.number, (piece,)) for chunk in whole for piece in chunk.pieces]
 
 
 def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
@@ -166,43 +152,30 @@ def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
     return list(df.rdd.withResources(profile).collect())
 
 
-def prepare_partition(job: PrepareJob, batches: Iterable[pa.RecordBatch]) -> Iterator[PreparedFile]:
-    """Yields the row groups of a partition, each once its files are written.
+def prepare_part(job: PrepareJob, place: int, part: Chunk) -> Iterator[PreparedFile]:
+    """Yields the row groups of a chunk or a part of one, each once its files are written.
 
-    Raises:
-        RowConservationError: they do not hold as many rows as were read.
+    Args:
+        job: how.
+        place: among the parts; decides about the keys of the rows.
+        part: where the rows are.
     """
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    partition = context.partitionId() if context else 0
-    first = row = partition * KEYS_PER_PARTITION
-    rows_read = 0
-    budget = job.config.batching.max_batch_tokens or DEFAULT_BATCH_TOKENS[job.kind]
-    limits = growing_limits(budget, budget * BATCHES_IN_ROW_GROUP)
+    row = place * KEYS_PER_PART
     batching = job.config.batching
-
-    def counted() -> Iterator[pa.RecordBatch]:
-        nonlocal rows_read
-        for batch in batches:
-            rows_read += batch.num_rows
-            yield batch
-
-    for table in _cut_tables(counted(), batching.window_rows, batching.window_bytes):
+    budget = batching.max_batch_tokens or DEFAULT_BATCH_TOKENS[job.kind]
+    limits = growing_limits(budget, budget * BATCHES_IN_ROW_GROUP)
+    batches = job.reader.read(part.pieces)
+    for table in _cut_tables(batches, batching.window_rows, batching.window_bytes):
         texts = table.column(job.config.input_col).to_pylist()
         rows = _cached_encoder(job).encode_rows(texts)
         lengths = np.append(rows.encoded.n_tokens, 0)[rows.places]
         for group in cut_row_groups(lengths, limits, max_rows=batching.window_rows):
-            name = f"part-{partition:05d}-{uuid.uuid4()}.parquet"
+            name = f"part-{part.number:08d}-{uuid.uuid4()}.parquet"
             _write(job.folder, TOKENS, name, _tokens_table(rows, group, row))
             carried = table.select(list(job.carried)).take(pa.array(group))
             _write(job.folder, CARRIED, name, carried)
-            yield PreparedFile(name, row, len(group), int(lengths[group].sum()))
+            yield PreparedFile(part.number, name, row, len(group), int(lengths[group].sum()))
             row += len(group)
-    if row - first != rows_read:
-        raise RowConservationError(
-            f"partition {partition}: {rows_read} rows were read and {row - first} prepared"
-        )
 
 
 def _cut_tables(

@@ -7,13 +7,13 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from sparkinfer.batching.row_groups import deal_out
-from sparkinfer.engines.prepare import PreparedInput
+from sparkinfer.engines.prepare import PreparedFile
 from sparkinfer.engines.readers import READERS, read_row_groups
 from sparkinfer.engines.spark_worker import WorkerJob, limit_threads, load_model
 from sparkinfer.engines.supervision import (
@@ -31,10 +31,14 @@ from sparkinfer.models.acceleration import LoadedModel
 from sparkinfer.models.encoding import EncodedRows
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.statistics import ScoringStatistics
+from sparkinfer.models.watchdog import StallReport, Watchdog, end_process
 from sparkinfer.spark.accelerators import rank_device
 from sparkinfer.storage import join
 
 logger = logging.getLogger(__name__)
+
+PreparedShares = tuple[tuple[PreparedFile, ...], ...]
+"""Row groups by the rank that scores them."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,18 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A unit of work whose rows are prepared.
+class PreparedChunk:
+    """A chunk whose rows are prepared.
 
     Attributes:
-        unit_id: of the unit.
+        number: of the chunk.
         staging: receives the scored files.
-        prepared: the row groups.
+        row_groups: what was prepared, for each rank its share.
     """
 
-    unit_id: str
+    number: int
     staging: str
-    prepared: PreparedInput
+    row_groups: PreparedShares
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,17 @@ class RankJob:
 
     Attributes:
         worker: the model and how it is run.
-        pieces: what is scored, one after the other.
+        chunks: what is scored, one after the other.
+        prepared: folder of the prepared files.
         schema: of the scored files.
-        world_size: ranks that share each piece.
+        world_size: ranks that share each chunk.
         reader: name of the reader.
         control: folder of the run's `RankBeat`s.
     """
 
     worker: WorkerJob
-    pieces: tuple[Piece, ...]
+    chunks: tuple[PreparedChunk, ...]
+    prepared: str
     schema: pa.Schema
     world_size: int
     reader: str
@@ -91,9 +97,10 @@ class RankJob:
 
 
 def run_rank(job: RankJob, placement: Placement) -> None:
-    """Scores this rank's share of every piece; what happened is told through the control folder.
+    """Scores this rank's share of every chunk; what happened is told through the control folder.
 
-    It returns also after a failure: launchers report one poorly, and the driver knows more.
+    It returns also after a failure: launchers report one poorly, and the driver knows more. A
+    scorer that hangs ends the process.
 
     Raises:
         ControlFolderError: nothing can be told.
@@ -101,7 +108,7 @@ def run_rank(job: RankJob, placement: Placement) -> None:
     warnings.simplefilter("ignore")  # other libraries' notes to their callers
     try:
         with RankBeat(job.control, placement.rank) as beat:
-            _score_pieces(job, placement, beat)
+            _score_chunks(job, placement, beat)
             beat.enter(DONE)
     except RunAbortedError as error:
         logger.warning("rank %d ends: %s", placement.rank, error)
@@ -111,17 +118,27 @@ def run_rank(job: RankJob, placement: Placement) -> None:
         logger.exception("rank %d failed", placement.rank)
 
 
-def _score_pieces(job: RankJob, placement: Placement, beat: RankBeat) -> None:
+def deal_chunk(files: Sequence[PreparedFile], world_size: int, turn: int) -> PreparedShares:
+    """Returns for each rank its row groups of a chunk.
+
+    Args:
+        files: the chunk's row groups.
+        world_size: number of ranks.
+        turn: counts the chunks, so that it is not always the same rank that gets more.
+    """
+    shares = deal_out([file.tokens for file in files], world_size)
+    turned = [shares[(rank + turn) % world_size] for rank in range(world_size)]
+    return tuple(tuple(files[index] for index in share) for share in turned)
+
+
+def _score_chunks(job: RankJob, placement: Placement, beat: RankBeat) -> None:
     if placement.world_size != job.world_size:
         raise RowConservationError(
             f"{placement.world_size} ranks were started, expected {job.world_size}: rows would be "
             "left out or doubled; check the launcher"
         )
-    shares = [
-        deal_out([file.tokens for file in piece.prepared.files], job.world_size)[placement.rank]
-        for piece in job.pieces
-    ]
-    if not any(shares):
+    chunks = [chunk for chunk in job.chunks if chunk.row_groups[placement.rank]]
+    if not chunks:
         return  # more ranks than row groups: no need to load the model
     started = time.perf_counter()
     limit_threads(job.worker.cores)
@@ -138,23 +155,32 @@ def _score_pieces(job: RankJob, placement: Placement, beat: RankBeat) -> None:
 
     scorer = Scorer(model, job.worker.config.batching, report)
     scorer.statistics.load_s = time.perf_counter() - started
+
+    def end_rank(stall: StallReport) -> None:
+        logger.error("rank %d ends: %s", placement.rank, stall.line)
+        end_process(lambda: beat.fail(stall.line, stall.stacks))
+
+    watchdog = Watchdog(scorer.activities, job.worker.config.stall_timeout_s, end_rank)
     try:
-        for piece, share in zip(job.pieces, shares, strict=True):
-            if share:
-                beat.add(_score_piece(job, piece, share, scorer, model, placement.rank))
-        client.send(scorer.statistics)
+        with watchdog:
+            for chunk in chunks:
+                watchdog.where = f"chunk {chunk.number}"
+                beat.begin(chunk.number)
+                beat.add(_score_chunk(job, chunk, scorer, model, placement.rank))
+        client.finish(scorer.statistics)
     finally:
         client.close()
 
 
-def _score_piece(
-    job: RankJob, piece: Piece, share: list[int], scorer: Scorer, model: LoadedModel, rank: int
+def _score_chunk(
+    job: RankJob, chunk: PreparedChunk, scorer: Scorer, model: LoadedModel, rank: int
 ) -> RankResult:
-    """Writes this rank's rows of a piece to one file, as they are scored."""
+    """Writes this rank's rows of a chunk to one file, as they are scored."""
+    started = time.perf_counter()
     carried = CarriedRows(job.worker.config.output_prefix)
-    files = [piece.prepared.files[index] for index in share]
+    files = chunk.row_groups[rank]
     row_groups = read_row_groups(
-        READERS[job.reader], piece.prepared.folder, files, model.encoder.input_names
+        READERS[job.reader], job.prepared, files, model.encoder.input_names
     )
 
     def windows() -> Iterator[EncodedRows]:
@@ -162,10 +188,10 @@ def _score_piece(
             carried.put(columns)
             yield rows
 
-    name = f"part-{rank:05d}-{uuid.uuid4()}.parquet"
+    name = f"rank-{rank:05d}-{uuid.uuid4().hex}.parquet"
     scored = carried.complete(scorer.score_encoded(windows()))
-    rows = write_tables(join(piece.staging, name), job.schema, scored)
+    rows = write_tables(join(chunk.staging, name), job.schema, scored)
     expected = sum(file.rows for file in files)
     if rows != expected:
         raise RowConservationError(f"rank {rank} wrote {rows} rows, expected {expected}")
-    return RankResult(piece.unit_id, (name,), rows)
+    return RankResult(chunk.number, rank, name, rows, time.perf_counter() - started)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.base import InputTable, Workers
+from sparkinfer.engines.chunk_reader import ChunkReader
 from sparkinfer.engines.spark_worker import WorkerJob, gate_outcome, read_outcome
 from sparkinfer.exceptions import JobError
-from sparkinfer.jobs.inputs import check_columns, input_format
+from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format, type_name
 from sparkinfer.jobs.progress import Progress, ProgressAddress, ProgressServer
 from sparkinfer.models.acceleration import Verdict, import_libraries
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain
-from sparkinfer.spark.tables import read_table
+from sparkinfer.spark.tables import arrow_field, check_types, read_files, read_table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -50,11 +52,24 @@ class SparkEngine:
             self._input_kind = input_format(self._config)
             self._df = read_table(self._spark, self._input_kind, str(self._config.input))
         check_columns(self._config, dict(self._df.dtypes))
-        is_parquet = self._input_kind == "parquet"
-        total = self._df.count() if is_parquet else None  # from the footers
-        is_path = self._input_kind not in ("DataFrame", "table")
-        path = self._config.input if is_path else None
-        return InputTable(tuple(self._df.columns), total, path)
+        columns = self._df.columns
+        names = carried_columns(self._config, columns)
+        check_types(self._df, [*names, self._config.input_col])
+        carried = {name: type_name(arrow_field(self._df.schema[name]).type) for name in names}
+        path = self._config.input if self._input_kind != "table" else None
+        return InputTable(tuple(columns), self._input_kind, path, carried)
+
+    def stage_input(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
+        """Copies an input to a folder of Parquet files; see `Engine`."""
+        df = self._opened()
+        if paths:
+            df = read_files(
+                self._spark, self._input_kind, df.schema, paths, str(self._config.input)
+            )
+        try:
+            df.write.option("maxRecordsPerFile", rows_per_file).parquet(folder)
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise JobError(f"the input was not copied to {folder!r}: {explain(error)}") from error
 
     def find_workers(self) -> Workers:
         """Returns one replica per GPU, else per CPU slot; see `Engine`."""
@@ -83,6 +98,12 @@ class SparkEngine:
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
         return read_outcome(bytes(rows[0].outcome))
+
+    def _chunk_reader(self, read_from: str) -> ChunkReader:
+        """Returns what reads the carried columns and the text of chunks in a worker."""
+        df = self._opened()
+        names = dict.fromkeys([*carried_columns(self._config, df.columns), self._config.input_col])
+        return ChunkReader(read_from, pa.schema([arrow_field(df.schema[name]) for name in names]))
 
     def _opened(self) -> DataFrame:
         if self._df is None:
@@ -113,5 +134,12 @@ class SparkEngine:
         progress: ProgressAddress | None = None,
     ) -> WorkerJob:
         found = self._accelerators()
-        accepted = verdict.accepted if verdict else None
-        return WorkerJob(self._config, source, found.kind, found.cores_per_task, accepted, progress)
+        return WorkerJob(
+            self._config,
+            source,
+            found.kind,
+            found.cores_per_task,
+            accepted=verdict.accepted if verdict else None,
+            labels=verdict.labels if verdict else (),
+            progress=progress,
+        )

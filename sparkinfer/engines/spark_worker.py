@@ -26,7 +26,9 @@ from sparkinfer.models.acceleration import (
 )
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, stage
+from sparkinfer.models.watchdog import Watchdog
 from sparkinfer.spark.accelerators import release_gpus, task_device
+from sparkinfer.spark.worker_end import end_worker
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class WorkerJob:
         kind: `cpu` or `cuda`.
         cores: torch threads of a task.
         accepted: how the model is run; None before the gate has decided.
+        labels: of the model; none before the gate has decided.
         progress: where to report, None for nowhere.
+        name: put before the task's number where it reports.
     """
 
     config: ScoringConfig
@@ -47,7 +51,9 @@ class WorkerJob:
     kind: str
     cores: int
     accepted: Acceleration | None = None
+    labels: tuple[str, ...] = ()
     progress: ProgressAddress | None = None
+    name: str = ""
 
 
 _cache: dict[tuple[object, ...], LoadedModel] = {}
@@ -57,7 +63,10 @@ _cache: dict[tuple[object, ...], LoadedModel] = {}
 def score_partition(
     job: WorkerJob, batches: Iterable[Sequence[str | None]]
 ) -> Iterator[pa.RecordBatch]:
-    """Yields the scored columns of a partition's rows, in order; loads no model for no rows."""
+    """Yields the scored columns of a partition's rows, in order; loads no model for no rows.
+
+    A scorer that hangs ends this process, and Spark tries the task again in a new one.
+    """
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
@@ -66,17 +75,20 @@ def score_partition(
     device = _set_up_process(job)
     model = _cached_model(job, device)
     context = TaskContext.get()
+    name = f"{job.name} task {context.partitionId() if context else 0}".strip()
     client = ProgressClient(
         job.progress,
-        worker=f"task {context.partitionId() if context else 0}",
-        attempt=context.attemptNumber() if context else 0,
+        worker=name,
+        attempt=context.taskAttemptId() if context else 0,
         device=f"{device} on {socket.gethostname()}",
     )
     scorer = Scorer(model, job.config.batching, client.send)
     scorer.statistics.load_s = time.perf_counter() - started
+    timeout_s = job.config.stall_timeout_s
     try:
-        yield from scorer.score(itertools.chain([first], iterator))
-        client.send(scorer.statistics)
+        with Watchdog(scorer.activities, timeout_s, lambda stall: end_worker(str(stall)), name):
+            yield from scorer.score(itertools.chain([first], iterator))
+        client.finish(scorer.statistics)
     finally:
         client.close()
 

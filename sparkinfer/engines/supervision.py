@@ -19,12 +19,20 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from sparkinfer.exceptions import JobError
-from sparkinfer.storage import join, read_text, renames_atomically, replace_text
+from sparkinfer.exceptions import DeviceError, JobError
+from sparkinfer.storage import (
+    join,
+    make_folder,
+    names_in,
+    read_text,
+    remove,
+    renames_atomically,
+    replace_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +60,9 @@ ATTEMPTS, ATTEMPT_PAUSE_S = 10, 1.0
 READERS = 32
 """States of ranks that the driver reads at once."""
 
+RESULTS = "results"
+"""Folder of a file for each `RankResult`."""
+
 DRIVER_FILE = "driver.json"
 RESTARTED_FILE = "restarted"
 
@@ -75,17 +86,21 @@ class RankTracebackError(Exception):
 
 @dataclass(frozen=True)
 class RankResult:
-    """What a rank wrote for one unit of work.
+    """What a rank wrote of one chunk.
 
     Attributes:
-        unit_id: of the unit.
-        files: names of the Parquet files in the unit's staging folder.
-        rows: rows in them.
+        chunk: number of the chunk.
+        rank: whose rows they are.
+        file: name of the Parquet file in the chunk's staging folder.
+        rows: rows in it.
+        seconds: that the rank spent on them.
     """
 
-    unit_id: str
-    files: tuple[str, ...]
+    chunk: int
+    rank: int
+    file: str
     rows: int
+    seconds: float
 
 
 @dataclass
@@ -96,9 +111,10 @@ class _RankState:
     host: str
     pid: int
     beat: int
+    chunk: int | None = None
+    deadly: bool = False
     error: str = ""
     trace: str = ""
-    results: list[dict[str, Any]] = field(default_factory=list)
 
 
 class RankBeat:
@@ -147,6 +163,7 @@ class RankBeat:
                 self._state.error = f"{type(error).__name__}: {error}"
                 self._state.trace = "".join(traceback.format_exception(kind, error, trace))
                 self._state.state = FAILED
+                self._state.deadly = self._state.deadly or isinstance(error, DeviceError)
             self._changed.notify()
         self._thread.join()
         with contextlib.suppress(FileNotFoundError):  # the driver has cleared away
@@ -163,11 +180,26 @@ class RankBeat:
             self._state.state = state
             self._changed.notify()
 
-    def add(self, result: RankResult) -> None:
-        """Tells the driver of a unit whose files are whole."""
+    def begin(self, chunk: int) -> None:
+        """Tells the driver which chunk the rank scores from now on."""
         with self._changed:
-            self._state.results.append(vars(result))
+            self._state.chunk = chunk
             self._changed.notify()
+
+    def add(self, result: RankResult) -> None:
+        """Tells the driver of a file that is whole."""
+        path = join(self._folder, RESULTS, f"{result.chunk:08d}-{result.rank:05d}.json")
+        _insist(lambda: replace_text(path, json.dumps(vars(result))))
+
+    def fail(self, error: str, trace: str) -> None:
+        """Tells the driver that the rank failed, before it returns; for a process about to end."""
+        with self._changed:
+            self._closing = True
+            self._state.state, self._state.error, self._state.trace = FAILED, error, trace
+            self._state.deadly = True
+            self._changed.notify()
+        self._thread.join()  # a beat that is being written would undo this
+        _insist(self._write)
 
     def _run(self) -> None:
         last_beat, last_change = -1, time.monotonic()
@@ -199,12 +231,16 @@ class RankBeat:
 class Supervisor:
     """The driver's side: watches the ranks while its context is open, and aborts the run.
 
+    Attributes:
+        deadly_chunk: number of the chunk over which a rank died or hung; None as long as none did.
+
     Args:
         folder: the control folder.
         world_size: number of ranks.
         start_timeout_s: in which all ranks have to beat.
         cancel: ends the launch, called when the ranks do not end by themselves.
         on_scoring: called once, when the first rank scores.
+        on_result: called with what a rank wrote, once for each.
     """
 
     def __init__(
@@ -214,8 +250,13 @@ class Supervisor:
         start_timeout_s: float,
         cancel: Callable[[], None],
         on_scoring: Callable[[], None],
+        on_result: Callable[[RankResult], None],
     ) -> None:
         self._folder = folder
+        self.deadly_chunk: int | None = None
+        self._results = join(folder, RESULTS)
+        self._known_results: set[str] = set()
+        self._on_result = on_result
         self._ranks: list[_RankState | None] = [None] * world_size
         self._seen = [time.monotonic()] * world_size
         self._looks = [0] * world_size
@@ -232,6 +273,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         self._started = time.monotonic()
+        make_folder(self._results)
         self._write()
         self._thread.start()
         return self
@@ -240,8 +282,12 @@ class Supervisor:
         self._closed.set()
         self._thread.join()
 
-    def results(self, launch_error: Exception | None) -> list[RankResult]:
-        """Returns what the ranks wrote; the launch is over and the context closed.
+    def abort(self, reason: str) -> None:
+        """Has the ranks end."""
+        self._failure = self._failure or reason
+
+    def conclude(self, launch_error: Exception | None) -> None:
+        """Tells of the last results; the launch is over and the context closed.
 
         Args:
             launch_error: what the launcher raised.
@@ -251,23 +297,18 @@ class Supervisor:
                 cause.
         """
         _insist(self._look)
+        _insist(self._collect)
         _insist(self._judge)
         if self._failure is None and not self._all_done():
             self._failure = self._unfinished(launch_error)
         if self._failure is not None:
             cause = RankTracebackError(self._trace) if self._trace else launch_error
             raise JobError(self._failure) from cause
-        return [
-            RankResult(result["unit_id"], tuple(result["files"]), result["rows"])
-            for rank in self._ranks
-            if rank is not None
-            for result in rank.results
-        ]
 
     def _run(self) -> None:
         aborted_at = None
         while not self._closed.wait(self._pause_s):
-            for act in (self._look, self._judge, self._write):
+            for act in (self._look, self._judge, self._write, self._collect):
                 try:
                     act()
                 except Exception as error:  # a store that fails now and then
@@ -309,6 +350,19 @@ class Supervisor:
         if errors:
             raise errors[0]
 
+    def _collect(self) -> None:
+        """Reads the results that came since the last look."""
+        new = [name for name in names_in(self._results) if name.endswith(".json")]
+        for name in new:
+            if name not in self._known_results:
+                values = _read(join(self._results, name))
+                if values is None:
+                    continue
+                self._on_result(RankResult(**values))
+                self._known_results.add(name)
+            with contextlib.suppress(OSError):  # a long run has many, and each look lists them
+                remove(join(self._results, name))
+
     def _judge(self) -> None:
         self._failure = self._failure or self._find_failure()
 
@@ -321,6 +375,7 @@ class Supervisor:
                     return self._did_not_start(rank)
             elif state.state == FAILED:
                 self._trace = state.trace
+                self.deadly_chunk = state.chunk if state.deadly else None
                 return f"{_name(rank, state)} failed: {state.error}"
             elif state.state != DONE and self._is_silent(rank, now):
                 return self._lost(rank, state)
@@ -350,9 +405,11 @@ class Supervisor:
         state = self._ranks[rank]
         if state is None:
             return self._did_not_start(rank)
+        self.deadly_chunk = state.chunk
         return f"{_name(rank, state)} {what}: {_ADVICE}"
 
     def _lost(self, rank: int, state: _RankState) -> str:
+        self.deadly_chunk = state.chunk
         return f"{_name(rank, state)} was not heard of for {RANK_LOST_AFTER_S:.0f} s: {_ADVICE}"
 
     def _did_not_start(self, rank: int) -> str:

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
 from sparkinfer.models.tasks import get_task, scored_schema
@@ -99,6 +101,20 @@ def _check_type(
 def carried_columns(config: ScoringConfig, columns: Sequence[str]) -> list[str]:
     """Returns the input columns that the output keeps, in order."""
     return list(columns) if config.carry_cols is None else list(config.carry_cols)
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Returns an Arrow type's name, the same for types that are the same in a Parquet file."""
+    if pa.types.is_dictionary(kind):
+        return type_name(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list<{type_name(kind.value_type)}>"
+    if pa.types.is_map(kind):
+        return f"map<{type_name(kind.key_type)}, {type_name(kind.item_type)}>"
+    if pa.types.is_struct(kind):
+        fields = (kind.field(place) for place in range(kind.num_fields))
+        return f"struct<{', '.join(f'{field.name}: {type_name(field.type)}' for field in fields)}>"
+    return str(kind).removeprefix("large_")
 
 
 def refuse_clash(config: ScoringConfig, columns: Sequence[str]) -> None:

@@ -1,16 +1,26 @@
-"""The output folder: checked before a run, filled by renames, whole once `_SUCCESS` is there."""
+"""The output folder: whole files under names that their chunk decides, and a work folder beside.
+
+Nothing is seen by readers that was not renamed into place. Attempts write below the work folder,
+each epoch of the lease in a folder of its own, which the next epoch takes away before it does
+anything else: a writer that was thought dead then has nothing left to publish.
+"""
 
 from __future__ import annotations
 
+import glob
 import logging
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Collection, Sequence
 
 from sparkinfer.exceptions import ConfigError, OutputError
+from sparkinfer.jobs.chunks import Chunk
+from sparkinfer.jobs.manifest import MANIFEST_FILE
 from sparkinfer.storage import (
     SUCCESS_FILE,
     WORK_FOLDER,
-    count_rows,
+    exists,
+    file_size,
     file_system,
     is_file,
     join,
@@ -18,6 +28,10 @@ from sparkinfer.storage import (
     move,
     names_in,
     remove,
+    rename_folder,
+    renames_atomically,
+    sizes_in,
+    sync,
     write_text,
 )
 
@@ -25,21 +39,39 @@ logger = logging.getLogger(__name__)
 
 REMOVAL_ATTEMPTS, REMOVAL_PAUSE_S = 5, 0.5
 
+GONE = "gone-"
+"""Begins the names of staged folders that are about to be removed."""
+
 
 class Output:
     """A folder that receives scored Parquet files.
 
     Args:
         path: the folder, in any notation that the storage seam reads.
-        overwrite: whether what an earlier run wrote there may be replaced.
+
+    Attributes:
+        lease_folder: where the lease is kept.
+        input_folder: for copies of an input that is not Parquet.
     """
 
-    def __init__(self, path: str, overwrite: bool) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._overwrite = overwrite
+        self._work = join(path, WORK_FOLDER)
+        self._staging = join(self._work, "staging")
+        self.lease_folder = join(self._work, "lease")
+        self.input_folder = join(self._work, "input")
 
-    def check(self) -> None:
-        """Raises OutputError unless the folder is absent, empty or may be overwritten."""
+    def check(self, overwrite: bool) -> None:
+        """Raises OutputError unless a run may write here.
+
+        The folder may be absent or empty, or hold an earlier run: one that can be gone on with, or
+        any that may be overwritten.
+        """
+        if not renames_atomically(self._path) and glob.has_magic(self._path):
+            raise OutputError(
+                f"output {self._path!r}: fsspec takes '*', '?' and '[' for a pattern that matches "
+                "other folders too; name a folder without them"
+            )
         for folder in _with_parents(self._path):
             if is_file(folder):
                 raise OutputError(
@@ -49,21 +81,21 @@ class Output:
         present = [name for name in names if name != WORK_FOLDER]
         if not present:
             return
-        if not self._overwrite:
-            raise OutputError(
-                f"output {self._path!r} is not empty ({len(present)} entries, such as "
-                f"{present[0]!r}); give --overwrite or name another folder"
-            )
         if WORK_FOLDER not in names:
             raise OutputError(
-                f"output {self._path!r} holds {present[0]!r} and no {WORK_FOLDER!r} folder, so no "
-                "run wrote it; --overwrite replaces only what a run wrote. Name another folder"
+                f"output {self._path!r} is not empty: it holds {present[0]!r} and no "
+                f"{WORK_FOLDER!r} folder, so no run wrote it; name another folder"
             )
         foreign = [name for name in present if not _is_ours(name)]
         if foreign:
             raise OutputError(
-                f"output {self._path!r} holds {foreign[0]!r}, which no run wrote; --overwrite "
-                "removes only scored Parquet files. Move it away or name another folder"
+                f"output {self._path!r} holds {foreign[0]!r}, which no run wrote; move it away or "
+                "name another folder"
+            )
+        if not overwrite and not exists(join(self._work, MANIFEST_FILE)):
+            raise OutputError(
+                f"output {self._path!r} holds {present[0]!r}, and no manifest says what it is of; "
+                "give --overwrite to replace it, or name another folder"
             )
 
     def refuse_overlap(self, source: str) -> None:
@@ -74,83 +106,110 @@ class Output:
                 f"output={self._path!r} and input={source!r} hold one another; name another folder"
             )
 
-    def staging_folder(self, attempt: str) -> str:
-        """Returns a folder for the files of one attempt, out of the sight of readers."""
-        return join(self._staging(), attempt)
-
-    def count(self, staging: str, files: Sequence[str], prefix: str) -> tuple[int, int]:
-        """Returns the rows of staged files, and how many of them have an error."""
-        rows = errors = 0
-        for name in files:
-            in_file, without_error = count_rows(join(staging, name), f"{prefix}error")
-            rows += in_file
-            errors += in_file - without_error
-        return rows, errors
-
     def prepare(self) -> None:
-        """Makes the folder that attempts stage in.
+        """Makes the work folder.
 
         Raises:
             OutputError: the output cannot be written.
         """
         try:
-            make_folder(self._staging())
+            make_folder(self._work)
         except OSError as error:
             raise OutputError(
                 f"output {self._path!r} cannot be written ({error.strerror or error}); name "
                 "another folder or mend its permissions"
             ) from None
 
-    def publish(self, staging: str, files: Sequence[str]) -> None:
-        """Moves staged files to where readers look, in the place of an earlier run's.
+    def staging_folder(self, epoch: int, *names: str) -> str:
+        """Returns a folder of an epoch for what is not published yet."""
+        return join(self._staging, f"{epoch:08d}", *names)
+
+    def fence(self, epoch: int) -> None:
+        """Takes away what earlier epochs staged, so that they cannot publish it any more."""
+        for name in names_in(self._staging):
+            if name < f"{epoch:08d}" or name.startswith(GONE):
+                gone = join(self._staging, f"{GONE}{uuid.uuid4().hex}")
+                rename_folder(join(self._staging, name), gone)
+                self.drop(gone)
+
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Removes what readers see, but for the scored files that are kept."""
+        for name in names_in(self._path):
+            if name != WORK_FOLDER and name not in keep:
+                remove(join(self._path, name))
+
+    def forget(self) -> None:
+        """Removes what is known of an earlier run: its manifest, records and staged input."""
+        for name in names_in(self._work):
+            if join(self._work, name) != self.lease_folder:
+                self.drop(join(self._work, name))
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the sizes in bytes of what readers see, by name."""
+        return sizes_in(self._path)
+
+    def publish(self, chunk: Chunk, staging: str, files: Sequence[str]) -> dict[str, int]:
+        """Moves a chunk's staged files to where readers look; returns their names there and sizes.
 
         Raises:
-            OutputError: another run published there meanwhile, and overwriting was not asked for.
+            OSError: a file is not there (any more), or cannot be moved.
         """
-        self.check()
-        old = [name for name in names_in(self._path) if name != WORK_FOLDER]
-        if SUCCESS_FILE in old:
-            remove(join(self._path, SUCCESS_FILE))
-        moved = []
-        try:
-            for name in files:
-                move(join(staging, name), join(self._path, name))
-                moved.append(name)
-        except BaseException:
-            for name in moved:
-                remove(join(self._path, name))
-            raise
-        for name in old:
-            remove(join(self._path, name))
-        remove(self._staging())  # what runs that were killed left there
+        for name in files:
+            sync(join(staging, name))
+        published = {}
+        for place, name in enumerate(files):
+            target = f"part-{chunk.name}-{place:03d}.parquet"
+            published[target] = file_size(join(staging, name))
+            move(join(staging, name), join(self._path, target))
+        return published
 
-    def drop(self, staging: str) -> None:
-        """Removes what an attempt staged, and the work folder if nothing else is in it.
+    def replace(self, staging: str, name: str) -> None:
+        """Has a staged file take the place of the published file of its name, in one step.
 
-        A worker that outlives the attempt for a moment may still write there. What is left then is
-        out of the sight of readers, and the next run that succeeds removes it.
+        Raises:
+            OSError: the file is not there (any more), or cannot be moved.
+        """
+        sync(join(staging, name))
+        move(join(staging, name), join(self._path, name))
+
+    def drop(self, folder: str) -> None:
+        """Removes a folder below the work folder.
+
+        A worker that outlives its attempt for a moment may still write there. What is left then is
+        out of the sight of readers, and the next run removes it.
         """
         for _ in range(REMOVAL_ATTEMPTS):
             try:
-                remove(staging)
-                break
-            except OSError as error:
-                logger.warning("%s was not removed: %s", staging, error)
-                time.sleep(REMOVAL_PAUSE_S)
-        for folder in (self._staging(), join(self._path, WORK_FOLDER)):
-            if names_in(folder) == []:
                 remove(folder)
+                return
+            except OSError as error:
+                logger.warning("%s was not removed: %s", folder, error)
+                time.sleep(REMOVAL_PAUSE_S)
 
-    def record(self, result: str) -> None:
-        """Writes what the run did into the work folder."""
-        write_text(join(self._path, WORK_FOLDER, "result.json"), result)
+    def drop_staging(self, epoch: int) -> None:
+        """Removes what an epoch staged; what others did is theirs or is fenced off later."""
+        self.drop(self.staging_folder(epoch))
+        if names_in(self._staging) == []:
+            remove(self._staging)
+
+    def tidy(self) -> None:
+        """Removes the work folder, and the output, if there is nothing but a lease in them."""
+        if not set(names_in(self._work)) - {"lease"}:
+            remove(self._work)
+        if names_in(self._path) == []:
+            remove(self._path)
+
+    def is_finished(self) -> bool:
+        """Returns whether the output is marked as complete."""
+        return exists(join(self._path, SUCCESS_FILE))
 
     def finish(self) -> None:
         """Marks the output as complete."""
         write_text(join(self._path, SUCCESS_FILE), "")
 
-    def _staging(self) -> str:
-        return join(self._path, WORK_FOLDER, "staging")
+    def unfinish(self) -> None:
+        """Takes the mark away: there is more to do."""
+        remove(join(self._path, SUCCESS_FILE))
 
 
 def _is_ours(name: str) -> bool:
@@ -170,4 +229,4 @@ def _with_parents(path: str) -> list[str]:
     paths = [path.rstrip("/")]
     while "/" in paths[-1].split("://", 1)[-1].strip("/"):
         paths.append(paths[-1].rsplit("/", 1)[0])
-    return [name for name in paths if name]
+    return [path for path in paths if path]

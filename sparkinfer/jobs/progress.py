@@ -2,7 +2,8 @@
 
 Reports are JSON over an authenticated socket (`multiprocessing.connection`, HMAC of a secret made
 for the run). They are advisory: a worker that cannot reach the driver scores all the same, and no
-figure that decides anything comes from here.
+figure that decides anything comes from here. What counts is what the driver itself tells: the rows
+that an earlier run had done (`Progress.skip`) and those it has recorded (`Progress.commit`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import secrets
 import socket
 import threading
 import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import (
@@ -45,104 +48,355 @@ BACKLOG = 512
 """Workers that may connect in the same moment."""
 
 
+RATE_WINDOW_S = 30.0
+"""What `rows_per_s_now` looks back on."""
+
+SAMPLE_INTERVAL_S = 1.0
+"""Least time between the samples of a rate that are kept; a window holds some sixty."""
+
+MIN_RATE_S = 1.0
+"""Least time that a rate is taken over: the first reports of many workers arrive together."""
+
+ETA_AFTER_S = 5.0
+"""Time from the first row to the first estimate of the end."""
+
+MAX_WORKER_NAMES = 10_000
+"""Running workers, and ended ones, that are known by name; the totals hold the others."""
+
+
 @dataclass(frozen=True)
 class WorkerReport:
     """What one worker did so far.
 
     Attributes:
-        worker: name that stays the same over the worker's attempts at the same rows.
-        attempt: which try at these rows; a later one takes the place of an earlier one.
+        worker: name of the worker and its share of the rows, the same for every attempt at them
+            and never used for other rows: `chunk 12 task 1`.
+        attempt: which try at these rows; a higher one takes the place of a lower one.
         device: what the model runs on, with the host's name.
         statistics: counts and seconds so far.
+        done: whether the worker ended well; nothing more is heard of this name.
     """
 
     worker: str
     attempt: int
     device: str
     statistics: ScoringStatistics
-
-
-@dataclass
-class Progress:
-    """The latest report of each worker; safe to use from several threads.
-
-    Attributes:
-        total_rows: rows of the input, None where that is not known beforehand.
-        phases: seconds that each part of the job took so far, by name, in the order of their
-            start; the last is the one that is going on.
-    """
-
-    total_rows: int | None = None
-    phases: dict[str, float] = field(default_factory=dict)
-    _reports: dict[str, WorkerReport] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _first_rows: tuple[float, int] | None = None
-    _phase: tuple[str, float] | None = None
-
-    def enter(self, phase: str) -> None:
-        """Ends the phase that is going on and starts another."""
-        with self._lock:
-            self._end_phase()
-            self._phase = (phase, time.monotonic())
-            self.phases.setdefault(phase, 0.0)
-
-    def end(self) -> None:
-        """Ends the phase that is going on."""
-        with self._lock:
-            self._end_phase()
-            self._phase = None
-
-    def _end_phase(self) -> None:
-        if self._phase is not None:
-            name, started = self._phase
-            self.phases[name] += time.monotonic() - started
-
-    @property
-    def phase(self) -> str:
-        """Name of the phase that is going on, empty if there is none."""
-        return self._phase[0] if self._phase else ""
-
-    def update(self, report: WorkerReport) -> None:
-        """Takes a report in the place of the worker's last one."""
-        with self._lock:
-            known = self._reports.get(report.worker)
-            if known is None or report.attempt >= known.attempt:
-                self._reports[report.worker] = report
-        if self._first_rows is None and self.rows:
-            self._first_rows = (time.monotonic(), self.rows)
-
-    @property
-    def reports(self) -> list[WorkerReport]:
-        """The latest report of each worker, by the worker's name."""
-        with self._lock:
-            return [self._reports[name] for name in sorted(self._reports)]
+    done: bool = False
 
     @property
     def rows(self) -> int:
         """Rows through the model so far."""
-        return sum(r.statistics.rows + r.statistics.rows_in_window for r in self.reports)
+        return self.statistics.rows + self.statistics.rows_in_window
+
+
+@dataclass(frozen=True)
+class DeviceProgress:
+    """What the workers on one device did so far.
+
+    Attributes:
+        device: what the model runs on, with the host's name.
+        statistics: counts and seconds, summed over the workers.
+        rows_per_s: over about the last 30 seconds.
+    """
+
+    device: str
+    statistics: ScoringStatistics
+    rows_per_s: float
 
     @property
-    def rows_per_s(self) -> float:
-        """Rows per second since the first row was done, so without start-up."""
+    def rows(self) -> int:
+        """Rows through the model so far."""
+        return self.statistics.rows + self.statistics.rows_in_window
+
+
+@dataclass(frozen=True)
+class ProgressState:
+    """How far a run is at one moment.
+
+    Attributes:
+        phase: name of the phase that is going on, empty if there is none.
+        elapsed_s: since the progress was made, until the run ended.
+        rows: rows done before this run and rows through the model by the workers' reports; at
+            least the rows that are recorded, at most `total_rows`.
+        total_rows: rows of the input, None where that is not known.
+        skipped_rows: rows among `rows` that an earlier run had done.
+        chunks: chunks that are recorded, by this run or an earlier one.
+        total_chunks: None where that is not known.
+        rows_per_s: of this run since its first row, so without start-up and skipped rows.
+        rows_per_s_now: over about the last 30 seconds; 0 where nothing moved.
+        eta_s: seconds to the end, None where it cannot be told.
+        errors: rows of this run that have an error.
+        padding_share: share of the model's tokens that were padding, 0 to 1.
+        devices: what each device did, by its name.
+    """
+
+    phase: str
+    elapsed_s: float
+    rows: int
+    total_rows: int | None
+    skipped_rows: int
+    chunks: int
+    total_chunks: int | None
+    rows_per_s: float
+    rows_per_s_now: float
+    eta_s: float | None
+    errors: int
+    padding_share: float
+    devices: tuple[DeviceProgress, ...]
+
+
+class _RecentRate:
+    """Rows per second over about the last `RATE_WINDOW_S`, from a bounded number of samples."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, rows: int) -> None:
+        """Takes the rows done until now; the last sample is always the newest count."""
+        samples = self._samples
+        if len(samples) > 1 and now - samples[-2][0] < SAMPLE_INTERVAL_S:
+            samples.pop()
+        samples.append((now, rows))
+        self._forget(now)
+
+    def at(self, now: float) -> float:
+        """Returns the rate, 0 where no rows came within the window or some were lost."""
+        self._forget(now)
+        if not self._samples:
+            return 0.0
+        (since, before), (_, rows) = self._samples[0], self._samples[-1]
+        return max(rows - before, 0) / max(now - since, MIN_RATE_S)
+
+    def _forget(self, now: float) -> None:
+        """Drops samples before the window, but for the last: it tells the rows at its start."""
+        while len(self._samples) > 1 and self._samples[1][0] <= now - RATE_WINDOW_S:
+            self._samples.popleft()
+
+
+@dataclass
+class _Device:
+    """What is kept of one device: the sum over ended workers, and the rows of all of them."""
+
+    ended: ScoringStatistics = field(default_factory=ScoringStatistics)
+    rows: int = 0
+    recent: _RecentRate = field(default_factory=_RecentRate)
+
+
+class Progress:
+    """How far a run is; safe to use from several threads.
+
+    Its memory grows with workers and devices at one time, not with chunks: the statistics of a
+    worker that ended are added to its device's sum, and only the last `MAX_WORKER_NAMES` names are
+    kept, to know a late report. A worker whose end was never heard of is taken to have ended once
+    that many others were heard of later.
+
+    Args:
+        total_rows: rows of the input, None where that is not known beforehand.
+        total_chunks: chunks of the input, likewise.
+        clock: returns seconds that never go back.
+
+    Attributes:
+        total_rows: as given; may be set once it is known.
+        total_chunks: as given; may be set once it is known.
+        phases: seconds that each part of the job took so far, by name, in the order of their
+            start; the last is the one that is going on.
+    """
+
+    def __init__(
+        self,
+        total_rows: int | None = None,
+        total_chunks: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total_rows = total_rows
+        self.total_chunks = total_chunks
+        self.phases: dict[str, float] = {}
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started = clock()
+        self._ended_at: float | None = None
+        self._phase: tuple[str, float] | None = None
+        self._running: OrderedDict[str, WorkerReport] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._devices: dict[str, _Device] = {}
+        self._reported_rows = 0
+        self._skipped_rows = 0
+        self._committed_rows = 0
+        self._committed_errors = 0
+        self._chunks = 0
+        self._first_rows: tuple[float, int] | None = None
+        self._recent = _RecentRate()
+
+    def enter(self, phase: str) -> None:
+        """Ends the phase that is going on and starts another."""
+        with self._lock:
+            now = self._clock()
+            self._end_phase(now)
+            self._phase = (phase, now)
+            self._ended_at = None
+            self.phases.setdefault(phase, 0.0)
+
+    def end(self) -> None:
+        """Ends the phase that is going on; time and rates stay as they are."""
+        with self._lock:
+            self._ended_at = self._clock()
+            self._end_phase(self._ended_at)
+            self._phase = None
+
+    def _end_phase(self, now: float) -> None:
+        if self._phase is not None:
+            name, started = self._phase
+            self.phases[name] += now - started
+
+    @property
+    def phase(self) -> str:
+        """Name of the phase that is going on, empty if there is none."""
+        phase = self._phase
+        return phase[0] if phase else ""
+
+    def skip(self, rows: int, chunks: int) -> None:
+        """Counts rows and chunks that an earlier run had done."""
+        with self._lock:
+            self._skipped_rows += rows
+            self._chunks += chunks
+
+    def commit(self, rows: int, errors: int) -> None:
+        """Counts a chunk of this run that was recorded.
+
+        Args:
+            rows: rows of the chunk, those with an error included.
+            errors: rows among them that have an error.
+        """
+        with self._lock:
+            self._committed_rows += rows
+            self._committed_errors += errors
+            self._chunks += 1
+            self._sample(self._clock())
+
+    def update(self, report: WorkerReport) -> None:
+        """Takes a report in the place of the worker's last one; ended workers are not heard."""
+        with self._lock:
+            if not self._is_news(report):
+                return
+            now = self._clock()
+            known = self._running.pop(report.worker, None)
+            if known is not None:
+                self._count(known, -known.rows, now)
+            self._count(report, report.rows, now)
+            if report.done:
+                self._end_worker(report)
+            else:
+                self._running[report.worker] = report
+                if len(self._running) > MAX_WORKER_NAMES:
+                    self._end_worker(self._running.popitem(last=False)[1])
+            self._sample(now)
+
+    def _is_news(self, report: WorkerReport) -> bool:
+        """Returns whether a report counts: not one of an ended worker or of a dead attempt.
+
+        The end counts whichever attempt it is of: of two that run at once, the first one wins.
+        """
+        if report.worker in self._ended:
+            return False
+        known = self._running.get(report.worker)
+        return known is None or report.done or report.attempt >= known.attempt
+
+    def _count(self, report: WorkerReport, rows: int, now: float) -> None:
+        device = self._devices.setdefault(report.device, _Device())
+        device.rows += rows
+        device.recent.add(now, device.rows)
+        self._reported_rows += rows
+
+    def _end_worker(self, report: WorkerReport) -> None:
+        """Adds what a worker did to its device's sum and keeps no more than its name."""
+        self._devices[report.device].ended.add(report.statistics)
+        self._ended[report.worker] = None
+        if len(self._ended) > MAX_WORKER_NAMES:
+            self._ended.popitem(last=False)
+
+    def _sample(self, now: float) -> None:
+        rows = self._rows() - self._skipped_rows
+        if rows > 0 and self._first_rows is None:
+            self._first_rows = (now, rows)
+        if self._first_rows is not None:
+            self._recent.add(now, rows)
+
+    def _rows(self) -> int:
+        rows = self._skipped_rows + max(self._reported_rows, self._committed_rows)
+        return rows if self.total_rows is None else min(rows, self.total_rows)
+
+    def state(self) -> ProgressState:
+        """Returns how far the run is now."""
+        with self._lock:
+            now = self._clock() if self._ended_at is None else self._ended_at
+            devices = self._device_progress(now)
+            total = _sum(device.statistics for device in devices)
+            rate, rate_now = self._rate(now), self._recent.at(now)
+            return ProgressState(
+                phase=self.phase,
+                elapsed_s=now - self._started,
+                rows=self._rows(),
+                total_rows=self.total_rows,
+                skipped_rows=self._skipped_rows,
+                chunks=self._chunks,
+                total_chunks=self.total_chunks,
+                rows_per_s=rate,
+                rows_per_s_now=rate_now,
+                eta_s=self._eta(now, rate, rate_now),
+                errors=max(self._committed_errors, total.errors),
+                padding_share=total.padding_share,
+                devices=devices,
+            )
+
+    @property
+    def devices(self) -> tuple[DeviceProgress, ...]:
+        """What each device did so far, by its name."""
+        return self.state().devices
+
+    def statistics(self) -> ScoringStatistics:
+        """Returns the sum over the workers that reported, ended or running."""
+        return _sum(device.statistics for device in self.devices)
+
+    def _device_progress(self, now: float) -> tuple[DeviceProgress, ...]:
+        sums = {name: replace(device.ended) for name, device in self._devices.items()}
+        for report in self._running.values():
+            sums[report.device].add(report.statistics)
+        return tuple(
+            DeviceProgress(name, sums[name], self._devices[name].recent.at(now))
+            for name in sorted(sums)
+        )
+
+    def _rate(self, now: float) -> float:
         if self._first_rows is None:
             return 0.0
         since, before = self._first_rows
-        return (self.rows - before) / max(time.monotonic() - since, 1e-9)
+        rows = self._rows() - self._skipped_rows
+        return max(rows - before, 0) / max(now - since, MIN_RATE_S)
 
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds to the end at this rate, None where it cannot be told."""
-        if self.total_rows is None or not self.rows_per_s:
+    def _eta(self, now: float, rate: float, rate_now: float) -> float | None:
+        """Returns the seconds that the remaining rows take at the mean of both rates.
+
+        The recent rate counts as no less than half and no more than twice the overall one. So a
+        change of speed shows at once, while a pause between two chunks, in which the recent rate
+        is 0, moves the estimate by a third.
+        """
+        if self.total_rows is None:
             return None
-        return max(self.total_rows - self.rows, 0) / self.rows_per_s
+        if self._skipped_rows + self._committed_rows >= self.total_rows:
+            return 0.0
+        remaining = self.total_rows - self._rows()
+        if self._first_rows is None or now - self._first_rows[0] < ETA_AFTER_S:
+            return None
+        if not rate or not remaining:  # all rows are through the model, yet not all recorded
+            return None
+        return remaining / ((rate + min(max(rate_now, rate / 2), 2 * rate)) / 2)
 
-    def statistics(self) -> ScoringStatistics:
-        """Returns the sum over the workers."""
-        total = ScoringStatistics()
-        for report in self.reports:
-            total.add(report.statistics)
-        return total
+
+def _sum(parts: Iterable[ScoringStatistics]) -> ScoringStatistics:
+    total = ScoringStatistics()
+    for part in parts:
+        total.add(part)
+    return total
 
 
 @dataclass(frozen=True)
@@ -189,8 +443,10 @@ class ProgressServer:
             with contextlib.suppress(OSError):
                 connection = self._listener.accept()
                 receiver = threading.Thread(target=self._receive, args=(connection,), daemon=True)
-                self._receivers.append(receiver)
+                # Tasks come by the ten thousand: threads that ended are not kept.
+                self._receivers = [one for one in self._receivers if one.is_alive()]
                 receiver.start()
+                self._receivers.append(receiver)
 
     def _receive(self, connection: Connection) -> None:
         with contextlib.suppress(OSError, EOFError, AuthenticationError), connection:
@@ -218,7 +474,7 @@ class ProgressClient:
     ) -> None:
         self._address = address
         self._identity = (worker, attempt, device)
-        self._latest: ScoringStatistics | None = None
+        self._latest: WorkerReport | None = None
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -227,9 +483,11 @@ class ProgressClient:
 
     def send(self, statistics: ScoringStatistics) -> None:
         """Takes the statistics so far; they are sent unless newer ones come first."""
-        with self._changed:
-            self._latest = replace(statistics)
-            self._changed.notify()
+        self._put(statistics, done=False)
+
+    def finish(self, statistics: ScoringStatistics) -> None:
+        """Takes the final statistics of a worker that ended well; `close` sends them."""
+        self._put(statistics, done=True)
 
     def close(self) -> None:
         """Sends what is waiting, if the driver takes it soon, and closes the connection."""
@@ -239,11 +497,17 @@ class ProgressClient:
         if self._address is not None:
             self._thread.join(CLOSE_TIMEOUT_S)
 
+    def _put(self, statistics: ScoringStatistics, *, done: bool) -> None:
+        report = WorkerReport(*self._identity, replace(statistics), done)
+        with self._changed:
+            self._latest = report
+            self._changed.notify()
+
     def _run(self) -> None:
         try:
             with self._connect() as connection:
                 while (latest := self._next()) is not None:
-                    connection.send_bytes(_encode(WorkerReport(*self._identity, latest)))
+                    connection.send_bytes(_encode(latest))
         except Exception as error:  # display only: a firewall must not stop the scoring
             logger.warning("no progress from this worker: driver not reachable (%s)", error)
 
@@ -252,8 +516,8 @@ class ProgressClient:
         target = (self._address.host, self._address.port)
         return Client(target, authkey=self._address.secret)
 
-    def _next(self) -> ScoringStatistics | None:
-        """Returns the statistics to send next, None when the worker is done."""
+    def _next(self) -> WorkerReport | None:
+        """Returns the report to send next, None when the client closes and nothing is left."""
         with self._changed:
             if not self._closing:
                 self._changed.wait_for(lambda: self._closing, REPORT_INTERVAL_S)

@@ -26,6 +26,7 @@ from sparkinfer.models.encoding import Encoded, EncodedRows
 from sparkinfer.models.lookahead import LookAhead
 from sparkinfer.models.statistics import ScoringStatistics
 from sparkinfer.models.tasks import scored_schema
+from sparkinfer.models.watchdog import Activity, ForwardPass, Tokenising
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Token budget by kind of device: beyond it, rates measured on a CPU stop growing."""
@@ -67,6 +68,17 @@ class Scorer:
         self._batching = batching
         self._budget = batching.max_batch_tokens or _default_budget(model.device)
         self._on_progress = on_progress
+        # For the watchdog, which looks at them from its thread. Each is set and cleared once per
+        # batch or window: an object and two assignments, which are atomic and take no lock.
+        self._forwarding: ForwardPass | None = None
+        self._tokenising: Tokenising | None = None
+
+    def activities(self) -> tuple[Activity | None, Activity | None]:
+        """Returns what the model and the tokenizer are doing now, None for one that waits.
+
+        An object stands for one activity: the next one, however alike, is another object.
+        """
+        return self._forwarding, self._tokenising
 
     def score(self, batches: Iterable[Sequence[str | None]]) -> Iterator[pa.RecordBatch]:
         """Yields the scored columns of every row, in the order of the rows.
@@ -117,7 +129,11 @@ class Scorer:
     def _tokenize(self, texts: list[str | None]) -> _Window:
         """Tokenises a window and cuts it into padded batches; runs in the look-ahead thread."""
         started = time.perf_counter()
-        rows = self._model.encoder.encode_rows(texts)
+        self._tokenising = Tokenising(texts)
+        try:
+            rows = self._model.encoder.encode_rows(texts)
+        finally:
+            self._tokenising = None
         self.statistics.tokenize_s += time.perf_counter() - started
         return self._cut_into_batches(rows)
 
@@ -162,15 +178,16 @@ class Scorer:
         while waiting:
             part, tensors = waiting.pop()
             lengths = encoded.n_tokens[part]
-            padded = int(lengths.max()) * len(part)
+            longest = int(lengths.max())
+            padded = longest * len(part)
             failure = None
             if len(part) == 1 or padded <= self._budget:
                 tensors = tensors or self._model.encoder.collate(encoded, part)
-                scored, failure = self._forward(tensors)
+                scored, failure = self._forward(tensors, len(part), longest)
                 if failure is not None and failure.startswith(_OUT_OF_MEMORY):
                     self._make_room(padded, len(part))
                     if len(part) == 1:
-                        scored, failure = self._forward(tensors)
+                        scored, failure = self._forward(tensors, len(part), longest)
                 if failure is None:
                     self._count_batch(int(lengths.sum()), padded, len(part))
                     done.append((part, scored))
@@ -182,12 +199,15 @@ class Scorer:
                 waiting += [(part[middle:], None), (part[:middle], None)]
         return done
 
-    def _forward(self, tensors: dict[str, Any]) -> tuple[pa.RecordBatch | None, str | None]:
+    def _forward(
+        self, tensors: dict[str, Any], rows: int, longest: int
+    ) -> tuple[pa.RecordBatch | None, str | None]:
         """Returns the scored batch, or what the model raised.
 
         The exception itself is not kept: its traceback would hold the batch's tensors.
         """
         started = time.perf_counter()
+        self._forwarding = ForwardPass(rows, longest)
         try:
             return self._model.score(tensors), None
         except Exception as error:
@@ -200,6 +220,7 @@ class Scorer:
                 ) from error
             return None, f"{type(error).__name__}: {_first_line(error)}"
         finally:
+            self._forwarding = None
             self.statistics.forward_s += time.perf_counter() - started
 
     def _make_room(self, padded: int, rows: int) -> None:

@@ -32,6 +32,7 @@ from sparkinfer.exceptions import (
     SparkInferError,
 )
 from sparkinfer.models.files import Listing, fingerprint, select_files
+from sparkinfer.redaction import without_secrets
 
 SourceKind = Literal["folder", "hub", "mlflow", "remote"]
 
@@ -80,7 +81,7 @@ def resolve(
         ConfigError: `revision` was given for something that is no hub model.
     """
     kind, location = _locate(name_or_path)
-    shown = f"model {_clean(name_or_path)!r}"
+    shown = f"model {without_secrets(name_or_path)!r}"
     if revision is not None and kind != "hub":
         raise ConfigError(
             f"revision={revision!r} with {shown}: only hub models have revisions; drop it"
@@ -106,7 +107,7 @@ def stage(source: ModelSource, loading: LoadingConfig) -> Path:
         ModelLoadError: the files are absent on this node or differ from the driver's.
         EngineUnavailableError: a package that fetches this kind of model is not installed.
     """
-    shown = f"model {_clean(source.name_or_path)!r}"
+    shown = f"model {without_secrets(source.name_or_path)!r}"
     if source.kind == "folder":
         folder = Path(source.location)
         if not folder.is_dir():
@@ -389,16 +390,7 @@ def _translated(shown: str, what: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {_clean(text)[:300]}"
-
-
-def _clean(text: str) -> str:
-    """Returns the text without tokens, and without passwords and signatures in URLs."""
-    if token := os.environ.get("HF_TOKEN", "").strip():
-        text = text.replace(token, "***")
-    text = re.sub(r"\bhf_[A-Za-z0-9]{20,}", "***", text)
-    text = re.sub(r"://[^/@\s]+@", "://***@", text)
-    return re.sub(r"(://[^\s?]+)\?[^\s'\"]+", r"\1?***", text)
+    return f"{type(error).__name__}: {without_secrets(text)[:300]}"
 
 
 def _node() -> str:

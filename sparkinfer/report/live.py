@@ -1,67 +1,178 @@
-"""Progress on the screen: a bar in a terminal, a plain line now and then elsewhere."""
+"""Progress on the screen: a bar in a terminal or a notebook, lines of text or JSON elsewhere.
+
+A display is for looking at: whatever goes wrong with it ends the display and never the run.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import html
+import importlib
+import json
+import logging
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TextIO, get_args
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
-from sparkinfer.jobs.progress import PREPARE, START, Progress
+from sparkinfer.config import DisplayMode
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.jobs.progress import PREPARE, START, Progress, ProgressState
 
-REFRESH_S = 0.5
-PLAIN_INTERVAL_S = 10.0
+logger = logging.getLogger(__name__)
+
+
+BAR_INTERVAL_S = 0.5
+NOTEBOOK_INTERVAL_S = 1.0
+"""Between two updates in a notebook: each of them is a message to the browser."""
+
+LINES_INTERVAL_S = 10.0
 """Between two plain lines: a log of an hour stays readable."""
+
+JSON_INTERVAL_S = 5.0
+
+CLOSE_TIMEOUT_S = 2.0
+"""What the end of a run waits for a stream that nobody reads."""
+
+MAX_DEVICES = 16
+"""Devices that a bar lists; JSON has all."""
+
+_States = Iterator[tuple[ProgressState, bool]]
+"""The state now and then, and whether it is the last one."""
+
+_View = Callable[[_States], None]
+"""Shows states until there are no more."""
 
 
 @contextmanager
-def live_display(progress: Progress, stream: TextIO | None = None) -> Iterator[None]:
-    """Shows rows, rows/s, time left and each worker's device while the context is open.
+def live_display(
+    progress: Progress, mode: DisplayMode = "auto", stream: TextIO | None = None
+) -> Iterator[None]:
+    """Shows rows, rates, time left, errors and devices while the context is open.
 
     Args:
         progress: what is shown.
-        stream: where to, standard error if not given.
+        mode: `bar` for a terminal or a notebook, `lines` of text, `json` with one object a line,
+            `none`, or `auto`: a bar in a notebook or a terminal and lines elsewhere.
+        stream: where to; if not given, the notebook's cell or standard error.
+
+    Raises:
+        ConfigError: there is no such mode.
     """
-    stream = stream or sys.stderr
-    show = _show_bar if stream.isatty() else _print_lines
+    if mode not in get_args(DisplayMode):
+        raise ConfigError(
+            f"display mode {mode!r} is not known; use one of {', '.join(get_args(DisplayMode))}"
+        )
     done = threading.Event()
-    thread = threading.Thread(target=show, args=(progress, stream, done), daemon=True)
+    thread = threading.Thread(target=_open(progress, mode, stream, done), daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(CLOSE_TIMEOUT_S)
 
 
-def describe(progress: Progress) -> str:
-    """Returns the progress as one line."""
-    of_total = f" of {progress.total_rows:,}" if progress.total_rows is not None else ""
-    parts = [f"{progress.rows:,}{of_total} rows"]
-    if progress.rows_per_s:
-        parts.append(f"{progress.rows_per_s:,.0f} rows/s")
-    if progress.eta_s is not None:
-        parts.append(f"{format_seconds(progress.eta_s)} left")
-    errors = progress.statistics().errors
-    if errors:
-        parts.append(f"{errors:,} with an error")
+def _open(
+    progress: Progress, mode: DisplayMode, stream: TextIO | None, done: threading.Event
+) -> Callable[[], None]:
+    """Returns what shows the progress until `done`; called in the thread that runs the cell."""
+    view: _View = _show_nothing
+    interval_s = LINES_INTERVAL_S
+    with contextlib.suppress(Exception):
+        view, interval_s = _choose_view(mode, stream)
+
+    def show() -> None:
+        try:
+            view(_states(progress, interval_s, done))
+        except Exception:
+            logger.debug("the progress display ended early", exc_info=True)
+
+    return show
+
+
+def _choose_view(mode: DisplayMode, stream: TextIO | None) -> tuple[_View, float]:
+    """Returns what shows the states, and the seconds between two of them."""
+    if mode in ("auto", "bar") and stream is None and (notebook := _notebook()) is not None:
+        # Here and not in the display's thread: an output belongs to the cell of its thread.
+        handle = notebook.display(notebook.HTML("sparkinfer"), display_id=True)
+        return partial(_show_in_notebook, notebook.HTML, handle), NOTEBOOK_INTERVAL_S
+    stream = stream or sys.stderr
+    if mode == "none" or stream is None:  # a process without a console has no standard error
+        return _show_nothing, LINES_INTERVAL_S
+    if mode == "json":
+        return partial(_print_json, stream), JSON_INTERVAL_S
+    if mode == "bar" or (mode == "auto" and _has_cursor(stream)):
+        return partial(_show_bar, stream), BAR_INTERVAL_S
+    return partial(_print_lines, stream), LINES_INTERVAL_S
+
+
+def _has_cursor(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def _notebook() -> Any:
+    """Returns `IPython.display` where a kernel runs this process (Jupyter, Databricks), else None.
+
+    A kernel has loaded IPython; the terminal's IPython has no kernel.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if getattr(shell, "kernel", None) is None:
+        return None
+    return importlib.import_module("IPython.display")
+
+
+def _states(progress: Progress, interval_s: float, done: threading.Event) -> _States:
+    while not done.wait(interval_s):
+        yield progress.state(), False
+    yield progress.state(), True
+
+
+def _show_nothing(states: _States) -> None:
+    """Shows nothing."""
+
+
+def describe(state: ProgressState) -> str:
+    """Returns the state as one line."""
+    if state.rows == state.skipped_rows and state.phase:
+        return _before_first_row(state)
+    of_total = f" of {state.total_rows:,}" if state.total_rows is not None else ""
+    parts = [f"{state.rows:,}{of_total} rows"]
+    if state.skipped_rows:
+        parts[0] += f" ({state.skipped_rows:,} by an earlier run)"
+    if state.total_chunks is not None:
+        parts.append(f"{state.chunks:,} of {state.total_chunks:,} chunks")
+    if state.rows_per_s:
+        parts.append(f"{_rate(state.rows_per_s)} ({_rate(state.rows_per_s_now)} now)")
+    if state.eta_s:
+        parts.append(f"{format_seconds(state.eta_s)} left")
+    if state.errors:
+        parts.append(f"{state.errors:,} with an error")
+    if state.padding_share:
+        parts.append(f"{state.padding_share:.1%} padding")
     return ", ".join(parts)
 
 
-def describe_workers(progress: Progress) -> list[str]:
-    """Returns one line per worker: its name, device and rows."""
-    return [
-        f"{report.worker}: {report.device}, "
-        f"{report.statistics.rows + report.statistics.rows_in_window:,} rows"
-        for report in progress.reports
+def describe_devices(state: ProgressState) -> list[str]:
+    """Returns one line per device: its rows and its rate now; of many devices, the first ones."""
+    lines = [
+        f"{device.device}: {device.rows:,} rows, {_rate(device.rows_per_s)} now"
+        for device in state.devices[:MAX_DEVICES]
     ]
+    if len(state.devices) > MAX_DEVICES:
+        lines.append(f"and {len(state.devices) - MAX_DEVICES:,} more devices")
+    return lines
 
 
 def format_seconds(seconds: float) -> str:
@@ -74,34 +185,106 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _show_bar(progress: Progress, stream: TextIO, done: threading.Event) -> None:
-    bar = Bar(BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
-    task = bar.add_task("starting workers", total=progress.total_rows)
-    console = Console(file=stream)
-    with Live(bar, console=console, refresh_per_second=4) as live:
-        while not done.wait(REFRESH_S):
-            description = describe(progress) if progress.rows else _before_first_row(progress)
-            bar.update(task, completed=progress.rows, description=description)
-            live.update(Group(bar, _worker_lines(progress)))
-        bar.update(task, completed=progress.rows, description=describe(progress))
-        live.update(Group(bar, _worker_lines(progress)))
+def _rate(rows_per_s: float) -> str:
+    digits = 0 if rows_per_s >= 10 or not rows_per_s else 2
+    return f"{rows_per_s:,.{digits}f} rows/s"
 
 
-def _before_first_row(progress: Progress) -> str:
+def _before_first_row(state: ProgressState) -> str:
     waits = {PREPARE: "tokenising the input", START: "starting the workers"}
-    return waits.get(progress.phase, "loading the model")
+    return waits.get(state.phase, "loading the model")
 
 
-def _worker_lines(progress: Progress) -> Text:
-    return Text("\n".join(describe_workers(progress)), style="dim")
-
-
-def _print_lines(progress: Progress, stream: TextIO, done: threading.Event) -> None:
+def _print_lines(stream: TextIO, states: _States) -> None:
     introduced: set[str] = set()
-    while not done.wait(PLAIN_INTERVAL_S):
-        for report in progress.reports:
-            if report.worker not in introduced:
-                introduced.add(report.worker)
-                print(f"sparkinfer: {report.worker} runs on {report.device}", file=stream)
-        if progress.rows:
-            print(f"sparkinfer: {describe(progress)}", file=stream, flush=True)
+    last = ""
+    for state, _ in states:
+        lines = [
+            f"running on {device.device}"
+            for device in state.devices[:MAX_DEVICES]
+            if device.device not in introduced
+        ]
+        introduced.update(device.device for device in state.devices[:MAX_DEVICES])
+        if (line := describe(state)) != last:
+            lines.append(line)
+            last = line
+        for text in lines:
+            _print_line(stream, f"sparkinfer: {text}")
+
+
+def _print_json(stream: TextIO, states: _States) -> None:
+    for state, is_last in states:
+        _print_line(stream, json.dumps(as_event(state, "end" if is_last else "progress")))
+
+
+def _print_line(stream: TextIO, line: str) -> None:
+    """Writes in one piece: other processes write to the same log."""
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
+def as_event(state: ProgressState, event: str) -> dict[str, Any]:
+    """Returns the state as plain values, ready for JSON; what is not known is None.
+
+    Args:
+        state: what is told.
+        event: `progress`, or `end` for the last one, also where the run failed.
+    """
+    values: dict[str, Any] = {"event": event, **asdict(state)}
+    values["devices"] = [
+        {"device": one.device, "rows": one.rows, "rows_per_s": round(one.rows_per_s, 3)}
+        for one in state.devices
+    ]
+    return {
+        name: round(value, 3) if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+
+
+class _BarConsole(Console):
+    """A console whose broken stream is an error like any other."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises; rich would close the process's standard output and end the thread."""
+        raise BrokenPipeError
+
+
+def _show_bar(stream: TextIO, states: _States) -> None:
+    # `force_terminal`: whoever asks for a bar gets one, and `_has_cursor` has decided otherwise.
+    console = _BarConsole(file=stream, force_terminal=True, force_jupyter=False)
+    # Without rich's own thread: an error of the stream is to come out here. What the run prints
+    # goes above the bar, but not where it is on its way to a file.
+    with Live(
+        console=console,
+        auto_refresh=False,
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+    ) as live:
+        for state, _ in states:
+            live.update(_as_bar(state), refresh=True)
+
+
+def _as_bar(state: ProgressState) -> Group:
+    bar = Table.grid(padding=(0, 1))
+    total = state.total_rows
+    bar.add_row(
+        ProgressBar(total=total, completed=state.rows, width=40, pulse=total is None),
+        f"{state.rows / total:.0%}" if total else "",
+    )
+    return Group(bar, Text(describe(state)), Text("\n".join(describe_devices(state)), style="dim"))
+
+
+def _show_in_notebook(make_html: Callable[[str], Any], handle: Any, states: _States) -> None:
+    """Updates one output in place: rich's live display needs ipywidgets, which not all have.
+
+    Source: https://rich.readthedocs.io/en/stable/progress.html (no automatic refresh in Jupyter).
+    """
+    for state, _ in states:
+        handle.update(make_html(as_html(state)))
+
+
+def as_html(state: ProgressState) -> str:
+    """Returns the state as a fragment of HTML, its texts escaped."""
+    known = "" if state.total_rows is None else f'value="{state.rows}" max="{state.total_rows}" '
+    lines = [describe(state), *describe_devices(state)]
+    text = "<br>".join(html.escape(line) for line in lines)
+    return f'<div><progress {known}style="width: 24em"></progress><br>{text}</div>'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow.dataset as pads
 
 from sparkinfer.jobs.runner import RunResult
@@ -14,30 +16,65 @@ CELL_WIDTH = 48
 
 def summarize(result: RunResult) -> str:
     """Returns what a run did, one fact a line."""
-    total = result.statistics
-    verdict = result.verdict
-    lines = [
-        f"scored     {result.rows:,} rows, {result.error_rows:,} of them with an error",
-        f"rate       {result.rows_per_s:,.0f} rows/s of scoring; {_seconds_by_phase(result)}",
-        f"model      {verdict.accepted} on {result.workers.count} x {result.workers.kind}; "
+    lines = [f"scored     {result.rows:,} rows, {result.error_rows:,} of them with an error"]
+    if result.workers is None:
+        lines.append("           nothing to do: every chunk was done before")
+    elif result.rows_before:
+        lines.append(f"           {result.rows_before:,} of them were done before this run")
+    if result.retried_rows is not None:
+        lines.append(_retried_line(result.retried_rows, result.mended_rows))
+    if result.workers is not None:
+        lines.append(
+            f"rate       {result.rows_per_s:,.0f} rows/s of scoring; {_seconds_by_phase(result)}"
+        )
+    lines += [*_model_lines(result), *_worker_lines(result)]
+    lines += describe_metrics(result.metrics)
+    lines.append(f"output     {result.output}")
+    return "\n".join(lines)
+
+
+def _retried_line(retried: int, mended: int) -> str:
+    if not retried:
+        return "retried    nothing: no row that an earlier run scored has a text and an error"
+    return f"retried    {retried:,} rows that had an error; {mended:,} of them have none any more"
+
+
+def _model_lines(result: RunResult) -> list[str]:
+    verdict, workers = result.verdict, result.workers
+    if verdict is None or workers is None:
+        return []
+    return [
+        f"model      {verdict.accepted} on {workers.count} x {workers.kind}; "
         f"largest difference from float32 {verdict.max_difference:.1g}",
+        *(f"           not used: {name}: {reason}" for name, reason in verdict.rejected),
     ]
-    lines += [f"           not used: {name}: {reason}" for name, reason in verdict.rejected]
+
+
+def _worker_lines(result: RunResult) -> list[str]:
+    total = result.statistics
+    lines = []
     if total.rows:
         lines.append(
             f"batches    {total.batches:,} of {total.padded_tokens:,} tokens, "
             f"{total.padding_share:.1%} of them padding; {total.truncated:,} rows truncated"
         )
     lines += [
-        f"worker     {report.worker} on {report.device}: {report.statistics.rows:,} rows, "
-        f"{report.statistics.forward_s:.1f} s in the model, "
-        f"{report.statistics.wait_s:.1f} s waiting"
-        for report in result.reports
+        f"device     {device.device}: {device.rows:,} rows, "
+        f"{device.statistics.forward_s:.1f} s in the model, "
+        f"{device.statistics.wait_s:.1f} s waiting"
+        for device in result.devices
     ]
-    if result.accuracy is not None:
-        lines.append(f"accuracy   {result.accuracy:.4f}")
-    lines.append(f"output     {result.output}")
-    return "\n".join(lines)
+    return lines
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """Returns one line per metric."""
+    return [f"{name:<17} {_figure(name, value)}" for name, value in metrics.items()]
+
+
+def _figure(name: str, value: float) -> str:
+    is_count = name in ("labelled_rows", "unknown_labels")
+    return f"{value:,.0f}" if is_count else f"{value:.4f}"
 
 
 def _seconds_by_phase(result: RunResult) -> str:

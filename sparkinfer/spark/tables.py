@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,7 +14,7 @@ from sparkinfer.spark.errors import explain
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import StructField
+    from pyspark.sql.types import StructField, StructType
 
 CSV_OPTIONS = {"header": "true", "multiLine": "true", "escape": '"', "nullValue": "\x00"}
 """RFC 4180: a header line, line breaks within quotes, quotes doubled. All columns are strings.
@@ -40,6 +42,37 @@ def read_table(spark: SparkSession, kind: str, path: str) -> DataFrame:
         return reader.format(kind).load(path)
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise InputError(f"input {path!r} cannot be read as {kind}: {explain(error)}") from error
+
+
+def read_files(
+    spark: SparkSession, kind: str, schema: StructType, paths: Sequence[str], root: str
+) -> DataFrame:
+    """Returns some files of an input as a DataFrame, not yet read.
+
+    Args:
+        spark: the session.
+        kind: `csv` or `json`.
+        schema: of the whole input, columns that stand in the paths included.
+        paths: of the files.
+        root: the input.
+    """
+    reader = spark.read.options(**CSV_OPTIONS) if kind == "csv" else spark.read
+    if list(paths) != [root]:
+        reader = reader.option("basePath", root)
+    plain = [re.sub(r"([\\\[\]{}*?])", r"\\\1", path) for path in paths]  # no patterns are meant
+    return reader.schema(schema).format(kind).load(plain)
+
+
+def check_types(df: DataFrame, names: Iterable[str]) -> None:
+    """Raises InputError for a column of a type that Arrow, which carries them, does not have."""
+    for name in names:
+        try:
+            arrow_field(df.schema[name])
+        except Exception as error:  # pyspark's own, of changing classes
+            raise InputError(
+                f"column {name!r} has type {df.schema[name].dataType.simpleString()}, which cannot "
+                "be carried; leave it out with --carry-cols, or cast it"
+            ) from error
 
 
 def quoted(name: str) -> str:

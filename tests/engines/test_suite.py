@@ -1,6 +1,8 @@
 """What every engine must do alike; `local` is the reference.
 
-Each engine runs the same job through `sparkinfer.run` and the rows are compared.
+Each engine runs the same job through `sparkinfer.run` and the rows are compared. The ranks of the
+horovod engine run in this process, one after the other, for each launch takes many seconds;
+`test_horovod.py` compares the rows of real launches.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
-from sparkinfer.exceptions import ConfigError, InputError
+from sparkinfer.exceptions import ConfigError, InputError, ResumeError
 from tests.tiny_models import sentences
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ SCORED = ["prediction", "probability", "probabilities", "n_tokens", "truncated",
     params=[
         "local",
         pytest.param("pandas_udf", marks=pytest.mark.spark),
-        pytest.param("horovod", marks=[pytest.mark.spark, pytest.mark.slow]),
+        pytest.param("horovod", marks=pytest.mark.spark),
     ]
 )
 def engine(request: pytest.FixtureRequest) -> str:
@@ -44,6 +46,7 @@ def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRe
     spark: SparkSession | None = None
     if engine != "local":
         spark = request.getfixturevalue("spark")
+    of_engine = request.getfixturevalue("ranks_in_turn") if engine == "horovod" else {}
 
     def run_engine(source: Path, **options: Any) -> tuple[sparkinfer.RunResult, pa.Table]:
         config = sparkinfer.ScoringConfig(
@@ -54,6 +57,7 @@ def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRe
                 "output": str(tmp_path / "out"),
                 "engine": engine,
                 "dtype": "float32",
+                **of_engine,
                 **options,
             }
         )
@@ -150,14 +154,16 @@ def test_named_columns_alone_are_carried(run: Run, tmp_path: Path) -> None:
     assert frame.column_names == ["id", *["m_" + name for name in SCORED]]
 
 
-def test_a_label_column_gives_the_accuracy(run: Run, tmp_path: Path, classifier: Path) -> None:
+def test_a_label_column_gives_metrics(run: Run, tmp_path: Path, classifier: Path) -> None:
     texts = sentences(50)
     truth = [label for label, _ in reference(classifier, texts)]
     wrong = ["NEGATIVE" if label == "POSITIVE" else "POSITIVE" for label in truth[:10]]
     ids = [["NEGATIVE", "POSITIVE"].index(label) for label in [*wrong, *truth[10:]]]
     source = write(tmp_path / "in.parquet", list(texts), label=pa.array([*ids[:-1], None]))
     result, _ = run(source, label_col="label")
-    assert result.accuracy == pytest.approx(39 / 49)
+    assert result.metrics["accuracy"] == pytest.approx(39 / 49)
+    assert result.metrics["labelled_rows"] == 49
+    assert 0 <= result.metrics["auc_roc"] < 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -208,18 +214,52 @@ def test_a_finished_output_is_marked_and_holds_nothing_else(run: Run, tmp_path: 
     run(write(tmp_path / "in.parquet", ["good"] * 10))
     names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet"}
     assert names == {"_SUCCESS", "_sparkinfer"}
-    recorded = json.loads((tmp_path / "out" / "_sparkinfer" / "result.json").read_text())
-    assert recorded["rows"] == 10
-    assert recorded["verdict"]["accepted"]["dtype"] == "float32"
+    work = tmp_path / "out" / "_sparkinfer"
+    assert {path.name for path in work.iterdir()} == {"chunks", "lease", "manifest.json"}
+    manifest = json.loads((work / "manifest.json").read_text())
+    assert manifest["verdict"]["accepted"]["dtype"] == "float32"
+    (record,) = [json.loads(path.read_text()) for path in (work / "chunks").iterdir()]
+    assert (record["rows"], record["errors"], record["tokens"]) == (10, 0, 30)
 
 
-def test_a_second_run_replaces_the_first_only_if_asked(run: Run, tmp_path: Path) -> None:
+def test_a_finished_run_has_nothing_to_do_and_is_replaced_if_asked(
+    run: Run, tmp_path: Path
+) -> None:
     source = write(tmp_path / "in.parquet", ["good"] * 4)
     run(source)
-    with pytest.raises(sparkinfer.SparkInferError, match="is not empty .* --overwrite"):
-        run(source)
-    _, frame = run(source, overwrite=True)
+    before = files_in(tmp_path / "out")
+    result, frame = run(source)
+    assert (result.rows, result.rows_before, result.workers) == (4, 4, None)
+    assert files_in(tmp_path / "out") == before
     assert frame["id"].to_pylist() == [0, 1, 2, 3]
+    with pytest.raises(ResumeError, match="max_length was None, is 8.*--overwrite"):
+        run(source, max_length=8)
+    result, frame = run(source, max_length=8, overwrite=True)
+    assert (result.rows, result.rows_before) == (4, 0)
+    assert frame["id"].to_pylist() == [0, 1, 2, 3]
+
+
+def files_in(output: Path) -> dict[str, int]:
+    """Returns the scored files and when each was last changed."""
+    return {path.name: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
+
+
+def test_chunks_are_whole_row_groups_that_are_published_under_their_numbers(
+    run: Run, tmp_path: Path
+) -> None:
+    texts = sentences(450)
+    _, frame = run(write(tmp_path / "in.parquet", list(texts)), chunks={"target_rows": 200})
+    assert frame["id"].to_pylist() == list(range(450))
+    assert frame["text"].to_pylist() == texts
+    ids: dict[str, list[int]] = {}
+    for path in sorted((tmp_path / "out").glob("*.parquet")):
+        chunk = path.name.split("-")[1]
+        ids.setdefault(chunk, []).extend(pq.read_table(path, columns=["id"])["id"].to_pylist())
+    assert {chunk: sorted(found) for chunk, found in ids.items()} == {
+        "00000000": list(range(200)),
+        "00000001": list(range(200, 400)),
+        "00000002": list(range(400, 450)),
+    }
 
 
 @pytest.mark.parametrize(

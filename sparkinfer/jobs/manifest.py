@@ -1,0 +1,265 @@
+"""What a run was asked and what of it is done, kept in the output's work folder.
+
+`manifest.json` says what: the settings that decide about the output, the input as it was, the
+chunks. `chunks/NUMBER.json` is a chunk's record: it is there if and only if the chunk's files are
+where readers look. `deaths/NUMBER` counts the workers that died over a chunk. All are written whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sparkinfer.exceptions import ResumeError
+from sparkinfer.jobs.chunks import Chunk, Piece
+from sparkinfer.jobs.snapshot import InputFile, differences
+from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_text, replace_text
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+"""Of both kinds of files; another one is not read."""
+
+MANIFEST_FILE = "manifest.json"
+RECORDS_FOLDER, DEATHS_FOLDER = "chunks", "deaths"
+
+RECORDS_AT_ONCE = 32
+"""Records that are read at the same time: on an object store each takes a round trip."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run was asked.
+
+    Attributes:
+        settings: by name, everything that changes the output: the model's fingerprint, the way it
+            is run, the columns. What changes only the speed is not among them.
+        verdict: how the gate had the model run, and what it tried before.
+        labels: of the model, in the order of the probabilities.
+        input_files: the input as it was; empty for a table.
+        read_files: the Parquet files that are read, below the input's folder or below that of its
+            staged copies.
+        chunks: the work, in the order of their numbers.
+        created: when the run began, ISO 8601 in UTC.
+        written_by: package and version.
+    """
+
+    settings: Mapping[str, Any]
+    verdict: Mapping[str, Any]
+    labels: tuple[str, ...]
+    input_files: tuple[InputFile, ...]
+    read_files: tuple[str, ...]
+    chunks: tuple[Chunk, ...]
+    created: str
+    written_by: str
+
+    @property
+    def rows(self) -> int:
+        """Rows of all chunks."""
+        return sum(chunk.rows for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """What came out of a chunk whose files are published.
+
+    Attributes:
+        number: of the chunk.
+        rows: rows in its files.
+        errors: rows among them that have an error.
+        reasons: the most frequent reasons of these, shortened, and how often each is given.
+        truncated: rows among them whose text was cut.
+        tokens: tokens of all rows.
+        seconds: from the chunk's start to its files being whole, waiting included.
+        device: what the model ran on.
+        files: names in the output, with their sizes in bytes.
+        epoch: of the writer that published it.
+        finished: when, ISO 8601 in UTC.
+        metrics: state of each metric, by its name.
+    """
+
+    number: int
+    rows: int
+    errors: int
+    reasons: Mapping[str, int]
+    truncated: int
+    tokens: int
+    seconds: float
+    device: str
+    files: Mapping[str, int]
+    epoch: int
+    finished: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ManifestFolder:
+    """The manifest and the records of one output.
+
+    Args:
+        output: the output folder.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._path = join(output, WORK_FOLDER, MANIFEST_FILE)
+        self._records = join(output, WORK_FOLDER, RECORDS_FOLDER)
+        self._deaths = join(output, WORK_FOLDER, DEATHS_FOLDER)
+
+    def read(self) -> Manifest | None:
+        """Returns the manifest, None where there is none.
+
+        Raises:
+            ResumeError: it is damaged or of another version.
+        """
+        text = read_text(self._path)
+        if text is None:
+            return None
+        try:
+            values = json.loads(text)
+            version = values.pop("schema_version")
+            if version == SCHEMA_VERSION:
+                return _manifest(values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ResumeError(
+                f"{self._path} is damaged ({type(error).__name__}: {error}); restore it from a "
+                "copy, or give --overwrite to score everything again"
+            ) from None
+        raise ResumeError(
+            f"{self._path} has schema version {version}, expected {SCHEMA_VERSION}; go on with "
+            f"the version of sparkinfer that wrote it ({values.get('written_by')}), or give "
+            "--overwrite to score everything again"
+        )
+
+    def write(self, manifest: Manifest) -> None:
+        """Writes the manifest in the place of an earlier one."""
+        values = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
+        places = {path: place for place, path in enumerate(manifest.read_files)}
+        values["chunks"] = [
+            [[places[p.path], p.first, p.count, p.rows] for p in chunk.pieces]
+            for chunk in manifest.chunks
+        ]
+        make_folder(self._records)
+        replace_text(self._path, json.dumps(values), durable=True)
+
+    def records(self, sizes: Callable[[], Mapping[str, int]]) -> dict[int, ChunkRecord]:
+        """Returns the records by the number of their chunk.
+
+        One that is damaged, or whose files are not there as they were published, counts as absent.
+
+        Args:
+            sizes: gives those of the files in the output; asked after the records are read, for a
+                file is there before its record.
+        """
+        names = [name for name in names_in(self._records) if name.endswith(".json")]
+        with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+            found = [record for record in pool.map(self._read_record, names) if record is not None]
+        there = sizes() if found else {}
+        return {record.number: record for record in found if _has_its_files(record, there)}
+
+    def add(self, record: ChunkRecord) -> None:
+        """Writes the record of a chunk; its files are published."""
+        values = {"schema_version": SCHEMA_VERSION, **asdict(record)}
+        path = join(self._records, f"{record.number:08d}.json")
+        replace_text(path, json.dumps(values), durable=True)
+
+    def deaths(self) -> dict[int, int]:
+        """Returns how often workers died over a chunk, by its number; chunks without are left out.
+
+        What cannot be read counts as none: then a deadly row costs two more deaths.
+        """
+        found = {}
+        for name in names_in(self._deaths):
+            with contextlib.suppress(ValueError):
+                found[int(name)] = int(read_text(join(self._deaths, name)) or "")
+        return found
+
+    def add_deaths(self, number: int, deaths: int) -> None:
+        """Writes down that workers died over a chunk."""
+        make_folder(self._deaths)
+        total = self.deaths().get(number, 0) + deaths
+        replace_text(join(self._deaths, f"{number:08d}"), str(total))
+
+    def _read_record(self, name: str) -> ChunkRecord | None:
+        path = join(self._records, name)
+        try:
+            values = json.loads(read_text(path) or "")
+            if values.pop("schema_version") != SCHEMA_VERSION:
+                raise ValueError("of another schema version")
+            record = ChunkRecord(**values)
+            if name != f"{record.number:08d}.json":
+                raise ValueError(f"says that it is of chunk {record.number}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("%s is damaged (%s); its chunk is scored again", path, error)
+            return None
+        return record
+
+
+def _has_its_files(record: ChunkRecord, sizes: Mapping[str, int]) -> bool:
+    wrong = [name for name, size in record.files.items() if sizes.get(name) != size]
+    if wrong:
+        logger.warning(
+            "%s is gone or was changed; chunk %d is scored again", wrong[0], record.number
+        )
+    return not wrong
+
+
+MOST_DIFFERENCES = 10
+"""That an error lists."""
+
+
+def refuse_other_settings(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ResumeError, with what differs, unless the settings that are in both are equal."""
+    lines = [
+        f"{name} was {before[name]!r}, is {now[name]!r}"
+        for name in before
+        if name in now and before[name] != now[name]
+    ]
+    _refuse(output, "was begun with other settings", lines)
+
+
+def refuse_other_input(
+    output: str, before: Sequence[InputFile], now: Sequence[InputFile], may_grow: bool
+) -> None:
+    """Raises ResumeError, with what differs, unless the input is what it was.
+
+    Args:
+        output: the output folder.
+        before: the input's files as they were.
+        now: the input's files.
+        may_grow: whether there may be new files.
+    """
+    known = {file.name for file in before}
+    compared = [file for file in now if file.name in known] if may_grow else now
+    _refuse(output, "is of an input that has changed", differences(before, compared))
+
+
+def _refuse(output: str, what: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    shown = lines[:MOST_DIFFERENCES] + (["..."] if len(lines) > MOST_DIFFERENCES else [])
+    raise ResumeError(
+        f"output {output!r} {what}: {'; '.join(shown)}. Set them back to go on with it, name "
+        "another folder, or give --overwrite to score everything again"
+    )
+
+
+def _manifest(values: dict[str, Any]) -> Manifest:
+    paths = values["read_files"]
+    chunks = tuple(
+        Chunk(number, tuple(Piece(paths[place], *numbers) for place, *numbers in pieces))
+        for number, pieces in enumerate(values["chunks"])
+    )
+    return Manifest(
+        **{
+            **values,
+            "labels": tuple(values["labels"]),
+            "input_files": tuple(InputFile(**file) for file in values["input_files"]),
+            "read_files": tuple(paths),
+            "chunks": chunks,
+        }
+    )

@@ -1,0 +1,477 @@
+"""Rescores the rows with an error alone and puts what comes of it in their place.
+
+The rows' texts are taken from the published files and staged as an input of its own, with the place
+of each row. The engine scores that input as it would any other. Each published file with a row
+whose error is gone is then written anew, all other rows and columns as they were, and replaced.
+
+Rows go in rounds: what a round has mended is published and recorded when it ends.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.base import ChunkTask, Engine, ScoredChunk, ScoringRun, Workers
+from sparkinfer.exceptions import ConfigError, JobError, RowConservationError
+from sparkinfer.jobs.chunks import ChunkLimits, cut_chunks
+from sparkinfer.jobs.committer import error_limit, refuse_errors
+from sparkinfer.jobs.inputs import carried_columns
+from sparkinfer.jobs.lease import Lease
+from sparkinfer.jobs.manifest import (
+    ChunkRecord,
+    Manifest,
+    ManifestFolder,
+    refuse_other_settings,
+)
+from sparkinfer.jobs.output import Output
+from sparkinfer.jobs.progress import Progress
+from sparkinfer.jobs.replacement import Replacer
+from sparkinfer.jobs.snapshot import read_row_groups
+from sparkinfer.models.acceleration import Verdict
+from sparkinfer.models.scorer import NULL_TEXT
+from sparkinfer.models.sources import ModelSource
+from sparkinfer.models.tasks import get_task, scored_schema
+from sparkinfer.storage import file_system, join, make_folder
+
+MakeEngine = Callable[[ScoringConfig], Engine]
+"""Makes an engine of one kind, on one session, for any configuration."""
+
+FILE, ROW, TEXT, ERROR = "file", "row", "text", "error"
+"""Columns of the staged rows: which published file of the round, which row of it, its text. `error`
+is a scored column's name without a prefix."""
+
+STAGED = pa.schema([(FILE, pa.int32()), (ROW, pa.int64()), (TEXT, pa.string())])
+
+ROUND_ROWS = 1 << 18
+"""At which a round ends: its rows' scores are held in memory, and a crash costs a round."""
+
+GROUP_ROWS, GROUP_BYTES = 4096, 64 << 20
+"""At which a row group of the staged rows ends; chunks are cut between them."""
+
+
+@dataclass
+class _Round:
+    """Rows that are rescored and published together.
+
+    Attributes:
+        name: of the file with the staged rows.
+        files: published files, those of one chunk together, each with the record of its chunk.
+        rows: number of staged rows.
+        waiting: numbers of the chunks of staged rows that are not rescored yet.
+        scored: paths of the rescored rows.
+    """
+
+    name: str
+    files: list[tuple[ChunkRecord, str]]
+    rows: int
+    waiting: set[int] = field(default_factory=set)
+    scored: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What a retry did.
+
+    Attributes:
+        rows: rows that were rescored.
+        mended_rows: rows among them that have no error any more.
+        progress: of the rescoring; None if there was nothing to rescore.
+        workers: that rescored; None likewise.
+        verdict: how the model was run; None likewise.
+    """
+
+    rows: int = 0
+    mended_rows: int = 0
+    progress: Progress | None = None
+    workers: Workers | None = None
+    verdict: Verdict | None = None
+
+
+def refuse_without_text(config: ScoringConfig, columns: Sequence[str]) -> None:
+    """Raises ConfigError if the output of these input columns would not hold the text."""
+    carried = carried_columns(config, columns)
+    if config.input_col not in carried:
+        raise ConfigError(
+            f"retry_errors=true with carry_cols={carried}: the texts are read from the output, "
+            f"and {config.input_col!r} is not kept there; score again with --overwrite, with it in "
+            "carry_cols if errors are to be retried"
+        )
+
+
+class ErrorRetry:
+    """One retry on an output whose lease is held: `stage`, `choose_run`, `run`, in this order.
+
+    Args:
+        config: of the run.
+        make_engine: makes the engine that rescores.
+        source: the model's files.
+        manifest: of the output.
+        limits: of the chunks in which rows are rescored.
+        output: holds the files.
+        folder: holds the records.
+        lease: that the run holds.
+    """
+
+    def __init__(
+        self,
+        config: ScoringConfig,
+        make_engine: MakeEngine,
+        source: ModelSource,
+        manifest: Manifest,
+        limits: ChunkLimits,
+        output: Output,
+        folder: ManifestFolder,
+        lease: Lease,
+    ) -> None:
+        self._config = config
+        self._make_engine = make_engine
+        self._source = source
+        self._manifest = manifest
+        self._limits = limits
+        self._output = output
+        self._folder = folder
+        self._lease = lease
+        self._replacer = Replacer(config, manifest.labels, output, folder, lease)
+        self._staging = output.staging_folder(lease.epoch, f"retry-{uuid.uuid4().hex}")
+        self._rounds: list[_Round] = []
+        self._by_chunk: dict[int, _Round] = {}
+        self._mended_rows = 0
+
+    def stage(self) -> bool:
+        """Stages the rows to rescore where no reader sees them; returns whether there are any."""
+        make_folder(self._staging)
+        records = self._folder.records(self._output.sizes)
+        numbers = [chunk.number for chunk in self._manifest.chunks if chunk.number in records]
+        found = [records[number] for number in numbers if _retryable(records[number])]
+        for number, of_round in enumerate(_cut_rounds(found, ROUND_ROWS)):
+            staged = self._stage_round(f"rows-{number:05d}.parquet", of_round)
+            if staged.rows:
+                self._rounds.append(staged)
+        return bool(self._rounds)
+
+    def choose_run(self) -> None:
+        """Chooses how the model is run.
+
+        Raises:
+            UsageError: it cannot be run, or not as it was for the other rows.
+        """
+        path = join(self._staging, self._rounds[0].name)
+        self._engine = self._make_engine(_derived(self._config, path))
+        self._engine.open_input()
+        self._workers = self._engine.find_workers()
+        self._verdict = self._engine.run_gate(self._source)
+        refuse_other_settings(
+            str(self._config.output),
+            self._manifest.settings,
+            {"acceleration": str(self._verdict.accepted)},
+        )
+
+    def run(self, display: Callable[[Progress], AbstractContextManager[object]]) -> Retried:
+        """Rescores the staged rows and replaces the files of those that are mended.
+
+        Raises:
+            JobError: a worker failed for good, or the lease is lost; what is replaced is recorded.
+        """
+        self._output.fence(self._lease.epoch)
+        self._output.unfinish()
+        tasks = [task for staged in self._rounds for task in self._cut(staged)]
+        rows = sum(staged.rows for staged in self._rounds)
+        self._progress = Progress(rows, len(tasks))
+        with display(self._progress):
+            self._engine.score(
+                ScoringRun(
+                    source=self._source,
+                    verdict=self._verdict,
+                    read_from=self._staging,
+                    tasks=tuple(tasks),
+                    staging=join(self._staging, "engine"),
+                    commit=self._commit,
+                    note_deaths=lambda number, deaths: None,  # numbers of no chunk of the output
+                ),
+                self._progress,
+            )
+            self._progress.end()
+        unscored = sum(bool(staged.waiting) for staged in self._rounds)
+        if unscored:
+            raise RowConservationError(f"{unscored} rounds of rows were not rescored; run again")
+        return Retried(rows, self._mended_rows, self._progress, self._workers, self._verdict)
+
+    def _stage_round(self, name: str, records: Iterable[ChunkRecord]) -> _Round:
+        files = [(record, file) for record in records for file in record.files]
+        error_column = self._config.output_prefix + ERROR
+        rows = 0
+        fs, path = file_system(join(self._staging, name))
+        with fs.open(path, "wb") as handle, pq.ParquetWriter(handle, STAGED) as writer:
+            found = (
+                _numbered(place, table)
+                for place, (_, file) in enumerate(files)
+                for table in _rows_with_error(
+                    join(str(self._config.output), file), self._config.input_col, error_column
+                )
+            )
+            for table in _regrouped(found):
+                writer.write_table(table, row_group_size=table.num_rows)
+                rows += table.num_rows
+        return _Round(name, files, rows)
+
+    def _cut(self, staged: _Round) -> list[ChunkTask]:
+        """Returns the tasks of a round; no two rounds share one."""
+        row_groups = read_row_groups(self._staging, [staged.name], TEXT)
+        chunks = cut_chunks(row_groups, self._limits, len(self._by_chunk))
+        staged.waiting = {chunk.number for chunk in chunks}
+        self._by_chunk.update({chunk.number: staged for chunk in chunks})
+        return [ChunkTask(chunk, join(self._staging, "scored", chunk.name)) for chunk in chunks]
+
+    def _commit(self, scored: ScoredChunk) -> None:
+        """Takes rescored rows; those of a round are published once they are all there."""
+        staged = self._by_chunk[scored.chunk.number]
+        paths = [join(scored.staging, name) for name in scored.files]
+        errors = [_read(path, pa.schema([(ERROR, pa.string())]))[ERROR] for path in paths]
+        staged.waiting.discard(scored.chunk.number)
+        staged.scored += paths
+        if not staged.waiting:
+            self._publish(staged)
+        self._progress.commit(scored.chunk.rows, sum(len(c) - c.null_count for c in errors))
+
+    def _publish(self, staged: _Round) -> None:
+        mended = self._mended(staged)
+        places = pc.unique(mended[FILE]).to_pylist()
+        for _, group in groupby(places, key=lambda place: staged.files[place][0].number):
+            files = list(group)
+            record, _ = staged.files[files[0]]
+            folder = join(self._staging, f"merged-{record.number:08d}")
+            make_folder(folder)
+            for place in files:
+                self._rewrite(
+                    staged.files[place][1], folder, mended.filter(pc.equal(mended[FILE], place))
+                )
+            self._replacer.replace(record, folder, [staged.files[place][1] for place in files])
+            self._output.drop(folder)
+        self._mended_rows += mended.num_rows
+
+    def _mended(self, staged: _Round) -> pa.Table:
+        """Returns the rescored rows of a round that have no error, in the order of their places.
+
+        Raises:
+            RowConservationError: a row was lost or doubled.
+        """
+        schema = scored_schema(get_task(self._config.task))
+        schema = pa.schema([STAGED.field(FILE), STAGED.field(ROW), *schema])
+        table = pa.concat_tables([_read(path, schema) for path in staged.scored])
+        table = table.sort_by([(FILE, "ascending"), (ROW, "ascending")])
+        keys = pa.schema([STAGED.field(FILE), STAGED.field(ROW)])
+        if not table.select(keys.names).equals(_read(join(self._staging, staged.name), keys)):
+            raise RowConservationError(
+                f"{staged.rows} rows were to be rescored, and {table.num_rows} came back that are "
+                "not these; nothing of them was published. Run again"
+            )
+        return table.filter(pc.is_null(table[ERROR]))
+
+    def _rewrite(self, name: str, folder: str, mended: pa.Table) -> None:
+        prefix = self._config.output_prefix
+        scored = mended.drop([FILE, ROW])
+        scored = scored.rename_columns([prefix + column for column in scored.column_names])
+        rewrite(
+            join(str(self._config.output), name),
+            join(folder, name),
+            mended[ROW].to_numpy(),
+            scored,
+        )
+
+
+def refuse_errors_left(
+    config: ScoringConfig, manifest: Manifest, records: Iterable[ChunkRecord]
+) -> None:
+    """Raises JobError if more rows than allowed have an error after a retry."""
+    reasons: Counter[str] = Counter()
+    errors = 0
+    for record in records:
+        errors += record.errors
+        reasons.update(record.reasons)
+    refuse_errors(config, error_limit(config, manifest.rows), errors, reasons)
+
+
+def rewrite(source: str, target: str, rows: npt.NDArray[np.int64], columns: pa.Table) -> None:
+    """Writes a Parquet file anew with other values in some rows of some columns.
+
+    Rows, their order, row groups, schema and metadata stay; but INT96 timestamps become those of
+    Parquet's present type, in UTC. Held in memory is one row group.
+
+    Args:
+        source: the file.
+        target: receives the new one.
+        rows: growing numbers of the rows, int64 (rows,).
+        columns: their new values, with the names of columns of the file.
+    """
+    fs, name = file_system(source)
+    target_fs, target_name = file_system(target)
+    with fs.open(name, "rb") as handle:
+        # Spark's INT96 timestamps may lie outside of what nanoseconds can say.
+        file = pq.ParquetFile(handle, coerce_int96_timestamp_unit="us")
+        schema = _writable(file)
+        with (
+            target_fs.open(target_name, "wb") as target_handle,
+            pq.ParquetWriter(target_handle, schema, compression=_compression(file)) as writer,
+        ):
+            first = 0
+            for index in range(file.num_row_groups):
+                table = file.read_row_group(index)
+                start, end = np.searchsorted(rows, [first, first + table.num_rows])
+                if end > start:
+                    new = columns.slice(start, end - start)
+                    table = _with_values(table, rows[start:end] - first, new)
+                writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
+                first += table.num_rows
+
+
+def _with_values(table: pa.Table, rows: npt.NDArray[np.int64], columns: pa.Table) -> pa.Table:
+    take = np.arange(table.num_rows)
+    take[rows] = table.num_rows + np.arange(len(rows))
+    for name in columns.column_names:
+        place = table.schema.get_field_index(name)
+        kind = table.schema.field(place)
+        both = [*table.column(place).chunks, *columns[name].cast(kind.type).chunks]
+        table = table.set_column(place, kind, pa.chunked_array(both, kind.type).take(take))
+    return table
+
+
+def _compression(file: pq.ParquetFile) -> str:
+    """Returns how a file is compressed, by the name that a writer takes."""
+    metadata = file.metadata
+    codec = "snappy"
+    if metadata.num_row_groups and metadata.num_columns:
+        codec = metadata.row_group(0).column(0).compression.lower()
+    return "none" if codec == "uncompressed" else codec
+
+
+def _writable(file: pq.ParquetFile) -> pa.Schema:
+    """Returns the schema with which a file is written anew.
+
+    It is the file's own but for INT96 timestamps, as Spark writes them by default: Arrow writes
+    those before 1970 such that it does not read them back (a negative time of day). They become
+    timestamps in UTC, which for Spark are the same type, whichever way a file keeps them.
+    """
+    columns = [file.schema.column(place) for place in range(len(file.schema))]
+    if all(column.physical_type != "INT96" for column in columns):
+        return file.schema_arrow
+    leaves = iter(columns)
+    fields = [field.with_type(_without_int96(field.type, leaves)) for field in file.schema_arrow]
+    return pa.schema(fields, file.schema_arrow.metadata)
+
+
+def _without_int96(kind: pa.DataType, leaves: Iterator[Any]) -> pa.DataType:
+    """Returns a type with UTC timestamps for INT96; takes its columns off the leaves."""
+
+    def mended(field: pa.Field) -> pa.Field:
+        return field.with_type(_without_int96(field.type, leaves))
+
+    if pa.types.is_struct(kind):
+        return pa.struct([mended(kind.field(place)) for place in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(mended(kind.key_field), mended(kind.item_field))
+    if pa.types.is_list(kind):
+        return pa.list_(mended(kind.value_field))
+    return pa.timestamp("us", "UTC") if next(leaves).physical_type == "INT96" else kind
+
+
+def _refuse_legacy_times(file: pq.ParquetFile, path: str) -> None:
+    """Raises JobError for INT96 timestamps of another calendar: others are not of that one."""
+    if b"org.apache.spark.legacyINT96" in (file.metadata.metadata or {}):
+        raise JobError(
+            f"{path!r} keeps timestamps by the calendar of Spark 2 and cannot be written anew; "
+            "score again with --overwrite and the Spark setting "
+            "spark.sql.parquet.int96RebaseModeInWrite=CORRECTED"
+        )
+
+
+def _derived(config: ScoringConfig, path: str) -> ScoringConfig:
+    """Returns the configuration with which staged rows are rescored."""
+    return config.replace(
+        input=path,
+        input_format="parquet",
+        input_col=TEXT,
+        carry_cols=(FILE, ROW),
+        output_prefix="",
+        label_col=None,
+        metrics=(),
+        max_error_rows=None,
+        incremental=False,
+        retry_errors=False,
+    )
+
+
+def _retryable(record: ChunkRecord) -> int:
+    """Returns how many rows of a chunk have an error that is not the lack of a text; at most."""
+    return record.errors - record.reasons.get(NULL_TEXT, 0)
+
+
+def _cut_rounds(records: Iterable[ChunkRecord], rows: int) -> Iterator[list[ChunkRecord]]:
+    """Yields runs of records, each with as many rows to retry or few more; whole chunks."""
+    held: list[ChunkRecord] = []
+    for record in records:
+        held.append(record)
+        if sum(map(_retryable, held)) >= rows:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _rows_with_error(path: str, text_column: str, error_column: str) -> Iterator[pa.Table]:
+    """Yields the rows of a published file that have an error and a text: their number and text."""
+    fs, name = file_system(path)
+    with fs.open(name, "rb") as handle:
+        file = pq.ParquetFile(handle)
+        first = 0
+        for index in range(file.num_row_groups):
+            error = file.read_row_group(index, columns=[error_column]).column(0)
+            if error.null_count < len(error):
+                _refuse_legacy_times(file, path)
+                text = file.read_row_group(index, columns=[text_column]).column(0)
+                wanted = pc.and_(pc.is_valid(error), pc.is_valid(text))
+                rows = np.flatnonzero(wanted.to_numpy()) + first
+                texts = text.filter(wanted).cast(pa.string())
+                yield pa.table({ROW: pa.array(rows, pa.int64()), TEXT: texts})
+            first += len(error)
+
+
+def _numbered(place: int, table: pa.Table) -> pa.Table:
+    numbers = pa.array(np.full(table.num_rows, place, np.int32))
+    return table.add_column(0, STAGED.field(FILE), numbers)
+
+
+def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yields the rows of all tables in tables of a size for a row group."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for whole in tables:
+        for start in range(0, whole.num_rows, GROUP_ROWS):
+            table = whole.slice(start, GROUP_ROWS)
+            held.append(table)
+            rows, size = rows + table.num_rows, size + table.nbytes
+            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                yield pa.concat_tables(held)
+                held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _read(path: str, schema: pa.Schema) -> pa.Table:
+    """Returns some columns of a Parquet file, with these types."""
+    fs, name = file_system(path)
+    with fs.open(name, "rb") as handle:
+        table = pq.ParquetFile(handle).read(columns=schema.names)
+    return table.select(schema.names).cast(schema)

@@ -1,0 +1,173 @@
+"""The watchdog: names what a scorer hangs in, and where, once it has hung there for too long.
+
+A forward pass can hang in a driver call or a kernel, a tokenizer in a pattern; nothing is raised
+then, and a job waits for ever. A thread of its own sees that, for the one that hangs cannot.
+
+Code that hangs without giving Python's lock back stops the watchdog too; torch and the fast
+tokenizers give it back.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+POLL_S = 1.0
+"""Between two looks at what the scorer does; less where the timeout is short."""
+
+LAST_WORD_S = 30.0
+"""What a process that has to end may spend on telling why."""
+
+
+class ForwardPass(NamedTuple):
+    """A batch is in the model.
+
+    Attributes:
+        rows: of the batch.
+        longest: tokens of the longest row.
+    """
+
+    rows: int
+    longest: int
+
+    def __str__(self) -> str:
+        return f"the forward pass of {_count(self.rows, 'row')} of up to {self.longest} tokens"
+
+
+class Tokenising(NamedTuple):
+    """A window is in the tokenizer.
+
+    Attributes:
+        texts: of the window.
+    """
+
+    texts: Sequence[str | None]
+
+    def __str__(self) -> str:
+        longest = max((len(text) for text in self.texts if text), default=0)
+        rows = _count(len(self.texts), "row")
+        return f"the tokenising of {rows} of up to {longest} characters"
+
+
+Activity = ForwardPass | Tokenising
+
+
+@dataclass(frozen=True)
+class StallReport:
+    """What a scorer hangs in.
+
+    Attributes:
+        line: what, for how long and where, in one line.
+        stacks: the Python frames of every thread, innermost last.
+    """
+
+    line: str
+    stacks: str
+
+    def __str__(self) -> str:
+        return f"{self.line}\n\n{self.stacks}"
+
+
+class Watchdog:
+    """Watches what a scorer does while its context is open, from a thread of its own.
+
+    An activity is timed by the looks at it, not by a clock: a process that was stopped and goes on,
+    or a machine that slept, has not stalled.
+
+    Args:
+        activities: returns what the scorer is doing now; None for a thread that waits. An object
+            per activity: one that is still the same is still the same activity.
+        timeout_s: an activity that lasts longer is a stall; None: nothing is watched.
+        on_stall: called with a report once for each stall, in the watchdog's thread.
+
+    Attributes:
+        where: names the work in the report, such as `chunk 12 task 1`; may change.
+    """
+
+    def __init__(
+        self,
+        activities: Callable[[], Sequence[Activity | None]],
+        timeout_s: float | None,
+        on_stall: Callable[[StallReport], None],
+        where: str = "",
+    ) -> None:
+        self.where = where
+        self._activities = activities
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._on_stall = on_stall
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sparkinfer-watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        if self._timeout_s < math.inf:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause_s = min(POLL_S, self._timeout_s / 4)
+        seen: list[Activity | None] = [None] * len(self._activities())
+        lasted_s = [0.0] * len(seen)
+        looked = time.monotonic()
+        while not self._closed.wait(pause_s):
+            # A pause that took much longer was no pause of the scorer alone.
+            passed_s = min(time.monotonic() - looked, 2 * pause_s)
+            looked = time.monotonic()
+            for place, activity in enumerate(self._activities()):
+                if activity is None or activity is not seen[place]:
+                    seen[place], lasted_s[place] = activity, 0.0
+                    continue
+                lasted_s[place] += passed_s
+                if lasted_s[place] >= self._timeout_s:
+                    lasted_s[place] = -math.inf  # each stall is told once
+                    self._on_stall(self._report(activity))
+
+    def _report(self, activity: Activity) -> StallReport:
+        place = f"process {os.getpid()} on {socket.gethostname()}"
+        place = f"{self.where}, {place}" if self.where else place
+        line = f"no progress for {self._timeout_s:g} s in {activity} ({place})"
+        return StallReport(line, _stacks())
+
+
+def end_process(tell: Callable[[], None]) -> None:
+    """Ends this process, whatever its other threads do, after a last word.
+
+    Args:
+        tell: gives the last word; it is waited for, but not for ever.
+    """
+    deadline = threading.Timer(LAST_WORD_S, os._exit, [1])
+    deadline.daemon = True
+    deadline.start()
+    try:
+        tell()
+    except BaseException:  # it must not keep the process
+        traceback.print_exc()
+    finally:
+        # sys.exit ends only its own thread, and waits for code that never returns.
+        os._exit(1)
+
+
+def _stacks() -> str:
+    """Returns the Python frames of every thread but this one."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+        if ident != threading.get_ident()
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,175 @@
+"""What is done of a run and what is missing, read from its output alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sparkinfer.exceptions import OutputError
+from sparkinfer.jobs.lease import Holder, read_holder
+from sparkinfer.jobs.manifest import ChunkRecord, Manifest, ManifestFolder
+from sparkinfer.jobs.metrics import combine
+from sparkinfer.jobs.output import Output
+from sparkinfer.report.live import format_seconds
+from sparkinfer.report.summary import describe_metrics
+
+BEAT_IS_OLD_S = 60.0
+"""A writer whose last heartbeat is older is not taken for living."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
+
+    Attributes:
+        output: its output folder.
+        state: `finished`, `running`, `broken off`, or `ready to finish` where every chunk is
+            recorded and only the mark of the end is missing.
+        settings: what decides about the output, by name.
+        created: when the run began.
+        rows: rows that are done.
+        total_rows: rows of the input.
+        chunks: chunks that are done.
+        total_chunks: chunks of the input.
+        missing: numbers of the first chunks that are not done.
+        errors: rows among those done that have an error.
+        reasons: the most frequent reasons, and how often each is given.
+        truncated: rows among those done whose text was cut.
+        tokens: tokens of the rows that are done.
+        rows_per_s: rows done by the time from the first chunk's end to the last one's; None where
+            that tells nothing.
+        metrics: over the rows that are done.
+        writer: who writes there, or did last; None if that is not known.
+    """
+
+    output: str
+    state: str
+    settings: dict[str, Any]
+    created: str
+    rows: int
+    total_rows: int
+    chunks: int
+    total_chunks: int
+    missing: tuple[int, ...]
+    errors: int
+    reasons: dict[str, int]
+    truncated: int
+    tokens: int
+    rows_per_s: float | None
+    metrics: dict[str, float]
+    writer: Holder | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the status as plain values, ready for JSON."""
+        return asdict(self)
+
+
+MOST_MISSING, MOST_REASONS = 20, 10
+
+
+def read_status(path: str) -> RunStatus:
+    """Returns the status of the run whose output is there; changes nothing.
+
+    Raises:
+        OutputError: no run wrote there.
+        ResumeError: its manifest is damaged.
+    """
+    folder = ManifestFolder(path)
+    output = Output(path)
+    manifest = folder.read()
+    if manifest is None:
+        raise OutputError(
+            f"output {path!r} holds no manifest of a run; give the folder that a run was told to "
+            "write to"
+        )
+    found = folder.records(output.sizes)
+    records = [found[chunk.number] for chunk in manifest.chunks if chunk.number in found]
+    missing = [chunk.number for chunk in manifest.chunks if chunk.number not in found]
+    writer = read_holder(output.lease_folder)
+    reasons: Counter[str] = Counter()
+    for record in records:
+        reasons.update(record.reasons)
+    user_metrics = tuple(manifest.settings.get("metrics", ()))
+    return RunStatus(
+        output=path,
+        state=_state(output.is_finished(), bool(missing), writer),
+        settings=dict(manifest.settings),
+        created=manifest.created,
+        rows=sum(record.rows for record in records),
+        total_rows=manifest.rows,
+        chunks=len(records),
+        total_chunks=len(manifest.chunks),
+        missing=tuple(missing[:MOST_MISSING]),
+        errors=sum(record.errors for record in records),
+        reasons=dict(reasons.most_common(MOST_REASONS)),
+        truncated=sum(record.truncated for record in records),
+        tokens=sum(record.tokens for record in records),
+        rows_per_s=_rate(records),
+        metrics=_metrics(manifest, records, user_metrics),
+        writer=writer,
+    )
+
+
+def describe_status(status: RunStatus) -> str:
+    """Returns the status for people, one fact a line."""
+    share = status.rows / status.total_rows if status.total_rows else 1.0
+    lines = [
+        f"state      {status.state}{_writer(status.writer)}",
+        f"rows       {status.rows:,} of {status.total_rows:,} ({share:.1%}), "
+        f"{status.chunks:,} of {status.total_chunks:,} chunks",
+    ]
+    if status.missing:
+        more = status.total_chunks - status.chunks - len(status.missing)
+        listed = ", ".join(map(str, status.missing)) + (f" and {more:,} more" if more else "")
+        lines.append(f"missing    chunks {listed}")
+    if status.rows_per_s:
+        left = (status.total_rows - status.rows) / status.rows_per_s
+        to_do = f"; {format_seconds(left)} for the rest at this rate" if left else ""
+        lines.append(f"rate       {status.rows_per_s:,.0f} rows/s{to_do}")
+    lines.append(f"errors     {status.errors:,} rows")
+    lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
+    lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
+    lines += describe_metrics(status.metrics)
+    lines.append(f"begun      {status.created}")
+    lines.append(f"output     {status.output}")
+    return "\n".join(lines)
+
+
+def _state(is_finished: bool, is_missing: bool, writer: Holder | None) -> str:
+    beat_s = writer.since_beat_s if writer is not None and not writer.released else None
+    if beat_s is not None and beat_s < BEAT_IS_OLD_S:
+        return "running"
+    if is_missing:
+        return "broken off"
+    return "finished" if is_finished else "ready to finish"
+
+
+def _writer(writer: Holder | None) -> str:
+    if writer is None or writer.released or writer.since_beat_s is None:
+        return ""
+    return (
+        f" (process {writer.pid} on {writer.host}, last heard of "
+        f"{format_seconds(writer.since_beat_s)} ago)"
+    )
+
+
+def _rate(records: list[ChunkRecord]) -> float | None:
+    """Returns rows per second between the ends of the first chunk and the last of one writer."""
+    if not records:
+        return None
+    epoch = max(record.epoch for record in records)
+    last = sorted((record for record in records if record.epoch == epoch), key=_finished)
+    seconds = (_finished(last[-1]) - _finished(last[0])).total_seconds()
+    return sum(record.rows for record in last[1:]) / seconds if seconds > 0 else None
+
+
+def _finished(record: ChunkRecord) -> datetime:
+    return datetime.fromisoformat(record.finished)
+
+
+def _metrics(
+    manifest: Manifest, records: list[ChunkRecord], user_metrics: tuple[str, ...]
+) -> dict[str, float]:
+    return combine(manifest.labels, [record.metrics for record in records], user_metrics)

@@ -1,0 +1,75 @@
+"""Several Spark jobs at once from one driver, and an end to all of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from sparkinfer.spark.accelerators import is_classic
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST_THREADS = 64
+
+CANCEL_AGAIN_S = 1.0
+
+
+class JobThreads:
+    """Threads whose Spark jobs belong together; each takes over the caller's Spark properties.
+
+    Args:
+        spark: the session.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+        self._group = f"sparkinfer-{uuid.uuid4().hex}"
+        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="sparkinfer-job")
+        self._running: set[Future[Any]] = set()
+
+    def submit(self, act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Has a thread do something that runs Spark jobs."""
+        future = self._pool.submit(self._inheriting(self._in_group(act)), *args, **kwargs)
+        self._running = {one for one in self._running if not one.done()} | {future}
+        return future
+
+    def close(self) -> None:
+        """Ends the jobs that still run and waits for their threads.
+
+        A thread may be about to start a job when the others are ended: that one is ended, too.
+        """
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while wait(self._running, timeout=0).not_done:
+            self._cancel()
+            wait(self._running, timeout=CANCEL_AGAIN_S)
+
+    def _cancel(self) -> None:
+        if is_classic(self._spark):
+            self._spark.sparkContext.cancelJobGroup(self._group)
+        else:
+            self._spark.interruptTag(self._group)
+
+    def _in_group(self, act: Callable[P, R]) -> Callable[P, R]:
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            if is_classic(self._spark):
+                self._spark.sparkContext.setJobGroup(self._group, "sparkinfer", True)
+            else:
+                self._spark.addTag(self._group)
+            return act(*args, **kwargs)
+
+        return run
+
+    def _inheriting(self, act: Callable[P, R]) -> Callable[P, R]:
+        """Gives a function the Spark properties of the thread that calls this."""
+        if not is_classic(self._spark):
+            return act
+        from pyspark import inheritable_thread_target
+
+        wrapped: Callable[P, R] = inheritable_thread_target(act)
+        return wrapped

@@ -1,0 +1,70 @@
+"""How a Python worker of Spark ends itself such that Spark's error says why.
+
+Where `spark.python.worker.faulthandler.enabled` is set (from Spark 4 on also
+`spark.sql.execution.pyspark.udf.faulthandler.enabled`), the worker opens a file, named by its
+process id, in the folder that PYTHON_FAULTHANDLER_DIR names; Spark puts what the file holds behind
+"Python worker exited unexpectedly (crashed):".
+
+Source: `main` of pyspark/worker.py, `handleException` of PythonRunner.scala; Spark 3.5 and 4.0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from sparkinfer.models.watchdog import end_process
+
+HANG_UP_S = 5.0
+"""What Spark gets to see the end of what the worker sends, and to close the connection."""
+
+
+def end_worker(report: str) -> None:
+    """Ends this process; its task fails with the report, also on stderr, and Spark retries it."""
+
+    def tell() -> None:
+        folder = os.environ.get("PYTHON_FAULTHANDLER_DIR")
+        if folder:
+            with contextlib.suppress(OSError):
+                Path(folder, str(os.getpid())).write_bytes(report.encode("utf-8", "replace"))
+        print(report, file=sys.stderr, flush=True)
+        _hang_up()
+
+    end_process(tell)
+
+
+def _hang_up() -> None:
+    """Ends the connection to Spark in good order.
+
+    A process that ends while there is input that it has not read resets the connection, and
+    Spark 3.5 looks for the report only after an orderly end.
+    """
+    connection = _connection()
+    if connection is None:
+        return
+    connection.shutdown(socket.SHUT_WR)
+    connection.settimeout(HANG_UP_S)
+    deadline = time.monotonic() + HANG_UP_S
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline and connection.recv(2**16):
+            pass  # what Spark still sends would keep it from closing
+
+
+def _connection() -> socket.socket | None:
+    """Returns the worker's connection to Spark, None where pyspark is not as we know it.
+
+    pyspark gives it to nobody; it is what the function that runs the task, outermost in the main
+    thread, calls `outfile`.
+    """
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == "main" and {"infile", "outfile"} <= set(frame.f_locals):
+            with contextlib.suppress(OSError, AttributeError):
+                return socket.socket(fileno=os.dup(frame.f_locals["outfile"].fileno()))
+        frame = frame.f_back
+    return None

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sparkinfer.spark.job_threads import JobThreads
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.spark
+
+
+def test_jobs_run_at_the_same_time_with_the_callers_properties(spark: SparkSession) -> None:
+    context = spark.sparkContext
+    context.setLocalProperty("sparkinfer.test", "mine")
+    both = threading.Barrier(2, timeout=30)
+
+    def count(rows: int) -> tuple[int, str]:
+        both.wait()
+        return context.range(rows).count(), context.getLocalProperty("sparkinfer.test")
+
+    jobs = JobThreads(spark)
+    try:
+        futures = [jobs.submit(count, rows) for rows in (3, 4)]
+        assert [future.result() for future in futures] == [(3, "mine"), (4, "mine")]
+    finally:
+        jobs.close()
+        context.setLocalProperty("sparkinfer.test", None)
+
+
+def test_closing_ends_the_jobs_that_run_and_those_that_wait(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    context = spark.sparkContext
+    started = tmp_path / "started"
+
+    def endless(_: Any) -> Any:
+        started.touch()
+        while True:
+            time.sleep(0.05)
+            yield from ()
+
+    jobs = JobThreads(spark)
+    running = jobs.submit(lambda: context.range(1, numSlices=1).mapPartitions(endless).count())
+    while not started.exists():
+        assert not running.done()
+        time.sleep(0.02)
+    jobs.close()
+    assert "cancelled" in str(running.exception())
+    assert context.range(5).count() == 5
+
+
+def test_a_job_that_begins_while_the_others_are_ended_is_ended_too(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    context = spark.sparkContext
+    began = threading.Event()
+
+    def endless(_: Any) -> Any:
+        while True:
+            time.sleep(0.05)
+            yield from ()
+
+    def stubborn() -> int:
+        began.set()
+        for _ in range(2):
+            with contextlib.suppress(Exception):
+                context.range(1, numSlices=1).mapPartitions(endless).count()
+        return 7
+
+    jobs = JobThreads(spark)
+    future = jobs.submit(stubborn)
+    assert began.wait(30)
+    jobs.close()
+    assert future.result(timeout=0) == 7

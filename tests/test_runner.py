@@ -1,0 +1,496 @@
+"""What a run does with chunks, whatever scores them; the engine here makes its scores up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError, ResumeError
+from sparkinfer.jobs.committer import error_limit
+from sparkinfer.jobs.lease import LeaseLostError
+from sparkinfer.jobs.runner import RunResult, run_job
+from tests.disk import Disk, Killed, ids_of
+from tests.made_up_engine import MadeUpEngine, add_file, write_input
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_input(tmp_path / "in")
+
+
+@pytest.fixture
+def config(classifier: Path, tmp_path: Path, source: Path) -> ScoringConfig:
+    return ScoringConfig(
+        model=str(classifier),
+        input=str(source),
+        input_col="text",
+        label_col="label",
+        output=str(tmp_path / "out"),
+        engine="local",
+        chunks={"target_rows": 20},
+    )
+
+
+def rows_of(output: str | None) -> list[dict[str, Any]]:
+    return pads.dataset(str(output), format="parquet").to_table().sort_by("id").to_pylist()
+
+
+def run(config: ScoringConfig, **options: Any) -> tuple[RunResult, MadeUpEngine]:
+    engine = MadeUpEngine(config, **options)
+    return run_job(config, lambda _: engine), engine
+
+
+def kill_before(number: int) -> Callable[[Any], None]:
+    def before(task: Any) -> None:
+        if task.chunk.number == number:
+            raise Killed
+
+    return before
+
+
+def test_every_chunk_is_scored_published_and_recorded_once(config: ScoringConfig) -> None:
+    result, engine = run(config)
+    assert engine.scored == [0, 1, 2, 3]
+    assert ids_of(config.output) == list(range(80))
+    assert (result.rows, result.error_rows, result.rows_before) == (80, 12, 0)
+    records = sorted((Path(str(config.output)) / "_sparkinfer" / "chunks").iterdir())
+    values = [json.loads(path.read_text()) for path in records]
+    assert [value["rows"] for value in values] == [20, 20, 20, 20]
+    assert values[0]["reasons"] == {"text is null": 3}
+    assert values[0]["tokens"] == 51
+    assert (Path(str(config.output)) / "_SUCCESS").exists()
+
+
+def test_metrics_are_those_of_all_rows_also_after_a_resume(config: ScoringConfig) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(2))
+    result, _ = run(config)
+    rows = [row for row in rows_of(config.output) if row["error"] is None]
+    truth = [row["label"] for row in rows]
+    predicted = [int(row["prediction"] == "POSITIVE") for row in rows]
+    assert result.metrics["labelled_rows"] == len(rows) == 68
+    assert result.metrics["accuracy"] == pytest.approx(accuracy_score(truth, predicted), abs=1e-6)
+    assert result.metrics["f1_macro"] == pytest.approx(
+        f1_score(truth, predicted, average="macro"), abs=1e-6
+    )
+    probabilities = np.array([row["probabilities"] for row in rows], np.float32)
+    assert result.metrics["log_loss"] == pytest.approx(log_loss(truth, probabilities), abs=1e-6)
+
+
+def test_a_run_goes_on_after_its_last_record(config: ScoringConfig) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(2))
+    assert ids_of(config.output) == list(range(40))
+    assert not (Path(str(config.output)) / "_SUCCESS").exists()
+    result, engine = run(config, parts=3)
+    assert engine.scored == [2, 3]
+    assert (result.rows, result.rows_before) == (80, 40)
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_a_finished_run_has_nothing_to_do(config: ScoringConfig) -> None:
+    run(config)
+    result, engine = run(config)
+    assert engine.scored == []
+    assert (result.rows, result.rows_before, result.workers) == (80, 80, None)
+
+
+def test_a_lost_mark_of_the_end_is_put_back(config: ScoringConfig) -> None:
+    run(config)
+    mark = Path(str(config.output)) / "_SUCCESS"
+    mark.unlink()
+    _, engine = run(config)
+    assert (engine.scored, mark.exists()) == ([], True)
+
+
+@pytest.mark.parametrize("parts", [(1, 1), (3, 2), (2, 3)])
+def test_a_kill_before_any_change_of_the_disk_loses_and_doubles_nothing(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, parts: tuple[int, int]
+) -> None:
+    disk = Disk(config.output, monkeypatch).watch_changes()
+    run(config, parts=parts[0])
+    changes = disk.changes
+    assert changes > 12
+    for fatal in range(changes):
+        fresh = config.replace(output=f"{config.output}-{fatal}")
+        disk.kill_at(fatal, fresh.output)
+        with pytest.raises(Killed):
+            run(fresh, parts=parts[0])
+        disk.fatal = None
+        result, _ = run(fresh, parts=parts[1])
+        assert ids_of(fresh.output) == list(range(80)), fatal
+        assert (result.rows, result.error_rows) == (80, 12)
+        assert result.metrics["labelled_rows"] == 68
+        assert (Path(str(fresh.output)) / "_SUCCESS").exists()
+
+
+def test_a_kill_during_an_overwriting_run_never_shows_two_runs_at_once(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config)
+    disk = Disk(config.output, monkeypatch).watch_changes()
+    again = config.replace(overwrite=True)
+    run(again, parts=2)
+    for fatal in range(0, disk.changes, 3):
+        disk.kill_at(fatal, config.output)
+        with pytest.raises(Killed):
+            run(again, parts=2)
+        disk.fatal = None
+        assert run(again)[0].rows == 80
+        assert ids_of(config.output) == list(range(80))
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"max_length": 32}, "max_length was None, is 32"),
+        ({"output_prefix": "m_"}, "output_prefix was '', is 'm_'"),
+        ({"label_col": None}, "label_col was 'label', is None"),
+        ({"carry_cols": ("id", "label")}, "carry_cols was None, is \\['id', 'label'\\]"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(
+    config: ScoringConfig, options: dict[str, Any], difference: str
+) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(1))
+    with pytest.raises(ResumeError, match=f"{difference}.*--overwrite"):
+        run(config.replace(**options))
+    assert run(config)[1].scored == [1, 2, 3]
+
+
+def test_another_precision_than_that_of_the_first_run_is_refused(config: ScoringConfig) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(1))
+    with pytest.raises(ResumeError, match="acceleration was .*float32.*, is .*bfloat16"):
+        run(config, dtype="bfloat16")
+
+
+def test_settings_that_change_only_the_speed_may_change(config: ScoringConfig) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(1))
+    other = config.replace(batching={"window_rows": 7}, chunks={"target_rows": 1000})
+    assert run(other)[1].scored == [1, 2, 3]
+
+
+def test_another_model_is_refused(config: ScoringConfig, tmp_path: Path) -> None:
+    from tests.tiny_models import make_classifier
+
+    run(config)
+    other = make_classifier(tmp_path / "other", seed=1)
+    with pytest.raises(ResumeError, match="model_fingerprint was"):
+        run(config.replace(model=str(other)))
+
+
+def change_time(source: Path) -> None:
+    os.utime(source / "in-1.parquet", ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda source: add_file(source, 2), "in-2.parquet is new"),
+        (lambda source: (source / "in-0.parquet").unlink(), "in-0.parquet is gone"),
+        (change_time, "in-1.parquet changed"),
+    ],
+)
+def test_an_input_that_changed_is_refused(
+    config: ScoringConfig, source: Path, change: Callable[[Path], None], difference: str
+) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(1))
+    change(source)
+    with pytest.raises(ResumeError, match=difference):
+        run(config)
+
+
+def test_an_incremental_run_scores_the_new_files_alone(config: ScoringConfig, source: Path) -> None:
+    incremental = config.replace(incremental=True)
+    assert run(incremental)[1].scored == [0, 1, 2, 3]
+    add_file(source, 2)
+    result, engine = run(incremental)
+    assert engine.scored == [4, 5]
+    assert (result.rows, result.rows_before) == (120, 80)
+    assert result.metrics["labelled_rows"] == 102
+    assert ids_of(config.output) == list(range(120))
+    assert run(incremental)[1].scored == []
+    change_time(source)
+    with pytest.raises(ResumeError, match="in-1.parquet changed"):
+        run(incremental)
+
+
+def test_an_incremental_run_that_is_killed_goes_on(config: ScoringConfig, source: Path) -> None:
+    incremental = config.replace(incremental=True)
+    run(incremental)
+    add_file(source, 2)
+    with pytest.raises(Killed):
+        run(incremental, before_chunk=kill_before(5))
+    assert not (Path(str(config.output)) / "_SUCCESS").exists()
+    add_file(source, 3)
+    assert run(incremental)[1].scored == [5, 6, 7]
+    assert ids_of(config.output) == list(range(160))
+
+
+def test_an_incremental_run_on_an_empty_input_begins_when_files_come(
+    config: ScoringConfig, source: Path
+) -> None:
+    for path in source.iterdir():
+        path.unlink()
+    add_file(source, 0, row_groups=1, rows=0)
+    incremental = config.replace(incremental=True)
+    assert run(incremental)[0].rows == 0
+    add_file(source, 1)
+    assert run(incremental)[0].rows == 40
+    assert ids_of(config.output) == list(range(40, 80))
+
+
+@pytest.mark.parametrize("limit", [5, "7%"])
+def test_too_many_errors_stop_the_run_and_a_higher_limit_goes_on(
+    config: ScoringConfig, limit: int | str
+) -> None:
+    with pytest.raises(JobError, match="6 rows have an error.*allows 5: 6 x 'text is null'"):
+        run(config.replace(max_error_rows=limit))
+    assert ids_of(config.output) == list(range(40))
+    result, engine = run(config.replace(max_error_rows="20%"))
+    assert engine.scored == [2, 3]
+    assert result.error_rows == 12
+
+
+def test_a_run_with_too_many_errors_does_not_pass_when_it_is_given_again(
+    config: ScoringConfig,
+) -> None:
+    limited = config.replace(max_error_rows=11)
+    for _ in range(2):
+        with pytest.raises(JobError, match="12 rows have an error.*allows 11"):
+            run(limited)
+        assert not (Path(str(config.output)) / "_SUCCESS").exists()
+    assert run(config)[1].scored == []
+
+
+def test_a_share_of_rows_is_exact(config: ScoringConfig) -> None:
+    assert error_limit(config.replace(max_error_rows="29%"), 100) == 29
+    assert error_limit(config.replace(max_error_rows="0.1%"), 999) == 0
+
+
+@pytest.mark.parametrize("limit", [-1, "1.5", "101%", "many", True, "%"])
+def test_a_limit_of_errors_that_is_no_number_is_refused(
+    config: ScoringConfig, limit: object
+) -> None:
+    with pytest.raises(ConfigError, match="max_error_rows="):
+        config.replace(max_error_rows=limit)
+
+
+def test_a_truncated_record_has_its_chunk_scored_again(config: ScoringConfig) -> None:
+    run(config)
+    record = Path(str(config.output)) / "_sparkinfer" / "chunks" / "00000002.json"
+    record.write_text(record.read_text()[:50])
+    result, engine = run(config, parts=2)
+    assert engine.scored == [2]
+    assert (result.rows, result.rows_before) == (80, 60)
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_a_published_file_that_is_gone_has_its_chunk_scored_again(config: ScoringConfig) -> None:
+    run(config, parts=2)
+    (Path(str(config.output)) / "part-00000001-001.parquet").unlink()
+    result, engine = run(config, parts=3)
+    assert engine.scored == [1]
+    assert result.rows == 80
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_a_corrupted_row_group_is_named_and_what_is_done_is_kept(
+    config: ScoringConfig, source: Path
+) -> None:
+    path = source / "in-1.parquet"
+    content, stat = bytearray(path.read_bytes()), path.stat()
+    whole = bytes(content)
+    start = pq.ParquetFile(path).metadata.row_group(0).column(1).dictionary_page_offset or 4
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(JobError, match=f"{path}.*row groups 0 to 1.*mend it"):
+        run(config)
+    assert ids_of(config.output) == list(range(40))
+    path.write_bytes(whole)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run(config)[1].scored == [2, 3]
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_a_driver_that_was_thought_dead_wipes_nothing_of_its_successor(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = MadeUpEngine.run_gate
+    taken: list[bool] = []
+
+    def gate_in_which_another_takes_over(self: Any, source: Any) -> Any:
+        if not taken:
+            taken.append(True)
+            lease = Path(str(config.output)) / "_sparkinfer" / "lease"
+            (epoch,) = lease.iterdir()
+            claim = json.loads(epoch.read_text())
+            (lease / "epoch-00000002.json").write_text(json.dumps({**claim, "released": True}))
+            assert run(config)[0].rows == 80
+        return gate(self, source)
+
+    monkeypatch.setattr(MadeUpEngine, "run_gate", gate_in_which_another_takes_over)
+    with pytest.raises(LeaseLostError):
+        run(config)
+    assert taken
+    assert ids_of(config.output) == list(range(80))
+    assert (Path(str(config.output)) / "_SUCCESS").exists()
+    assert run(config)[1].scored == []
+
+
+def test_a_column_of_another_type_is_refused(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(1))
+    opened = MadeUpEngine.open_input
+
+    def other(self: Any) -> Any:
+        return replace(opened(self), carried={"id": "int32", "text": "string"})
+
+    monkeypatch.setattr(MadeUpEngine, "open_input", other)
+    with pytest.raises(ResumeError, match="columns was .*'int64'.*, is .*'int32'"):
+        run(config)
+
+
+def test_an_input_that_changes_while_it_is_scored_ends_without_the_mark(
+    config: ScoringConfig, source: Path
+) -> None:
+    def change(task: Any) -> None:
+        if task.chunk.number == 3:
+            change_time(source)
+
+    with pytest.raises(JobError, match="in-1.parquet changed"):
+        run(config, before_chunk=change)
+    assert not (Path(str(config.output)) / "_SUCCESS").exists()
+
+
+def test_a_file_that_no_record_names_is_gone_in_the_end(config: ScoringConfig) -> None:
+    stray = Path(str(config.output)) / "part-00000001-001.parquet"
+
+    def late(task: Any) -> None:
+        if task.chunk.number == 3:
+            stray.write_bytes((stray.parent / "part-00000001-000.parquet").read_bytes())
+
+    run(config, before_chunk=late)
+    assert not stray.exists()
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_patterns_are_refused_and_not_taken_for_an_empty_input(
+    config: ScoringConfig, source: Path
+) -> None:
+    with pytest.raises(InputError, match="no file and no folder.*patterns"):
+        run(config.replace(input=f"{source}/*.parquet"))
+    assert not Path(str(config.output)).exists()
+
+
+def test_a_password_in_the_inputs_address_does_not_reach_the_manifest(
+    config: ScoringConfig, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").store.clear()
+    for path in source.iterdir():
+        fsspec.filesystem("memory").pipe_file(f"/u:pass@in/{path.name}", path.read_bytes())
+    with_password = config.replace(input="memory://u:pass@in")
+    assert run(with_password)[0].rows == 80
+    written = [
+        path.read_text() for path in (Path(str(config.output)) / "_sparkinfer").rglob("*.json")
+    ]
+    assert len(written) > 4
+    assert "pass" not in "".join(written)
+
+
+def test_a_second_run_is_refused_while_the_first_lives(config: ScoringConfig) -> None:
+    refused: list[str] = []
+
+    def second(task: Any) -> None:
+        if task.chunk.number == 1:
+            with pytest.raises(OutputError) as raised:
+                run(config)
+            refused.append(raised.value.message)
+
+    result, _ = run(config, before_chunk=second)
+    assert str(os.getpid()) in refused[0]
+    assert result.rows == 80
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_a_run_that_fails_before_its_start_leaves_nothing(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, source: Any) -> Any:
+        raise ConfigError("no")
+
+    monkeypatch.setattr(MadeUpEngine, "run_gate", refuse)
+    with pytest.raises(ConfigError):
+        run(config)
+    assert not Path(str(config.output)).exists()
+
+
+def test_rows_that_an_engine_loses_are_not_published(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = MadeUpEngine._write
+    monkeypatch.setattr(
+        MadeUpEngine, "_write", lambda self, task, table: whole(self, task, table.slice(1))
+    )
+    with pytest.raises(JobError, match="chunk 0 has 20 rows and 19 were written"):
+        run(config)
+    assert ids_of(config.output) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    import subprocess
+
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill_up(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as handle:
+        while True:
+            handle.write(b"x" * 4096)
+
+
+def test_a_full_disk_is_an_error_and_the_run_goes_on_once_there_is_room(
+    config: ScoringConfig, small_disk: Path
+) -> None:
+    config = config.replace(output=str(small_disk / "out"))
+    ballast = small_disk / "ballast"
+
+    def fill(task: Any) -> None:
+        if task.chunk.number == 2:
+            fill_up(ballast)
+
+    with pytest.raises(JobError, match="No space left"):
+        run(config, before_chunk=fill)
+    assert ids_of(config.output) == list(range(40))
+    ballast.unlink()
+    assert run(config)[1].scored == [2, 3]
+    assert ids_of(config.output) == list(range(80))

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.models import watchdog
+from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.scorer import Scorer
+from sparkinfer.models.watchdog import Activity, ForwardPass, StallReport, Tokenising, Watchdog
+
+TIMEOUT_S = 0.5
+WAIT_S = 20.0
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "watchdog" in thread.name]
+
+
+@pytest.fixture
+def model(classifier: Path) -> LoadedModel:
+    config = ScoringConfig(model=str(classifier), input_col="text", dtype="float32")
+    return LoadedModel(classifier, config, "cpu")
+
+
+def watch(scorer: Scorer, told: list[StallReport]) -> Watchdog:
+    return Watchdog(scorer.activities, TIMEOUT_S, told.append, "chunk 12 task 1")
+
+
+def test_a_stall_is_told_once_with_what_hangs_for_how_long_and_where() -> None:
+    now: list[Activity | None] = [ForwardPass(32, 512)]
+    told: list[StallReport] = []
+    with Watchdog(lambda: now, TIMEOUT_S, told.append, "chunk 12 task 1"):
+        wait_until(lambda: bool(told))
+        time.sleep(3 * TIMEOUT_S)
+        assert len(told) == 1
+        now[0] = ForwardPass(32, 512)  # alike, yet another batch
+        wait_until(lambda: len(told) == 2)
+    assert threads() == []
+    assert told[0].line.startswith(
+        "no progress for 0.5 s in the forward pass of 32 rows of up to 512 tokens "
+        "(chunk 12 task 1, process "
+    )
+    assert "\n" not in told[0].line
+    assert str(told[0]).startswith(told[0].line + "\n\nThread ")
+    assert "Thread MainThread:\n" in told[0].stacks
+    assert "time.sleep(0.01)" in told[0].stacks
+
+
+def test_work_that_goes_on_or_waits_is_no_stall() -> None:
+    told: list[StallReport] = []
+    now: list[Activity | None] = [None, None]
+    with Watchdog(lambda: now, TIMEOUT_S, told.append):
+        time.sleep(2 * TIMEOUT_S)
+        for _ in range(60):
+            now[0] = ForwardPass(1, 8)
+            time.sleep(TIMEOUT_S / 30)
+            now[0] = None
+    assert told == []
+
+
+def test_time_in_which_the_whole_process_stood_still_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: float(next(clock)))
+    looks: list[None] = []
+    told = threading.Event()
+    activity = ForwardPass(1, 8)
+
+    def activities() -> list[Activity | None]:
+        looks.append(None)
+        return [activity]
+
+    monkeypatch.setattr(watchdog, "POLL_S", 0.01)
+    with Watchdog(activities, 0.2, lambda report: told.set()):
+        told.wait(WAIT_S)
+    assert len(looks) > 0.2 / (2 * 0.01)
+
+
+def test_without_a_timeout_no_thread_is_started() -> None:
+    with Watchdog(lambda: [ForwardPass(1, 8)], None, lambda report: None):
+        assert threads() == []
+
+
+def test_a_hanging_forward_pass_is_told(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[StallReport] = []
+    score = model.score
+
+    def hang(inputs: Any) -> Any:
+        wait_until(lambda: bool(told))
+        return score(inputs)
+
+    monkeypatch.setattr(model, "score", hang)
+    scorer = Scorer(model, BatchingConfig())
+    with watch(scorer, told):
+        [batch] = scorer.score([["good", "an awful film"]])
+    assert batch.num_rows == 2
+    report = told[0]
+    assert "in the forward pass of 2 rows of up to 5 tokens (" in report.line
+    assert "in hang\n" in report.stacks
+    assert scorer.activities() == (None, None)
+
+
+def test_a_hanging_tokenizer_is_told(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[StallReport] = []
+    encode_rows = model.encoder.encode_rows
+
+    def hang(texts: Any) -> Any:
+        wait_until(lambda: bool(told))
+        return encode_rows(texts)
+
+    monkeypatch.setattr(model.encoder, "encode_rows", hang)
+    scorer = Scorer(model, BatchingConfig())
+    with watch(scorer, told):
+        list(scorer.score([["good", None, "film" * 10]]))
+    report = told[0]
+    assert "in the tokenising of 3 rows of up to 40 characters (" in report.line
+    assert "Thread sparkinfer-lookahead:\n" in report.stacks
+    assert scorer.activities() == (None, None)
+
+
+def test_input_that_does_not_come_and_a_consumer_that_does_not_take_are_no_stalls(
+    model: LoadedModel,
+) -> None:
+    def source() -> Iterator[list[str]]:
+        for _ in range(3):
+            time.sleep(2 * TIMEOUT_S)
+            yield ["good"]
+
+    told: list[StallReport] = []
+    scorer = Scorer(model, BatchingConfig(window_rows=1))
+    list(scorer.score([["good"]]))  # the first forward pass may take long
+    with watch(scorer, told):
+        for _ in scorer.score(source()):
+            time.sleep(2 * TIMEOUT_S)
+    assert told == []
+
+
+def test_no_activity_is_left_behind_by_an_error(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(texts: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.encoder, "encode_rows", fail)
+    scorer = Scorer(model, BatchingConfig())
+    with pytest.raises(KeyboardInterrupt):
+        list(scorer.score([["good"]]))
+    assert scorer.activities() == (None, None)
+
+
+def test_an_activity_says_one_row() -> None:
+    assert str(ForwardPass(1, 7)) == "the forward pass of 1 row of up to 7 tokens"
+    assert str(Tokenising([None])) == "the tokenising of 1 row of up to 0 characters"
+
+
+@pytest.mark.parametrize(
+    "tell", ["lambda: print('why')", "lambda: 1 / 0", "lambda: time.sleep(60)"]
+)
+def test_the_process_ends_whatever_its_threads_and_its_last_word_do(tell: str) -> None:
+    code = (
+        "import threading, time\n"
+        "from sparkinfer.models import watchdog\n"
+        "watchdog.LAST_WORD_S = 0.3\n"
+        "threading.Thread(target=time.sleep, args=[60]).start()\n"
+        f"threading.Thread(target=watchdog.end_process, args=[{tell}]).start()\n"
+        "time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5])
+def test_a_timeout_below_a_second_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"stall_timeout_s={value}: expected"):
+        ScoringConfig(model="m", input_col="text", stall_timeout_s=value)
+
+
+def test_no_timeout_can_be_asked_for() -> None:
+    override = ["stall_timeout_s=null"]
+    config = ScoringConfig.load(None, override, model="m", input_col="text")
+    assert config.stall_timeout_s is None
