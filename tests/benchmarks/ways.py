@@ -100,10 +100,14 @@ def read_pyarrow(options: argparse.Namespace) -> dict[str, Any]:
 def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     """Returns the seconds of reading the prepared rows once, a mean of several times."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     import sparkinfer
-    from sparkinfer.engines.prepare import PrepareJob, prepare_partition
+    from sparkinfer.engines.chunk_reader import ChunkReader
+    from sparkinfer.engines.prepare import PrepareJob, prepare_part
     from sparkinfer.engines.readers import READERS, read_row_groups
+    from sparkinfer.jobs.chunks import ChunkLimits, cut_chunks
+    from sparkinfer.jobs.snapshot import read_row_groups as row_groups_of
     from sparkinfer.models.sources import resolve
 
     config = sparkinfer.ScoringConfig(model=options.model, input_col="text")
@@ -111,9 +115,15 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tokens", "carried"):
             (Path(folder) / name).mkdir()
+        path = str(Path(folder) / "in.parquet")
         table = pa.Table.from_pandas(read_rows(options), preserve_index=False)
-        job = PrepareJob(config, source, "cpu", 1, tuple(table.column_names), folder)
-        files = list(prepare_partition(job, table.to_batches()))
+        pq.write_table(table, path)
+        limits = ChunkLimits(table.num_rows, table.nbytes)
+        [chunk] = cut_chunks(row_groups_of([path], "text"), limits)
+        columns = tuple(table.column_names)
+        chunk_reader = ChunkReader(path, table.schema)
+        job = PrepareJob(config, source, "cpu", 1, columns, chunk_reader, folder)
+        files = list(prepare_part(job, 0, chunk))
         inputs = ("input_ids", "token_type_ids", "attention_mask")
         started = time.perf_counter()
         for _ in range(READ_TIMES):
