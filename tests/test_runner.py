@@ -17,7 +17,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.base import ChunkTask
 from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError, ResumeError
+from sparkinfer.jobs.chunks import Chunk
 from sparkinfer.jobs.committer import error_limit
 from sparkinfer.jobs.lease import LeaseLostError
 from sparkinfer.jobs.runner import RunResult, run_job
@@ -391,6 +393,10 @@ def test_a_file_that_no_record_names_is_gone_in_the_end(config: ScoringConfig) -
 
     run(config, before_chunk=late)
     assert not stray.exists()
+    late(ChunkTask(Chunk(3, ()), ""))
+    run(config)
+    assert not stray.exists()
+    assert (stray.parent / "_SUCCESS").exists()
     assert ids_of(config.output) == list(range(80))
 
 

@@ -49,7 +49,7 @@ from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.statistics import ScoringStatistics
 from sparkinfer.models.tasks import get_task
 from sparkinfer.redaction import without_secrets
-from sparkinfer.storage import join
+from sparkinfer.storage import SUCCESS_FILE, join
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""
@@ -384,7 +384,9 @@ class _Run:
 
     def _nothing_to_do(self, manifest: Manifest) -> RunResult:
         result = self._result(manifest)
-        if not self._output.is_finished():
+        if self._output.is_finished():
+            self._clear_strays(manifest)
+        else:
             self._finish(manifest)
         return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)
 
@@ -397,11 +399,19 @@ class _Run:
         if self._table.path is not None:
             files = list_files(self._table.path)
             refuse_other_input(str(self._config.output), manifest.input_files, files, may_grow=True)
+        self._clear_strays(manifest)
+        self._output.finish()
+
+    def _clear_strays(self, manifest: Manifest) -> None:
+        """Removes files that no record names.
+
+        On an object store, a copy that an earlier writer had begun may end late.
+        """
         self._lease.check()
         records = self._folder.records(self._output.sizes)
-        # On an object store, a copy that an earlier writer had begun may have ended late.
-        self._output.clear(keep={name for record in records.values() for name in record.files})
-        self._output.finish()
+        _refuse_missing(manifest, records)
+        recorded = {name for record in records.values() for name in record.files}
+        self._output.clear(keep={SUCCESS_FILE, *recorded})
 
     def _result(self, manifest: Manifest) -> RunResult:
         """Returns the sum of the records.
