@@ -75,7 +75,7 @@ test-spark4: setup-spark4
 test-dbr154: setup-dbr154
 	$(VENV_DBR154)/bin/python -m pytest $(DBR154_SUITE)
 
-# Ten ranks killed at random moments, with a rerun after each: takes a while.
+# Two hundred processes killed at random moments: takes about an hour.
 chaos: setup
 	$(VENV)/bin/python -m tests.chaos $(CHAOS)
 
