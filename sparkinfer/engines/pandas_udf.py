@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -153,7 +154,8 @@ class PandasUdfEngine(SparkEngine):
 
         def score(first: int, rows: int) -> None:
             df = self._read_chunk(run.read_from, task.chunk, (first, rows))
-            files.extend(self._write_scored(run, task, f"rows-{first}-{rows}", df, server, rows))
+            attempt = f"rows-{first}-{rows}-{uuid.uuid4().hex}"
+            files.extend(self._write_scored(run, task, attempt, df, server, rows))
 
         def give_up(row: int, reason: str) -> None:
             logger.warning("chunk %d: row %d kills its worker", task.chunk.number, row)
