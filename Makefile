@@ -75,7 +75,7 @@ test-spark4: setup-spark4
 test-dbr154: setup-dbr154
 	$(VENV_DBR154)/bin/python -m pytest $(DBR154_SUITE)
 
-# Two hundred processes killed at random moments: takes about an hour.
+# Two hundred processes killed at random moments: takes long.
 chaos: setup
 	$(VENV)/bin/python -m tests.chaos $(CHAOS)
 
