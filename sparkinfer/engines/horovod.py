@@ -91,8 +91,8 @@ class HorovodEngine(SparkEngine):
         to ranks: Spark tasks score it in parts.
         """
         deadly = [task for task in run.tasks if task.deaths >= DEATHS_BEFORE_ISOLATION]
+        spark_tasks = PandasUdfEngine(self._config, self._spark, self._df)
         for task in deadly:
-            spark_tasks = PandasUdfEngine(self._config, self._spark, self._df)
             run.commit(spark_tasks.isolate(run, task, progress))
         run = replace(run, tasks=tuple(task for task in run.tasks if task not in deadly))
         progress.enter(PREPARE)

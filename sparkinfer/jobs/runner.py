@@ -210,11 +210,12 @@ class _Run:
         if manifest is not None:
             self._refuse_differences(manifest, settings, files)
             self._recover(manifest)
-            self._refuse_errors(manifest, retried)
             if retried is not None:
                 retried = self._retry(manifest, display)
+            records = self._folder.records(self._output.sizes)
+            refuse_errors_left(self._config, manifest, records.values())
             added = _added(manifest, files)
-            if not added and len(self._folder.records(self._output.sizes)) == len(manifest.chunks):
+            if not added and len(records) == len(manifest.chunks):
                 return _with_retried(self._nothing_to_do(manifest), retried)
         verdict = self._engine.run_gate(self._source)
         settings |= {"acceleration": str(verdict.accepted)}
@@ -237,12 +238,6 @@ class _Run:
                 self._output.fence(self._lease.epoch)
                 replacer.recover()
 
-    def _refuse_errors(self, manifest: Manifest, retried: Retried | None) -> None:
-        """Raises JobError if what is done has more errors than allowed, and nothing mends them."""
-        if retried is None:
-            records = self._folder.records(self._output.sizes)
-            refuse_errors_left(self._config, manifest, records.values())
-
     def _retry(self, manifest: Manifest, display: Display) -> Retried:
         """Rescores the rows with an error in the chunks that have a record."""
         retry = ErrorRetry(
@@ -260,11 +255,9 @@ class _Run:
         retried = Retried()
         if is_there_any:
             retry.choose_run()
-        with _job_errors():
-            if is_there_any:
+        if is_there_any:
+            with _job_errors():
                 retried = retry.run(display)
-            records = self._folder.records(self._output.sizes)
-            refuse_errors_left(self._config, manifest, records.values())
         return retried
 
     def _refuse_differences(
