@@ -50,6 +50,7 @@ setup(
         "fsspec>=2023.5",
         "huggingface_hub>=0.23",
         "numpy>=1.23",
+        "packaging>=20.9",
         "pandas>=1.5.3",
         "pyarrow>=14.0.1",
         "pydantic>=2.5",

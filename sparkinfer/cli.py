@@ -76,11 +76,13 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from sparkinfer.api.doctor import ExaminedConfig, as_json, examine, has_errors, print_findings
+    from sparkinfer.doctor.case import ExaminedConfig
+    from sparkinfer.doctor.examination import examine
+    from sparkinfer.doctor.findings import as_json, has_errors, print_findings
 
     if options.debug:
         logging.basicConfig()
-        logging.getLogger("sparkinfer.api.doctor").setLevel(logging.DEBUG)
+        logging.getLogger("sparkinfer.doctor").setLevel(logging.DEBUG)
     findings = examine(_config(options, ExaminedConfig))
     if options.json:
         with contextlib.redirect_stdout(sys.stderr):  # libraries print, too

@@ -18,23 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparkinfer.api.doctor import (
-    CHECKS,
-    ExaminedConfig,
-    Finding,
-    NodeReport,
-    _node_reporter,
-    as_json,
-    examine,
-    gpu_problems,
-    has_errors,
-    hosts_without,
-    judge_disk,
-    node_problems,
-    print_findings,
-    settings_problems,
-)
 from sparkinfer.config import ScoringConfig
+from sparkinfer.doctor.case import ExaminedConfig
+from sparkinfer.doctor.cluster import gpu_problems, settings_problems
+from sparkinfer.doctor.examination import CHECKS, examine
+from sparkinfer.doctor.findings import Finding, as_json, has_errors, print_findings
+from sparkinfer.doctor.folders import hosts_without, judge_disk
+from sparkinfer.doctor.nodes import NodeReport, node_problems, node_reporter
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.spark.accelerators import HostReport
 from tests.standalone_cluster import StandaloneCluster, run_driver
@@ -159,7 +149,9 @@ def examine_until_gpus(spark, output):
     """What the driver of a cluster runs."""
     from itertools import islice
 
-    from sparkinfer.api.doctor import CHECKS, ExaminedConfig, examine, hosts_without
+    from sparkinfer.doctor.case import ExaminedConfig
+    from sparkinfer.doctor.examination import CHECKS, examine
+    from sparkinfer.doctor.folders import hosts_without
 
     config = ExaminedConfig.load(acceleration="none", output=output)
     count = 1 + [check.name for check in CHECKS].index("gpus")
@@ -189,7 +181,10 @@ def test_gpus_that_spark_assigns_and_torch_does_not_see_are_an_error(
 
 def test_an_unknown_master_ends_with_status_1_and_parseable_json() -> None:
     script = (
-        "import sys; from sparkinfer.api.doctor import *\n"
+        "import sys\n"
+        "from sparkinfer.doctor.case import ExaminedConfig\n"
+        "from sparkinfer.doctor.examination import examine\n"
+        "from sparkinfer.doctor.findings import as_json, has_errors\n"
         "findings = list(examine(ExaminedConfig.load(master='nowhere', acceleration='none')))\n"
         "print(as_json(findings)); sys.exit(has_errors(findings))"
     )
@@ -404,7 +399,7 @@ def test_a_lock_left_of_a_killed_build_is_found(
 def test_the_report_of_a_node_needs_nothing_of_ours() -> None:
     from pyspark import cloudpickle
 
-    pickled = cloudpickle.dumps(_node_reporter(("sparkinfer", "nothing-of-this-name"), 900))
+    pickled = cloudpickle.dumps(node_reporter(("sparkinfer", "nothing-of-this-name"), 900))
     script = (
         f"import pickle, sys; sys.modules['sparkinfer'] = None\nprint(pickle.loads({pickled!r})())"
     )
@@ -497,7 +492,7 @@ def test_a_full_disk_is_a_warning() -> None:
 def test_no_secret_is_printed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
-    caplog.set_level("DEBUG", "sparkinfer.api.doctor")  # tracebacks
+    caplog.set_level("DEBUG", "sparkinfer.doctor")  # tracebacks
     monkeypatch.setenv("STORE_PASSWORD", "cr3tword")
     findings = examine(ExaminedConfig.load(model=model, output=model, **LOCAL))
     stream = io.StringIO()

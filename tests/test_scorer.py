@@ -9,6 +9,7 @@ import torch
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
 from sparkinfer.exceptions import DeviceError
+from sparkinfer.models import heap
 from sparkinfer.models.acceleration import LoadedModel
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS, NOT_FINITE, NULL_TEXT, Scorer
 from tests.tiny_models import sentences
@@ -257,3 +258,12 @@ def test_a_model_that_cannot_pad_gets_rows_one_by_one(model: LoadedModel) -> Non
     rows, _ = score(model, [["good", "a bad film"]])
     assert sizes == [1, 1]
     assert [row["error"] for row in rows] == [None, None]
+
+
+def test_the_heap_is_trimmed_after_every_window(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed = []
+    monkeypatch.setattr(heap, "trim", lambda: trimmed.append(1))
+    score(model, [["good"] * 30], window_rows=11)
+    assert len(trimmed) == 3

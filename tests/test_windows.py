@@ -20,9 +20,9 @@ def test_windows_hold_all_rows_in_order_within_both_bounds(
 
 
 def test_windows_grow_from_a_small_one() -> None:
-    sizes = [len(w) for w in cut_windows([["x"] * 4096], max_rows=2048, max_bytes=2**30)]
+    sizes = [len(w) for w in cut_windows([["x"] * 20_000], max_rows=8192, max_bytes=2**30)]
     assert sizes[0] == FIRST_WINDOW_ROWS
-    assert sizes[:4] == [256, 512, 1024, 2048]
+    assert sizes[:4] == [256, 2048, 8192, 8192]
 
 
 def test_a_batch_is_pulled_only_when_its_rows_are_needed() -> None:

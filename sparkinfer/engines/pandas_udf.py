@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 LEAST_ROWS = {"cpu": 128, "cuda": 4096}
 """That are worth a task of their own: its start and its first window cost about a second's rows."""
 
+IN_FLIGHT = 3
+"""Chunks whose jobs run or wait at once, and more where a chunk does not fill all slots."""
+
 _STRUCT = "__sparkinfer_scored"
 """Column that holds the UDF's result until its fields are selected."""
 
@@ -60,7 +63,8 @@ class PandasUdfEngine(SparkEngine):
     def score(self, run: ScoringRun, progress: Progress) -> None:
         """Scores each chunk as a Spark job of its own; see `Engine`.
 
-        The next chunk's job waits behind the current one's, so that no slot is idle at its end.
+        While one chunk is scored, the next one's rows are read and those of the one after wait, so
+        that no slot is idle at a chunk's end.
         """
         progress.enter(SCORE)
         with self._job_threads(progress) as (jobs, server):
@@ -68,7 +72,9 @@ class PandasUdfEngine(SparkEngine):
             deadly: list[ChunkTask] = []
             tasks: dict[Future[ScoredChunk | ChunkTask], int] = {}
             while waiting or tasks:
-                while waiting and (len(tasks) < 2 or sum(tasks.values()) < 2 * self._slots()):
+                while waiting and (
+                    len(tasks) < IN_FLIGHT or sum(tasks.values()) < IN_FLIGHT * self._slots()
+                ):
                     task = waiting.popleft()
                     future = jobs.submit(self._score_chunk, run, task, server)
                     tasks[future] = self._spread(task.chunk.rows)

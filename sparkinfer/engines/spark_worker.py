@@ -27,6 +27,7 @@ from sparkinfer.models.acceleration import (
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, stage
 from sparkinfer.models.watchdog import Watchdog
+from sparkinfer.spark import worker_reuse
 from sparkinfer.spark.accelerators import release_gpus, task_device
 from sparkinfer.spark.worker_end import end_worker
 
@@ -109,7 +110,7 @@ def gate_outcome(job: WorkerJob, keep_model: bool) -> bytes:
     except SparkInferError as error:
         return pickle.dumps(error)
     if keep_model:
-        _cache[_cache_key(job, verdict.accepted, device)] = model
+        _keep(_cache_key(job, verdict.accepted, device), model)
     else:
         del model
         release_memory(device)
@@ -155,12 +156,19 @@ def _cached_model(job: WorkerJob, device: str) -> LoadedModel:
     key = _cache_key(job, job.accepted, device)
     if key not in _cache:
         _drop_cached_model()
-        _cache[key] = load_model(job, device)
+        _keep(key, load_model(job, device))
     return _cache[key]
+
+
+def _keep(key: tuple[object, ...], model: LoadedModel) -> None:
+    """Keeps a model for the next tasks."""
+    _cache[key] = model
+    worker_reuse.settle()
 
 
 def _drop_cached_model() -> None:
     """Frees the accelerator's memory before the next model is loaded."""
+    worker_reuse.unsettle()
     while _cache:
         release_memory(_cache.popitem()[1].device)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fractions import Fraction
@@ -157,6 +157,18 @@ def refuse_errors(
             f"{limit}: {often or 'see the output'}. Mend the cause and run with --retry-errors, or "
             "with --overwrite if the input changes; or raise the limit and run again to go on"
         )
+
+
+def refuse_recorded_errors(
+    config: ScoringConfig, total_rows: int, records: Iterable[ChunkRecord]
+) -> None:
+    """Raises JobError if more rows than allowed have an error in the chunks that are done."""
+    reasons: Counter[str] = Counter()
+    errors = 0
+    for record in records:
+        errors += record.errors
+        reasons.update(record.reasons)
+    refuse_errors(config, error_limit(config, total_rows), errors, reasons)
 
 
 def error_limit(config: ScoringConfig, total_rows: int) -> int | None:

@@ -10,7 +10,6 @@ Rows go in rounds: what a round has mended is published and recorded when it end
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.base import ChunkTask, Engine, ScoredChunk, ScoringRun, Workers
 from sparkinfer.exceptions import ConfigError, JobError, RowConservationError
 from sparkinfer.jobs.chunks import ChunkLimits, cut_chunks
-from sparkinfer.jobs.committer import error_limit, refuse_errors
 from sparkinfer.jobs.inputs import carried_columns
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import (
@@ -290,18 +288,6 @@ class ErrorRetry:
             mended[ROW].to_numpy(),
             scored,
         )
-
-
-def refuse_errors_left(
-    config: ScoringConfig, manifest: Manifest, records: Iterable[ChunkRecord]
-) -> None:
-    """Raises JobError if more rows than allowed have an error after a retry."""
-    reasons: Counter[str] = Counter()
-    errors = 0
-    for record in records:
-        errors += record.errors
-        reasons.update(record.reasons)
-    refuse_errors(config, error_limit(config, manifest.rows), errors, reasons)
 
 
 def rewrite(source: str, target: str, rows: npt.NDArray[np.int64], columns: pa.Table) -> None:

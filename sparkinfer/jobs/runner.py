@@ -23,7 +23,7 @@ from sparkinfer.exceptions import (
     UsageError,
 )
 from sparkinfer.jobs.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, cut_chunks
-from sparkinfer.jobs.committer import Committer, utc_now
+from sparkinfer.jobs.committer import Committer, refuse_recorded_errors, utc_now
 from sparkinfer.jobs.lease import Lease, read_holder
 from sparkinfer.jobs.manifest import (
     ChunkRecord,
@@ -40,7 +40,6 @@ from sparkinfer.jobs.retry import (
     ErrorRetry,
     MakeEngine,
     Retried,
-    refuse_errors_left,
     refuse_without_text,
 )
 from sparkinfer.jobs.snapshot import InputFile, input_root, list_files, read_row_groups
@@ -213,10 +212,10 @@ class _Run:
             if retried is not None:
                 retried = self._retry(manifest, display)
             records = self._folder.records(self._output.sizes)
-            refuse_errors_left(self._config, manifest, records.values())
+            refuse_recorded_errors(self._config, manifest.rows, records.values())
             added = _added(manifest, files)
             if not added and len(records) == len(manifest.chunks):
-                return _with_retried(self._nothing_to_do(manifest), retried)
+                return _with_retried(self._nothing_to_do(manifest, records), retried)
         verdict = self._engine.run_gate(self._source)
         settings |= {"acceleration": str(verdict.accepted)}
         if manifest is not None:
@@ -358,9 +357,9 @@ class _Run:
                 progress,
             )
             progress.end()
-        result = self._result(manifest)
+        records = self._folder.records(self._output.sizes)
         result = replace(
-            result,
+            self._result(manifest, records),
             rows_before=sum(record.rows for record in done),
             phases=progress.phases,
             workers=self._workers,
@@ -368,22 +367,22 @@ class _Run:
             statistics=progress.statistics(),
             devices=progress.devices,
         )
-        self._finish(manifest)
+        self._finish(manifest, records)
         return replace(result, seconds=time.monotonic() - self._started)
 
     def _task(self, chunk: Chunk, deaths: int) -> ChunkTask:
         attempt = f"{chunk.name}-{uuid.uuid4().hex}"
         return ChunkTask(chunk, self._output.staging_folder(self._lease.epoch, attempt), deaths)
 
-    def _nothing_to_do(self, manifest: Manifest) -> RunResult:
-        result = self._result(manifest)
+    def _nothing_to_do(self, manifest: Manifest, records: Mapping[int, ChunkRecord]) -> RunResult:
+        result = self._result(manifest, records)
         if self._output.is_finished():
-            self._clear_strays(manifest)
+            self._clear_strays(records)
         else:
-            self._finish(manifest)
+            self._finish(manifest, records)
         return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)
 
-    def _finish(self, manifest: Manifest) -> None:
+    def _finish(self, manifest: Manifest, records: Mapping[int, ChunkRecord]) -> None:
         """Marks the output as complete.
 
         Raises:
@@ -392,27 +391,24 @@ class _Run:
         if self._table.path is not None:
             files = list_files(self._table.path)
             refuse_other_input(str(self._config.output), manifest.input_files, files, may_grow=True)
-        self._clear_strays(manifest)
+        self._clear_strays(records)
         self._output.finish()
 
-    def _clear_strays(self, manifest: Manifest) -> None:
+    def _clear_strays(self, records: Mapping[int, ChunkRecord]) -> None:
         """Removes files that no record names.
 
         On an object store, a copy that an earlier writer had begun may end late.
         """
         self._lease.check()
-        records = self._folder.records(self._output.sizes)
-        _refuse_missing(manifest, records)
         recorded = {name for record in records.values() for name in record.files}
         self._output.clear(keep={SUCCESS_FILE, *recorded})
 
-    def _result(self, manifest: Manifest) -> RunResult:
+    def _result(self, manifest: Manifest, records: Mapping[int, ChunkRecord]) -> RunResult:
         """Returns the sum of the records.
 
         Raises:
             RowConservationError: they are not those of all chunks.
         """
-        records = self._folder.records(self._output.sizes)
         _refuse_missing(manifest, records)
         states = [record.metrics for record in records.values()]
         return RunResult(

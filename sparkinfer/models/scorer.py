@@ -21,6 +21,7 @@ from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.batching.windows import cut_windows
 from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import DeviceError
+from sparkinfer.models import heap
 from sparkinfer.models.acceleration import LoadedModel, release_memory
 from sparkinfer.models.encoding import Encoded, EncodedRows
 from sparkinfer.models.lookahead import LookAhead
@@ -117,6 +118,8 @@ class Scorer:
             ready = iter(ahead)
             while (window := self._next(ready)) is not None:
                 yield self._score_window(window)
+                del window  # before the next one is waited for
+                heap.trim()
         finally:
             ahead.close()
 

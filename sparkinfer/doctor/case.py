@@ -1,0 +1,60 @@
+"""What is examined: the options of a run, and what earlier checks found for later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from sparkinfer.config import PathText, ScoringConfig
+from sparkinfer.doctor.nodes import NodeReport
+from sparkinfer.engines.base import Engine, InputTable
+from sparkinfer.models.sources import ModelSource
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class ExaminedConfig(ScoringConfig):
+    """The options of a run, none of them required; the carried model stands in for an absent one.
+
+    `model_fields_set` tells which were given.
+    """
+
+    model: PathText = Field(
+        default_factory=lambda: str(resources.files("sparkinfer.demo") / "model"), min_length=1
+    )
+    input_col: str = Field(default="text", min_length=1)
+
+
+@dataclass
+class Case:
+    """What is examined, and what checks so far have found.
+
+    Attributes:
+        config: options of the run.
+        given: names of the options that were given.
+        spark: the session; absent until its check has found it.
+        slots: how many tasks run at once; None while that is unknown.
+        nodes: the answer of each task that was asked what its node has.
+        engine: what the run would score with; absent until its check has found it.
+        table: the opened input, None while there is none.
+        source: the model; absent until its check has found it.
+    """
+
+    config: ScoringConfig
+    given: frozenset[str]
+    spark: SparkSession = field(init=False)
+    slots: int | None = field(init=False, default=None)
+    nodes: Sequence[NodeReport] = ()
+    engine: Engine = field(init=False)
+    table: InputTable | None = None
+    source: ModelSource = field(init=False)
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks are asked what executors have."""
+        return self.slots or self.config.num_workers or 1

@@ -1,0 +1,135 @@
+"""All checks, and the examination that goes through them.
+
+The checks are a table, cheapest first. Each one looks at one thing and returns what it found; one
+that raises becomes an error with the message, and those that need what it would have found are
+skipped. Nothing is written but an empty file beside the output, which is removed at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.doctor import cluster, folders, installation, run
+from sparkinfer.doctor.case import Case
+from sparkinfer.doctor.findings import Finding, Outcome, as_outcome
+from sparkinfer.redaction import without_secrets
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to look at.
+
+    Attributes:
+        name: names it to the user.
+        run: returns the outcome, or raises.
+        remedy: advice for an error whose message has none.
+        needs: names of the checks that must not have failed.
+        on_spark: has no meaning for `engine="local"`.
+    """
+
+    name: str
+    run: Callable[[Case], Outcome]
+    remedy: str
+    needs: tuple[str, ...] = ()
+    on_spark: bool = False
+
+
+def examine(config: ScoringConfig) -> Iterator[Finding]:
+    """Yields one finding for each check, in the order of `CHECKS`, as soon as there is one.
+
+    Cost: a Spark session (an active one is used), a few small jobs, the model fetched and loaded in
+    one worker. The session is left as it is, as a run leaves it.
+
+    Args:
+        config: options of the run; `ExaminedConfig` where not all of them are known yet.
+    """
+    # Workers unpickle it: what they get is what a run would send.
+    case = Case(config.replace(), frozenset(config.model_fields_set))
+    failed: dict[str, str] = {}
+    for check in CHECKS:
+        outcome = _run(check, case, failed)
+        found, advice = (
+            " ".join(_without_known_secrets(text, config).split()) for text in outcome[1:]
+        )
+        yield Finding(check.name, outcome.status, found, advice)
+
+
+def _run(check: Check, case: Case, failed: dict[str, str]) -> Outcome:
+    """Returns the outcome of a check.
+
+    Args:
+        check: what to look at.
+        case: what is examined.
+        failed: by the name of each check without a result, the one that is to blame; added to.
+    """
+    if check.on_spark and case.config.engine == "local":
+        return Outcome(
+            "skipped",
+            "engine='local' works without Spark",
+            "use --engine pandas_udf or --engine horovod to have it checked",
+        )
+    blamed = next((failed[name] for name in check.needs if name in failed), None)
+    if blamed is not None:
+        failed[check.name] = blamed
+        return Outcome("skipped", f"it needs {blamed!r}", f"see to {blamed!r} and run again")
+    try:
+        outcome = check.run(case)
+    except Exception as error:  # whatever a check raises is what a run would meet
+        text = _without_known_secrets(traceback.format_exc(), case.config)
+        logger.debug("check %r: %s", check.name, text)
+        outcome = as_outcome(error, check.remedy)
+    if outcome.status == "error":
+        failed[check.name] = check.name
+    return outcome
+
+
+def _without_known_secrets(text: str, config: ScoringConfig) -> str:
+    """Returns the text without passwords, signatures, tokens and keys.
+
+    What an environment variable or a Spark setting holds is a secret if its name says so.
+    """
+    for name, value in {**os.environ, **config.spark_conf}.items():
+        if len(value) >= 8 and re.search(r"token|secret|passw|credential|key", name, re.IGNORECASE):
+            text = text.replace(value, "***")
+    return without_secrets(text)
+
+
+_DEBUG = "run again with --debug to see where it comes from"
+
+CHECKS = (
+    Check("python", installation.check_python, _DEBUG),
+    Check("packages", installation.check_packages, _DEBUG),
+    Check("deepspeed", installation.check_deepspeed, _DEBUG),
+    Check("horovod", installation.check_horovod, _DEBUG),
+    Check("petastorm", installation.check_petastorm, _DEBUG),
+    Check("mlflow", installation.check_mlflow, _DEBUG),
+    Check("java", cluster.check_java, "install pyspark and a Java that it supports", on_spark=True),
+    Check("spark", cluster.check_spark, "check --master and spark_conf", ("java",), on_spark=True),
+    Check("settings", cluster.check_settings, "correct the setting", ("spark",), on_spark=True),
+    Check(
+        "executors",
+        cluster.check_executors,
+        "let every node have the driver's Python (PYSPARK_PYTHON) and the same packages",
+        ("settings",),
+        on_spark=True,
+    ),
+    Check("gpus", cluster.check_gpus, _DEBUG, ("executors",), on_spark=True),
+    Check("engine", run.check_engine, _DEBUG, ("spark",)),
+    Check("workers", run.check_workers, _DEBUG, ("gpus", "engine")),
+    Check("input", run.check_input, "give a table with that column", ("engine",)),
+    Check("output", folders.check_output, "name another folder"),
+    Check("disk", folders.check_disk, _DEBUG),
+    Check("model", run.check_model, "give a hub id, a folder or a URI of a model"),
+    Check(
+        "gate", run.check_gate, "give a model that was trained for the task", ("workers", "model")
+    ),
+)
+"""All checks, in order; those that need Spark come after those that do not."""

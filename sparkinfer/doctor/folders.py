@@ -1,0 +1,112 @@
+"""Checks of where a run writes, and of the room there."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparkinfer.doctor.case import Case
+from sparkinfer.doctor.findings import Outcome
+from sparkinfer.doctor.nodes import ask_executors
+from sparkinfer.exceptions import OutputError
+from sparkinfer.jobs.output import Output
+from sparkinfer.models.sources import cache_folder
+from sparkinfer.storage import exists, file_system, join, remove, renames_atomically, write_text
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+LOW_DISK_BYTES = 2**30
+"""Less holds neither a model of usual size nor what Spark spills of a table."""
+
+
+def check_output(case: Case) -> Outcome:
+    """Returns whether the output can be written, and executors write to the same."""
+    output = case.config.output
+    if output is None:
+        return Outcome("skipped", "no output was given", "give --output to have it checked")
+    folder = Output(output)
+    folder.check(case.config.overwrite)
+    if case.table is not None and case.table.path is not None:
+        folder.refuse_overlap(case.table.path)
+    nearest = _nearest_folder(output)
+    blind = _try_to_write(case, nearest)
+    if not blind:
+        return Outcome("ok", f"{output} can be written (tried in {nearest})")
+    return Outcome(
+        "error",
+        f"{nearest} of the driver is not that of executors on {', '.join(sorted(blind)[:8])}",
+        "name a folder on storage that every node sees",
+    )
+
+
+def _try_to_write(case: Case, folder: str) -> set[str]:
+    """Returns the hosts that do not see a file which is written there for a moment.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    probe = join(folder, f".sparkinfer-probe-{uuid.uuid4().hex}")
+    try:
+        write_text(probe, "")
+        is_shared = not case.nodes or not renames_atomically(probe)
+        return set() if is_shared else hosts_without(case.spark, case.tasks, probe)
+    except OSError as error:
+        raise OutputError(
+            f"output {case.config.output!r}: no file can be written in {folder!r} "
+            f"({error.strerror or error}); name another folder or mend its permissions"
+        ) from None
+    finally:
+        remove(probe)
+
+
+def hosts_without(spark: SparkSession, tasks: int, path: str) -> set[str]:
+    """Returns the hosts of executors on which there is no such file on a mounted file system."""
+    name = file_system(path)[1]
+
+    def missing_on() -> str:
+        import socket
+        from pathlib import Path
+
+        return "" if Path(name).exists() else socket.gethostname()
+
+    return {host for host in ask_executors(spark, tasks, missing_on) if host}
+
+
+def check_disk(case: Case) -> Outcome:
+    """Returns whether there is room on the driver and on the nodes."""
+    host = socket.gethostname()
+    used = [tempfile.gettempdir(), str(cache_folder(case.config.loading))]
+    if case.config.output is not None and renames_atomically(case.config.output):
+        used.append(case.config.output)
+    folders = {_nearest_folder(path) for path in used}
+    usage = {f"{folder} on {host}": shutil.disk_usage(folder) for folder in folders}
+    free = {place: size.free for place, size in usage.items() if size.total}  # /proc has none
+    for node in case.nodes:
+        free |= {f"{folder} on {node.host}": size for folder, size in node.free_bytes.items()}
+    return judge_disk(free)
+
+
+def judge_disk(free_bytes: Mapping[str, int]) -> Outcome:
+    """Returns whether there is room in each of the places."""
+    shown = {place: f"{size / 2**30:.1f} GiB free in {place}" for place, size in free_bytes.items()}
+    low = [shown[place] for place, size in free_bytes.items() if size < LOW_DISK_BYTES]
+    if low:
+        return Outcome("warning", ", ".join(low), "make room there for the model and Spark's files")
+    return Outcome("ok", shown[min(free_bytes, key=lambda place: free_bytes[place])] + " at least")
+
+
+def _nearest_folder(path: str) -> str:
+    """Returns the path, or the nearest folder above it that exists."""
+    if renames_atomically(path):
+        name = Path(file_system(path)[1])
+        return str(next(folder for folder in (name, *name.parents) if folder.is_dir()))
+    folder = path.rstrip("/")
+    while "/" in folder.split("://", 1)[-1] and not exists(folder):
+        folder = folder.rsplit("/", 1)[0]
+    return folder

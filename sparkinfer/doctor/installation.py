@@ -1,0 +1,175 @@
+"""Checks of what is installed here."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from sparkinfer import __version__
+from sparkinfer.config import ScoringConfig
+from sparkinfer.doctor.case import Case
+from sparkinfer.doctor.findings import Outcome, as_outcome, judge
+from sparkinfer.doctor.nodes import PACKAGES, STUCK_BUILD_S, decode, lock_problems, node_reporter
+from sparkinfer.exceptions import EngineUnavailableError
+from sparkinfer.models.acceleration import check_available
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+IMPORT_TIMEOUT_S = 120
+
+
+def check_python(case: Case) -> Outcome:
+    """Returns whether the package runs on this Python."""
+    from packaging.specifiers import SpecifierSet
+
+    found = f"Python {platform.python_version()}, sparkinfer {__version__}"
+    try:
+        wanted = metadata.metadata("sparkinfer")["Requires-Python"] or ""
+    except metadata.PackageNotFoundError:  # a copy of the sources
+        return Outcome("ok", found)
+    if SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
+        return Outcome("ok", found)
+    return Outcome("error", f"{found}, which needs Python {wanted}", "use another Python")
+
+
+def check_packages(case: Case) -> Outcome:
+    """Returns whether the packages that are always needed are there, new enough."""
+    required = [need for need in _requirements() if need.marker is None]
+    wrong = [problem for need in required for problem in [_requirement_problem(need)] if problem]
+    shown = (name for name in ("pyspark", *PACKAGES[1:]))
+    found = ", ".join(f"{name} {_version(name)}" for name in shown)
+    advice = "install the package anew: pip install sparkinfer"
+    return judge(found, [Outcome("error", problem, advice) for problem in wrong])
+
+
+def check_deepspeed(case: Case) -> Outcome:
+    """Returns whether DeepSpeed can be used, if the options leave it to be."""
+    check_available(case.config)
+    if case.config.acceleration == "none":
+        return Outcome("ok", f"{_installed('deepspeed')}; acceleration='none' does not use it")
+    if _version("deepspeed") is None:
+        return Outcome("ok", "not installed; the model is run as it is")
+    here = decode(node_reporter((), STUCK_BUILD_S)())
+    return judge(_installed("deepspeed"), [*_extra_problems("deepspeed"), *lock_problems([here])])
+
+
+def check_horovod(case: Case) -> Outcome:
+    """Returns whether Horovod can be used, where ranks are started with it."""
+    from sparkinfer.engines.launchers import choose_launcher, has_horovod
+
+    launcher = choose_launcher(case.config.horovod.launcher)
+    is_used = case.config.engine == "horovod" and launcher != "torch"
+    install = (
+        "run scripts/install_horovod.py, which builds it for the installed torch, and pip install "
+        "'sparkinfer[horovod]'"
+    )
+    if not has_horovod():
+        what = f"{_installed('horovod')}, without a part for torch"
+        if _version("horovod") is None:
+            what = "not installed"
+        if is_used:
+            return Outcome("error", what, f"{install}, or use --set horovod.launcher=torch")
+        if what == "not installed":
+            return Outcome("ok", f"{what}; ranks would be started with pyspark's TorchDistributor")
+        return Outcome("warning", what, install)
+    problems = _extra_problems("horovod")
+    if is_used and (reason := _import_problem("horovod.spark", "horovod.torch")):
+        problems.append(Outcome("error", f"{_installed('horovod')}: {reason}", install))
+    return judge(f"{_installed('horovod')} with its part for torch", problems)
+
+
+def check_petastorm(case: Case) -> Outcome:
+    """Returns whether ranks can read with Petastorm."""
+    is_asked = case.config.engine == "horovod" and case.config.horovod.reader == "petastorm"
+    if _version("petastorm") is None and not is_asked:
+        return Outcome("ok", "not installed; ranks would read with pyarrow")
+    problem = _petastorm_problem(case.config)
+    if problem is None:
+        return Outcome("ok", _installed("petastorm"))
+    # By itself no engine takes a Petastorm that cannot work.
+    return problem if is_asked else problem._replace(status="warning")
+
+
+def _petastorm_problem(config: ScoringConfig) -> Outcome | None:
+    """Returns why Petastorm cannot be used here, None if it can; does not import it."""
+    from sparkinfer.engines.readers import choose_reader
+
+    advice = "use --set horovod.reader=pyarrow, or install petastorm==0.12.1 'pyarrow<15' 'numpy<2'"
+    try:
+        choose_reader("petastorm", config.output or "")
+    except EngineUnavailableError as error:
+        return as_outcome(error, advice)
+    numpy = _version("numpy") or ""
+    if not numpy.startswith(("0.", "1.")):
+        return Outcome("error", f"{_installed('petastorm')} with numpy {numpy}, not <2", advice)
+    return None
+
+
+def check_mlflow(case: Case) -> Outcome:
+    """Returns whether models of MLflow can be fetched."""
+    if _version("mlflow") is not None:
+        return judge(_installed("mlflow"), _extra_problems("mlflow"))
+    if case.config.model.startswith(("models:/", "runs:/")):
+        advice = "run pip install 'sparkinfer[mlflow]'"
+        return Outcome("error", f"not installed, and model={case.config.model!r} needs it", advice)
+    return Outcome("ok", "not installed; only models:/ and runs:/ need it")
+
+
+def _version(name: str) -> str | None:
+    """Returns the version of an installed package, None where there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _installed(name: str) -> str:
+    version = _version(name)
+    return f"{name} {version}" if version else "not installed"
+
+
+def _requirements() -> list[Requirement]:
+    """Returns what the package declares to need; empty for a copy of the sources."""
+    from packaging.requirements import Requirement
+
+    try:
+        return [Requirement(line) for line in metadata.requires("sparkinfer") or ()]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _requirement_problem(need: Requirement) -> str | None:
+    version = _version(need.name)
+    if version is None and importlib.util.find_spec(need.name):
+        return None  # it is there without pip knowing it, as pyspark of a Spark folder
+    if version is None:
+        return f"{need.name} is not installed, expected {need.specifier}"
+    if not need.specifier.contains(version, prereleases=True):
+        return f"{need.name} {version} is installed, expected {need.specifier}"
+    return None
+
+
+def _extra_problems(name: str) -> list[Outcome]:
+    """Returns a warning if an optional package has not the version that its extra declares."""
+    needs = {str(n.specifier): n for n in _requirements() if n.name == name and n.marker}
+    wrong = [problem for need in needs.values() for problem in [_requirement_problem(need)]]
+    advice = f"install the version that the extra of {name} names"
+    return [Outcome("warning", problem, advice) for problem in wrong if problem]
+
+
+def _import_problem(*modules: str) -> str | None:
+    """Returns why modules cannot be imported, tried in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", f"import {', '.join(modules)}"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"importing it takes more than {IMPORT_TIMEOUT_S} s"
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return None if done.returncode == 0 else lines[-1]
