@@ -8,6 +8,8 @@ VENV_DBR154 ?= .venv-dbr154
 EXTRAS = deepspeed,mlflow,dev
 COMMA = ,
 DBR154_SUITE = tests/engines tests/test_*.py
+# Two at a time: most of a test is the start of one JVM or Python process after another.
+PYTEST = -m pytest -n 2 --dist loadfile
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_pandas_udf.py \
 	tests/engines/test_horovod.py tests/test_accelerators.py tests/test_readers.py
 
@@ -61,19 +63,19 @@ demo: setup
 test: test-spark35 test-spark4
 
 test-spark35: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python $(PYTEST)
 
 # The registry has no Java that Spark 4 runs on (see docs/decisions/0003), so it may be absent.
 test-spark4: setup-spark4
 	@if $(VENV_SPARK4)/bin/python -m sparkinfer.spark.java; then \
-		$(VENV_SPARK4)/bin/python -m pytest $(ENGINE_SUITE); \
+		$(VENV_SPARK4)/bin/python $(PYTEST) $(ENGINE_SUITE); \
 	else \
 		echo "SKIPPED the engine suite on Spark 4: install a full JDK 17 or 21 to run it"; \
 	fi
 
 # The tests on the versions of a Databricks runtime; not part of `make test`.
 test-dbr154: setup-dbr154
-	$(VENV_DBR154)/bin/python -m pytest $(DBR154_SUITE)
+	$(VENV_DBR154)/bin/python $(PYTEST) $(DBR154_SUITE)
 
 # Two hundred processes killed at random moments: takes long.
 chaos: setup

@@ -25,6 +25,7 @@ DEV = [
     "pandas-stubs",
     "psutil>=5.9",
     "pytest>=8",
+    "pytest-xdist>=3.5",
     "ruff>=0.6",
     "s3fs>=2023.5",
     "scikit-learn>=1.3",

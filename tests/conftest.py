@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from sparkinfer.spark.java import ensure_java
@@ -16,6 +17,11 @@ from tests.tiny_models import make_classifier
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+# A machine that does other work, too, takes its time over an example.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from sparkinfer.models import heap
 
 
 def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.skipif(heap._malloc_trim is None, reason="the C library is not glibc")

@@ -1,9 +1,14 @@
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from sparkinfer.models.lookahead import LookAhead
+
+
+class Item:
+    pass
 
 
 def test_items_come_prepared_and_in_order() -> None:
@@ -73,3 +78,11 @@ def test_closing_before_the_first_item_is_no_error() -> None:
     ahead = LookAhead([1], lambda number: number)
     ahead.close()
     assert not ahead._thread.is_alive()
+
+
+def test_an_item_is_the_consumers_alone() -> None:
+    ahead = LookAhead(range(3), lambda number: Item())
+    items = iter(ahead)
+    item = weakref.ref(next(items))
+    assert item() is None
+    ahead.close()

@@ -214,7 +214,6 @@ def test_rows_of_one_bin_tie_and_the_bound_is_attained() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=2, max_size=60))
-@settings(deadline=None)
 def test_auc_is_within_its_bound_for_any_probabilities(pairs: list[tuple[bool, float]]) -> None:
     labels = [int(label) for label, _ in pairs]
     rows = of_probabilities(labels, [[1 - p, p] for _, p in pairs])
@@ -287,7 +286,7 @@ def ints_and_floats(states: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any
     cuts=st.lists(st.integers(0, 400), max_size=8),
     shuffle=st.randoms(use_true_random=False),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_chunks_in_any_order_give_the_state_of_one_pass(
     names: Sequence[str], cuts: list[int], shuffle: Any
 ) -> None:

@@ -23,7 +23,7 @@ def test_the_collector_leaves_out_what_is_loaded_until_it_may_go() -> None:
 def test_zip_files_are_not_read_again_and_can_still_be_imported_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = tmp_path / "zipped.zip"
+    archive = tmp_path / "pyspark.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("zipped_package/__init__.py", "")
         file.writestr("zipped_package/first.py", "NAME = 'first'")

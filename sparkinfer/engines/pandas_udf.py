@@ -63,8 +63,7 @@ class PandasUdfEngine(SparkEngine):
     def score(self, run: ScoringRun, progress: Progress) -> None:
         """Scores each chunk as a Spark job of its own; see `Engine`.
 
-        While one chunk is scored, the next one's rows are read and those of the one after wait, so
-        that no slot is idle at a chunk's end.
+        Several have their jobs submitted, so that no slot is idle at a chunk's end.
         """
         progress.enter(SCORE)
         with self._job_threads(progress) as (jobs, server):

@@ -49,7 +49,9 @@ class LookAhead(Generic[T, R]):
                 return
             if isinstance(item, _Failure):
                 raise item.error
-            yield item
+            handed_over = [item]
+            del item  # while the next one is waited for, this one is the consumer's alone
+            yield handed_over.pop()
 
     def close(self) -> None:
         """Stops the thread; items not yet given out are dropped."""

@@ -118,7 +118,7 @@ class Scorer:
             ready = iter(ahead)
             while (window := self._next(ready)) is not None:
                 yield self._score_window(window)
-                del window  # before the next one is waited for
+                del window  # else its pages are not free yet
                 heap.trim()
         finally:
             ahead.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 import zipimport
+from pathlib import Path
 
 
 def settle() -> None:
@@ -17,13 +18,17 @@ def settle() -> None:
     After a task Spark has the garbage collector walk over all objects (pyspark.daemon): those that
     are here now are left out from now on. Before a task it has every finder of modules forget what
     it knows (pyspark.worker), for which Python 3.11 reads pyspark's zip file again, once for each
-    of its packages: the finders are made anew when something is imported.
+    of its packages. Such finders are made anew where a later import looks for one.
     """
     gc.collect()
     gc.freeze()
-    finders = sys.path_importer_cache
-    for path in [path for path, one in finders.items() if isinstance(one, zipimport.zipimporter)]:
-        del finders[path]
+    for path, finder in list(sys.path_importer_cache.items()):
+        if isinstance(finder, zipimport.zipimporter) and _is_sparks(finder.archive):
+            sys.path_importer_cache.pop(path, None)
+
+
+def _is_sparks(archive: str) -> bool:
+    return Path(archive).name.startswith(("pyspark", "py4j"))
 
 
 def unsettle() -> None:
