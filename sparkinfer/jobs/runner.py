@@ -251,13 +251,11 @@ class _Run:
         )
         with _job_errors():
             is_there_any = retry.stage()
-        retried = Retried()
-        if is_there_any:
-            retry.choose_run()
-        if is_there_any:
-            with _job_errors():
-                retried = retry.run(display)
-        return retried
+        if not is_there_any:
+            return Retried()
+        retry.choose_run()
+        with _job_errors():
+            return retry.run(display)
 
     def _refuse_differences(
         self, manifest: Manifest, settings: Mapping[str, Any], files: Sequence[InputFile]
