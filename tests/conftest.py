@@ -79,7 +79,7 @@ def ranks_in_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Options of runs of the horovod engine whose two ranks are started by `RanksInTurn`."""
     import torch
 
-    from sparkinfer.engines import horovod
+    from sparkinfer.engines.horovod import engine as horovod
     from tests.ranks_in_turn import RanksInTurn
 
     threads = torch.get_num_threads()

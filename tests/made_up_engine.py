@@ -15,19 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import (
+from sparkinfer.models.acceleration import Acceleration, Verdict
+from sparkinfer.models.sources import ModelSource
+from sparkinfer.models.tasks import TASKS, scored_schema
+from sparkinfer.plan.ports import (
     ChunkTask,
     InputTable,
     ScoredChunk,
     ScoringRun,
     Workers,
 )
-from sparkinfer.engines.chunk_reader import ChunkReader
-from sparkinfer.engines.writing import write_tables
-from sparkinfer.jobs.progress import SCORE, Progress
-from sparkinfer.models.acceleration import Acceleration, Verdict
-from sparkinfer.models.sources import ModelSource
-from sparkinfer.models.tasks import TASKS, scored_schema
+from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.rows.reading import ChunkReader
+from sparkinfer.rows.writing import write_tables
 from sparkinfer.storage import join, make_folder
 
 LABELS = ("NEGATIVE", "POSITIVE")

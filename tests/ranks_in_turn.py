@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING
 
-from sparkinfer.engines.rank_worker import Placement, RankJob, run_rank
+from sparkinfer.engines.horovod.rank import Placement, RankJob, run_rank
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -22,13 +22,14 @@ from sparkinfer.spark.accelerators import (
     choose_gpu_count,
     choose_kind,
     count_accelerators,
-    gpu_index,
     merge_reports,
     owns_whole_gpus,
     refuse_gpu_tasks_in_local_mode,
     task_device,
     wait_for_slots,
 )
+from sparkinfer.workers import devices
+from sparkinfer.workers.devices import gpu_index
 from tests.standalone_cluster import CHECKOUT, StandaloneCluster, run_driver
 
 GPU_CONF = {
@@ -83,7 +84,7 @@ def assigned(monkeypatch):
     """Sets the GPU address that Spark is taken to have given the running task."""
 
     def assign(address: str | None) -> None:
-        monkeypatch.setattr(accelerators, "_assigned_gpu", lambda: address)
+        monkeypatch.setattr(accelerators, "assigned_gpu", lambda: address)
 
     return assign
 
@@ -91,9 +92,9 @@ def assigned(monkeypatch):
 @pytest.fixture
 def locks(tmp_path, monkeypatch):
     """Locks in a folder of the test, none of them held."""
-    monkeypatch.setattr(accelerators.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     held: dict[int, object] = {}
-    monkeypatch.setattr(accelerators, "_held", held)
+    monkeypatch.setattr(devices, "_held", held)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     yield tmp_path
     for lock in held.values():
@@ -286,9 +287,10 @@ HOLD_A_GPU = """
 import sys
 from types import SimpleNamespace
 from sparkinfer.spark import accelerators
+from sparkinfer.workers import devices
 cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
 sys.modules["torch"] = SimpleNamespace(cuda=cuda)
-accelerators.tempfile.tempdir = sys.argv[1]
+devices.tempfile.tempdir = sys.argv[1]
 print(accelerators.task_device("cuda"), flush=True)
 sys.stdin.read()
 """

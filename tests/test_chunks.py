@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkinfer.jobs.chunks import Chunk, ChunkLimits, Piece, RowGroups, cut_chunks
+from sparkinfer.plan.chunks import Chunk, ChunkLimits, RowGroups, cut_chunks
+from sparkinfer.rows.reading import Piece
 
 ROW_GROUPS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 5000)), max_size=12)
 FILES = st.lists(ROW_GROUPS, max_size=6).map(

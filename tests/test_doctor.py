@@ -342,7 +342,7 @@ def test_horovod_without_its_part_for_torch_is_an_error_only_where_it_is_used(
 ) -> None:
     """The build without torch is a fake."""
     fake_versions(monkeypatch, horovod="0.28.1")
-    monkeypatch.setattr("sparkinfer.engines.launchers.has_horovod", lambda: False)
+    monkeypatch.setattr("sparkinfer.engines.horovod.launchers.has_horovod", lambda: False)
     asked = finding_of("horovod", engine="horovod", horovod={"launcher": "horovod"})
     assert asked.status == "error"
     assert "install_horovod.py" in asked.advice
@@ -357,7 +357,7 @@ def test_horovod_that_does_not_match_torch_is_an_error(
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('mpi_lib_v2.so: undefined symbol')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("sparkinfer.engines.launchers.has_horovod", lambda: True)
+    monkeypatch.setattr("sparkinfer.engines.horovod.launchers.has_horovod", lambda: True)
     fake_versions(monkeypatch, horovod="0.28.1")
     finding = finding_of("horovod", engine="horovod", horovod={"launcher": "horovod"})
     assert finding.status == "error"

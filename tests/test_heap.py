@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkinfer.models import heap
+from sparkinfer.workers import heap
 
 
 def resident_bytes() -> int:

@@ -4,7 +4,7 @@ import pytest
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
-from sparkinfer.jobs.inputs import check_columns, input_format
+from sparkinfer.plan.inputs import check_columns, input_format
 
 
 def config_for(path: object, **options: object) -> ScoringConfig:

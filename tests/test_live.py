@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.jobs.progress import PREPARE, SCORE, START, Progress, WorkerReport
-from sparkinfer.models.statistics import ScoringStatistics
+from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
 from sparkinfer.report import live
 from sparkinfer.report.live import (
     as_event,
@@ -22,6 +21,8 @@ from sparkinfer.report.live import (
     format_seconds,
     live_display,
 )
+from sparkinfer.workers.channel import WorkerReport
+from sparkinfer.workers.statistics import ScoringStatistics
 
 
 class Clock:

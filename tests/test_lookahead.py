@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sparkinfer.models.lookahead import LookAhead
+from sparkinfer.workers.lookahead import LookAhead
 
 
 class Item:

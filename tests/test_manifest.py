@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from sparkinfer.exceptions import ResumeError
-from sparkinfer.jobs.chunks import Chunk, Piece
 from sparkinfer.jobs.manifest import (
     ChunkRecord,
     Manifest,
@@ -16,7 +15,9 @@ from sparkinfer.jobs.manifest import (
     refuse_other_input,
     refuse_other_settings,
 )
-from sparkinfer.jobs.snapshot import InputFile
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.snapshot import InputFile
+from sparkinfer.rows.reading import Piece
 
 MANIFEST = Manifest(
     settings={"task": "text-classification", "max_length": None},

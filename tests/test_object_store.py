@@ -36,7 +36,7 @@ from sparkinfer.exceptions import JobError, OutputError, ResumeError
 from sparkinfer.jobs.lease import Lease, read_holder
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.runner import RunResult, run_job
-from sparkinfer.jobs.snapshot import list_files
+from sparkinfer.plan.snapshot import list_files
 from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, write_input
 from tests.tiny_models import sentences

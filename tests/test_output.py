@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.exceptions import ConfigError, OutputError
-from sparkinfer.jobs.chunks import Chunk
 from sparkinfer.jobs.output import Output
+from sparkinfer.plan.chunks import Chunk
 from sparkinfer.storage import join, make_folder, names_in, write_text
 
 

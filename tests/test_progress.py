@@ -4,19 +4,16 @@ from collections.abc import Iterable
 
 import pytest
 
-from sparkinfer.jobs import progress as progress_module
-from sparkinfer.jobs.progress import (
+from sparkinfer.plan import progress as progress_module
+from sparkinfer.plan.progress import (
     ETA_AFTER_S,
     MAX_WORKER_NAMES,
     RATE_WINDOW_S,
     SCORE,
     Progress,
-    ProgressAddress,
-    ProgressClient,
-    ProgressServer,
-    WorkerReport,
 )
-from sparkinfer.models.statistics import ScoringStatistics
+from sparkinfer.workers.channel import ProgressAddress, ProgressClient, ProgressServer, WorkerReport
+from sparkinfer.workers.statistics import ScoringStatistics
 
 
 def report(
@@ -68,7 +65,7 @@ def test_a_later_attempt_takes_the_place_of_an_earlier_one() -> None:
 
 def test_reports_of_workers_reach_the_driver() -> None:
     progress = Waiting()
-    server = ProgressServer(progress, "127.0.0.1")
+    server = ProgressServer(progress.update, "127.0.0.1")
     client = ProgressClient(server.address, "task 3", 1, "cuda:0 on gpu7")
     client.send(ScoringStatistics(rows=12, forward_s=0.5))
     assert progress.told.wait(5)
@@ -82,7 +79,7 @@ def test_reports_of_workers_reach_the_driver() -> None:
 
 def test_the_report_of_a_worker_that_ended_well_says_so() -> None:
     progress = Waiting()
-    server = ProgressServer(progress, "127.0.0.1")
+    server = ProgressServer(progress.update, "127.0.0.1")
     client = ProgressClient(server.address, "chunk 12 task 1", 0, "cpu")
     client.send(ScoringStatistics(rows=8))
     client.finish(ScoringStatistics(rows=9))
@@ -94,7 +91,7 @@ def test_the_report_of_a_worker_that_ended_well_says_so() -> None:
 
 
 def test_the_listener_keeps_no_thread_of_a_worker_that_has_gone() -> None:
-    server = ProgressServer(Progress(), "127.0.0.1")
+    server = ProgressServer(Progress().update, "127.0.0.1")
     for number in range(50):
         client = ProgressClient(server.address, f"task {number}", 0, "cpu")
         client.finish(ScoringStatistics(rows=1))
@@ -108,7 +105,7 @@ def test_the_listener_keeps_no_thread_of_a_worker_that_has_gone() -> None:
 def test_the_last_report_arrives_before_the_listener_is_closed() -> None:
     for _ in range(20):
         progress = Progress()
-        server = ProgressServer(progress, "127.0.0.1")
+        server = ProgressServer(progress.update, "127.0.0.1")
         client = ProgressClient(server.address, "task 0", 0, "cpu")
         for rows in range(100):
             client.send(ScoringStatistics(rows=rows))
@@ -127,7 +124,7 @@ def test_a_driver_that_accepts_and_stays_silent_does_not_hold_up_a_worker() -> N
 
 def test_a_wrong_secret_is_not_heard() -> None:
     progress = Waiting()
-    server = ProgressServer(progress, "127.0.0.1")
+    server = ProgressServer(progress.update, "127.0.0.1")
     stranger = ProgressAddress("127.0.0.1", server.address.port, b"guess")
     ProgressClient(stranger, "task 0", 0, "cpu").send(ScoringStatistics(rows=9))
     ours = ProgressClient(server.address, "task 1", 0, "cpu")
@@ -140,7 +137,7 @@ def test_a_wrong_secret_is_not_heard() -> None:
 
 def test_a_silent_stranger_does_not_block_the_listener() -> None:
     progress = Waiting()
-    server = ProgressServer(progress, "127.0.0.1")
+    server = ProgressServer(progress.update, "127.0.0.1")
     with socket.create_connection(("127.0.0.1", server.address.port)):
         client = ProgressClient(server.address, "task 1", 0, "cpu")
         client.send(ScoringStatistics(rows=1))

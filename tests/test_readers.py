@@ -13,20 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
-from sparkinfer.engines import chunk_reader, readers
-from sparkinfer.engines.chunk_reader import ChunkReader
-from sparkinfer.engines.prepare import (
+from sparkinfer.engines.horovod import readers
+from sparkinfer.engines.horovod.prepare import (
     KEYS_PER_PART,
     PreparedFile,
     PrepareJob,
     _parts,
     prepare_part,
 )
-from sparkinfer.engines.readers import READERS, choose_reader, read_row_groups
+from sparkinfer.engines.horovod.readers import READERS, choose_reader, read_row_groups
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
-from sparkinfer.jobs.chunks import Chunk, Piece
-from sparkinfer.models.encoding import Encoder, load_encoder
 from sparkinfer.models.sources import ModelSource, resolve
+from sparkinfer.models.tokens import Encoder, load_encoder
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.rows import reading
+from sparkinfer.rows.reading import ChunkReader, Piece
 from tests.tiny_models import sentences
 
 pytestmark = [
@@ -206,7 +207,7 @@ def test_parts_hold_every_piece_once_and_are_many_where_chunks_are_few(
 def test_windows_are_bounded_in_bytes(
     tmp_path: Path, source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunk_reader, "READ_ROWS", 70)
+    monkeypatch.setattr(reading, "READ_ROWS", 70)
     files = prepare(tmp_path, source, ["good"] * 210, max_batch_tokens=4000, window_bytes=1)
     assert [file.rows for file in files] == [70, 70, 70]
 

@@ -17,12 +17,12 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import ChunkTask
 from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError, ResumeError
-from sparkinfer.jobs.chunks import Chunk
 from sparkinfer.jobs.committer import error_limit
 from sparkinfer.jobs.lease import LeaseLostError
 from sparkinfer.jobs.runner import RunResult, run_job
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.ports import ChunkTask
 from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, add_file, write_input
 

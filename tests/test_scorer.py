@@ -9,9 +9,9 @@ import torch
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
 from sparkinfer.exceptions import DeviceError
-from sparkinfer.models import heap
 from sparkinfer.models.acceleration import LoadedModel
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS, NOT_FINITE, NULL_TEXT, Scorer
+from sparkinfer.workers import heap
 from tests.tiny_models import sentences
 
 COLUMNS = [

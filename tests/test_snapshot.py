@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.exceptions import InputError
-from sparkinfer.jobs.snapshot import (
+from sparkinfer.plan.snapshot import (
     InputFile,
     differences,
     input_root,

@@ -18,12 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkinfer.engines import supervision
-from sparkinfer.engines.base import ChunkTask, ScoredChunk, ScoringRun
-from sparkinfer.engines.chunk_commits import ChunkCommits
-from sparkinfer.engines.prepare import PreparedFile
-from sparkinfer.engines.rank_worker import PreparedChunk, deal_chunk
-from sparkinfer.engines.supervision import (
+from sparkinfer.engines.horovod import supervision
+from sparkinfer.engines.horovod.chunk_commits import ChunkCommits
+from sparkinfer.engines.horovod.prepare import PreparedFile
+from sparkinfer.engines.horovod.rank import PreparedChunk, deal_chunk
+from sparkinfer.engines.horovod.supervision import (
     DONE,
     SCORING,
     ControlFolderError,
@@ -33,7 +32,8 @@ from sparkinfer.engines.supervision import (
     Supervisor,
 )
 from sparkinfer.exceptions import JobError
-from sparkinfer.jobs.chunks import Chunk
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.ports import ChunkTask, ScoredChunk, ScoringRun
 
 WAIT_S = 20.0
 

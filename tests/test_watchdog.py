@@ -12,10 +12,10 @@ import pytest
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.models import watchdog
 from sparkinfer.models.acceleration import LoadedModel
 from sparkinfer.models.scorer import Scorer
-from sparkinfer.models.watchdog import Activity, ForwardPass, StallReport, Tokenising, Watchdog
+from sparkinfer.workers import watchdog
+from sparkinfer.workers.watchdog import Activity, ForwardPass, StallReport, Tokenising, Watchdog
 
 TIMEOUT_S = 0.5
 WAIT_S = 20.0
@@ -178,7 +178,7 @@ def test_an_activity_says_one_row() -> None:
 def test_the_process_ends_whatever_its_threads_and_its_last_word_do(tell: str) -> None:
     code = (
         "import threading, time\n"
-        "from sparkinfer.models import watchdog\n"
+        "from sparkinfer.workers import watchdog\n"
         "watchdog.LAST_WORD_S = 0.3\n"
         "threading.Thread(target=time.sleep, args=[60]).start()\n"
         f"threading.Thread(target=watchdog.end_process, args=[{tell}]).start()\n"

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import Engine
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.jobs.inputs import looks_like_table
 from sparkinfer.jobs.runner import Display, RunResult, choose_model_run, run_job
 from sparkinfer.models.acceleration import check_available
 from sparkinfer.models.tasks import get_task
+from sparkinfer.plan.inputs import looks_like_table
+from sparkinfer.plan.ports import Engine
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -91,7 +91,7 @@ def qualified(config: ScoringConfig, spark: SparkSession) -> ScoringConfig:
 def spark_engine(config: ScoringConfig, spark: SparkSession) -> Engine:
     """Returns the configured engine on a session."""
     if config.engine == "horovod":
-        from sparkinfer.engines.horovod import HorovodEngine
+        from sparkinfer.engines.horovod.engine import HorovodEngine
 
         return HorovodEngine(config, spark)
     from sparkinfer.engines.pandas_udf import PandasUdfEngine

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from sparkinfer.config import PathText, ScoringConfig
 from sparkinfer.doctor.nodes import NodeReport
-from sparkinfer.engines.base import Engine, InputTable
 from sparkinfer.models.sources import ModelSource
+from sparkinfer.plan.ports import Engine, InputTable
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

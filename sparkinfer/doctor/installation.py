@@ -60,7 +60,7 @@ def check_deepspeed(case: Case) -> Outcome:
 
 def check_horovod(case: Case) -> Outcome:
     """Returns whether Horovod can be used, where ranks are started with it."""
-    from sparkinfer.engines.launchers import choose_launcher, has_horovod
+    from sparkinfer.engines.horovod.launchers import choose_launcher, has_horovod
 
     launcher = choose_launcher(case.config.horovod.launcher)
     is_used = case.config.engine == "horovod" and launcher != "torch"
@@ -97,7 +97,7 @@ def check_petastorm(case: Case) -> Outcome:
 
 def _petastorm_problem(config: ScoringConfig) -> Outcome | None:
     """Returns why Petastorm cannot be used here, None if it can; does not import it."""
-    from sparkinfer.engines.readers import choose_reader
+    from sparkinfer.engines.horovod.readers import choose_reader
 
     advice = "use --set horovod.reader=pyarrow, or install petastorm==0.12.1 'pyarrow<15' 'numpy<2'"
     try:

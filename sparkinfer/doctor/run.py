@@ -11,9 +11,9 @@ from sparkinfer.models.tasks import get_task
 
 def check_engine(case: Case) -> Outcome:
     """Returns whether the engine can be made; notes it."""
-    from sparkinfer.engines.launchers import choose_launcher
+    from sparkinfer.engines.horovod.launchers import choose_launcher
+    from sparkinfer.engines.horovod.readers import choose_reader
     from sparkinfer.engines.local import LocalEngine
-    from sparkinfer.engines.readers import choose_reader
 
     name, options = case.config.engine, case.config.horovod
     if name == "local":

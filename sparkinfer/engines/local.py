@@ -14,19 +14,20 @@ import pyarrow.csv
 import pyarrow.dataset as pads
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import ChunkTask, InputTable, ScoredChunk, ScoringRun, Workers
-from sparkinfer.engines.chunk_reader import ChunkReader
-from sparkinfer.engines.writing import CarriedRows, write_tables
 from sparkinfer.exceptions import EngineUnavailableError, InputError
-from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format, type_name
-from sparkinfer.jobs.progress import SCORE, Progress, WorkerReport
 from sparkinfer.models.acceleration import Verdict, run_gate
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, stage
-from sparkinfer.models.statistics import ScoringStatistics
 from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
-from sparkinfer.models.watchdog import StallReport, Watchdog
+from sparkinfer.plan.inputs import carried_columns, check_columns, input_format, type_name
+from sparkinfer.plan.ports import ChunkTask, InputTable, ScoredChunk, ScoringRun, Workers
+from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.rows.reading import ChunkReader
+from sparkinfer.rows.writing import CarriedRows, write_tables
 from sparkinfer.storage import file_system, join, make_folder
+from sparkinfer.workers.channel import WorkerReport
+from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.watchdog import StallReport, Watchdog
 
 
 class LocalEngine:

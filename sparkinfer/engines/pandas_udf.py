@@ -25,22 +25,23 @@ from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructField, StructType
 
-from sparkinfer.engines.base import ChunkTask, ScoredChunk, ScoringRun
-from sparkinfer.engines.chunk_reader import cut_rows
 from sparkinfer.engines.isolation import DEATHS_BEFORE_ISOLATION, Isolation, deaths_in
 from sparkinfer.engines.spark_engine import SparkEngine
 from sparkinfer.engines.spark_worker import WorkerJob, score_partition
 from sparkinfer.exceptions import JobError
-from sparkinfer.jobs.chunks import Chunk
-from sparkinfer.jobs.inputs import carried_columns
-from sparkinfer.jobs.progress import SCORE, Progress, ProgressServer
 from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.inputs import carried_columns
+from sparkinfer.plan.ports import ChunkTask, ScoredChunk, ScoringRun
+from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.rows.reading import cut_rows
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import JobThreads
 from sparkinfer.spark.tables import quoted
 from sparkinfer.storage import join, names_in
+from sparkinfer.workers.channel import ProgressServer
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -9,17 +9,18 @@ import pandas as pd
 import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import InputTable, Workers
-from sparkinfer.engines.chunk_reader import ChunkReader
 from sparkinfer.engines.spark_worker import WorkerJob, gate_outcome, read_outcome
 from sparkinfer.exceptions import JobError
-from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format, type_name
-from sparkinfer.jobs.progress import Progress, ProgressAddress, ProgressServer
 from sparkinfer.models.acceleration import Verdict, import_libraries
 from sparkinfer.models.sources import ModelSource
+from sparkinfer.plan.inputs import carried_columns, check_columns, input_format, type_name
+from sparkinfer.plan.ports import InputTable, Workers
+from sparkinfer.plan.progress import Progress
+from sparkinfer.rows.reading import ChunkReader
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.tables import arrow_field, check_types, read_files, read_table
+from sparkinfer.workers.channel import ProgressAddress, ProgressServer
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -122,7 +123,7 @@ class SparkEngine:
         """Returns a listener that workers can reach, None where there cannot be one."""
         try:
             return ProgressServer(
-                progress, self._spark.conf.get("spark.driver.host") or "127.0.0.1"
+                progress.update, self._spark.conf.get("spark.driver.host") or "127.0.0.1"
             )
         except Exception:  # Spark Connect, an address of another network: display only
             return None

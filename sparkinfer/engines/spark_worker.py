@@ -15,7 +15,6 @@ from pyspark import TaskContext
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import SparkInferError
-from sparkinfer.jobs.progress import ProgressAddress, ProgressClient
 from sparkinfer.models.acceleration import (
     Acceleration,
     LoadedModel,
@@ -26,10 +25,12 @@ from sparkinfer.models.acceleration import (
 )
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, stage
-from sparkinfer.models.watchdog import Watchdog
 from sparkinfer.spark import worker_reuse
-from sparkinfer.spark.accelerators import release_gpus, task_device
+from sparkinfer.spark.accelerators import task_device
 from sparkinfer.spark.worker_end import end_worker
+from sparkinfer.workers.channel import ProgressAddress, ProgressClient
+from sparkinfer.workers.devices import release_gpus
+from sparkinfer.workers.watchdog import Watchdog
 
 
 @dataclass(frozen=True)

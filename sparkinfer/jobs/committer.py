@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import ScoredChunk
 from sparkinfer.exceptions import JobError, RowConservationError
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import ChunkRecord, ManifestFolder
 from sparkinfer.jobs.metrics import measure
 from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.progress import Progress
+from sparkinfer.plan.ports import ScoredChunk
+from sparkinfer.plan.progress import Progress
 from sparkinfer.storage import file_system, join
 
 MOST_REASONS, REASON_LENGTH = 10, 200

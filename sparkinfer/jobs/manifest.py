@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparkinfer.exceptions import ResumeError
-from sparkinfer.jobs.chunks import Chunk, Piece
-from sparkinfer.jobs.snapshot import InputFile, differences
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.snapshot import InputFile, differences
+from sparkinfer.rows.reading import Piece
 from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_text, replace_text
 
 logger = logging.getLogger(__name__)

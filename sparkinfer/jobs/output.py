@@ -14,8 +14,8 @@ import uuid
 from collections.abc import Collection, Sequence
 
 from sparkinfer.exceptions import ConfigError, OutputError
-from sparkinfer.jobs.chunks import Chunk
 from sparkinfer.jobs.manifest import MANIFEST_FILE
+from sparkinfer.plan.chunks import Chunk
 from sparkinfer.storage import (
     SUCCESS_FILE,
     WORK_FOLDER,

@@ -23,10 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import ChunkTask, Engine, ScoredChunk, ScoringRun, Workers
 from sparkinfer.exceptions import ConfigError, JobError, RowConservationError
-from sparkinfer.jobs.chunks import ChunkLimits, cut_chunks
-from sparkinfer.jobs.inputs import carried_columns
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import (
     ChunkRecord,
@@ -35,13 +32,16 @@ from sparkinfer.jobs.manifest import (
     refuse_other_settings,
 )
 from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.progress import Progress
 from sparkinfer.jobs.replacement import Replacer
-from sparkinfer.jobs.snapshot import read_row_groups
 from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.models.tasks import get_task, scored_schema
+from sparkinfer.plan.chunks import ChunkLimits, cut_chunks
+from sparkinfer.plan.inputs import carried_columns
+from sparkinfer.plan.ports import ChunkTask, Engine, ScoredChunk, ScoringRun, Workers
+from sparkinfer.plan.progress import Progress
+from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.storage import file_system, join, make_folder
 
 MakeEngine = Callable[[ScoringConfig], Engine]

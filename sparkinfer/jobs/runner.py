@@ -14,7 +14,6 @@ from typing import Any
 
 from sparkinfer import __version__
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import ChunkTask, Engine, InputTable, ScoringRun, Workers
 from sparkinfer.exceptions import (
     ConfigError,
     JobError,
@@ -22,7 +21,6 @@ from sparkinfer.exceptions import (
     SparkInferError,
     UsageError,
 )
-from sparkinfer.jobs.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, cut_chunks
 from sparkinfer.jobs.committer import Committer, refuse_recorded_errors, utc_now
 from sparkinfer.jobs.lease import Lease, read_holder
 from sparkinfer.jobs.manifest import (
@@ -34,7 +32,6 @@ from sparkinfer.jobs.manifest import (
 )
 from sparkinfer.jobs.metrics import check_metrics, combine
 from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.progress import SCORE, DeviceProgress, Progress
 from sparkinfer.jobs.replacement import Replacer
 from sparkinfer.jobs.retry import (
     ErrorRetry,
@@ -42,13 +39,16 @@ from sparkinfer.jobs.retry import (
     Retried,
     refuse_without_text,
 )
-from sparkinfer.jobs.snapshot import InputFile, input_root, list_files, read_row_groups
 from sparkinfer.models.acceleration import Verdict, check_available
 from sparkinfer.models.sources import ModelSource, resolve
-from sparkinfer.models.statistics import ScoringStatistics
 from sparkinfer.models.tasks import get_task
+from sparkinfer.plan.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, cut_chunks
+from sparkinfer.plan.ports import ChunkTask, Engine, InputTable, ScoringRun, Workers
+from sparkinfer.plan.progress import SCORE, DeviceProgress, Progress
+from sparkinfer.plan.snapshot import InputFile, input_root, list_files, read_row_groups
 from sparkinfer.redaction import without_secrets
 from sparkinfer.storage import SUCCESS_FILE, join
+from sparkinfer.workers.statistics import ScoringStatistics
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""

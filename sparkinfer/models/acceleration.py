@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
-from sparkinfer.models.encoding import Encoder, length_limit, pads_batches
 from sparkinfer.models.tasks import get_task
+from sparkinfer.models.tokens import Encoder, length_limit, pads_batches
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.batching.windows import cut_windows
 from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import DeviceError
-from sparkinfer.models import heap
 from sparkinfer.models.acceleration import LoadedModel, release_memory
-from sparkinfer.models.encoding import Encoded, EncodedRows
-from sparkinfer.models.lookahead import LookAhead
-from sparkinfer.models.statistics import ScoringStatistics
 from sparkinfer.models.tasks import scored_schema
-from sparkinfer.models.watchdog import Activity, ForwardPass, Tokenising
+from sparkinfer.models.tokens import Encoded, EncodedRows
+from sparkinfer.workers import heap
+from sparkinfer.workers.lookahead import LookAhead
+from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.watchdog import Activity, ForwardPass, Tokenising
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Token budget by kind of device: beyond it, rates measured on a CPU stop growing."""

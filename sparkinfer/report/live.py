@@ -27,7 +27,7 @@ from rich.text import Text
 
 from sparkinfer.config import DisplayMode
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.jobs.progress import PREPARE, START, Progress, ProgressState
+from sparkinfer.plan.progress import PREPARE, START, Progress, ProgressState
 
 logger = logging.getLogger(__name__)
 

@@ -9,21 +9,18 @@ on one GPU is refused on the driver. The driver itself never touches CUDA.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.workers.devices import count_cuda_devices, has_nvidia_driver, worker_device
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from filelock import FileLock
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
@@ -115,42 +112,7 @@ def task_device(kind: str) -> str:
         EngineUnavailableError: the GPU is not visible to torch, or all of them are taken; a GPU
             that was asked for is never replaced by the CPU.
     """
-    return "cpu" if kind == "cpu" else rank_device(kind, _assigned_gpu(), 0)
-
-
-def rank_device(kind: str, address: str | None, local_rank: int) -> str:
-    """Returns the torch device of a rank: the GPU that Spark gave it, else that of its local rank.
-
-    A GPU that Spark has not assigned is held by a lock: a launcher that counts local ranks by
-    container and not by host gives several ranks the same one, and the others then take the next.
-
-    Args:
-        kind: `cuda` or `cpu`, as `Accelerators.kind`.
-        address: what Spark assigned to the rank's task, None where it schedules no GPUs.
-        local_rank: the rank among those on its host.
-
-    Raises:
-        EngineUnavailableError: torch does not see that GPU, or all of them are taken.
-    """
-    if kind == "cpu":
-        return "cpu"
-    visible = _visible_devices(os.environ)
-    index = _lock_free_gpu(visible, local_rank) if address is None else gpu_index(address, visible)
-    count = _count_cuda_devices()
-    if index >= count:
-        raise EngineUnavailableError(
-            f"host {socket.gethostname()}: the task owns GPU {address or index}, but torch sees "
-            f"{count} CUDA devices there (CUDA_VISIBLE_DEVICES="
-            f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}); install a CUDA build of torch and a "
-            "working driver, or use device='cpu'"
-        )
-    return f"cuda:{index}"
-
-
-def release_gpus() -> None:
-    """Gives back the GPUs that this process held for its tasks."""
-    while _held:
-        _held.popitem()[1].release()
+    return "cpu" if kind == "cpu" else worker_device(kind, assigned_gpu(), 0)
 
 
 def _gpus_per_task(spark: SparkSession) -> str | None:
@@ -257,7 +219,7 @@ def wait_for_slots(
 def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostReport]:
     """Returns what each host of the executors has, by a job of as many tasks as there are slots."""
     here = is_classic(spark) and _is_local(spark.conf.get("spark.master", None))
-    if device == "auto" and here and not _has_nvidia_driver():
+    if device == "auto" and here and not has_nvidia_driver():
         return {socket.gethostname(): HostReport(tasks, 0, has_driver=False)}
     # Importing torch takes seconds; a host without a driver is not worth them.
     always_ask_torch = device == "cuda"
@@ -355,8 +317,8 @@ def _report_gpus(
     import pyarrow as pa
 
     for _ in batches:
-        has_driver = _has_nvidia_driver()
-        gpus = _count_cuda_devices() if has_driver or always_ask_torch else 0
+        has_driver = has_nvidia_driver()
+        gpus = count_cuda_devices() if has_driver or always_ask_torch else 0
         yield pa.RecordBatch.from_arrays(
             [
                 pa.array([socket.gethostname()], pa.string()),
@@ -367,97 +329,10 @@ def _report_gpus(
         )
 
 
-def _has_nvidia_driver() -> bool:
-    if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/dxg").exists():  # Linux, WSL
-        return True
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
-def _count_cuda_devices() -> int:
-    try:
-        import torch
-    except ImportError:
-        return 0
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _assigned_gpu() -> str | None:
+def assigned_gpu() -> str | None:
     """Returns the first GPU address that Spark gave the running task, or None."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context is not None else None
     return str(gpu.addresses[0]) if gpu is not None and gpu.addresses else None
-
-
-def _visible_devices(environment: Mapping[str, str]) -> list[str]:
-    """Returns the entries of CUDA_VISIBLE_DEVICES; empty where it is not set."""
-    text = environment.get("CUDA_VISIBLE_DEVICES", "")
-    return [entry.strip() for entry in text.split(",") if entry.strip()]
-
-
-def gpu_index(address: str, visible: list[str]) -> int:
-    """Returns torch's index of a GPU address.
-
-    A number indexes into CUDA_VISIBLE_DEVICES where that is set; both torch and Spark count so.
-
-    Args:
-        address: what Spark reports, a number or `GPU-<uuid>`.
-        visible: the entries of CUDA_VISIBLE_DEVICES.
-
-    Raises:
-        EngineUnavailableError: an address that is no number is not among the visible devices.
-    """
-    if address.isdecimal():
-        return int(address)
-    if address in visible:
-        return visible.index(address)
-    raise EngineUnavailableError(
-        f"host {socket.gethostname()}: GPU address {address!r} is not in CUDA_VISIBLE_DEVICES="
-        f"{','.join(visible)!r}; let the discovery script report indices, or set that variable for "
-        "the executors"
-    )
-
-
-# A lock is given back when its object is collected: this one lives as long as the process.
-_held: dict[int, FileLock] = {}
-
-
-def _lock_free_gpu(visible: list[str], first: int) -> int:
-    """Returns the index of a GPU that no other process on this host holds, and holds it.
-
-    Args:
-        visible: the entries of CUDA_VISIBLE_DEVICES.
-        first: the index that is tried first.
-    """
-    if _held:
-        return next(iter(_held))
-    count = _count_cuda_devices()
-    for place in range(count):
-        index = (first + place) % count
-        name = visible[index] if index < len(visible) else str(index)
-        lock = _try_lock(name)
-        if lock is not None:
-            _held[index] = lock
-            return index
-    if count == 0:
-        return 0  # for the caller to refuse: it names what torch sees
-    raise EngineUnavailableError(
-        f"host {socket.gethostname()}: more tasks load a model than there are GPUs ({count}), and "
-        f"all of them are held by other processes; set {GPUS_PER_EXECUTOR} and {GPUS_PER_TASK}=1, "
-        "or use fewer workers"
-    )
-
-
-def _try_lock(gpu: str) -> Any:
-    """Returns a held lock on the GPU's file in the temporary folder, or None if it is taken."""
-    from filelock import FileLock, Timeout
-
-    # By user: the file of another one could not be opened for writing.
-    file = f"sparkinfer-{os.getuid()}-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
-    lock = FileLock(Path(tempfile.gettempdir()) / file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock

@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from sparkinfer.models.watchdog import end_process
+from sparkinfer.workers.watchdog import end_process
 
 HANG_UP_S = 5.0
 """What Spark gets to see the end of what the worker sends, and to close the connection."""

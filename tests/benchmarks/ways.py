@@ -103,12 +103,12 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     import pyarrow.parquet as pq
 
     import sparkinfer
-    from sparkinfer.engines.chunk_reader import ChunkReader
-    from sparkinfer.engines.prepare import PrepareJob, prepare_part
-    from sparkinfer.engines.readers import READERS, read_row_groups
-    from sparkinfer.jobs.chunks import ChunkLimits, cut_chunks
-    from sparkinfer.jobs.snapshot import read_row_groups as row_groups_of
+    from sparkinfer.engines.horovod.prepare import PrepareJob, prepare_part
+    from sparkinfer.engines.horovod.readers import READERS, read_row_groups
     from sparkinfer.models.sources import resolve
+    from sparkinfer.plan.chunks import ChunkLimits, cut_chunks
+    from sparkinfer.plan.snapshot import read_row_groups as row_groups_of
+    from sparkinfer.rows.reading import ChunkReader
 
     config = sparkinfer.ScoringConfig(model=options.model, input_col="text")
     source = resolve(config.model, revision=None, loading=config.loading)

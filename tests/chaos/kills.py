@@ -17,7 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparkinfer.engines.launchers import has_horovod
+from sparkinfer.engines.horovod.launchers import has_horovod
 from tests.chaos.checks import (
     Expected,
     Reader,

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
-from sparkinfer.engines import horovod, supervision
-from sparkinfer.engines.horovod import HorovodEngine
-from sparkinfer.engines.launchers import has_horovod
-from sparkinfer.engines.rank_worker import Placement, deal_chunk
-from sparkinfer.engines.readers import choose_reader
+from sparkinfer.engines.horovod import engine as horovod
+from sparkinfer.engines.horovod import supervision
+from sparkinfer.engines.horovod.engine import HorovodEngine
+from sparkinfer.engines.horovod.launchers import has_horovod
+from sparkinfer.engines.horovod.rank import Placement, deal_chunk
+from sparkinfer.engines.horovod.readers import choose_reader
 from sparkinfer.exceptions import (
     ConfigError,
     EngineUnavailableError,
@@ -371,7 +372,7 @@ def test_a_chunk_without_rows_is_recorded_and_starts_no_rank(
 
 
 def report_tasks(spark: object, folder: str) -> list:
-    from sparkinfer.engines.prepare import _without_gpus
+    from sparkinfer.engines.horovod.prepare import _without_gpus
 
     def meet(batches: object) -> object:
         import pathlib
@@ -507,7 +508,7 @@ def test_a_launcher_that_is_not_installed_is_named(
     package: str,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr("sparkinfer.engines.launchers.has_horovod", lambda: False)
+    monkeypatch.setattr("sparkinfer.engines.horovod.launchers.has_horovod", lambda: False)
     source = write(tmp_path / "in.parquet", ["good"])
     config = config_for(classifier, source, tmp_path / "out", horovod={"launcher": launcher})
     with pytest.raises(EngineUnavailableError, match=f"{package}.*horovod.launcher=torch"):
@@ -562,7 +563,7 @@ def test_ranks_that_find_no_slot_end_the_run_in_time(
 
 @pytest.mark.skipif("horovod" not in LAUNCHERS, reason="horovod is not installed")
 def test_a_rank_without_horovods_variables_asks_horovod_for_its_place() -> None:
-    script = "from sparkinfer.engines.launchers import horovod_placement as p; print(p())"
+    script = "from sparkinfer.engines.horovod.launchers import horovod_placement as p; print(p())"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

@@ -16,8 +16,8 @@ import pyarrow.dataset as pads
 import pytest
 
 import sparkinfer
-from sparkinfer.engines import horovod
-from sparkinfer.engines.rank_worker import RankJob
+from sparkinfer.engines.horovod import engine as horovod
+from sparkinfer.engines.horovod.rank import RankJob
 from sparkinfer.exceptions import JobError
 from sparkinfer.spark.errors import explain
 from tests.standalone_cluster import run_driver
@@ -204,7 +204,7 @@ def wait_until_gone(pid: int) -> None:
 
 HUNG_RANK = """
 import pickle, sys, time
-from sparkinfer.engines.rank_worker import Placement, run_rank
+from sparkinfer.engines.horovod.rank import Placement, run_rank
 from sparkinfer.models.acceleration import LoadedModel
 
 LoadedModel.score = lambda self, inputs: time.sleep(1000)

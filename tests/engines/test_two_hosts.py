@@ -14,7 +14,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from sparkinfer.engines.launchers import has_horovod
+from sparkinfer.engines.horovod.launchers import has_horovod
 from tests.standalone_cluster import Host, StandaloneCluster, run_driver
 from tests.tiny_models import sentences
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sparkinfer.batching.row_groups import deal_out
-from sparkinfer.engines.prepare import PreparedFile
-from sparkinfer.engines.readers import READERS, read_row_groups
-from sparkinfer.engines.spark_worker import WorkerJob, limit_threads, load_model
-from sparkinfer.engines.supervision import (
+from sparkinfer.engines.horovod.prepare import PreparedFile
+from sparkinfer.engines.horovod.readers import READERS, read_row_groups
+from sparkinfer.engines.horovod.supervision import (
     DONE,
     SCORING,
     ControlFolderError,
@@ -24,16 +23,17 @@ from sparkinfer.engines.supervision import (
     RankResult,
     RunAbortedError,
 )
-from sparkinfer.engines.writing import CarriedRows, write_tables
+from sparkinfer.engines.spark_worker import WorkerJob, limit_threads, load_model
 from sparkinfer.exceptions import RowConservationError
-from sparkinfer.jobs.progress import ProgressClient
 from sparkinfer.models.acceleration import LoadedModel
-from sparkinfer.models.encoding import EncodedRows
 from sparkinfer.models.scorer import Scorer
-from sparkinfer.models.statistics import ScoringStatistics
-from sparkinfer.models.watchdog import StallReport, Watchdog, end_process
-from sparkinfer.spark.accelerators import rank_device
+from sparkinfer.models.tokens import EncodedRows
+from sparkinfer.rows.writing import CarriedRows, write_tables
 from sparkinfer.storage import join
+from sparkinfer.workers.channel import ProgressClient
+from sparkinfer.workers.devices import worker_device
+from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.watchdog import StallReport, Watchdog, end_process
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def _score_chunks(job: RankJob, placement: Placement, beat: RankBeat) -> None:
         return  # more ranks than row groups: no need to load the model
     started = time.perf_counter()
     limit_threads(job.worker.cores)
-    device = rank_device(job.worker.kind, placement.gpu_address, placement.local_rank)
+    device = worker_device(job.worker.kind, placement.gpu_address, placement.local_rank)
     model = load_model(job.worker, device)
     beat.check()
     beat.enter(SCORING)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from sparkinfer.rows.reading import Piece
+
 
 @dataclass(frozen=True)
 class RowGroups:
@@ -23,23 +25,6 @@ class RowGroups:
     path: str
     rows: tuple[int, ...]
     text_bytes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Row groups of one file, one after the other.
-
-    Attributes:
-        path: of the file, below the input's folder.
-        first: index of the first row group.
-        count: number of row groups.
-        rows: rows in them.
-    """
-
-    path: str
-    first: int
-    count: int
-    rows: int
 
 
 @dataclass(frozen=True)

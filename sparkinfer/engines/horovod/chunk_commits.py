@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from sparkinfer.engines.base import ScoredChunk, ScoringRun
-from sparkinfer.engines.rank_worker import PreparedChunk
-from sparkinfer.engines.supervision import RankResult
+from sparkinfer.engines.horovod.rank import PreparedChunk
+from sparkinfer.engines.horovod.supervision import RankResult
+from sparkinfer.plan.ports import ScoredChunk, ScoringRun
 
 
 class ChunkCommits:

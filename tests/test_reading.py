@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkinfer.engines.chunk_reader import ChunkReader, cut_rows
 from sparkinfer.exceptions import JobError
-from sparkinfer.jobs.chunks import Piece
+from sparkinfer.rows.reading import ChunkReader, Piece, cut_rows
 
 
 def rows_of(reader: ChunkReader, *pieces: Piece) -> list[dict[str, object]]:

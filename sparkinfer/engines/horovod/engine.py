@@ -16,23 +16,23 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.base import ScoredChunk, ScoringRun, Workers
-from sparkinfer.engines.chunk_commits import ChunkCommits
+from sparkinfer.engines.horovod.chunk_commits import ChunkCommits
+from sparkinfer.engines.horovod.launchers import LAUNCHERS, Launcher, choose_launcher
+from sparkinfer.engines.horovod.prepare import PreparedFile, PrepareJob, prepare
+from sparkinfer.engines.horovod.rank import PreparedChunk, RankJob, deal_chunk
+from sparkinfer.engines.horovod.readers import choose_reader
+from sparkinfer.engines.horovod.supervision import Supervisor
 from sparkinfer.engines.isolation import DEATHS_BEFORE_ISOLATION
-from sparkinfer.engines.launchers import LAUNCHERS, Launcher, choose_launcher
 from sparkinfer.engines.pandas_udf import PandasUdfEngine
-from sparkinfer.engines.prepare import PreparedFile, PrepareJob, prepare
-from sparkinfer.engines.rank_worker import PreparedChunk, RankJob, deal_chunk
-from sparkinfer.engines.readers import choose_reader
 from sparkinfer.engines.spark_engine import SparkEngine
-from sparkinfer.engines.supervision import Supervisor
-from sparkinfer.engines.writing import write_tables
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
-from sparkinfer.jobs.inputs import carried_columns
-from sparkinfer.jobs.progress import PREPARE, SCORE, START, Progress
 from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
+from sparkinfer.plan.inputs import carried_columns
+from sparkinfer.plan.ports import ScoredChunk, ScoringRun, Workers
+from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
+from sparkinfer.rows.writing import write_tables
 from sparkinfer.spark.accelerators import count_slots, is_classic, why_slots_are_unknown
 from sparkinfer.spark.tables import arrow_field
 from sparkinfer.storage import join, make_folder

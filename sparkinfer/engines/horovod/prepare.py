@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from sparkinfer.batching.planner import IntArray
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.chunk_reader import ChunkReader
 from sparkinfer.exceptions import JobError
-from sparkinfer.jobs.chunks import Chunk
-from sparkinfer.models.encoding import EncodedRows, Encoder, load_encoder
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
 from sparkinfer.models.sources import ModelSource, stage
+from sparkinfer.models.tokens import EncodedRows, Encoder, load_encoder
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.rows.reading import ChunkReader
 from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
 from sparkinfer.spark.errors import explain
 from sparkinfer.storage import file_system, join, make_folder

@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
-from sparkinfer.models import encoding
-from sparkinfer.models.encoding import Encoder, length_limit
+from sparkinfer.models import tokens
+from sparkinfer.models.tokens import Encoder, length_limit
 from tests.tiny_models import sentences
 
 
@@ -86,7 +86,7 @@ def test_long_texts_are_encoded_in_slices_with_the_same_result(
 ) -> None:
     texts = [*sentences(40), "broken", "film " * 30]
     whole = refusing.encode(texts)
-    monkeypatch.setattr(encoding, "SLICE_CHARACTERS", 60)
+    monkeypatch.setattr(tokens, "SLICE_CHARACTERS", 60)
     sliced = refusing.encode(texts)
     assert {name: ids.tolist() for name, ids in sliced.columns.items()} == {
         name: ids.tolist() for name, ids in whole.columns.items()

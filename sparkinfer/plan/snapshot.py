@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkinfer.exceptions import InputError
-from sparkinfer.jobs.chunks import RowGroups
+from sparkinfer.plan.chunks import RowGroups
 from sparkinfer.storage import file_system, join
 
 FOOTERS_AT_ONCE = 16

@@ -11,13 +11,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sparkinfer.exceptions import JobError
-from sparkinfer.jobs.chunks import Piece
 from sparkinfer.storage import file_system, join
 
 READ_ROWS = 4096
 """Rows in a batch."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Row groups of one file, one after the other.
+
+    Attributes:
+        path: of the file, below the input's folder.
+        first: index of the first row group.
+        count: number of row groups.
+        rows: rows in them.
+    """
+
+    path: str
+    first: int
+    count: int
+    rows: int
 
 
 @dataclass(frozen=True)

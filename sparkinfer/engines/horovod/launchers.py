@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sparkinfer.engines.rank_worker import Placement, RankJob, run_rank
+from sparkinfer.engines.horovod.rank import Placement, RankJob, run_rank
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.spark.accelerators import GPUS_PER_TASK
 

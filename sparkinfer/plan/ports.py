@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sparkinfer.jobs.chunks import Chunk
-from sparkinfer.jobs.progress import Progress
 from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.sources import ModelSource
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.progress import Progress
 
 
 @dataclass(frozen=True)

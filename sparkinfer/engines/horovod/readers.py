@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from sparkinfer.engines.prepare import (
+from sparkinfer.engines.horovod.prepare import (
     CARRIED,
     ERROR,
     N_TOKENS,
@@ -28,7 +28,7 @@ from sparkinfer.engines.prepare import (
     PreparedFile,
 )
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
-from sparkinfer.models.encoding import Encoded, EncodedRows
+from sparkinfer.models.tokens import Encoded, EncodedRows
 from sparkinfer.storage import file_system, join, renames_atomically
 
 Columns = Mapping[str, npt.NDArray[Any]]

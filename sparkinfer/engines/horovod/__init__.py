@@ -1,0 +1,1 @@
+"""The `horovod` engine: ranks that score what Spark prepared."""

@@ -1,0 +1,1 @@
+"""Rows as Arrow batches: how they are read, processed and written."""

@@ -1,0 +1,1 @@
+"""What a worker process needs, whatever started it."""

@@ -1,0 +1,144 @@
+"""Which device a worker process owns.
+
+A GPU that nobody assigned is held by a lock file of its host until the process ends, so that two
+workers never load a model on the same one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparkinfer.exceptions import EngineUnavailableError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+
+def worker_device(kind: str, address: str | None, local_rank: int) -> str:
+    """Returns the torch device of a rank: the GPU that Spark gave it, else that of its local rank.
+
+    A GPU that Spark has not assigned is held by a lock: a launcher that counts local ranks by
+    container and not by host gives several ranks the same one, and the others then take the next.
+
+    Args:
+        kind: `cuda` or `cpu`, as `Accelerators.kind`.
+        address: what Spark assigned to the rank's task, None where it schedules no GPUs.
+        local_rank: the rank among those on its host.
+
+    Raises:
+        EngineUnavailableError: torch does not see that GPU, or all of them are taken.
+    """
+    if kind == "cpu":
+        return "cpu"
+    visible = _visible_devices(os.environ)
+    index = _lock_free_gpu(visible, local_rank) if address is None else gpu_index(address, visible)
+    count = count_cuda_devices()
+    if index >= count:
+        raise EngineUnavailableError(
+            f"host {socket.gethostname()}: the task owns GPU {address or index}, but torch sees "
+            f"{count} CUDA devices there (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}); install a CUDA build of torch and a "
+            "working driver, or use device='cpu'"
+        )
+    return f"cuda:{index}"
+
+
+def release_gpus() -> None:
+    """Gives back the GPUs that this process held for its tasks."""
+    while _held:
+        _held.popitem()[1].release()
+
+
+def has_nvidia_driver() -> bool:
+    """Returns whether an NVIDIA driver is loaded on this host; asks no library."""
+    if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/dxg").exists():  # Linux, WSL
+        return True
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def count_cuda_devices() -> int:
+    """Returns the CUDA devices that torch sees here."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _visible_devices(environment: Mapping[str, str]) -> list[str]:
+    """Returns the entries of CUDA_VISIBLE_DEVICES; empty where it is not set."""
+    text = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+def gpu_index(address: str, visible: list[str]) -> int:
+    """Returns torch's index of a GPU address.
+
+    A number indexes into CUDA_VISIBLE_DEVICES where that is set; both torch and Spark count so.
+
+    Args:
+        address: what Spark reports, a number or `GPU-<uuid>`.
+        visible: the entries of CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        EngineUnavailableError: an address that is no number is not among the visible devices.
+    """
+    if address.isdecimal():
+        return int(address)
+    if address in visible:
+        return visible.index(address)
+    raise EngineUnavailableError(
+        f"host {socket.gethostname()}: GPU address {address!r} is not in CUDA_VISIBLE_DEVICES="
+        f"{','.join(visible)!r}; let the discovery script report indices, or set that variable for "
+        "the executors"
+    )
+
+
+# A lock is given back when its object is collected: this one lives as long as the process.
+_held: dict[int, FileLock] = {}
+
+
+def _lock_free_gpu(visible: list[str], first: int) -> int:
+    """Returns the index of a GPU that no other process on this host holds, and holds it.
+
+    Args:
+        visible: the entries of CUDA_VISIBLE_DEVICES.
+        first: the index that is tried first.
+    """
+    if _held:
+        return next(iter(_held))
+    count = count_cuda_devices()
+    for place in range(count):
+        index = (first + place) % count
+        name = visible[index] if index < len(visible) else str(index)
+        lock = _try_lock(name)
+        if lock is not None:
+            _held[index] = lock
+            return index
+    if count == 0:
+        return 0  # for the caller to refuse: it names what torch sees
+    raise EngineUnavailableError(
+        f"host {socket.gethostname()}: more tasks load a model than there are GPUs ({count}), and "
+        f"all of them are held by other processes; set spark.executor.resource.gpu.amount "
+        "and spark.task.resource.gpu.amount=1, or use fewer workers"
+    )
+
+
+def _try_lock(gpu: str) -> Any:
+    """Returns a held lock on the GPU's file in the temporary folder, or None if it is taken."""
+    from filelock import FileLock, Timeout
+
+    # By user: the file of another one could not be opened for writing.
+    file = f"sparkinfer-{os.getuid()}-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
+    lock = FileLock(Path(tempfile.gettempdir()) / file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
