@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sparkinfer.api.functions import run, score
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
-    from sparkinfer.jobs.runner import RunResult
+    from sparkinfer.jobs.result import RunResult
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ __all__ = ["RunResult", "ScoringConfig", "SparkInferError", "run", "score"]
 _HOME = {
     "ScoringConfig": "sparkinfer.config",
     "SparkInferError": "sparkinfer.exceptions",
-    "RunResult": "sparkinfer.jobs.runner",
+    "RunResult": "sparkinfer.jobs.result",
     "run": "sparkinfer.api.functions",
     "score": "sparkinfer.api.functions",
 }

@@ -7,28 +7,28 @@ hundreds of jobs.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.models.acceleration import Acceleration, Verdict
-from sparkinfer.models.sources import ModelSource
-from sparkinfer.models.tasks import TASKS, scored_schema
-from sparkinfer.plan.ports import (
-    ChunkTask,
-    InputTable,
-    ScoredChunk,
-    ScoringRun,
-    Workers,
-)
+from sparkinfer.jobs.result import RunResult
+from sparkinfer.jobs.runner import run_job
+from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.gate import Verdict
+from sparkinfer.models.tasks import TASKS
+from sparkinfer.models.tasks.base import scored_schema
+from sparkinfer.plan.plan import Plan, Workers
+from sparkinfer.plan.ports import ChunkLedger, ChunkTask, InputTable, ScoredChunk
+from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import SCORE, Progress
-from sparkinfer.rows.reading import ChunkReader
-from sparkinfer.rows.writing import write_tables
-from sparkinfer.storage import join, make_folder
+from sparkinfer.rows.tally import WrittenFile
+from sparkinfer.rows.writing import ScoredWriter
+from sparkinfer.storage import make_folder
 
 LABELS = ("NEGATIVE", "POSITIVE")
 
@@ -37,8 +37,7 @@ FAILURE = "model: made up"
 """The `error` of a row that fails."""
 
 TYPES = {"id": pa.int64(), "text": pa.string(), "label": pa.int64()}
-"""Of an input's columns, and of those of rows that are rescored: their places."""
-PLACES = {"file": pa.int32(), "row": pa.int64(), "text": pa.string()}
+"""Of an input's columns."""
 
 
 def scores_of(
@@ -65,6 +64,20 @@ def scores_of(
     ).set_column(5, table.schema.field(5), table.column(5))
 
 
+class MadeUpInput:
+    """Parquet files with the columns `id`, `text` and `label`."""
+
+    def __init__(self, config: ScoringConfig) -> None:
+        self._config = config
+
+    def open(self) -> InputTable:
+        schema = pa.schema([(name, TYPES[name]) for name in ("id", "text", "label")])
+        return InputTable(tuple(schema.names), "parquet", str(self._config.input), schema)
+
+    def copy(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
+        raise AssertionError("Parquet is not staged")
+
+
 @dataclass
 class MadeUpEngine:
     """Scores an input with the columns `id` and `text`, one chunk after the other.
@@ -75,7 +88,7 @@ class MadeUpEngine:
         parts: files that each chunk is written as.
         before_chunk: called before each chunk is scored.
         failing: ids of rows that the model raises for.
-        scored: the numbers of the chunks that were scored.
+        calls: the numbers of the chunks that were scored, in a list for each call of `score`.
     """
 
     config: ScoringConfig
@@ -83,50 +96,50 @@ class MadeUpEngine:
     parts: int = 1
     before_chunk: Callable[[ChunkTask], None] = lambda task: None
     failing: Container[int] = ()
-    scored: list[int] = field(default_factory=list)
+    calls: list[list[int]] = field(default_factory=list)
 
-    def open_input(self) -> InputTable:
-        kinds = {"id": "int64", "text": "string"}
-        return InputTable(("id", "text"), "parquet", str(self.config.input), kinds)
+    @property
+    def scored(self) -> list[int]:
+        """The numbers of the chunks that were scored."""
+        return [number for call in self.calls for number in call]
 
-    def stage_input(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
-        raise AssertionError("Parquet is not staged")
-
-    def find_workers(self) -> Workers:
+    def workers(self) -> Workers:
         return Workers("cpu", 1)
 
-    def run_gate(self, source: ModelSource) -> Verdict:
+    def on_one_worker(self, act: Any, warm_up: Any) -> Verdict:
         return Verdict(Acceleration("none", self.dtype), "cpu", 0.0, 1e-4, LABELS, 64)
 
-    def score(self, run: ScoringRun, progress: Progress) -> None:
+    def score(
+        self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
+    ) -> None:
         progress.enter(SCORE)
-        kept = list(self.config.carry_cols or TYPES)
-        types = PLACES if "row" in kept else TYPES
-        schema = pa.schema([(name, types[name]) for name in dict.fromkeys([*kept, "text"])])
-        reader = ChunkReader(run.read_from, schema)
-        for task in run.tasks:
+        self.calls.append([])
+        for task in tasks:
             self.before_chunk(task)
-            table = pa.Table.from_batches(reader.read(task.chunk.pieces), schema)
-            texts = table["text"].to_pylist()
-            ids = _ids_in(texts) if "row" in kept else table["id"].to_pylist()
+            table = pa.Table.from_batches(plan.reader.read(task.chunk.pieces), plan.columns.read)
+            texts = table[plan.columns.inputs.names[0]].to_pylist()
+            ids = table["id"].to_pylist() if "id" in table.column_names else _ids_in(texts)
             scored = scores_of(ids, texts, self.failing)
-            table = table.select(kept)
-            for name, column in zip(scored.schema.names, scored.columns, strict=True):
-                name_there = self.config.output_prefix + name
-                kind = scored.schema.field(name).with_name(name_there)
-                table = table.append_column(kind, column)
-            files = self._write(task, table)
-            self.scored.append(task.chunk.number)
-            run.commit(ScoredChunk(task.chunk, task.staging, files, 0.5))
+            carried = table.select(plan.columns.carried.names)
+            columns = [*carried.columns, *scored.columns]
+            table = pa.Table.from_arrays(columns, schema=plan.columns.output)
+            files = self._write(plan, task, table)
+            self.calls[-1].append(task.chunk.number)
+            ledger.commit(ScoredChunk(task.chunk, task.staging, files, 0.5))
 
-    def _write(self, task: ChunkTask, table: pa.Table) -> tuple[str, ...]:
+    def _write(self, plan: Plan, task: ChunkTask, table: pa.Table) -> tuple[WrittenFile, ...]:
         make_folder(task.staging)
-        names = []
+        writer = ScoredWriter(task.staging, plan.columns, plan.measure)
+        files = []
         for part in range(self.parts):
             rows = table.take(pa.array(range(part, table.num_rows, self.parts), pa.int64()))
-            names.append(f"{uuid.uuid4().hex}.parquet")
-            write_tables(join(task.staging, names[-1]), table.schema, [rows])
-        return tuple(names)
+            files.append(writer.write_tables(f"{uuid.uuid4().hex}.parquet", [rows]))
+        return tuple(files)
+
+
+def run_made_up(config: ScoringConfig, engine: MadeUpEngine | None = None) -> RunResult:
+    """Runs a job with this engine."""
+    return run_job(Prelude(config, MadeUpInput(config), engine or MadeUpEngine(config)))
 
 
 def _ids_in(texts: Sequence[str]) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
@@ -20,11 +21,11 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError, ResumeError
 from sparkinfer.jobs.committer import error_limit
 from sparkinfer.jobs.lease import LeaseLostError
-from sparkinfer.jobs.runner import RunResult, run_job
+from sparkinfer.jobs.result import RunResult
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import ChunkTask
 from tests.disk import Disk, Killed, ids_of
-from tests.made_up_engine import MadeUpEngine, add_file, write_input
+from tests.made_up_engine import MadeUpEngine, MadeUpInput, add_file, run_made_up, write_input
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def rows_of(output: str | None) -> list[dict[str, Any]]:
 
 def run(config: ScoringConfig, **options: Any) -> tuple[RunResult, MadeUpEngine]:
     engine = MadeUpEngine(config, **options)
-    return run_job(config, lambda _: engine), engine
+    return run_made_up(config, engine), engine
 
 
 def kill_before(number: int) -> Callable[[Any], None]:
@@ -335,10 +336,10 @@ def test_a_corrupted_row_group_is_named_and_what_is_done_is_kept(
 def test_a_driver_that_was_thought_dead_wipes_nothing_of_its_successor(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = MadeUpEngine.run_gate
+    gate = MadeUpEngine.on_one_worker
     taken: list[bool] = []
 
-    def gate_in_which_another_takes_over(self: Any, source: Any) -> Any:
+    def gate_in_which_another_takes_over(self: Any, *asked: Any) -> Any:
         if not taken:
             taken.append(True)
             lease = Path(str(config.output)) / "_sparkinfer" / "lease"
@@ -346,9 +347,9 @@ def test_a_driver_that_was_thought_dead_wipes_nothing_of_its_successor(
             claim = json.loads(epoch.read_text())
             (lease / "epoch-00000002.json").write_text(json.dumps({**claim, "released": True}))
             assert run(config)[0].rows == 80
-        return gate(self, source)
+        return gate(self, *asked)
 
-    monkeypatch.setattr(MadeUpEngine, "run_gate", gate_in_which_another_takes_over)
+    monkeypatch.setattr(MadeUpEngine, "on_one_worker", gate_in_which_another_takes_over)
     with pytest.raises(LeaseLostError):
         run(config)
     assert taken
@@ -362,12 +363,13 @@ def test_a_column_of_another_type_is_refused(
 ) -> None:
     with pytest.raises(Killed):
         run(config, before_chunk=kill_before(1))
-    opened = MadeUpEngine.open_input
+    opened = MadeUpInput.open
 
     def other(self: Any) -> Any:
-        return replace(opened(self), carried={"id": "int32", "text": "string"})
+        table = opened(self)
+        return replace(table, schema=table.schema.set(0, pa.field("id", pa.int32())))
 
-    monkeypatch.setattr(MadeUpEngine, "open_input", other)
+    monkeypatch.setattr(MadeUpInput, "open", other)
     with pytest.raises(ResumeError, match="columns was .*'int64'.*, is .*'int32'"):
         run(config)
 
@@ -443,10 +445,10 @@ def test_a_second_run_is_refused_while_the_first_lives(config: ScoringConfig) ->
 def test_a_run_that_fails_before_its_start_leaves_nothing(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Any, source: Any) -> Any:
+    def refuse(self: Any, *asked: Any) -> Any:
         raise ConfigError("no")
 
-    monkeypatch.setattr(MadeUpEngine, "run_gate", refuse)
+    monkeypatch.setattr(MadeUpEngine, "on_one_worker", refuse)
     with pytest.raises(ConfigError):
         run(config)
     assert not Path(str(config.output)).exists()
@@ -457,7 +459,9 @@ def test_rows_that_an_engine_loses_are_not_published(
 ) -> None:
     whole = MadeUpEngine._write
     monkeypatch.setattr(
-        MadeUpEngine, "_write", lambda self, task, table: whole(self, task, table.slice(1))
+        MadeUpEngine,
+        "_write",
+        lambda self, plan, task, table: whole(self, plan, task, table.slice(1)),
     )
     with pytest.raises(JobError, match="chunk 0 has 20 rows and 19 were written"):
         run(config)

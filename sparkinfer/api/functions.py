@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines import find_engine, make_engine, make_source
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.jobs.runner import Display, RunResult, choose_model_run, run_job
-from sparkinfer.models.acceleration import check_available
-from sparkinfer.models.tasks import get_task
+from sparkinfer.jobs.result import RunResult
+from sparkinfer.jobs.runner import Display, run_job
 from sparkinfer.plan.inputs import looks_like_table
-from sparkinfer.plan.ports import Engine
+from sparkinfer.plan.prelude import Prelude
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+NOT_OF_SCORE = (
+    *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
+    *("incremental", "retry_errors", "chunks", "horovod", "master", "spark_conf"),
+)
+"""Options of a job that do nothing for a lazy DataFrame."""
 
 
 def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFrame:
@@ -28,52 +33,85 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
         df: any DataFrame with a string column to score.
         model: hub id, folder, `models:/` or `runs:/` URI.
         input_col: the column that holds the text.
-        **options: further options of `ScoringConfig`.
+        **options: further options of `ScoringConfig`, but for those of a job.
 
     Raises:
         UsageError: the call cannot work.
     """
     from sparkinfer.engines.pandas_udf import PandasUdfEngine
 
+    refused = [name for name in NOT_OF_SCORE if name in options]
+    if refused:
+        raise ConfigError(
+            f"{refused[0]}={options[refused[0]]!r} with score: a lazy DataFrame is no job, and the "
+            "option would do nothing; leave it out, or use sparkinfer.run(config, df=df)"
+        )
     config = ScoringConfig(model=model, input_col=input_col, **options)
     if config.engine != "pandas_udf":
         raise ConfigError(
             f"engine={config.engine!r} with score: a lazy DataFrame is scored by the pandas_udf "
-            "engine only; leave the option out, or use sparkinfer.run"
+            "engine only; leave the option out, or use sparkinfer.run(config, df=df)"
         )
-    get_task(config.task)
-    check_available(config)
-    engine = PandasUdfEngine(config, df.sparkSession, df)
-    engine.open_input()
-    _, source, verdict = choose_model_run(config, engine)
-    return engine.scored(source, verdict)
+    spark = df.sparkSession
+    engine = PandasUdfEngine(config, spark)
+    prelude = Prelude(config, make_source(config, spark, df), engine)
+    prelude.check()
+    _ = prelude.table  # columns that do not fit are found before the model is fetched
+    return engine.scored(df, prelude.plan(read_from="", staging=""))
 
 
 def run(
     config: ScoringConfig,
     spark: SparkSession | None = None,
     display: Display = nullcontext,
+    *,
+    df: DataFrame | None = None,
 ) -> RunResult:
-    """Scores `config.input` into `config.output` and returns what was done.
+    """Scores `config.input`, or a DataFrame, into `config.output` and returns what was done.
+
+    A DataFrame, like a table, is evaluated once and copied as Parquet below the output; a run that
+    goes on reads that copy.
 
     Args:
         config: what to do.
-        spark: session for an engine on Spark; None: the active one, or a new one.
+        spark: session for an engine on Spark; None: that of the DataFrame, the active one, or a
+            new one.
         display: shows the progress; `sparkinfer.report.live.live_display` prints it.
+        df: the rows, in the place of `config.input`.
 
     Raises:
         UsageError: the call cannot work; nothing was written.
         JobError: the job had started and failed; the output has no `_SUCCESS`.
     """
-    if config.engine == "local":
-        from sparkinfer.engines.local import LocalEngine
+    return run_job(open_prelude(config, spark, df), display)
 
-        return run_job(config, LocalEngine, display)
+
+def open_prelude(
+    config: ScoringConfig, spark: SparkSession | None = None, df: DataFrame | None = None
+) -> Prelude:
+    """Returns what comes before the first row, with the configured engine on a session.
+
+    Raises:
+        ConfigError: a DataFrame comes with an input, or with an engine that has no use for it.
+        EngineUnavailableError: what the engine needs is not there.
+    """
+    if df is not None and config.input is not None:
+        raise ConfigError(
+            f"input={config.input!r} with df: the DataFrame takes the place of the input; give one "
+            "of them"
+        )
+    if not find_engine(config.engine).on_spark:
+        if df is not None:
+            raise ConfigError(
+                f"engine={config.engine!r} with df: a DataFrame is read by Spark; use "
+                "engine='pandas_udf' or 'horovod'"
+            )
+        return Prelude(config, make_source(config, None), make_engine(config, None))
     from sparkinfer.spark.session import start_session
 
-    spark = spark or start_session(config)
+    spark = spark or (df.sparkSession if df is not None else start_session(config))
     config = qualified(config, spark)
-    return run_job(config, partial(spark_engine, spark=spark), display)
+    return Prelude(config, make_source(config, spark, df), make_engine(config, spark))
 
 
 def qualified(config: ScoringConfig, spark: SparkSession) -> ScoringConfig:
@@ -86,14 +124,3 @@ def qualified(config: ScoringConfig, spark: SparkSession) -> ScoringConfig:
     if config.input is not None and not looks_like_table(config.input):
         paths["input"] = qualify(spark, config.input)
     return config.replace(**paths)
-
-
-def spark_engine(config: ScoringConfig, spark: SparkSession) -> Engine:
-    """Returns the configured engine on a session."""
-    if config.engine == "horovod":
-        from sparkinfer.engines.horovod.engine import HorovodEngine
-
-        return HorovodEngine(config, spark)
-    from sparkinfer.engines.pandas_udf import PandasUdfEngine
-
-    return PandasUdfEngine(config, spark)

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from sparkinfer.config import PathText, ScoringConfig
 from sparkinfer.doctor.nodes import NodeReport
-from sparkinfer.models.sources import ModelSource
-from sparkinfer.plan.ports import Engine, InputTable
+from sparkinfer.plan.ports import InputTable
+from sparkinfer.plan.prelude import Prelude
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -40,9 +40,8 @@ class Case:
         spark: the session; absent until its check has found it.
         slots: how many tasks run at once; None while that is unknown.
         nodes: the answer of each task that was asked what its node has.
-        engine: what the run would score with; absent until its check has found it.
+        prelude: what comes before the first row; absent until the check of the engine.
         table: the opened input, None while there is none.
-        source: the model; absent until its check has found it.
     """
 
     config: ScoringConfig
@@ -50,9 +49,8 @@ class Case:
     spark: SparkSession = field(init=False)
     slots: int | None = field(init=False, default=None)
     nodes: Sequence[NodeReport] = ()
-    engine: Engine = field(init=False)
+    prelude: Prelude = field(init=False)
     table: InputTable | None = None
-    source: ModelSource = field(init=False)
 
     @property
     def tasks(self) -> int:

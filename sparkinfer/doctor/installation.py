@@ -15,7 +15,7 @@ from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome, as_outcome, judge
 from sparkinfer.doctor.nodes import PACKAGES, STUCK_BUILD_S, decode, lock_problems, node_reporter
 from sparkinfer.exceptions import EngineUnavailableError
-from sparkinfer.models.acceleration import check_available
+from sparkinfer.models.backends import check_acceleration
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -49,7 +49,7 @@ def check_packages(case: Case) -> Outcome:
 
 def check_deepspeed(case: Case) -> Outcome:
     """Returns whether DeepSpeed can be used, if the options leave it to be."""
-    check_available(case.config)
+    check_acceleration(case.config.acceleration)
     if case.config.acceleration == "none":
         return Outcome("ok", f"{_installed('deepspeed')}; acceleration='none' does not use it")
     if _version("deepspeed") is None:

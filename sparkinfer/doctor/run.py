@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from sparkinfer.api.functions import spark_engine
+from sparkinfer.api.functions import open_prelude
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome
-from sparkinfer.models.sources import resolve
-from sparkinfer.models.tasks import get_task
+from sparkinfer.engines import find_engine
 
 
 def check_engine(case: Case) -> Outcome:
-    """Returns whether the engine can be made; notes it."""
-    from sparkinfer.engines.horovod.launchers import choose_launcher
-    from sparkinfer.engines.horovod.readers import choose_reader
-    from sparkinfer.engines.local import LocalEngine
-
-    name, options = case.config.engine, case.config.horovod
-    if name == "local":
-        case.engine = LocalEngine(case.config)
-        return Outcome("ok", "local: one process without Spark")
-    case.engine = spark_engine(case.config, case.spark)
-    if name != "horovod":
-        return Outcome("ok", name)
-    reader = choose_reader(options.reader, str(case.config.output))
-    return Outcome("ok", f"{name}, launcher {choose_launcher(options.launcher)}, reader {reader}")
+    """Returns whether the engine can be made; notes what comes before its first row."""
+    spark = case.spark if find_engine(case.config.engine).on_spark else None
+    case.prelude = open_prelude(case.config, spark)
+    return Outcome("ok", str(case.prelude.engine))
 
 
 def check_workers(case: Case) -> Outcome:
     """Returns whether all workers of the engine run at once."""
-    workers = case.engine.find_workers()
+    workers = case.prelude.workers
     found = f"{workers.count} x {workers.kind}"
     if case.slots is None or workers.count <= case.slots:
         return Outcome("ok", found)
@@ -40,31 +29,32 @@ def check_workers(case: Case) -> Outcome:
 
 
 def check_input(case: Case) -> Outcome:
-    """Returns whether the input can be opened and has its columns; notes its table."""
+    """Returns whether the input can be opened and has its columns."""
     config = case.config
     if config.input is None:
         return Outcome("skipped", "no input was given", "give --input to have it checked")
-    case.table = case.engine.open_input()
-    columns = ", ".join(case.table.columns)
-    found = f"{case.table.kind} {config.input} with {columns}; text in {config.input_col!r}"
+    table = case.prelude.table
+    case.table = table
+    columns = ", ".join(table.columns)
+    found = f"{table.kind} {config.input} with {columns}; text in {config.input_col!r}"
     if "input_col" in case.given:
         return Outcome("ok", found)
     return Outcome("warning", f"{found}, which was not given", "name it with --input-col")
 
 
 def check_model(case: Case) -> Outcome:
-    """Returns whether the model is found; notes its source."""
+    """Returns whether the model is found."""
     config = case.config
-    get_task(config.task)
-    case.source = resolve(config.model, revision=config.revision, loading=config.loading)
+    prelude = case.prelude
+    prelude.check()
+    fingerprint = prelude.resolved.settings()["model_fingerprint"]
     stand_in = "" if "model" in case.given else " (none was given: the one of the demo)"
-    name = f"{case.source.kind} {config.model}{stand_in}"
-    return Outcome("ok", f"{name}, fingerprint {case.source.fingerprint[:12]}")
+    return Outcome("ok", f"{config.model}{stand_in}, fingerprint {fingerprint[:12]}")
 
 
 def check_gate(case: Case) -> Outcome:
     """Returns how the model would be run: loads it in one worker."""
-    verdict = case.engine.run_gate(case.source)
+    verdict = case.prelude.processor.verdict
     found = (
         f"{verdict.accepted} on {verdict.device}: differs from float32 by "
         f"{verdict.max_difference:.2g}, allowed {verdict.tolerance:g}; labels "

@@ -1,1 +1,67 @@
-"""What moves the rows: thin layers between a data source and the scorer."""
+"""Engines move rows, nothing else. Adding one means a module and a line in `ENGINES`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.plan.ports import Engine, InputSource
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """Where an engine is, and what it needs.
+
+    Attributes:
+        home: its class, as `package.module:Class`; imported when it is used.
+        on_spark: whether it needs a session.
+    """
+
+    home: str
+    on_spark: bool
+
+
+ENGINES = {
+    "pandas_udf": EngineEntry("sparkinfer.engines.pandas_udf:PandasUdfEngine", on_spark=True),
+    "horovod": EngineEntry("sparkinfer.engines.horovod.engine:HorovodEngine", on_spark=True),
+    "local": EngineEntry("sparkinfer.engines.local:LocalEngine", on_spark=False),
+}
+
+
+def find_engine(name: str) -> EngineEntry:
+    """Returns the entry of an engine.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f"engine={name!r}: expected one of {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def make_engine(config: ScoringConfig, spark: SparkSession | None) -> Engine:
+    """Returns the configured engine, on a session where it needs one."""
+    entry = find_engine(config.engine)
+    module, _, name = entry.home.partition(":")
+    kind: Any = getattr(import_module(module), name)
+    engine: Engine = kind(config, spark) if entry.on_spark else kind(config)
+    return engine
+
+
+def make_source(
+    config: ScoringConfig, spark: SparkSession | None, df: DataFrame | None = None
+) -> InputSource:
+    """Returns what reads the configured input, or a DataFrame, for the configured engine."""
+    if spark is None:
+        from sparkinfer.engines.file_input import FileInput
+
+        return FileInput(config)
+    from sparkinfer.engines.spark_input import SparkInput
+
+    return SparkInput(config, spark, df)

@@ -1,4 +1,4 @@
-"""Makes a scored chunk part of the output: counted, published, recorded, in this order.
+"""Makes a scored chunk part of the output: checked, published, recorded, in this order.
 
 A crash between any two of these steps leaves the chunk done or to be done again. The lease is asked
 before a file is moved; what an earlier writer had staged is gone by then.
@@ -6,46 +6,44 @@ before a file is moved; what an earlier writer had staged is gone by then.
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from fractions import Fraction
 
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError, RowConservationError
+from sparkinfer.jobs.done import MOST_REASONS
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import ChunkRecord, ManifestFolder
-from sparkinfer.jobs.metrics import measure
 from sparkinfer.jobs.output import Output
+from sparkinfer.metrics.measure import Measure
 from sparkinfer.plan.ports import ScoredChunk
 from sparkinfer.plan.progress import Progress
-from sparkinfer.storage import file_system, join
+from sparkinfer.rows.tally import Tally, add_up
 
-MOST_REASONS, REASON_LENGTH = 10, 200
-"""That a record keeps: a model may have another reason for each row."""
+logger = logging.getLogger(__name__)
 
+TRIES, FIRST_PAUSE_S = 4, 0.5
+"""Of what a store refused for a moment; each pause is four times the one before."""
 
-@dataclass
-class Counts:
-    """What the files of a chunk hold."""
+PASSING_ERRNOS = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT})
+"""What mounted and remote file systems say when they are overloaded or reconnect."""
 
-    rows: int = 0
-    errors: int = 0
-    truncated: int = 0
-    tokens: int = 0
+LASTING_ERRORS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
 class Committer:
-    """Commits the chunks of one run; used by one thread at a time.
+    """Commits the chunks of one run; used by several threads at once. A `ChunkLedger`.
 
     Args:
         config: what is scored.
-        labels: of the model, in the order of the probabilities.
+        measure: which metrics are taken.
         device: what the model runs on.
         output: receives the files.
         folder: receives the records.
@@ -58,7 +56,7 @@ class Committer:
     def __init__(
         self,
         config: ScoringConfig,
-        labels: Sequence[str],
+        measure: Measure,
         device: str,
         output: Output,
         folder: ManifestFolder,
@@ -68,7 +66,7 @@ class Committer:
         errors: int,
     ) -> None:
         self._config = config
-        self._labels = labels
+        self._measure = measure
         self._device = device
         self._output = output
         self._folder = folder
@@ -77,73 +75,83 @@ class Committer:
         self._limit = error_limit(config, total_rows)
         self._errors = errors
         self._reasons: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def commit(self, scored: ScoredChunk) -> None:
-        """Counts, publishes and records a chunk.
+        """Adds up, publishes and records a chunk.
 
         Raises:
             RowConservationError: its files do not hold the rows of the chunk.
             JobError: there are more rows with an error than are allowed; the chunk is committed.
             LeaseLostError: another run writes here now.
         """
-        paths = [join(scored.staging, name) for name in scored.files]
-        counts, reasons = count_scored(paths, self._config.output_prefix)
-        if counts.rows != scored.chunk.rows:
+        tally = add_up((file.tally for file in scored.files), self._measure)
+        if tally.rows != scored.chunk.rows:
             raise RowConservationError(
-                f"chunk {scored.chunk.number} has {scored.chunk.rows} rows and {counts.rows} were "
+                f"chunk {scored.chunk.number} has {scored.chunk.rows} rows and {tally.rows} were "
                 "written; nothing of it was published. Run again; if it persists, the input "
                 "changes while it is read"
             )
-        metrics = measure(self._config, self._labels, paths, self._config.metrics)
-        self._lease.check()
-        files = self._output.publish(scored.chunk, scored.staging, scored.files)
+        names = [file.name for file in scored.files]
+        moves = self._output.moves(scored.chunk, scored.staging, names)
+        self._insist(lambda: self._output.publish(moves))
+        record = self._record(scored, tally, {one.name: one.size for one in moves})
         # Whoever took over meanwhile has removed these files, for they have no record.
-        self._lease.check()
-        self._folder.add(
-            ChunkRecord(
-                number=scored.chunk.number,
-                rows=counts.rows,
-                errors=counts.errors,
-                reasons=dict(reasons.most_common(MOST_REASONS)),
-                truncated=counts.truncated,
-                tokens=counts.tokens,
-                seconds=round(scored.seconds, 3),
-                device=self._device,
-                files=files,
-                epoch=self._lease.epoch,
-                finished=utc_now(),
-                metrics=metrics,
-            )
-        )
+        self._insist(lambda: self._folder.add(record))
         self._output.drop(scored.staging)
-        self._progress.commit(counts.rows, counts.errors)
-        self._errors += counts.errors
-        self._reasons.update(reasons)
-        refuse_errors(self._config, self._limit, self._errors, self._reasons)
+        self._progress.commit(tally.rows, tally.errors)
+        self._refuse_errors(tally)
+
+    def note_deaths(self, number: int, deaths: int) -> None:
+        """Writes down that workers died over a chunk."""
+        with self._lock:
+            self._folder.add_deaths(number, deaths)
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        """Does what may be done twice, while the lease is held; again if a store hesitates."""
+        pause_s = FIRST_PAUSE_S
+        for left in reversed(range(TRIES)):
+            with self._lock:
+                self._lease.check()
+            try:
+                act()
+                return
+            except OSError as error:
+                if not left or not _is_passing(error):
+                    raise
+                logger.warning("tried again in %g s: %s", pause_s, error)
+                time.sleep(pause_s)
+                pause_s *= 4
+
+    def _record(self, scored: ScoredChunk, tally: Tally, files: Mapping[str, int]) -> ChunkRecord:
+        return ChunkRecord(
+            number=scored.chunk.number,
+            rows=tally.rows,
+            errors=tally.errors,
+            reasons=dict(tally.reasons),
+            truncated=tally.truncated,
+            tokens=tally.tokens,
+            seconds=round(scored.seconds, 3),
+            device=self._device,
+            files=files,
+            epoch=self._lease.epoch,
+            finished=utc_now(),
+            metrics=tally.metrics,
+        )
+
+    def _refuse_errors(self, tally: Tally) -> None:
+        with self._lock:
+            self._errors += tally.errors
+            self._reasons.update(tally.reasons)
+            self._reasons = Counter(dict(self._reasons.most_common(MOST_REASONS)))
+            refuse_errors(self._config, self._limit, self._errors, self._reasons)
 
 
-def count_scored(paths: Sequence[str], prefix: str) -> tuple[Counts, Counter[str]]:
-    """Returns what scored files hold and the reasons of errors, read from three small columns.
-
-    Args:
-        paths: of the files.
-        prefix: before the names of the scored columns.
-    """
-    counts = Counts()
-    reasons: Counter[str] = Counter()
-    columns = [prefix + name for name in ("n_tokens", "truncated", "error")]
-    for path in paths:
-        fs, name = file_system(path)
-        dataset = pads.dataset(name, filesystem=fs, format="parquet")
-        for batch in dataset.to_batches(columns=columns):
-            n_tokens, truncated, error = batch.columns
-            counts.rows += batch.num_rows
-            counts.errors += batch.num_rows - error.null_count
-            counts.truncated += pc.sum(truncated).as_py() or 0
-            counts.tokens += pc.sum(n_tokens).as_py() or 0
-            given = error.drop_null().to_pylist()
-            reasons.update(reason[:REASON_LENGTH] for reason in given)
-    return counts, reasons
+def _is_passing(error: OSError) -> bool:
+    """Returns whether it is worth a second try: a store's error without a number may be."""
+    if isinstance(error, LASTING_ERRORS):
+        return False
+    return error.errno is None or error.errno in PASSING_ERRNOS or isinstance(error, TimeoutError)
 
 
 def refuse_errors(
@@ -157,18 +165,6 @@ def refuse_errors(
             f"{limit}: {often or 'see the output'}. Mend the cause and run with --retry-errors, or "
             "with --overwrite if the input changes; or raise the limit and run again to go on"
         )
-
-
-def refuse_recorded_errors(
-    config: ScoringConfig, total_rows: int, records: Iterable[ChunkRecord]
-) -> None:
-    """Raises JobError if more rows than allowed have an error in the chunks that are done."""
-    reasons: Counter[str] = Counter()
-    errors = 0
-    for record in records:
-        errors += record.errors
-        reasons.update(record.reasons)
-    refuse_errors(config, error_limit(config, total_rows), errors, reasons)
 
 
 def error_limit(config: ScoringConfig, total_rows: int) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -147,20 +147,23 @@ class ManifestFolder:
         make_folder(self._records)
         replace_text(self._path, json.dumps(values), durable=True)
 
-    def records(self, sizes: Callable[[], Mapping[str, int]]) -> dict[int, ChunkRecord]:
-        """Returns the records by the number of their chunk.
+    def records(self, sizes: Callable[[], Mapping[str, int]]) -> Iterator[ChunkRecord]:
+        """Yields the records in the order of their chunks, no more than a few held at a time.
 
         One that is damaged, or whose files are not there as they were published, counts as absent.
 
         Args:
-            sizes: gives those of the files in the output; asked after the records are read, for a
-                file is there before its record.
+            sizes: gives those of the files in the output; asked once the names of the records are
+                known, for a file is there before its record.
         """
         names = [name for name in names_in(self._records) if name.endswith(".json")]
+        there = sizes() if names else {}
         with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
-            found = [record for record in pool.map(self._read_record, names) if record is not None]
-        there = sizes() if found else {}
-        return {record.number: record for record in found if _has_its_files(record, there)}
+            for start in range(0, len(names), RECORDS_AT_ONCE):
+                found = pool.map(self._read_record, names[start : start + RECORDS_AT_ONCE])
+                for record in found:
+                    if record is not None and _has_its_files(record, there):
+                        yield record
 
     def add(self, record: ChunkRecord) -> None:
         """Writes the record of a chunk; its files are published."""

@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.jobs.manifest import MANIFEST_FILE
@@ -41,6 +42,26 @@ REMOVAL_ATTEMPTS, REMOVAL_PAUSE_S = 5, 0.5
 
 GONE = "gone-"
 """Begins the names of staged folders that are about to be removed."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A staged file on its way to where readers look.
+
+    Attributes:
+        source: where it is staged.
+        target: where it goes.
+        size: its bytes.
+    """
+
+    source: str
+    target: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Its name for readers."""
+        return self.target.rsplit("/", 1)[-1]
 
 
 class Output:
@@ -148,20 +169,36 @@ class Output:
         """Returns the sizes in bytes of what readers see, by name."""
         return sizes_in(self._path)
 
-    def publish(self, chunk: Chunk, staging: str, files: Sequence[str]) -> dict[str, int]:
-        """Moves a chunk's staged files to where readers look; returns their names there and sizes.
+    def moves(self, chunk: Chunk, staging: str, files: Sequence[str]) -> tuple[Move, ...]:
+        """Returns what publishing a chunk's staged files comes to.
+
+        Raises:
+            OSError: a file is not there (any more).
+        """
+        return tuple(
+            Move(
+                source=join(staging, name),
+                target=join(self._path, f"part-{chunk.name}-{place:03d}.parquet"),
+                size=file_size(join(staging, name)),
+            )
+            for place, name in enumerate(files)
+        )
+
+    def publish(self, moves: Sequence[Move]) -> None:
+        """Moves staged files to where readers look.
+
+        It may be done again after it failed: what is moved already is left as it is.
 
         Raises:
             OSError: a file is not there (any more), or cannot be moved.
         """
-        for name in files:
-            sync(join(staging, name))
-        published = {}
-        for place, name in enumerate(files):
-            target = f"part-{chunk.name}-{place:03d}.parquet"
-            published[target] = file_size(join(staging, name))
-            move(join(staging, name), join(self._path, target))
-        return published
+        for one in moves:
+            try:
+                sync(one.source)
+                move(one.source, one.target)
+            except FileNotFoundError:
+                if not exists(one.target) or file_size(one.target) != one.size:
+                    raise
 
     def replace(self, staging: str, name: str) -> None:
         """Has a staged file take the place of the published file of its name, in one step.

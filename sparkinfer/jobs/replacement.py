@@ -15,11 +15,11 @@ from dataclasses import asdict, replace
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import RowConservationError
-from sparkinfer.jobs.committer import MOST_REASONS, count_scored
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import RECORDS_FOLDER, SCHEMA_VERSION, ChunkRecord, ManifestFolder
-from sparkinfer.jobs.metrics import measure
 from sparkinfer.jobs.output import Output
+from sparkinfer.metrics.measure import Measure
+from sparkinfer.rows.tally import add_up, tally_file
 from sparkinfer.storage import (
     WORK_FOLDER,
     join,
@@ -40,7 +40,7 @@ class Replacer:
 
     Args:
         config: what was scored.
-        labels: of the model, in the order of the probabilities.
+        measure: which metrics are taken.
         output: holds the files.
         folder: holds the records.
         lease: that the run holds.
@@ -49,13 +49,13 @@ class Replacer:
     def __init__(
         self,
         config: ScoringConfig,
-        labels: Sequence[str],
+        measure: Measure,
         output: Output,
         folder: ManifestFolder,
         lease: Lease,
     ) -> None:
         self._config = config
-        self._labels = labels
+        self._measure = measure
         self._output = output
         self._folder = folder
         self._lease = lease
@@ -123,15 +123,15 @@ class Replacer:
         return now if now.rows == new.rows else None
 
     def _measured(self, record: ChunkRecord, paths: Sequence[str]) -> ChunkRecord:
-        counts, reasons = count_scored(paths, self._config.output_prefix)
+        tally = add_up((tally_file(path, self._measure) for path in paths), self._measure)
         return replace(
             record,
-            rows=counts.rows,
-            errors=counts.errors,
-            reasons=dict(reasons.most_common(MOST_REASONS)),
-            truncated=counts.truncated,
-            tokens=counts.tokens,
-            metrics=measure(self._config, self._labels, paths, self._config.metrics),
+            rows=tally.rows,
+            errors=tally.errors,
+            reasons=dict(tally.reasons),
+            truncated=tally.truncated,
+            tokens=tally.tokens,
+            metrics=tally.metrics,
         )
 
     def _record(self, record: ChunkRecord) -> None:

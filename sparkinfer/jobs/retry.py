@@ -9,8 +9,9 @@ Rows go in rounds: what a round has mended is published and recorded when it end
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -22,30 +23,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, JobError, RowConservationError
 from sparkinfer.jobs.lease import Lease
-from sparkinfer.jobs.manifest import (
-    ChunkRecord,
-    Manifest,
-    ManifestFolder,
-    refuse_other_settings,
-)
+from sparkinfer.jobs.manifest import ChunkRecord, Manifest, ManifestFolder
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.replacement import Replacer
-from sparkinfer.models.acceleration import Verdict
+from sparkinfer.jobs.result import Retried
+from sparkinfer.metrics.measure import Measure
 from sparkinfer.models.scorer import NULL_TEXT
-from sparkinfer.models.sources import ModelSource
-from sparkinfer.models.tasks import get_task, scored_schema
 from sparkinfer.plan.chunks import ChunkLimits, cut_chunks
-from sparkinfer.plan.inputs import carried_columns
-from sparkinfer.plan.ports import ChunkTask, Engine, ScoredChunk, ScoringRun, Workers
+from sparkinfer.plan.plan import Plan
+from sparkinfer.plan.ports import ChunkTask, ScoredChunk
+from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
 from sparkinfer.plan.snapshot import read_row_groups
+from sparkinfer.rows.columns import Columns
 from sparkinfer.storage import file_system, join, make_folder
-
-MakeEngine = Callable[[ScoringConfig], Engine]
-"""Makes an engine of one kind, on one session, for any configuration."""
 
 FILE, ROW, TEXT, ERROR = "file", "row", "text", "error"
 """Columns of the staged rows: which published file of the round, which row of it, its text. `error`
@@ -79,43 +72,23 @@ class _Round:
     scored: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Retried:
-    """What a retry did.
-
-    Attributes:
-        rows: rows that were rescored.
-        mended_rows: rows among them that have no error any more.
-        progress: of the rescoring; None if there was nothing to rescore.
-        workers: that rescored; None likewise.
-        verdict: how the model was run; None likewise.
-    """
-
-    rows: int = 0
-    mended_rows: int = 0
-    progress: Progress | None = None
-    workers: Workers | None = None
-    verdict: Verdict | None = None
-
-
-def refuse_without_text(config: ScoringConfig, columns: Sequence[str]) -> None:
-    """Raises ConfigError if the output of these input columns would not hold the text."""
-    carried = carried_columns(config, columns)
-    if config.input_col not in carried:
-        raise ConfigError(
-            f"retry_errors=true with carry_cols={carried}: the texts are read from the output, "
-            f"and {config.input_col!r} is not kept there; score again with --overwrite, with it in "
-            "carry_cols if errors are to be retried"
-        )
+def refuse_without_text(columns: Columns) -> None:
+    """Raises ConfigError if the output would not hold the text."""
+    kept = columns.carried.names
+    for name in columns.inputs.names:
+        if name not in kept:
+            raise ConfigError(
+                f"retry_errors=true with carry_cols={kept}: the texts are read from the output, "
+                f"and {name!r} is not kept there; score again with --overwrite, with it in "
+                "carry_cols if errors are to be retried"
+            )
 
 
 class ErrorRetry:
-    """One retry on an output whose lease is held: `stage`, `choose_run`, `run`, in this order.
+    """One retry on an output whose lease is held: `stage`, then `run`.
 
     Args:
-        config: of the run.
-        make_engine: makes the engine that rescores.
-        source: the model's files.
+        prelude: of the run; its processor is asked for once there are rows to rescore.
         manifest: of the output.
         limits: of the chunks in which rows are rescored.
         output: holds the files.
@@ -125,57 +98,39 @@ class ErrorRetry:
 
     def __init__(
         self,
-        config: ScoringConfig,
-        make_engine: MakeEngine,
-        source: ModelSource,
+        prelude: Prelude,
         manifest: Manifest,
         limits: ChunkLimits,
         output: Output,
         folder: ManifestFolder,
         lease: Lease,
     ) -> None:
-        self._config = config
-        self._make_engine = make_engine
-        self._source = source
+        self._config = prelude.config
+        self._prelude = prelude
         self._manifest = manifest
         self._limits = limits
         self._output = output
         self._folder = folder
         self._lease = lease
-        self._replacer = Replacer(config, manifest.labels, output, folder, lease)
+        measure = prelude.measure(manifest.labels)
+        self._replacer = Replacer(prelude.config, measure, output, folder, lease)
         self._staging = output.staging_folder(lease.epoch, f"retry-{uuid.uuid4().hex}")
         self._rounds: list[_Round] = []
         self._by_chunk: dict[int, _Round] = {}
         self._mended_rows = 0
+        self._lock = threading.Lock()
 
     def stage(self) -> bool:
         """Stages the rows to rescore where no reader sees them; returns whether there are any."""
         make_folder(self._staging)
+        known = {chunk.number for chunk in self._manifest.chunks}
         records = self._folder.records(self._output.sizes)
-        numbers = [chunk.number for chunk in self._manifest.chunks if chunk.number in records]
-        found = [records[number] for number in numbers if _retryable(records[number])]
+        found = (r for r in records if r.number in known and _retryable(r))
         for number, of_round in enumerate(_cut_rounds(found, ROUND_ROWS)):
             staged = self._stage_round(f"rows-{number:05d}.parquet", of_round)
             if staged.rows:
                 self._rounds.append(staged)
         return bool(self._rounds)
-
-    def choose_run(self) -> None:
-        """Chooses how the model is run.
-
-        Raises:
-            UsageError: it cannot be run, or not as it was for the other rows.
-        """
-        path = join(self._staging, self._rounds[0].name)
-        self._engine = self._make_engine(_derived(self._config, path))
-        self._engine.open_input()
-        self._workers = self._engine.find_workers()
-        self._verdict = self._engine.run_gate(self._source)
-        refuse_other_settings(
-            str(self._config.output),
-            self._manifest.settings,
-            {"acceleration": str(self._verdict.accepted)},
-        )
 
     def run(self, display: Callable[[Progress], AbstractContextManager[object]]) -> Retried:
         """Rescores the staged rows and replaces the files of those that are mended.
@@ -183,29 +138,44 @@ class ErrorRetry:
         Raises:
             JobError: a worker failed for good, or the lease is lost; what is replaced is recorded.
         """
+        plan = self._plan()
         self._output.fence(self._lease.epoch)
         self._output.unfinish()
         tasks = [task for staged in self._rounds for task in self._cut(staged)]
         rows = sum(staged.rows for staged in self._rounds)
         self._progress = Progress(rows, len(tasks))
         with display(self._progress):
-            self._engine.score(
-                ScoringRun(
-                    source=self._source,
-                    verdict=self._verdict,
-                    read_from=self._staging,
-                    tasks=tuple(tasks),
-                    staging=join(self._staging, "engine"),
-                    commit=self._commit,
-                    note_deaths=lambda number, deaths: None,  # numbers of no chunk of the output
-                ),
-                self._progress,
-            )
+            self._prelude.engine.score(plan, tasks, self, self._progress)
             self._progress.end()
         unscored = sum(bool(staged.waiting) for staged in self._rounds)
         if unscored:
             raise RowConservationError(f"{unscored} rounds of rows were not rescored; run again")
-        return Retried(rows, self._mended_rows, self._progress, self._workers, self._verdict)
+        return Retried(
+            rows, self._mended_rows, self._progress, plan.workers, plan.processor.verdict
+        )
+
+    def commit(self, scored: ScoredChunk) -> None:
+        """Takes rescored rows; those of a round are published once they are all there."""
+        with self._lock:
+            self._take(scored)
+
+    def note_deaths(self, number: int, deaths: int) -> None:
+        """Takes nothing down: the numbers are of no chunk of the output."""
+
+    def _plan(self) -> Plan:
+        """Returns how the staged rows are rescored: as all others, under names of their own."""
+        processor = self._prelude.processor.renamed((TEXT,), prefix="")
+        places = pa.schema([STAGED.field(FILE), STAGED.field(ROW)])
+        columns = Columns(places, pa.schema([STAGED.field(TEXT)]), processor.fields)
+        return Plan(
+            processor=processor,
+            columns=columns,
+            measure=Measure(),
+            read_from=self._staging,
+            staging=join(self._staging, "engine"),
+            workers=self._prelude.workers,
+            stall_timeout_s=self._config.stall_timeout_s,
+        )
 
     def _stage_round(self, name: str, records: Iterable[ChunkRecord]) -> _Round:
         files = [(record, file) for record in records for file in record.files]
@@ -233,16 +203,15 @@ class ErrorRetry:
         self._by_chunk.update({chunk.number: staged for chunk in chunks})
         return [ChunkTask(chunk, join(self._staging, "scored", chunk.name)) for chunk in chunks]
 
-    def _commit(self, scored: ScoredChunk) -> None:
-        """Takes rescored rows; those of a round are published once they are all there."""
+    def _take(self, scored: ScoredChunk) -> None:
         staged = self._by_chunk[scored.chunk.number]
-        paths = [join(scored.staging, name) for name in scored.files]
-        errors = [_read(path, pa.schema([(ERROR, pa.string())]))[ERROR] for path in paths]
+        paths = [join(scored.staging, file.name) for file in scored.files]
         staged.waiting.discard(scored.chunk.number)
         staged.scored += paths
         if not staged.waiting:
             self._publish(staged)
-        self._progress.commit(scored.chunk.rows, sum(len(c) - c.null_count for c in errors))
+        errors = sum(file.tally.errors for file in scored.files)
+        self._progress.commit(scored.chunk.rows, errors)
 
     def _publish(self, staged: _Round) -> None:
         mended = self._mended(staged)
@@ -266,8 +235,7 @@ class ErrorRetry:
         Raises:
             RowConservationError: a row was lost or doubled.
         """
-        schema = scored_schema(get_task(self._config.task))
-        schema = pa.schema([STAGED.field(FILE), STAGED.field(ROW), *schema])
+        schema = self._plan().columns.output.remove_metadata()
         table = pa.concat_tables([_read(path, schema) for path in staged.scored])
         table = table.sort_by([(FILE, "ascending"), (ROW, "ascending")])
         keys = pa.schema([STAGED.field(FILE), STAGED.field(ROW)])
@@ -381,22 +349,6 @@ def _refuse_legacy_times(file: pq.ParquetFile, path: str) -> None:
             "score again with --overwrite and the Spark setting "
             "spark.sql.parquet.int96RebaseModeInWrite=CORRECTED"
         )
-
-
-def _derived(config: ScoringConfig, path: str) -> ScoringConfig:
-    """Returns the configuration with which staged rows are rescored."""
-    return config.replace(
-        input=path,
-        input_format="parquet",
-        input_col=TEXT,
-        carry_cols=(FILE, ROW),
-        output_prefix="",
-        label_col=None,
-        metrics=(),
-        max_error_rows=None,
-        incremental=False,
-        retry_errors=False,
-    )
 
 
 def _retryable(record: ChunkRecord) -> int:

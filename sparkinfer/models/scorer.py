@@ -1,15 +1,15 @@
-"""The scorer: batches of texts in, scored batches out, in the same order.
+"""The scorer: batches of rows in, scored batches out, in the same order.
 
-A thread tokenises the next window while the model works on this one. Within a window, texts that
-repeat are scored once, and rows of like length share a batch. A batch that fails is cut in two
-until the guilty row is alone; a batch that does not fit in memory halves the budget and goes on
-from the same rows.
+A thread tokenises the next window while the model works on this one. Within a window, inputs that
+repeat are scored once, and sequences of like length share a batch. A batch that fails is cut in two
+until the guilty sequence is alone; a batch that does not fit in memory halves the budget and goes
+on from the same sequences.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.batching.planner import IntArray, plan_batches
-from sparkinfer.batching.windows import cut_windows
-from sparkinfer.config import BatchingConfig
+from sparkinfer.batching.rebatch import growing_rows, rebatch
 from sparkinfer.exceptions import DeviceError
-from sparkinfer.models.acceleration import LoadedModel, release_memory
-from sparkinfer.models.tasks import scored_schema
-from sparkinfer.models.tokens import Encoded, EncodedRows
+from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.running import RunningModel
+from sparkinfer.models.tasks.base import scored_schema
+from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs, encode_rows
 from sparkinfer.workers import heap
+from sparkinfer.workers.devices import release_memory
 from sparkinfer.workers.lookahead import LookAhead
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import Activity, ForwardPass, Tokenising
@@ -44,31 +45,36 @@ class _Window:
     """Rows read ahead together, tokenised and cut into batches."""
 
     rows: EncodedRows
-    tokens: int  # of the texts that go through the model
-    batches: list[tuple[IntArray, dict[str, Any]]]  # texts and their tensors
+    tokens: int  # of the sequences that go through the model
+    batches: list[tuple[IntArray, dict[str, Any]]]  # sequences and their tensors
 
 
 class Scorer:
-    """Scores texts with one loaded model.
+    """Scores rows with one running model; a `Processor`.
 
     Args:
         model: what runs on the accelerator.
-        batching: budgets and window sizes.
-        on_progress: called with the statistics so far after each forward pass.
+        options: its input columns, budgets and window sizes.
+        report: called with the statistics so far after each forward pass.
+
+    Attributes:
+        statistics: what was done so far.
+        schema: of the columns that it adds, without a prefix.
     """
 
     def __init__(
         self,
-        model: LoadedModel,
-        batching: BatchingConfig,
-        on_progress: Callable[[ScoringStatistics], None] | None = None,
+        model: RunningModel,
+        options: ModelOptions,
+        report: Callable[[ScoringStatistics], None] | None = None,
     ) -> None:
         self.statistics = ScoringStatistics()
         self.schema = scored_schema(model.task)
         self._model = model
-        self._batching = batching
-        self._budget = batching.max_batch_tokens or _default_budget(model.device)
-        self._on_progress = on_progress
+        self._inputs = options.input_cols
+        self._batching = options.batching
+        self._budget = options.batching.max_batch_tokens or _default_budget(model.device)
+        self._report = report
         # For the watchdog, which looks at them from its thread. Each is set and cleared once per
         # batch or window: an object and two assignments, which are atomic and take no lock.
         self._forwarding: ForwardPass | None = None
@@ -81,27 +87,24 @@ class Scorer:
         """
         return self._forwarding, self._tokenising
 
-    def score(self, batches: Iterable[Sequence[str | None]]) -> Iterator[pa.RecordBatch]:
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yields the scored columns of every row, in the order of the rows.
 
         The output batches together have as many rows as the input batches together; their cuts
         differ. Closing the iterator stops the thread and leaves the rest of the input unread.
 
         Args:
-            batches: texts; None for a row without one.
+            batches: rows with the input columns; others are not looked at.
 
         Raises:
             DeviceError: the accelerator's context is broken; the process must end.
         """
-        windows = cut_windows(
-            batches,
-            max_rows=self._batching.window_rows,
-            max_bytes=self._batching.window_bytes,
-        )
+        limits = growing_rows(self._batching.window_rows)
+        windows = rebatch(map(self._input_columns, batches), limits, self._batching.window_bytes)
         yield from self._score_windows(LookAhead(windows, self._tokenize))
 
-    def score_encoded(self, windows: Iterable[EncodedRows]) -> Iterator[pa.RecordBatch]:
-        """Yields the scored columns of rows whose texts are tokenised already, in their order.
+    def process_encoded(self, windows: Iterable[EncodedRows]) -> Iterator[pa.RecordBatch]:
+        """Yields the scored columns of rows that are tokenised already, in their order.
 
         Each item is a window: its rows share batches with one another and not with others.
 
@@ -109,9 +112,13 @@ class Scorer:
             windows: rows with the token ids of this model's tokenizer.
 
         Raises:
-            DeviceError: see `score`.
+            DeviceError: see `process`.
         """
         yield from self._score_windows(LookAhead(windows, self._cut_into_batches))
+
+    def _input_columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = [batch.column(name) for name in self._inputs]
+        return pa.RecordBatch.from_arrays(columns, names=list(self._inputs))
 
     def _score_windows(self, ahead: LookAhead[Any, _Window]) -> Iterator[pa.RecordBatch]:
         try:
@@ -129,78 +136,87 @@ class Scorer:
         self.statistics.wait_s += time.perf_counter() - started
         return window
 
-    def _tokenize(self, texts: list[str | None]) -> _Window:
+    def _tokenize(self, rows: pa.RecordBatch) -> _Window:
         """Tokenises a window and cuts it into padded batches; runs in the look-ahead thread."""
         started = time.perf_counter()
-        self._tokenising = Tokenising(texts)
+        columns = [column.to_pylist() for column in rows.columns]
+        self._tokenising = Tokenising(columns[0])
         try:
-            rows = self._model.encoder.encode_rows(texts)
+            encoded = encode_rows(columns, self._model.encode)
         finally:
             self._tokenising = None
         self.statistics.tokenize_s += time.perf_counter() - started
-        return self._cut_into_batches(rows)
+        return self._cut_into_batches(encoded)
 
     def _cut_into_batches(self, rows: EncodedRows) -> _Window:
         """Cuts a window into padded batches; runs in the look-ahead thread."""
         started = time.perf_counter()
-        encoded = rows.encoded
-        used = np.zeros(len(encoded.n_tokens) + 1, dtype=np.bool_)  # the last: of null texts
-        used[rows.places] = True
-        used[list(encoded.errors)] = False
-        texts = np.flatnonzero(used[:-1])
-        planned = [texts[batch] for batch in self._plan(encoded.n_tokens[texts])]
+        encoded = rows.inputs.encoded
+        wanted = _sequences_of_rows(rows)
+        planned = [wanted[batch] for batch in self._plan(encoded.n_tokens[wanted])]
         batches = [(batch, self._model.encoder.collate(encoded, batch)) for batch in planned]
         self.statistics.tokenize_s += time.perf_counter() - started
-        return _Window(rows, int(encoded.n_tokens[texts].sum()), batches)
+        return _Window(rows, int(encoded.n_tokens[wanted].sum()), batches)
 
     def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
         max_rows = self._batching.max_batch_rows if self._model.pads_batches else 1
         return plan_batches(lengths, max_tokens=self._budget, max_rows=max_rows)
 
     def _score_window(self, window: _Window) -> pa.RecordBatch:
-        encoded = window.rows.encoded
+        encoded = window.rows.inputs.encoded
         errors = dict(encoded.errors)
         scored: list[tuple[IntArray, pa.RecordBatch]] = []
         through = 0
-        for rows, inputs in window.batches:
-            scored += self._score_batch(encoded, rows, inputs, errors)
-            through += int(encoded.n_tokens[rows].sum())
-            # By tokens: the longest rows come first, and rows alone would promise a late end.
+        for sequences, tensors in window.batches:
+            scored += self._score_batch(encoded, sequences, tensors, errors)
+            through += int(encoded.n_tokens[sequences].sum())
+            # By tokens: the longest come first, and rows alone would promise a late end.
             share = through / window.tokens
             self.statistics.rows_in_window = int(share * len(window.rows.places))
-            if self._on_progress is not None:
-                self._on_progress(self.statistics)
+            if self._report is not None:
+                self._report(self.statistics)
         return self._assemble(window.rows, scored, errors)
 
     def _score_batch(
-        self, encoded: Encoded, rows: IntArray, inputs: dict[str, Any], errors: dict[int, str]
+        self,
+        encoded: Encoded,
+        sequences: IntArray,
+        tensors: dict[str, Any],
+        errors: dict[int, str],
     ) -> list[tuple[IntArray, pa.RecordBatch]]:
         """Scores one batch, in parts where it must be; adds to `errors` what fails alone."""
         done = []
-        waiting: list[tuple[IntArray, dict[str, Any] | None]] = [(rows, inputs)]
+        waiting: list[tuple[IntArray, dict[str, Any] | None]] = [(sequences, tensors)]
         while waiting:
-            part, tensors = waiting.pop()
-            lengths = encoded.n_tokens[part]
-            longest = int(lengths.max())
-            padded = longest * len(part)
-            failure = None
-            if len(part) == 1 or padded <= self._budget:
-                tensors = tensors or self._model.encoder.collate(encoded, part)
-                scored, failure = self._forward(tensors, len(part), longest)
-                if failure is not None and failure.startswith(_OUT_OF_MEMORY):
-                    self._make_room(padded, len(part))
-                    if len(part) == 1:
-                        scored, failure = self._forward(tensors, len(part), longest)
-                if failure is None:
-                    self._count_batch(int(lengths.sum()), padded, len(part))
-                    done.append((part, scored))
-                    continue
-            if len(part) == 1:
+            part, padded = waiting.pop()
+            scored, failure = self._score_part(encoded, part, padded)
+            if scored is not None:
+                done.append((part, scored))
+            elif len(part) == 1:
                 errors[int(part[0])] = f"model: {failure}"
             else:
                 middle = len(part) // 2
                 waiting += [(part[middle:], None), (part[:middle], None)]
         return done
+
+    def _score_part(
+        self, encoded: Encoded, part: IntArray, tensors: dict[str, Any] | None
+    ) -> tuple[pa.RecordBatch | None, str | None]:
+        """Returns scored sequences, or why there are none: None if they are over the budget."""
+        lengths = encoded.n_tokens[part]
+        longest = int(lengths.max())
+        padded = longest * len(part)
+        if len(part) > 1 and padded > self._budget:
+            return None, None
+        tensors = tensors or self._model.encoder.collate(encoded, part)
+        scored, failure = self._forward(tensors, len(part), longest)
+        if failure is not None and failure.startswith(_OUT_OF_MEMORY):
+            self._make_room(padded, len(part))
+            if len(part) == 1:
+                scored, failure = self._forward(tensors, len(part), longest)
+        if failure is None:
+            self._count_batch(int(lengths.sum()), padded, len(part))
+        return scored, failure
 
     def _forward(
         self, tensors: dict[str, Any], rows: int, longest: int
@@ -246,25 +262,22 @@ class Scorer:
         errors: dict[int, str],
     ) -> pa.RecordBatch:
         """Returns one scored row per row of the window, in order."""
-        texts = len(rows.encoded.n_tokens)
-        scored_as = np.full(texts + 1, -1, dtype=np.int64)  # the last stands for a null text
-        if scored:
-            order = np.concatenate([batch for batch, _ in scored])
-            scored_as[order] = np.arange(len(order))
-        take = scored_as[rows.places]
-        is_null = rows.places < 0
-        reasons = np.full(texts + 1, None, dtype=object)
-        reasons[list(errors)] = list(errors.values())
+        inputs, places = rows.inputs, rows.places
+        results, result_of = self._results(inputs, scored)
+        take = np.append(result_of, -1)[places]  # the last stands for a row without an input
+        taken = _take(results, pa.array(take, mask=take < 0))
+        reasons = np.full(len(inputs) + 1, None, dtype=object)
+        of_inputs = inputs.errors(errors)
+        reasons[list(of_inputs)] = list(of_inputs.values())
         reasons[-1] = NULL_TEXT
-        taken = self._take([batch for _, batch in scored], pa.array(take, mask=take < 0))
-        error = reasons[rows.places]
+        error = reasons[places]
         # A task leaves a row null whose output is no number.
         error[taken[0].is_null().to_numpy(zero_copy_only=False) & (take >= 0)] = NOT_FINITE
-        n_tokens = np.append(rows.encoded.n_tokens, 0)[rows.places]
-        truncated = np.append(rows.encoded.truncated, False)[rows.places]
+        is_null = places < 0
+        truncated = np.append(inputs.truncated, False)[places]
         columns = [
             *taken,
-            pa.array(n_tokens, pa.int32(), mask=is_null),
+            pa.array(np.append(inputs.n_tokens, 0)[places], pa.int32(), mask=is_null),
             pa.array(truncated, pa.bool_(), mask=is_null),
             pa.array(error, pa.string()),
         ]
@@ -274,15 +287,49 @@ class Scorer:
         self.statistics.truncated += int(truncated.sum())
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _take(self, batches: list[pa.RecordBatch], places: pa.Array) -> list[pa.Array]:
-        """Returns the task's columns at these places, null where the place is null."""
+    def _results(
+        self, inputs: Inputs, scored: list[tuple[IntArray, pa.RecordBatch]]
+    ) -> tuple[pa.Table, IntArray]:
+        """Returns the task's columns for inputs, and for each input its row there, -1 for none."""
         schema = pa.schema(self._model.task.fields)
-        table = pa.Table.from_batches(batches, schema).combine_chunks()
-        taken = table.take(places).combine_chunks()
-        return [
-            column.chunk(0) if column.num_chunks else pa.array([], column.type)
-            for column in taken.columns
-        ]
+        table = pa.Table.from_batches([batch for _, batch in scored], schema).combine_chunks()
+        row_of = np.full(len(inputs.encoded.n_tokens), -1, dtype=np.int64)
+        if scored:
+            order = np.concatenate([sequences for sequences, _ in scored])
+            row_of[order] = np.arange(len(order))
+        counts = inputs.counts
+        if counts.max(initial=0) <= 1:
+            return table, np.where(counts > 0, np.append(row_of, -1)[inputs.starts], -1)
+        whole = inputs.whole(row_of >= 0)
+        parts = table.take(pa.array(row_of[inputs.sequences_of(whole)])).combine_chunks()
+        counts = counts[whole]
+        result_of = np.full(len(inputs), -1, dtype=np.int64)
+        result_of[whole] = np.arange(len(whole))
+        if not len(whole):
+            return table.slice(0, 0), result_of
+        joined = self._model.task.join(parts.to_batches()[0], np.cumsum(counts) - counts)
+        return pa.Table.from_batches([joined], schema), result_of
+
+
+def _sequences_of_rows(rows: EncodedRows) -> IntArray:
+    """Returns the sequences that go through the model: those of rows, but for inputs with errors.
+
+    An input of which one sequence could not be tokenised is not scored at all.
+    """
+    inputs = rows.inputs
+    used = np.zeros(len(inputs) + 1, dtype=np.bool_)  # the last: of rows without an input
+    used[rows.places] = True
+    used[list(inputs.errors(inputs.encoded.errors))] = False
+    return inputs.sequences_of(np.flatnonzero(used[:-1]))
+
+
+def _take(table: pa.Table, places: pa.Array) -> list[pa.Array]:
+    """Returns a table's columns at these places, null where the place is null."""
+    taken = table.take(places).combine_chunks()
+    return [
+        column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        for column in taken.columns
+    ]
 
 
 _OUT_OF_MEMORY = "out of memory"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,14 +27,14 @@ _POSITION_OFFSET_MODELS = frozenset({"roberta", "xlm-roberta", "camembert", "xlm
 
 @dataclass
 class Encoded:
-    """Token ids of some texts, in the order of the texts.
+    """Token ids of some sequences, one after the other.
 
     Attributes:
-        columns: for each model input (`input_ids`, ...) its values for all texts, one text after
-            the other, int32 (sum of n_tokens,).
-        n_tokens: tokens of each text after truncation, int64 (texts,).
-        truncated: whether tokens were cut off, bool (texts,).
-        errors: reason by index for texts that could not be tokenised; they have no tokens.
+        columns: for each model input (`input_ids`, ...), and for what else a task keeps of each
+            token, the values of all sequences, one after the other, int32 (sum of n_tokens,).
+        n_tokens: tokens of each sequence after truncation, int64 (sequences,).
+        truncated: whether tokens were cut off, bool (sequences,).
+        errors: reason by index for sequences that could not be tokenised; they have no tokens.
     """
 
     columns: dict[str, npt.NDArray[np.int32]]
@@ -45,29 +44,114 @@ class Encoded:
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:
-        """Where each text's values begin in every column, int64 (texts,)."""
+        """Where each sequence's values begin in every column, int64 (sequences,)."""
         return np.cumsum(self.n_tokens) - self.n_tokens
 
-    def values_of(self, texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Returns where the values of some texts lie in every column, one text after the other."""
-        lengths = self.n_tokens[texts]
-        shift = self.starts[texts] - (np.cumsum(lengths) - lengths)
+    def values_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns where the values of some sequences lie in every column, one after the other."""
+        lengths = self.n_tokens[sequences]
+        shift = self.starts[sequences] - (np.cumsum(lengths) - lengths)
         values: npt.NDArray[np.int64] = np.repeat(shift, lengths) + np.arange(int(lengths.sum()))
         return values
 
 
 @dataclass
-class EncodedRows:
-    """Rows and the token ids of their texts; rows with the same text share one encoding.
+class Inputs:
+    """Distinct inputs of a model, each a run of one or more sequences.
 
     Attributes:
-        places: for each row its text's index in `encoded`, -1 where the text is null, int64
-            (rows,). Not every text of `encoded` needs to be some row's.
-        encoded: the texts.
+        encoded: the sequences, those of one input one after the other.
+        starts: the first sequence of each input, int64 (inputs,).
+    """
+
+    encoded: Encoded
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of_one_sequence_each(cls, encoded: Encoded) -> Inputs:
+        """Returns the sequences, each as an input of its own."""
+        return cls(encoded, np.arange(len(encoded.n_tokens)))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Sequences of each input, int64 (inputs,)."""
+        return np.diff(self.starts, append=len(self.encoded.n_tokens))
+
+    @property
+    def n_tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens of each input, int64 (inputs,)."""
+        return self._sums(self.encoded.n_tokens)
+
+    @property
+    def truncated(self) -> npt.NDArray[np.bool_]:
+        """Whether any sequence of an input was cut, bool (inputs,)."""
+        return self._sums(self.encoded.truncated.astype(np.int64)) > 0
+
+    def errors(self, of_sequences: Mapping[int, str]) -> dict[int, str]:
+        """Returns the reason of each input that has a sequence with one: that of its first."""
+        found: dict[int, str] = {}
+        for sequence in sorted(of_sequences):
+            place = int(np.searchsorted(self.starts, sequence, side="right")) - 1
+            found.setdefault(place, of_sequences[sequence])
+        return found
+
+    def sequences_of(self, inputs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns the sequences of some inputs, one input after the other."""
+        counts = self.counts[inputs]
+        shift = self.starts[inputs] - (np.cumsum(counts) - counts)
+        sequences: npt.NDArray[np.int64] = np.repeat(shift, counts) + np.arange(int(counts.sum()))
+        return sequences
+
+    def whole(self, is_scored: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Returns the inputs all of whose sequences are scored."""
+        found: npt.NDArray[np.int64] = np.flatnonzero(
+            self._sums(is_scored.astype(np.int64)) == self.counts
+        )
+        return found
+
+    def _sums(self, of_sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        ends = np.concatenate([[0], np.cumsum(of_sequences)]).astype(np.int64)
+        sums: npt.NDArray[np.int64] = ends[self.starts + self.counts] - ends[self.starts]
+        return sums
+
+
+@dataclass
+class EncodedRows:
+    """Rows and what the model is fed for them; rows with the same input share one.
+
+    Attributes:
+        places: for each row its input's index in `inputs`, -1 where the row has none (null), int64
+            (rows,). Not every input needs to be some row's.
+        inputs: the inputs.
     """
 
     places: npt.NDArray[np.int64]
-    encoded: Encoded
+    inputs: Inputs
+
+
+def encode_rows(
+    columns: Sequence[Sequence[str | None]], encode: Callable[[Sequence[Sequence[str]]], Inputs]
+) -> EncodedRows:
+    """Returns what the model is fed for some rows; an input that repeats is encoded once.
+
+    Args:
+        columns: the input columns, each with a text per row; a row with a null in any has no input.
+        encode: encodes inputs, given as columns.
+    """
+    rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    is_there = np.fromiter(map(_is_whole, rows), bool, len(rows))
+    distinct, found = deduplicate([row for row in rows if _is_whole(row)])
+    places = np.full(len(rows), -1, dtype=np.int64)
+    places[is_there] = found
+    split = [distinct] if len(columns) == 1 else list(zip(*distinct, strict=True))
+    return EncodedRows(places, encode(split or [()] * len(columns)))
+
+
+def _is_whole(row: Any) -> bool:
+    return None not in row if isinstance(row, tuple) else row is not None
 
 
 class Encoder:
@@ -103,11 +187,11 @@ class Encoder:
         """Returns the token ids of texts; a text that the tokenizer refuses gets an error."""
         return _joined(self.input_names, [self._encode_or_refuse(part) for part in _slices(texts)])
 
-    def collate(self, encoded: Encoded, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Returns the rows as tensors padded to the longest: int64 (len(rows), longest)."""
+    def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """Returns sequences as tensors padded to the longest: int64 (len(sequences), longest)."""
         import torch
 
-        lengths = encoded.n_tokens[rows]
+        lengths = encoded.n_tokens[sequences]
         width = int(lengths.max())
         positions = np.arange(width)
         if self.tokenizer.padding_side == "left":
@@ -115,21 +199,13 @@ class Encoder:
             filled = positions >= 0
         else:
             filled = positions < lengths[:, None]
-        taken = (encoded.starts[rows][:, None] + positions)[filled]
+        taken = (encoded.starts[sequences][:, None] + positions)[filled]
         tensors = {}
         for name, values in encoded.columns.items():
-            padded = np.full(filled.shape, self._pad_values[name] or 0, dtype=np.int64)
+            padded = np.full(filled.shape, self._pad_values.get(name) or 0, dtype=np.int64)
             padded[filled] = values[taken]
             tensors[name] = torch.from_numpy(padded)
         return tensors
-
-    def encode_rows(self, texts: Sequence[str | None]) -> EncodedRows:
-        """Returns the rows' token ids; a text that repeats is tokenised once."""
-        is_text = np.fromiter((isinstance(text, str) for text in texts), bool, len(texts))
-        distinct, found = deduplicate([text for text in texts if isinstance(text, str)])
-        places = np.full(len(texts), -1, dtype=np.int64)
-        places[is_text] = found
-        return EncodedRows(places, self.encode(distinct))
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
         batch = self.tokenizer(
@@ -197,23 +273,6 @@ def _joined(names: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
         np.concatenate([np.zeros(0, np.bool_), *(part.truncated for part in parts)]),
         errors,
     )
-
-
-def load_encoder(path: Path, max_length: int | None, *, trust_remote_code: bool) -> Encoder:
-    """Returns the encoder of a model without loading its weights.
-
-    Args:
-        path: folder with the model's files.
-        max_length: see `length_limit`.
-        trust_remote_code: run Python code that comes with the model.
-    """
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        path, trust_remote_code=trust_remote_code
-    )
-    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    return Encoder(tokenizer, length_limit(tokenizer, config, max_length))
 
 
 def length_limit(tokenizer: Any, model_config: Any, max_length: int | None) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
-from sparkinfer.models.tasks import get_task, scored_schema
+from sparkinfer.plan.ports import InputTable
+from sparkinfer.rows.columns import Columns
+from sparkinfer.rows.processor import ProcessorSpec
 from sparkinfer.storage import exists, is_file, names_in
 
 SUFFIXES = {
@@ -59,48 +61,64 @@ def looks_like_table(name: str) -> bool:
     return _TABLE_NAME.fullmatch(name) is not None and _format_of(name) is None
 
 
-def check_columns(config: ScoringConfig, types: Mapping[str, str]) -> None:
-    """Raises InputError or ConfigError unless the configured columns are there and fit.
+def choose_columns(config: ScoringConfig, table: InputTable, processor: ProcessorSpec) -> Columns:
+    """Returns the columns of a run.
 
     Args:
-        config: names the columns.
-        types: type of each input column by name, as Spark or Arrow calls it.
+        config: names them.
+        table: the input.
+        processor: what reads and adds columns.
+
+    Raises:
+        InputError: one is not there or has a type that does not fit.
+        ConfigError: a scored column would overwrite one of the input.
     """
-    wanted: dict[str, list[str]] = {
-        "input_col": [config.input_col],
-        "label_col": [config.label_col] if config.label_col else [],
-        "carry_cols": list(config.carry_cols or ()),
+    carried = table.columns if config.carry_cols is None else config.carry_cols
+    wanted = {
+        "input_col": processor.inputs,
+        "label_col": (config.label_col,) if config.label_col else (),
+        "carry_cols": config.carry_cols or (),
     }
     for option, names in wanted.items():
         for name in names:
-            if name not in types:
-                raise InputError(
-                    f"{option}={name!r}: no such column; the input has {', '.join(types)}"
-                    f"{_nearest(name, list(types))}"
-                )
-    _check_type("input_col", config.input_col, types, _TEXT, "string")
+            _refuse_unknown(option, name, table.columns)
+    for name in dict.fromkeys([*carried, *processor.inputs]):
+        if name in table.foreign:
+            raise InputError(
+                f"column {name!r} has type {table.foreign[name]}, which cannot be carried; leave "
+                "it out with --carry-cols, or cast it"
+            )
+    for name in processor.inputs:
+        _check_type("input_col", table.schema.field(name), _TEXT, "string")
     if config.label_col is not None:
-        _check_type("label_col", config.label_col, types, _LABEL, "a number, a boolean or string")
-    refuse_clash(config, list(types))
+        label = table.schema.field(config.label_col)
+        _check_type("label_col", label, _LABEL, "a number, a boolean or string")
+    _refuse_clash(carried, processor.fields.names)
+    return Columns(
+        carried=pa.schema([table.schema.field(name) for name in carried]),
+        inputs=pa.schema([table.schema.field(name) for name in processor.inputs]),
+        scored=processor.fields,
+    )
 
 
-_TEXT = re.compile(r"(large_)?string(_view| collate \w+)?|varchar\(\d+\)|char\(\d+\)")
-_LABEL = re.compile(_TEXT.pattern + r"|u?int\d*|(big|small|tiny)int|float|double|bool(ean)?")
-
-
-def _check_type(
-    option: str, name: str, types: Mapping[str, str], allowed: re.Pattern[str], expected: str
-) -> None:
-    if not allowed.fullmatch(types[name]):
+def _refuse_unknown(option: str, name: str, columns: Sequence[str]) -> None:
+    if name not in columns:
         raise InputError(
-            f"{option}={name!r} has type {types[name]}, expected {expected}; cast it before or "
-            "name another column"
+            f"{option}={name!r}: no such column; the input has {', '.join(columns)}"
+            f"{_nearest(name, columns)}"
         )
 
 
-def carried_columns(config: ScoringConfig, columns: Sequence[str]) -> list[str]:
-    """Returns the input columns that the output keeps, in order."""
-    return list(columns) if config.carry_cols is None else list(config.carry_cols)
+_TEXT = re.compile(r"string(_view)?")
+_LABEL = re.compile(_TEXT.pattern + r"|u?int\d+|float|double|halffloat|bool")
+
+
+def _check_type(option: str, column: pa.Field, allowed: re.Pattern[str], expected: str) -> None:
+    if not allowed.fullmatch(type_name(column.type)):
+        raise InputError(
+            f"{option}={column.name!r} has type {column.type}, expected {expected}; cast it before "
+            "or name another column"
+        )
 
 
 def type_name(kind: pa.DataType) -> str:
@@ -117,11 +135,9 @@ def type_name(kind: pa.DataType) -> str:
     return str(kind).removeprefix("large_")
 
 
-def refuse_clash(config: ScoringConfig, columns: Sequence[str]) -> None:
-    """Raises ConfigError if a carried column has the name of a scored one."""
-    scored = scored_schema(get_task(config.task), config.output_prefix).names
+def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
     lowered = {name.lower() for name in scored}  # Spark does not tell names apart by case
-    clash = [name for name in carried_columns(config, columns) if name.lower() in lowered]
+    clash = [name for name in carried if name.lower() in lowered]
     if clash:
         raise ConfigError(
             f"input column(s) {', '.join(clash)} would be overwritten by the scored columns; give "

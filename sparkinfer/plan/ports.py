@@ -1,20 +1,25 @@
-"""The seam between a run and what moves its rows.
+"""The ports between a run and what moves its rows.
 
-A run asks an engine three things, in this order: is the input there and as described, how should
-the model be run, and score these chunks. The files of a chunk are written into a staging folder of
-its own, where readers do not see them; publishing is the run's business.
+A run opens an input, asks an engine on what it scores, has one worker try the processor out, and
+then has the engine score chunks. The files of a chunk are written into a staging folder of its own,
+where readers do not see them; publishing is the run's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
-from sparkinfer.models.acceleration import Verdict
-from sparkinfer.models.sources import ModelSource
+import pyarrow as pa
+
 from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.progress import Progress
+from sparkinfer.rows.tally import WrittenFile
+from sparkinfer.workers.place import Place
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,28 +28,40 @@ class InputTable:
 
     Attributes:
         columns: names, in order.
-        kind: `parquet`, `csv`, `json` or `table`.
-        path: where its files are, None for a table.
-        carried: types of the columns that the output keeps, by name; see `type_name`.
+        kind: `parquet`, `csv`, `json`, `table` or `DataFrame`.
+        path: where its files are; None for a table or a DataFrame.
+        schema: the columns that Arrow has a type for.
+        foreign: the type of each other column, by its name.
     """
 
     columns: tuple[str, ...]
     kind: str
     path: str | None
-    carried: Mapping[str, str]
+    schema: pa.Schema
+    foreign: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Workers:
-    """How many model replicas score at once, and on what.
+class InputSource(Protocol):
+    """Where the rows come from."""
 
-    Attributes:
-        kind: `cpu` or `cuda`.
-        count: replicas.
-    """
+    def open(self) -> InputTable:
+        """Returns what the input holds.
 
-    kind: str
-    count: int
+        Raises:
+            InputError: it is missing or unreadable.
+        """
+
+    def copy(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
+        """Copies an input that is not Parquet to a folder of Parquet files.
+
+        Args:
+            folder: receives them.
+            rows_per_file: most rows of a file.
+            paths: those of the input's files that are copied; none for a table.
+
+        Raises:
+            JobError: it could not be read or written.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,73 +86,59 @@ class ScoredChunk:
     Attributes:
         chunk: see `ChunkTask`.
         staging: see `ChunkTask`.
-        files: names of the Parquet files below it.
+        files: its Parquet files, as those who wrote them tell.
         seconds: from the chunk's start to its files being whole.
     """
 
     chunk: Chunk
     staging: str
-    files: tuple[str, ...]
+    files: tuple[WrittenFile, ...]
     seconds: float
 
 
-@dataclass(frozen=True)
-class ScoringRun:
-    """What an engine is asked to score.
+class ChunkLedger(Protocol):
+    """Takes what becomes of chunks; from several threads at once."""
 
-    Attributes:
-        source: the model's files.
-        verdict: how the model is run.
-        read_from: folder that the chunks' files lie in.
-        tasks: the chunks, in the order in which they should be begun.
-        staging: folder for what the engine itself has to keep meanwhile.
-        commit: takes a scored chunk, from one thread at a time; what it raises ends the run.
-        note_deaths: takes the number of a chunk and how often a worker died while it scored it.
-    """
+    def commit(self, scored: ScoredChunk) -> None:
+        """Makes a chunk part of the output; what it raises ends the run."""
 
-    source: ModelSource
-    verdict: Verdict
-    read_from: str
-    tasks: tuple[ChunkTask, ...]
-    staging: str
-    commit: Callable[[ScoredChunk], None]
-    note_deaths: Callable[[int, int], None]
+    def note_deaths(self, number: int, deaths: int) -> None:
+        """Takes the number of a chunk and how often a worker died while it scored it."""
 
 
 class Engine(Protocol):
-    """Moves rows from an input through scorers to Parquet files."""
+    """Moves rows from an input through processors to Parquet files."""
 
-    def open_input(self) -> InputTable:
-        """Returns what the input holds.
-
-        Raises:
-            InputError: it is missing, unreadable or lacks a column.
-        """
-
-    def stage_input(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
-        """Copies an input that is not Parquet to a folder of Parquet files.
-
-        Args:
-            folder: receives them.
-            rows_per_file: most rows of a file.
-            paths: those of the input's files that are copied; none for a table.
-
-        Raises:
-            JobError: it could not be read or written.
-        """
-
-    def find_workers(self) -> Workers:
+    def workers(self) -> Workers:
         """Returns the replicas that the run will use.
 
         Raises:
             EngineUnavailableError: an accelerator was asked for and is not there.
         """
 
-    def run_gate(self, source: ModelSource) -> Verdict:
-        """Returns how every worker is to run the model, tried in one worker."""
+    def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
+        """Returns what a function returns in one of the workers.
 
-    def score(self, run: ScoringRun, progress: Progress) -> None:
-        """Scores the chunks, several at once, and commits each when its files are written.
+        Args:
+            act: picklable, as is what it returns.
+            warm_up: called in the other workers meanwhile, where they are likely to score later.
+
+        Raises:
+            SparkInferError: what it raised.
+            JobError: the worker failed.
+        """
+
+    def score(
+        self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
+    ) -> None:
+        """Scores chunks, several at once, and commits each when its files are written.
+
+        Args:
+            plan: how.
+            tasks: the chunks, in the order in which they should be begun; taken as they are needed
+                where the engine can.
+            ledger: takes what becomes of them.
+            progress: is told of phases and of what workers do.
 
         Raises:
             JobError: a worker failed for good.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from sparkinfer.exceptions import OutputError
+from sparkinfer.jobs.done import Done
 from sparkinfer.jobs.lease import Holder, read_holder
 from sparkinfer.jobs.manifest import ChunkRecord, Manifest, ManifestFolder
-from sparkinfer.jobs.metrics import combine
 from sparkinfer.jobs.output import Output
+from sparkinfer.metrics.measure import Measure, States
+from sparkinfer.models.tasks import TASKS
 from sparkinfer.report.live import format_seconds
 from sparkinfer.report.summary import describe_metrics
 
@@ -84,30 +86,33 @@ def read_status(path: str) -> RunStatus:
             f"output {path!r} holds no manifest of a run; give the folder that a run was told to "
             "write to"
         )
-    found = folder.records(output.sizes)
-    records = [found[chunk.number] for chunk in manifest.chunks if chunk.number in found]
-    missing = [chunk.number for chunk in manifest.chunks if chunk.number not in found]
+    done, rate = Done(), _RecentRate()
+
+    def states() -> Iterator[States]:
+        for record in folder.records(output.sizes):
+            done.add(record, manifest.chunks)
+            rate.add(record)
+            yield record.metrics
+
+    metrics = _measure(manifest).values(states())
+    missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
     writer = read_holder(output.lease_folder)
-    reasons: Counter[str] = Counter()
-    for record in records:
-        reasons.update(record.reasons)
-    user_metrics = tuple(manifest.settings.get("metrics", ()))
     return RunStatus(
         output=path,
         state=_state(output.is_finished(), bool(missing), writer),
         settings=dict(manifest.settings),
         created=manifest.created,
-        rows=sum(record.rows for record in records),
+        rows=done.rows,
         total_rows=manifest.rows,
-        chunks=len(records),
+        chunks=len(manifest.chunks) - len(missing),
         total_chunks=len(manifest.chunks),
         missing=tuple(missing[:MOST_MISSING]),
-        errors=sum(record.errors for record in records),
-        reasons=dict(reasons.most_common(MOST_REASONS)),
-        truncated=sum(record.truncated for record in records),
-        tokens=sum(record.tokens for record in records),
-        rows_per_s=_rate(records),
-        metrics=_metrics(manifest, records, user_metrics),
+        errors=done.errors,
+        reasons=dict(done.reasons.most_common(MOST_REASONS)),
+        truncated=done.truncated,
+        tokens=done.tokens,
+        rows_per_s=rate.rows_per_s,
+        metrics=metrics,
         writer=writer,
     )
 
@@ -155,21 +160,48 @@ def _writer(writer: Holder | None) -> str:
     )
 
 
-def _rate(records: list[ChunkRecord]) -> float | None:
-    """Returns rows per second between the ends of the first chunk and the last of one writer."""
-    if not records:
-        return None
-    epoch = max(record.epoch for record in records)
-    last = sorted((record for record in records if record.epoch == epoch), key=_finished)
-    seconds = (_finished(last[-1]) - _finished(last[0])).total_seconds()
-    return sum(record.rows for record in last[1:]) / seconds if seconds > 0 else None
+class _RecentRate:
+    """Rows per second between the ends of the first chunk and the last of the newest writer."""
+
+    def __init__(self) -> None:
+        self._epoch = -1
+        self._first: ChunkRecord | None = None
+        self._last: ChunkRecord | None = None
+        self._rows = 0
+
+    def add(self, record: ChunkRecord) -> None:
+        """Takes a record, in whatever order they come."""
+        if record.epoch < self._epoch:
+            return
+        if record.epoch > self._epoch:
+            self._epoch, self._rows, self._first, self._last = record.epoch, 0, record, record
+        self._rows += record.rows
+        if self._first is None or _finished(record) < _finished(self._first):
+            self._first = record
+        if self._last is None or _finished(record) > _finished(self._last):
+            self._last = record
+
+    @property
+    def rows_per_s(self) -> float | None:
+        """The rate; None where it tells nothing."""
+        if self._first is None or self._last is None:
+            return None
+        seconds = (_finished(self._last) - _finished(self._first)).total_seconds()
+        return (self._rows - self._first.rows) / seconds if seconds > 0 else None
 
 
 def _finished(record: ChunkRecord) -> datetime:
     return datetime.fromisoformat(record.finished)
 
 
-def _metrics(
-    manifest: Manifest, records: list[ChunkRecord], user_metrics: tuple[str, ...]
-) -> dict[str, float]:
-    return combine(manifest.labels, [record.metrics for record in records], user_metrics)
+def _measure(manifest: Manifest) -> Measure:
+    """Returns which metrics the run takes."""
+    settings = manifest.settings
+    task = TASKS.get(str(settings.get("task")))
+    return Measure(
+        task.evaluation if task is not None else None,
+        settings.get("label_col"),
+        settings.get("output_prefix", ""),
+        manifest.labels,
+        tuple(settings.get("metrics", ())),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow.dataset as pads
 
-from sparkinfer.jobs.runner import RunResult
+from sparkinfer.jobs.result import RunResult
 from sparkinfer.report.live import format_seconds
 from sparkinfer.storage import file_system
 

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparkinfer.storage import file_system
+from sparkinfer.metrics.measure import Measure
+from sparkinfer.rows.columns import Columns
+from sparkinfer.rows.tally import TallyTaker, WrittenFile
+from sparkinfer.storage import file_system, join
+
+T = TypeVar("T")
 
 
 class CarriedRows:
-    """Columns that wait for the scores of their rows; both come in the same order.
+    """Rows that wait for their scores; both come in the same order.
 
     Args:
-        prefix: put before the name of every scored column.
+        columns: of the run.
     """
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
         self._waiting: deque[pa.Table] = deque()
 
-    def put(self, carried: pa.Table) -> None:
-        """Takes the carried columns of the next rows."""
-        self._waiting.append(carried)
+    def put(self, rows: pa.RecordBatch) -> None:
+        """Takes the next rows, with at least the carried columns."""
+        carried = [rows.column(rows.schema.get_field_index(n)) for n in self._columns.carried.names]
+        if carried:
+            self._waiting.append(pa.Table.from_arrays(carried, schema=self._columns.carried))
 
     def complete(self, scored: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         """Yields the carried columns with the scored ones behind them, as the latter come."""
         for batch in scored:
-            rows = self._take(batch.num_rows)
-            for field, column in zip(batch.schema, batch.columns, strict=True):
-                rows = rows.append_column(field.with_name(self._prefix + field.name), column)
-            yield rows
+            carried = self._take(batch.num_rows) if self._columns.carried.names else ()
+            yield pa.Table.from_arrays([*carried, *batch.columns], schema=self._columns.output)
 
-    def _take(self, rows: int) -> pa.Table:
-        """Returns the first rows that wait and leaves the rest."""
+    def _take(self, rows: int) -> list[pa.ChunkedArray]:
+        """Returns the columns of the first rows that wait and leaves the rest."""
         taken = []
         while rows > 0:
             table = self._waiting.popleft()
@@ -44,15 +50,53 @@ class CarriedRows:
                 table = table.slice(0, rows)
             taken.append(table)
             rows -= table.num_rows
-        return pa.concat_tables(taken)
+        columns = pa.concat_tables(taken) if taken else self._columns.carried.empty_table()
+        return list(columns.columns)
 
 
-def write_tables(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
-    """Writes tables to a Parquet file as they come and returns the number of rows."""
-    fs, name = file_system(path)
-    rows = 0
-    with fs.open(name, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
-        for table in tables:
-            writer.write_table(table.cast(schema))
-            rows += table.num_rows
-    return rows
+class ScoredWriter:
+    """Writes scored rows to Parquet files in one folder.
+
+    Args:
+        folder: receives them; it is there, or needs not be made.
+        columns: of the run.
+        measure: which metrics are taken of the rows.
+    """
+
+    def __init__(self, folder: str, columns: Columns, measure: Measure) -> None:
+        self._folder = folder
+        self._columns = columns
+        self._measure = measure
+
+    def write(
+        self,
+        name: str,
+        pairs: Iterable[tuple[T, pa.RecordBatch]],
+        process: Callable[[Iterable[T]], Iterable[pa.RecordBatch]],
+    ) -> WrittenFile:
+        """Scores rows and writes them to a file as they come.
+
+        Args:
+            name: of the file.
+            pairs: what is scored of some rows, and the columns of theirs that are carried.
+            process: scores them.
+        """
+        carried = CarriedRows(self._columns)
+
+        def fed() -> Iterator[T]:
+            for rows, beside in pairs:
+                carried.put(beside)
+                yield rows
+
+        return self.write_tables(name, carried.complete(process(fed())))
+
+    def write_tables(self, name: str, tables: Iterable[pa.Table]) -> WrittenFile:
+        """Writes rows with all columns of the output to a file as they come."""
+        schema = self._columns.output
+        fs, path = file_system(join(self._folder, name))
+        taker = TallyTaker(self._measure)
+        with fs.open(path, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
+            for table in tables:
+                writer.write_table(table.cast(schema))
+                taker.add(table)
+        return WrittenFile(name, taker.tally())

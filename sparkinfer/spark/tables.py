@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -59,20 +59,12 @@ def read_files(
     reader = spark.read.options(**CSV_OPTIONS) if kind == "csv" else spark.read
     if list(paths) != [root]:
         reader = reader.option("basePath", root)
-    plain = [re.sub(r"([\\\[\]{}*?])", r"\\\1", path) for path in paths]  # no patterns are meant
-    return reader.schema(schema).format(kind).load(plain)
+    return reader.schema(schema).format(kind).load([literal_path(path) for path in paths])
 
 
-def check_types(df: DataFrame, names: Iterable[str]) -> None:
-    """Raises InputError for a column of a type that Arrow, which carries them, does not have."""
-    for name in names:
-        try:
-            arrow_field(df.schema[name])
-        except Exception as error:  # pyspark's own, of changing classes
-            raise InputError(
-                f"column {name!r} has type {df.schema[name].dataType.simpleString()}, which cannot "
-                "be carried; leave it out with --carry-cols, or cast it"
-            ) from error
+def literal_path(path: str) -> str:
+    """Returns a path as Spark's reader takes it for itself and not for a pattern."""
+    return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)
 
 
 def quoted(name: str) -> str:

@@ -6,6 +6,7 @@ workers never load a model on the same one.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -47,6 +48,15 @@ def worker_device(kind: str, address: str | None, local_rank: int) -> str:
             "working driver, or use device='cpu'"
         )
     return f"cuda:{index}"
+
+
+def release_memory(device: str) -> None:
+    """Gives back what freed models and batches held on a device."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def release_gpus() -> None:

@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import TracebackType
 
-from sparkinfer.engines.horovod.rank import PreparedChunk
 from sparkinfer.engines.horovod.supervision import RankResult
-from sparkinfer.plan.ports import ScoredChunk, ScoringRun
+from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
+from sparkinfer.rows.tally import Tally, WrittenFile
+
+COMMITS_AT_ONCE = 4
+"""On an object store a commit is a few round trips."""
+
+
+@dataclass
+class SharedChunk:
+    """A chunk that ranks score together.
+
+    Attributes:
+        task: the chunk.
+        ranks: how many ranks have a share of it.
+        results: what they wrote so far.
+    """
+
+    task: ChunkTask
+    ranks: int
+    results: list[RankResult] = field(default_factory=list)
 
 
 class ChunkCommits:
     """Commits each chunk once all ranks that share it have written their part.
 
-    That happens in a thread of its own: publishing must not keep anyone from watching the ranks.
-    Leaving the context waits for it, and raises what a commit raised.
+    That happens in threads of its own: publishing must not keep anyone from watching the ranks.
+    Leaving the context waits for them, and raises what a commit raised.
 
     Args:
-        run: what is scored.
-        chunks: with the share of each rank.
+        ledger: takes the chunks.
+        chunks: by their numbers; those that are committed are taken out.
         abort: ends the launch, called with the reason when a commit has failed.
     """
 
     def __init__(
-        self, run: ScoringRun, chunks: Sequence[PreparedChunk], abort: Callable[[str], None]
+        self,
+        ledger: ChunkLedger,
+        chunks: Mapping[int, SharedChunk],
+        abort: Callable[[str], None],
     ) -> None:
-        self._run = run
+        self._ledger = ledger
+        self._chunks = dict(chunks)
         self._abort = abort
-        self._tasks = {task.chunk.number: task for task in run.tasks}
-        self._awaited = {
-            chunk.number: {rank for rank, share in enumerate(chunk.row_groups) if share}
-            for chunk in chunks
-        }
-        self._written: dict[int, list[RankResult]] = {chunk.number: [] for chunk in chunks}
         self._error: BaseException | None = None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sparkinfer-commit")
+        self._pool = ThreadPoolExecutor(COMMITS_AT_ONCE, thread_name_prefix="sparkinfer-commit")
 
     def __enter__(self) -> ChunkCommits:
         return self
@@ -51,20 +68,21 @@ class ChunkCommits:
             raise self._error
 
     def add(self, result: RankResult) -> None:
-        """Takes what a rank has written of a chunk."""
-        self._written[result.chunk].append(result)
-        self._awaited[result.chunk].discard(result.rank)
-        if not self._awaited[result.chunk]:
-            self._pool.submit(self._commit, self._written.pop(result.chunk))
+        """Takes what a rank has written of a chunk; called from one thread at a time."""
+        shared = self._chunks[result.chunk]
+        shared.results.append(result)
+        if len(shared.results) == shared.ranks:
+            self._pool.submit(self._commit, self._chunks.pop(result.chunk))
 
-    def _commit(self, results: list[RankResult]) -> None:
+    def _commit(self, shared: SharedChunk) -> None:
         if self._error is not None:
             return
-        task = self._tasks[results[0].chunk]
-        files = tuple(result.file for result in sorted(results, key=lambda result: result.rank))
+        results = sorted(shared.results, key=lambda result: result.rank)
+        files = tuple(WrittenFile(result.file, Tally(**result.tally)) for result in results)
         seconds = max(result.seconds for result in results)
+        task = shared.task
         try:
-            self._run.commit(ScoredChunk(task.chunk, task.staging, files, seconds))
+            self._ledger.commit(ScoredChunk(task.chunk, task.staging, files, seconds))
         except BaseException as error:
             self._error = error
             self._abort(f"a chunk was not committed: {error}")

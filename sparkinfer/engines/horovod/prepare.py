@@ -4,42 +4,49 @@ Every row gets a key and goes into one row group with rows of like length. A row
 files of one name, one row group each: `tokens/NAME` holds the key, the token ids and what is known
 of the text, `carried/NAME` the columns that the output keeps, in the same order. Padding is left to
 the ranks. Rows are sorted within what a task holds at a time, so nothing is shuffled for it.
+
+Where the processor encodes nothing ahead, there is only the second file, with what it reads.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkinfer.batching.planner import IntArray
+from sparkinfer.batching.rebatch import rebatch, same_rows
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
-from sparkinfer.config import ScoringConfig
+from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
-from sparkinfer.models.sources import ModelSource, stage
-from sparkinfer.models.tokens import EncodedRows, Encoder, load_encoder
+from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.rows.reading import ChunkReader
+from sparkinfer.plan.plan import Plan
+from sparkinfer.rows.processor import EncodesAhead, ProcessorSpec
 from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
 from sparkinfer.spark.errors import explain
-from sparkinfer.storage import file_system, join, make_folder
+from sparkinfer.storage import file_system, join, make_folder, read_text, write_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-TOKENS, CARRIED = "tokens", "carried"
-"""Folders of the two files of a row group."""
+TOKENS, CARRIED, LISTS = "tokens", "carried", "lists"
+"""Folders of the two files of a row group, and of the lists of them."""
 
-ROW, N_TOKENS, TRUNCATED, ERROR = "row", "n_tokens", "truncated", "error"
+ROW, N_TOKENS, TRUNCATED, SEQUENCES = "row", "n_tokens", "truncated", "sequences"
+NUMBERS = (ROW, N_TOKENS, TRUNCATED, SEQUENCES)
+ERROR, LENGTHS = "error", "lengths"
 """Columns of a tokens file beside those of the model's inputs. `n_tokens` is NULL_LENGTH where the
-text is null; `error` says why a text has no tokens."""
+text is null; `error` says why a row has no tokens; `sequences` is the number of sequences of a row,
+and `lengths` lists the tokens of each."""
 
 NULL_LENGTH = -1
 
@@ -75,55 +82,63 @@ class PrepareJob:
     """All that a task needs to prepare its rows.
 
     Attributes:
-        config: what to score.
-        source: the model's files.
-        kind: what the ranks run on, `cpu` or `cuda`.
+        plan: how rows are scored.
+        batching: limits of what a task holds at a time, and the token budget of a batch.
         cores: that Spark gives to a task.
-        carried: columns that the output keeps.
-        reader: reads the chunks.
-        folder: receives the files, in one folder for each of their two kinds. Files there that are
-            not told of are of attempts that failed.
+        folder: receives the files, in one folder for each of their kinds. Files there that no list
+            names are of attempts that failed.
     """
 
-    config: ScoringConfig
-    source: ModelSource
-    kind: str
+    plan: Plan
+    batching: BatchingConfig
     cores: int
-    carried: tuple[str, ...]
-    reader: ChunkReader
     folder: str
 
 
-def prepare(
-    spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob
-) -> dict[int, list[PreparedFile]]:
-    """Returns the row groups of each chunk by its number, written by one Spark job.
+def prepare(spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob) -> dict[int, list[str]]:
+    """Returns the names of the lists of each chunk's row groups, by the chunk's number.
+
+    One Spark job writes the row groups, and what each task wrote into a list beside them: the
+    driver does not hold what all of them wrote.
 
     Raises:
         JobError: a task failed for good.
     """
-    for name in (TOKENS, CARRIED):
+    for name in (TOKENS, CARRIED, LISTS):
         make_folder(join(job.folder, name))
     parts = _parts(chunks, spark.sparkContext.defaultParallelism)
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         for batch in batches:
             for place in batch.column(0).to_pylist():
-                written = [asdict(file) for file in prepare_part(job, place, parts[place])]
-                if written:
-                    yield pa.RecordBatch.from_pylist(written)
+                name = _write_list(job.folder, prepare_part(job, place, parts[place]))
+                yield pa.RecordBatch.from_pylist([{"place": place, "list": name}])
 
     try:
         written = spark.range(len(parts), numPartitions=max(1, len(parts))).mapInArrow(
-            write, "chunk long, name string, first_row long, rows long, tokens long"
+            write, "place long, list string"
         )
         rows = _without_gpus(spark, written)
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(f"the prepare stage failed: {explain(error)}") from error
-    prepared: dict[int, list[PreparedFile]] = {chunk.number: [] for chunk in chunks}
-    for row in rows:
-        prepared[row.chunk].append(PreparedFile(**row.asDict()))
-    return prepared
+    lists: dict[int, list[str]] = {}
+    for row in sorted(rows, key=lambda row: int(row.place)):
+        lists.setdefault(parts[row.place].number, []).append(row.list)
+    return lists
+
+
+def read_list(folder: str, name: str) -> list[PreparedFile]:
+    """Returns the row groups that one task wrote."""
+    lines = (read_text(join(folder, LISTS, name)) or "").splitlines()
+    return [PreparedFile(**json.loads(line)) for line in lines]
+
+
+def _write_list(folder: str, files: Iterable[PreparedFile]) -> str:
+    name = f"{uuid.uuid4()}.jsonl"
+    write_text(
+        join(folder, LISTS, name), "".join(json.dumps(asdict(file)) + "\n" for file in files)
+    )
+    return name
 
 
 def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
@@ -161,82 +176,68 @@ def prepare_part(job: PrepareJob, place: int, part: Chunk) -> Iterator[PreparedF
         part: where the rows are.
     """
     row = place * KEYS_PER_PART
-    batching = job.config.batching
-    budget = batching.max_batch_tokens or DEFAULT_BATCH_TOKENS[job.kind]
+    plan, batching = job.plan, job.batching
+    budget = batching.max_batch_tokens or DEFAULT_BATCH_TOKENS[plan.workers.kind]
     limits = growing_limits(budget, budget * BATCHES_IN_ROW_GROUP)
-    batches = job.reader.read(part.pieces)
-    for table in _cut_tables(batches, batching.window_rows, batching.window_bytes):
-        texts = table.column(job.config.input_col).to_pylist()
-        rows = _cached_encoder(job).encode_rows(texts)
-        lengths = np.append(rows.encoded.n_tokens, 0)[rows.places]
+    batches = plan.reader.read(part.pieces)
+    windows = rebatch(batches, same_rows(batching.window_rows), batching.window_bytes)
+    for window in windows:
+        rows = _encoded(plan.processor, window, job.cores)
+        lengths = _row_tokens(rows) if rows else np.ones(window.num_rows, np.int64)
         for group in cut_row_groups(lengths, limits, max_rows=batching.window_rows):
             name = f"part-{part.number:08d}-{uuid.uuid4()}.parquet"
-            _write(job.folder, TOKENS, name, _tokens_table(rows, group, row))
-            carried = table.select(list(job.carried)).take(pa.array(group))
+            kept = list(plan.columns.carried.names if rows else plan.columns.read.names)
+            if rows:
+                _write(job.folder, TOKENS, name, _tokens_table(rows, group, row))
+            carried = pa.Table.from_batches([window]).select(kept).take(pa.array(group))
             _write(job.folder, CARRIED, name, carried)
             yield PreparedFile(part.number, name, row, len(group), int(lengths[group].sum()))
             row += len(group)
 
 
-def _cut_tables(
-    batches: Iterable[pa.RecordBatch], max_rows: int, max_bytes: int
-) -> Iterator[pa.Table]:
-    """Yields the rows of all batches in tables bounded in rows, and about bounded in bytes."""
-    held: list[pa.RecordBatch] = []
-    rows = size = 0
-    for whole in batches:
-        start = 0
-        while start < whole.num_rows:
-            batch = whole.slice(start, max_rows - rows)
-            start += batch.num_rows
-            held.append(batch)
-            rows += batch.num_rows
-            size += batch.nbytes
-            if rows >= max_rows or size >= max_bytes:
-                yield pa.Table.from_batches(held)
-                held, rows, size = [], 0, 0
-    if held:
-        yield pa.Table.from_batches(held)
+def _encoded(processor: ProcessorSpec, window: pa.RecordBatch, cores: int) -> EncodedRows | None:
+    if not isinstance(processor, EncodesAhead):
+        return None
+    rows: EncodedRows = processor.encode(window, cores)
+    return rows
+
+
+def _row_tokens(rows: EncodedRows) -> IntArray:
+    """Returns the tokens of each row, int64 (rows,); a row without an input has none."""
+    tokens: IntArray = np.append(rows.inputs.n_tokens, 0)[rows.places]
+    return tokens
 
 
 def _tokens_table(rows: EncodedRows, group: IntArray, first_row: int) -> pa.Table:
     """Returns the tokens file's rows for some rows of a window."""
-    encoded = rows.encoded
+    inputs, encoded = rows.inputs, rows.inputs.encoded
     places = rows.places[group]
     is_null = places < 0
-    n_tokens = np.where(is_null, NULL_LENGTH, np.append(encoded.n_tokens, 0)[places])
-    texts = places[~is_null]
-    taken = encoded.values_of(texts)
-    ends = np.concatenate([[0], np.cumsum(np.maximum(n_tokens, 0))]).astype(np.int32)
-    reasons = [encoded.errors.get(int(place)) for place in places]
+    n_tokens = np.where(is_null, NULL_LENGTH, np.append(inputs.n_tokens, 0)[places])
+    counts = np.append(inputs.counts, 0)[places]
+    sequences = inputs.sequences_of(places[~is_null])
+    taken = encoded.values_of(sequences)
+    errors = inputs.errors(encoded.errors)
     columns = {
         ROW: pa.array(np.arange(first_row, first_row + len(group))),
         N_TOKENS: pa.array(n_tokens.astype(np.int32)),
-        TRUNCATED: pa.array(np.append(encoded.truncated, False)[places]),
-        ERROR: pa.array(reasons, pa.string()),
+        TRUNCATED: pa.array(np.append(inputs.truncated, False)[places]),
+        SEQUENCES: pa.array(counts.astype(np.int32)),
+        ERROR: pa.array([errors.get(int(place)) for place in places], pa.string()),
+        LENGTHS: _lists(encoded.n_tokens[sequences], counts),
     }
     for name, values in encoded.columns.items():
-        columns[name] = pa.ListArray.from_arrays(pa.array(ends), pa.array(values[taken]))
+        columns[name] = _lists(values[taken], np.maximum(n_tokens, 0))
     return pa.table(columns)
+
+
+def _lists(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> pa.ListArray:
+    """Returns int32 values as one list per row."""
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.astype(np.int32)))
 
 
 def _write(folder: str, kind: str, name: str, table: pa.Table) -> None:
     fs, path = file_system(join(folder, kind, name))
     with fs.open(path, "wb") as handle:
         pq.write_table(table, handle, row_group_size=max(table.num_rows, 1))
-
-
-_encoders: dict[tuple[object, ...], Encoder] = {}
-"""The one tokenizer of this process."""
-
-
-def _cached_encoder(job: PrepareJob) -> Encoder:
-    config = job.config
-    key = (job.source.fingerprint, config.max_length)
-    if key not in _encoders:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(job.cores))
-        path = stage(job.source, config.loading)
-        trust = config.loading.trust_remote_code
-        _encoders.clear()
-        _encoders[key] = load_encoder(path, config.max_length, trust_remote_code=trust)
-    return _encoders[key]

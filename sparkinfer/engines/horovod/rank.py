@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
-from sparkinfer.batching.row_groups import deal_out
-from sparkinfer.engines.horovod.prepare import PreparedFile
-from sparkinfer.engines.horovod.readers import READERS, read_row_groups
+from sparkinfer.engines.horovod.readers import READERS, read_carried, read_row_groups
+from sparkinfer.engines.horovod.shares import RankShare, read_shares
 from sparkinfer.engines.horovod.supervision import (
     DONE,
     SCORING,
@@ -23,22 +24,21 @@ from sparkinfer.engines.horovod.supervision import (
     RankResult,
     RunAbortedError,
 )
-from sparkinfer.engines.spark_worker import WorkerJob, limit_threads, load_model
+from sparkinfer.engines.spark_worker import limit_threads
 from sparkinfer.exceptions import RowConservationError
-from sparkinfer.models.acceleration import LoadedModel
-from sparkinfer.models.scorer import Scorer
-from sparkinfer.models.tokens import EncodedRows
-from sparkinfer.rows.writing import CarriedRows, write_tables
-from sparkinfer.storage import join
-from sparkinfer.workers.channel import ProgressClient
+from sparkinfer.plan.plan import Plan
+from sparkinfer.rows.processor import EncodesAhead
+from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
+from sparkinfer.rows.tally import WrittenFile
+from sparkinfer.rows.writing import ScoredWriter
+from sparkinfer.workers import resident
+from sparkinfer.workers.channel import ProgressAddress, ProgressClient
 from sparkinfer.workers.devices import worker_device
+from sparkinfer.workers.place import Place
 from sparkinfer.workers.statistics import ScoringStatistics
-from sparkinfer.workers.watchdog import StallReport, Watchdog, end_process
+from sparkinfer.workers.watchdog import StallReport, end_process
 
 logger = logging.getLogger(__name__)
-
-PreparedShares = tuple[tuple[PreparedFile, ...], ...]
-"""Row groups by the rank that scores them."""
 
 
 @dataclass(frozen=True)
@@ -59,38 +59,23 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class PreparedChunk:
-    """A chunk whose rows are prepared.
-
-    Attributes:
-        number: of the chunk.
-        staging: receives the scored files.
-        row_groups: what was prepared, for each rank its share.
-    """
-
-    number: int
-    staging: str
-    row_groups: PreparedShares
-
-
-@dataclass(frozen=True)
 class RankJob:
-    """All that a rank needs; the same for all ranks.
+    """All that a rank needs; the same for all ranks, and small however many chunks there are.
 
     Attributes:
-        worker: the model and how it is run.
-        chunks: what is scored, one after the other.
+        plan: how rows are scored.
+        progress: where to report, None for nowhere.
         prepared: folder of the prepared files.
-        schema: of the scored files.
+        shares: folder of the files that say what each rank scores.
         world_size: ranks that share each chunk.
         reader: name of the reader.
         control: folder of the run's `RankBeat`s.
     """
 
-    worker: WorkerJob
-    chunks: tuple[PreparedChunk, ...]
+    plan: Plan
+    progress: ProgressAddress | None
     prepared: str
-    schema: pa.Schema
+    shares: str
     world_size: int
     reader: str
     control: str
@@ -108,7 +93,7 @@ def run_rank(job: RankJob, placement: Placement) -> None:
     warnings.simplefilter("ignore")  # other libraries' notes to their callers
     try:
         with RankBeat(job.control, placement.rank) as beat:
-            _score_chunks(job, placement, beat)
+            _score_shares(job, placement, beat)
             beat.enter(DONE)
     except RunAbortedError as error:
         logger.warning("rank %d ends: %s", placement.rank, error)
@@ -116,82 +101,76 @@ def run_rank(job: RankJob, placement: Placement) -> None:
         raise
     except Exception:
         logger.exception("rank %d failed", placement.rank)
+    finally:
+        resident.drop()
 
 
-def deal_chunk(files: Sequence[PreparedFile], world_size: int, turn: int) -> PreparedShares:
-    """Returns for each rank its row groups of a chunk.
-
-    Args:
-        files: the chunk's row groups.
-        world_size: number of ranks.
-        turn: counts the chunks, so that it is not always the same rank that gets more.
-    """
-    shares = deal_out([file.tokens for file in files], world_size)
-    turned = [shares[(rank + turn) % world_size] for rank in range(world_size)]
-    return tuple(tuple(files[index] for index in share) for share in turned)
-
-
-def _score_chunks(job: RankJob, placement: Placement, beat: RankBeat) -> None:
+def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
     if placement.world_size != job.world_size:
         raise RowConservationError(
             f"{placement.world_size} ranks were started, expected {job.world_size}: rows would be "
             "left out or doubled; check the launcher"
         )
-    chunks = [chunk for chunk in job.chunks if chunk.row_groups[placement.rank]]
-    if not chunks:
+    shares = read_shares(job.shares, placement.rank)
+    first = next(shares, None)
+    if first is None:
         return  # more ranks than row groups: no need to load the model
-    started = time.perf_counter()
-    limit_threads(job.worker.cores)
-    device = worker_device(job.worker.kind, placement.gpu_address, placement.local_rank)
-    model = load_model(job.worker, device)
-    beat.check()
-    beat.enter(SCORING)
-    name = f"rank {placement.rank}"
-    client = ProgressClient(job.worker.progress, name, 0, f"{device} on {socket.gethostname()}")
-
-    def report(statistics: ScoringStatistics) -> None:
-        client.send(statistics)
-        beat.check()
-
-    scorer = Scorer(model, job.worker.config.batching, report)
-    scorer.statistics.load_s = time.perf_counter() - started
+    workers = job.plan.workers
+    limit_threads(workers.cores)
+    device = worker_device(workers.kind, placement.gpu_address, placement.local_rank)
+    reporter = _Reporter(job.progress, placement.rank, device, beat)
 
     def end_rank(stall: StallReport) -> None:
         logger.error("rank %d ends: %s", placement.rank, stall.line)
         end_process(lambda: beat.fail(stall.line, stall.stacks))
 
-    watchdog = Watchdog(scorer.activities, job.worker.config.stall_timeout_s, end_rank)
-    try:
-        with watchdog:
-            for chunk in chunks:
-                watchdog.where = f"chunk {chunk.number}"
-                beat.begin(chunk.number)
-                beat.add(_score_chunk(job, chunk, scorer, model, placement.rank))
-        client.finish(scorer.statistics)
-    finally:
-        client.close()
+    watch = Watch(job.plan.stall_timeout_s, end_rank)
+    with ScoringLoop(job.plan.processor, Place(device, workers.cores), reporter, watch) as loop:
+        beat.check()
+        beat.enter(SCORING)
+        for share in itertools.chain([first], shares):
+            loop.at(f"chunk {share.chunk}")
+            beat.begin(share.chunk)
+            beat.add(_score_share(job, share, loop, placement.rank))
 
 
-def _score_chunk(
-    job: RankJob, chunk: PreparedChunk, scorer: Scorer, model: LoadedModel, rank: int
-) -> RankResult:
+def _score_share(job: RankJob, share: RankShare, loop: ScoringLoop, rank: int) -> RankResult:
     """Writes this rank's rows of a chunk to one file, as they are scored."""
     started = time.perf_counter()
-    carried = CarriedRows(job.worker.config.output_prefix)
-    files = chunk.row_groups[rank]
-    row_groups = read_row_groups(
-        READERS[job.reader], job.prepared, files, model.encoder.input_names
-    )
+    file = _write(job, share, loop, f"rank-{rank:05d}-{uuid.uuid4().hex}.parquet")
+    expected = sum(one.rows for one in share.files)
+    if file.tally.rows != expected:
+        raise RowConservationError(f"rank {rank} wrote {file.tally.rows} rows, expected {expected}")
+    seconds = time.perf_counter() - started
+    return RankResult(share.chunk, rank, file.name, asdict(file.tally), seconds)
 
-    def windows() -> Iterator[EncodedRows]:
-        for _, rows, columns in row_groups:
-            carried.put(columns)
-            yield rows
 
-    name = f"rank-{rank:05d}-{uuid.uuid4().hex}.parquet"
-    scored = carried.complete(scorer.score_encoded(windows()))
-    rows = write_tables(join(chunk.staging, name), job.schema, scored)
-    expected = sum(file.rows for file in files)
-    if rows != expected:
-        raise RowConservationError(f"rank {rank} wrote {rows} rows, expected {expected}")
-    return RankResult(chunk.number, rank, name, rows, time.perf_counter() - started)
+def _write(job: RankJob, share: RankShare, loop: ScoringLoop, name: str) -> WrittenFile:
+    writer = ScoredWriter(share.staging, job.plan.columns, job.plan.measure)
+    if isinstance(job.plan.processor, EncodesAhead):
+        return loop.write_encoded(name, writer, _encoded_windows(job, share))
+    tables = (table for _, table in read_carried(job.prepared, share.files))
+    return loop.write(name, writer, (batch for table in tables for batch in table.to_batches()))
+
+
+def _encoded_windows(job: RankJob, share: RankShare) -> Iterator[tuple[Any, pa.RecordBatch]]:
+    row_groups = read_row_groups(READERS[job.reader], job.prepared, share.files)
+    for _, rows, carried in row_groups:
+        yield rows, carried
+
+
+class _Reporter:
+    """Tells the driver's progress, and hears of an abort between batches."""
+
+    def __init__(
+        self, address: ProgressAddress | None, rank: int, device: str, beat: RankBeat
+    ) -> None:
+        host = socket.gethostname()
+        self._client = ProgressClient(address, f"rank {rank}", 0, f"{device} on {host}")
+        self._beat = beat
+        self.finish = self._client.finish
+        self.close = self._client.close
+
+    def send(self, statistics: ScoringStatistics) -> None:
+        self._client.send(statistics)
+        self._beat.check()

@@ -21,21 +21,24 @@ import pyarrow.parquet as pq
 from sparkinfer.engines.horovod.prepare import (
     CARRIED,
     ERROR,
+    LENGTHS,
     N_TOKENS,
+    NUMBERS,
     ROW,
+    SEQUENCES,
     TOKENS,
     TRUNCATED,
     PreparedFile,
 )
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
-from sparkinfer.models.tokens import Encoded, EncodedRows
+from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs
 from sparkinfer.storage import file_system, join, renames_atomically
 
 Columns = Mapping[str, npt.NDArray[Any]]
-"""A row group: its number columns, and for each model input the values of all rows in one array."""
+"""A row group: its number columns, and for each list column the values of all rows in one array."""
 
 Reader = Callable[[str, Sequence[PreparedFile], Sequence[str]], Iterator[Columns]]
-"""Reads row groups (folder, row groups, model inputs); the order is the reader's own."""
+"""Reads row groups (folder, row groups, list columns); the order is the reader's own."""
 
 LAST_PYARROW_OF_PETASTORM = 14
 
@@ -44,21 +47,21 @@ RESULTS_QUEUE_SIZE = 2
 
 
 def read_row_groups(
-    reader: Reader, folder: str, files: Sequence[PreparedFile], input_names: Sequence[str]
+    reader: Reader, folder: str, files: Sequence[PreparedFile]
 ) -> Iterator[tuple[PreparedFile, EncodedRows, pa.Table]]:
     """Yields each row group once: what it is, its token ids, and the columns that it carries.
 
     Args:
         reader: reads the token ids.
-        folder: see `PreparedInput`.
+        folder: of the prepared files.
         files: the row groups to read; there may be none.
-        input_names: the model's inputs.
 
     Raises:
         RowConservationError: what was read is not what was prepared.
     """
+    list_columns = _list_columns(folder, files[0]) if files else []
     expected = {file.first_row: file for file in files}
-    for columns in reader(folder, files, input_names) if files else ():
+    for columns in reader(folder, files, list_columns) if files else ():
         rows = columns[ROW]
         file = expected.pop(int(rows[0]), None)
         if file is None:
@@ -68,7 +71,7 @@ def read_row_groups(
             )
         _check_rows(folder, file, rows)
         errors, carried = _read_beside(folder, file)
-        yield file, _encoded_rows(columns, input_names, errors), carried
+        yield file, _encoded_rows(columns, list_columns, errors), carried
     if expected:
         missing = sum(file.rows for file in expected.values())
         raise RowConservationError(
@@ -87,59 +90,86 @@ def _check_rows(folder: str, file: PreparedFile, rows: npt.NDArray[Any]) -> None
         )
 
 
+def read_carried(
+    folder: str, files: Sequence[PreparedFile]
+) -> Iterator[tuple[PreparedFile, pa.Table]]:
+    """Yields each row group's columns where nothing was encoded ahead."""
+    for file in files:
+        yield file, _read_columns(join(folder, CARRIED, file.name), None)
+
+
+def _list_columns(folder: str, file: PreparedFile) -> list[str]:
+    """Returns the names of the columns with a list per row: the tokens' and their lengths."""
+    fs, name = file_system(join(folder, TOKENS, file.name))
+    with fs.open(name, "rb") as handle:
+        schema = pq.ParquetFile(handle).schema_arrow
+    return [field.name for field in schema if pa.types.is_list(field.type)]
+
+
 def _encoded_rows(
-    columns: Columns, input_names: Sequence[str], errors: Mapping[int, str]
+    columns: Columns, list_columns: Sequence[str], errors: Mapping[int, str]
 ) -> EncodedRows:
-    """Returns the rows of a row group; those with the same token ids share one encoding."""
-    lengths = columns[N_TOKENS].astype(np.int64)
-    is_null = lengths < 0
+    """Returns the rows of a row group; those that are fed the same share one input."""
+    counts = columns[SEQUENCES].astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    fed = {name: columns[name] for name in list_columns if name != LENGTHS}
     encoded = Encoded(
-        {name: columns[name] for name in input_names},
-        np.maximum(lengths, 0),
-        columns[TRUNCATED].astype(np.bool_),
-        dict(errors),
+        fed,
+        columns[LENGTHS].astype(np.int64),
+        np.repeat(columns[TRUNCATED].astype(np.bool_), counts),
+        {int(starts[row]): reason for row, reason in errors.items()},
     )
-    starts = encoded.starts
-    ids = encoded.columns["input_ids"]
+    return EncodedRows(_places(columns, fed, errors), Inputs(encoded, starts))
+
+
+def _places(columns: Columns, fed: Columns, errors: Mapping[int, str]) -> npt.NDArray[np.int64]:
+    """Returns for each row the first row that is fed the same, -1 where the row is null."""
+    n_tokens = columns[N_TOKENS].astype(np.int64)
+    is_null = n_tokens < 0
+    ends = np.cumsum(np.maximum(n_tokens, 0))
+    told_apart = [values for name, values in fed.items() if name != "attention_mask"]
     seen: dict[object, int] = {}
-    places = np.full(len(lengths), -1, dtype=np.int64)
+    places = np.full(len(n_tokens), -1, dtype=np.int64)
     for row in np.flatnonzero(~is_null):
+        tokens = slice(ends[row] - n_tokens[row], ends[row])
+        key: object = tuple(values[tokens].tobytes() for values in told_apart)
         # Two texts without tokens may have failed for different reasons.
-        key = row if row in errors else ids[starts[row] : starts[row] + lengths[row]].tobytes()
-        places[row] = seen.setdefault((key, encoded.truncated[row]), int(row))
-    return EncodedRows(places, encoded)
+        key = row if row in errors else (key, columns[TRUNCATED][row], columns[SEQUENCES][row])
+        places[row] = seen.setdefault(key, int(row))
+    return places
+
+
+def _read_columns(path: str, names: list[str] | None) -> pa.Table:
+    fs, name = file_system(path)
+    with fs.open(name, "rb") as handle:
+        return pq.ParquetFile(handle).read(names)
 
 
 def _read_beside(folder: str, file: PreparedFile) -> tuple[dict[int, str], pa.Table]:
     """Returns the errors of a row group's rows by place, and the carried columns."""
-    fs, name = file_system(join(folder, TOKENS, file.name))
-    with fs.open(name, "rb") as handle:
-        reasons = pq.ParquetFile(handle).read([ERROR]).column(0)
+    reasons = _read_columns(join(folder, TOKENS, file.name), [ERROR]).column(0)
     errors = {}
     if reasons.null_count < len(reasons):
         errors = {row: why for row, why in enumerate(reasons.to_pylist()) if why is not None}
-    fs, name = file_system(join(folder, CARRIED, file.name))
-    with fs.open(name, "rb") as handle:
-        return errors, pq.ParquetFile(handle).read()
+    return errors, _read_columns(join(folder, CARRIED, file.name), None)
 
 
 def read_with_pyarrow(
-    folder: str, files: Sequence[PreparedFile], input_names: Sequence[str]
+    folder: str, files: Sequence[PreparedFile], list_columns: Sequence[str]
 ) -> Iterator[Columns]:
     """Yields row groups read by `pyarrow.dataset`, in the order given."""
     fs, root = file_system(join(folder, TOKENS))
-    numbers = [ROW, N_TOKENS, TRUNCATED]
     for file in files:
         dataset = pads.dataset(f"{root}/{file.name}", filesystem=fs, format="parquet")
-        table = dataset.to_table(columns=[*numbers, *input_names])
-        columns = {name: table.column(name).to_numpy() for name in numbers}
-        for name in input_names:
+        table = dataset.to_table(columns=[*NUMBERS, *list_columns])
+        columns = {name: table.column(name).to_numpy() for name in NUMBERS}
+        for name in list_columns:
             columns[name] = pc.list_flatten(table.column(name)).to_numpy()
         yield columns
 
 
 def read_with_petastorm(
-    folder: str, files: Sequence[PreparedFile], input_names: Sequence[str]
+    folder: str, files: Sequence[PreparedFile], list_columns: Sequence[str]
 ) -> Iterator[Columns]:
     """Yields row groups read by Petastorm, through its torch loader.
 
@@ -151,7 +181,7 @@ def read_with_petastorm(
     from petastorm.pytorch import DataLoader
 
     fs, root = file_system(join(folder, TOKENS))
-    names = [ROW, N_TOKENS, TRUNCATED, *input_names]
+    names = [*NUMBERS, *list_columns]
     types = {ROW: np.int64, TRUNCATED: np.uint8}
     fields = [(name, types.get(name, np.int32), (None,), False) for name in names]
     reader = make_batch_reader(
@@ -163,24 +193,21 @@ def read_with_petastorm(
         shuffle_row_groups=False,
         num_epochs=1,
         transform_spec=TransformSpec(
-            lambda frame: _as_one_row(frame, input_names), edit_fields=fields
+            lambda frame: _as_one_row(frame, list_columns), edit_fields=fields
         ),
     )
     with DataLoader(reader, batch_size=1, collate_fn=lambda rows: rows[0]) as loader:
         yield from loader
 
 
-def _as_one_row(frame: Any, input_names: Sequence[str]) -> Any:
+def _as_one_row(frame: Any, list_columns: Sequence[str]) -> Any:
     """Returns a row group as one row: each column one flat array."""
     import pandas as pd
 
     none = np.zeros(0, np.int32)
-    columns = {
-        ROW: frame[ROW].to_numpy(),
-        N_TOKENS: frame[N_TOKENS].to_numpy(),
-        TRUNCATED: frame[TRUNCATED].to_numpy().astype(np.uint8),
-    }
-    for name in input_names:
+    columns = {name: frame[name].to_numpy() for name in NUMBERS}
+    columns[TRUNCATED] = columns[TRUNCATED].astype(np.uint8)
+    for name in list_columns:
         columns[name] = np.concatenate([none, *frame[name]])
     return pd.DataFrame({name: [values] for name, values in columns.items()})
 

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -92,14 +92,14 @@ class RankResult:
         chunk: number of the chunk.
         rank: whose rows they are.
         file: name of the Parquet file in the chunk's staging folder.
-        rows: rows in it.
-        seconds: that the rank spent on them.
+        tally: what it holds, as JSON has a `Tally`.
+        seconds: that the rank spent on it.
     """
 
     chunk: int
     rank: int
     file: str
-    rows: int
+    tally: Mapping[str, Any]
     seconds: float
 
 

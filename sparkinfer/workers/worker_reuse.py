@@ -34,3 +34,11 @@ def _is_sparks(archive: str) -> bool:
 def unsettle() -> None:
     """Lets the collector have what was loaded, for it is to go."""
     gc.unfreeze()
+
+
+def settle_or_unsettle(is_kept: bool) -> None:
+    """Settles once something large is kept in this process, and unsettles before it goes."""
+    if is_kept:
+        settle()
+    else:
+        unsettle()

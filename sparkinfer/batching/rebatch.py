@@ -1,0 +1,80 @@
+"""A stream of Arrow batches, cut again by rows and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+FIRST_WINDOW_ROWS = 256
+"""The first window is small, so that a consumer of a few rows does not wait for thousands."""
+
+WINDOW_GROWTH = 8
+"""Of each window over the one before. Small windows have more batches for the same rows, and a
+chunk's task begins with them, so there should be few."""
+
+
+def growing_rows(largest: int) -> Iterator[int]:
+    """Yields the most rows of each window: from `FIRST_WINDOW_ROWS` by `WINDOW_GROWTH` upwards."""
+    limit = min(FIRST_WINDOW_ROWS, largest)
+    while True:
+        yield limit
+        limit = min(limit * WINDOW_GROWTH, largest)
+
+
+def same_rows(rows: int) -> Iterator[int]:
+    """Yields the same limit for ever."""
+    while True:
+        yield rows
+
+
+def rebatch(
+    batches: Iterable[pa.RecordBatch], max_rows: Iterator[int], max_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of all batches, in order, in batches bounded in rows and in bytes.
+
+    A batch holds at least one row, however large that row is. An input batch is pulled only when
+    its rows are needed.
+
+    Args:
+        batches: of one schema; they may be empty.
+        max_rows: most rows of the next batch, taken one at a time; each at least 1.
+        max_bytes: most bytes of Arrow memory of a batch.
+    """
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    limit = next(max_rows)
+    for whole in batches:
+        rest = whole
+        while rest.num_rows:
+            part = _first_rows(rest, limit - rows, max_bytes - size, may_be_empty=bool(held))
+            if part.num_rows:
+                held.append(part)
+                rows, size = rows + part.num_rows, size + part.nbytes
+                rest = rest.slice(part.num_rows)
+            if rest.num_rows or rows >= limit or size >= max_bytes:
+                yield _joined(held)
+                held, rows, size = [], 0, 0
+                limit = next(max_rows)
+    if held:
+        yield _joined(held)
+
+
+def _first_rows(
+    batch: pa.RecordBatch, max_rows: int, max_bytes: int, may_be_empty: bool
+) -> pa.RecordBatch:
+    """Returns as many of the first rows as fit, at least one unless there may be none."""
+    part = batch.slice(0, max_rows)
+    while part.num_rows > 1 and part.nbytes > max_bytes:
+        part = part.slice(0, part.num_rows // 2)
+    if may_be_empty and part.nbytes > max_bytes:
+        return part.slice(0, 0)
+    return part
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Returns batches as one."""
+    if len(batches) == 1:
+        return batches[0]
+    table = pa.Table.from_batches(batches).combine_chunks()
+    return table.to_batches()[0]

@@ -1,0 +1,109 @@
+"""The scalar-iterator Pandas UDF that adds the scored columns to a DataFrame.
+
+Only the input columns go to the model's process; the carried columns stay in the JVM. The UDF
+returns one struct, marked as not deterministic so that Spark evaluates it once per row however many
+of its fields are selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from sparkinfer.engines.spark_worker import WorkerJob, score_partition
+from sparkinfer.plan.plan import Plan
+from sparkinfer.spark.tables import quoted
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_STRUCT = "__sparkinfer_scored"
+"""Column that holds the UDF's result until its fields are selected."""
+
+
+def with_scores(df: DataFrame, job: WorkerJob) -> DataFrame:
+    """Returns the carried columns and the scored ones, not yet evaluated."""
+    inputs = list(job.plan.columns.inputs)
+
+    def score(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        for scored in score_partition(job, (_as_rows(batch, inputs) for batch in batches)):
+            yield _as_frame(scored)
+
+    return _with_columns(df, job.plan, score)
+
+
+def with_error(df: DataFrame, plan: Plan, error: str) -> DataFrame:
+    """Returns the carried columns and nulls for scores, with the error."""
+    fields = _unprefixed(plan)
+
+    def give_up(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        for batch in batches:
+            rows = len(_series(batch)[0])
+            columns = [
+                pa.repeat(error, rows) if field.name == "error" else pa.nulls(rows, field.type)
+                for field in fields
+            ]
+            yield _as_frame(pa.RecordBatch.from_arrays(columns, schema=fields))
+
+    return _with_columns(df, plan, give_up)
+
+
+def _with_columns(df: DataFrame, plan: Plan, function: Any) -> DataFrame:
+    # The stubs of pyspark know no iterator of DataFrames as a result; pyspark itself does.
+    make_udf: Any = pandas_udf
+    udf = make_udf(function, returnType=from_arrow_schema(_unprefixed(plan))).asNondeterministic()
+    carried = [F.col(quoted(name)) for name in plan.columns.carried.names]
+    inputs = [F.col(quoted(name)) for name in plan.columns.inputs.names]
+    scored = df.select(*carried, udf(*inputs).alias(_STRUCT))
+    columns = [
+        F.col(f"{_STRUCT}.{plain}").alias(field.name, metadata=_metadata(field))
+        for plain, field in zip(_unprefixed(plan).names, plan.columns.scored, strict=True)
+    ]
+    return scored.select(*carried, *columns)
+
+
+def _unprefixed(plan: Plan) -> pa.Schema:
+    """Returns the scored columns as the processor calls them."""
+    prefix = plan.processor.prefix
+    return pa.schema(
+        [
+            pa.field(field.name.removeprefix(prefix), field.type, field.nullable)
+            for field in plan.columns.scored
+        ]
+    )
+
+
+def _metadata(field: pa.Field) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+
+
+def _as_rows(batch: Any, inputs: list[pa.Field]) -> pa.RecordBatch:
+    """Returns a UDF's arguments, one Series per input column, as Arrow."""
+    arrays = [
+        pa.array(column, field.type, from_pandas=True)
+        for column, field in zip(_series(batch), inputs, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=[field.name for field in inputs])
+
+
+def _series(batch: Any) -> tuple[pd.Series[Any], ...]:
+    """Returns a UDF's arguments; Spark gives a single one as itself."""
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _as_frame(scored: pa.RecordBatch) -> pd.DataFrame:
+    """Returns scored columns as Spark takes them.
+
+    Plain columns stay in Arrow memory, so that nulls and integers stay what they are. Lists become
+    objects: pyspark goes through them in Python and takes only None for a null.
+    """
+    frame: pd.DataFrame = scored.to_pandas(
+        types_mapper=lambda kind: None if pa.types.is_nested(kind) else pd.ArrowDtype(kind)
+    )
+    return frame

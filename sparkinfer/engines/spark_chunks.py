@@ -1,0 +1,153 @@
+"""Chunks scored by Spark tasks: read by Arrow, scored in the UDF, written by Spark."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructField, StructType
+
+from sparkinfer.engines.isolation import Isolation
+from sparkinfer.engines.scoring_udf import with_error, with_scores
+from sparkinfer.engines.spark_worker import WorkerJob
+from sparkinfer.exceptions import JobError
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.plan import Plan
+from sparkinfer.plan.ports import ChunkTask, ScoredChunk
+from sparkinfer.rows.reading import cut_rows
+from sparkinfer.rows.tally import WrittenFile, tally_file
+from sparkinfer.spark.errors import explain
+from sparkinfer.spark.tables import literal_path
+from sparkinfer.storage import join
+from sparkinfer.workers.channel import ProgressAddress
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+logger = logging.getLogger(__name__)
+
+LEAST_ROWS = {"cpu": 128, "cuda": 4096}
+"""That are worth a task of their own: its start and its first window cost about a second's rows."""
+
+
+class SparkChunks:
+    """Scores chunks of one plan; its methods run in threads of `JobThreads`.
+
+    Args:
+        spark: the session.
+        plan: how rows are scored.
+        progress: where workers report, None for nowhere.
+    """
+
+    def __init__(self, spark: SparkSession, plan: Plan, progress: ProgressAddress | None) -> None:
+        self._spark = spark
+        self._plan = plan
+        self._progress = progress
+
+    def score(self, task: ChunkTask, attempt: str) -> ScoredChunk:
+        """Returns a chunk once Spark has committed its files.
+
+        Spark tries a task several times, but for `local[n]`, where it tries it once.
+
+        Raises:
+            JobError: a task failed for good; `deaths_in` tells whether its worker died.
+        """
+        started = time.monotonic()
+        rows = self._read(task.chunk, None)
+        files = self._write_scored(task, attempt, rows, task.chunk.rows)
+        return ScoredChunk(task.chunk, task.staging, tuple(files), time.monotonic() - started)
+
+    def isolate(self, task: ChunkTask) -> ScoredChunk:
+        """Returns a chunk whose workers die, with an error in the rows that kill them.
+
+        It is scored in parts, down to these rows.
+        """
+        started = time.monotonic()
+        files: list[WrittenFile] = []
+
+        def score(first: int, rows: int) -> None:
+            df = self._read(task.chunk, (first, rows))
+            attempt = f"rows-{first}-{rows}-{uuid.uuid4().hex}"
+            files.extend(self._write_scored(task, attempt, df, rows))
+
+        def give_up(row: int, reason: str) -> None:
+            logger.warning("chunk %d: row %d kills its worker", task.chunk.number, row)
+            error = f"worker: its process died over this row ({reason})"
+            unscored = with_error(self._read(task.chunk, (row, 1)), self._plan, error)
+            files.extend(self._write(unscored, task, f"row-{row}"))
+
+        Isolation(score, give_up).run(0, task.chunk.rows)
+        return ScoredChunk(task.chunk, task.staging, tuple(files), time.monotonic() - started)
+
+    def spread(self, rows: int) -> int:
+        """Returns in how many Spark tasks so many rows are scored."""
+        workers = self._plan.workers
+        return max(1, min(workers.count, math.ceil(rows / LEAST_ROWS[workers.kind])))
+
+    def _write_scored(
+        self, task: ChunkTask, attempt: str, df: DataFrame, rows: int
+    ) -> list[WrittenFile]:
+        """Returns the files of rows that were scored, below the chunk's staging folder."""
+        job = WorkerJob(self._plan, self._progress, f"chunk {task.chunk.number} {attempt}")
+        return self._write(with_scores(df.repartition(self.spread(rows)), job), task, attempt)
+
+    def _write(self, df: DataFrame, task: ChunkTask, attempt: str) -> list[WrittenFile]:
+        folder = join(task.staging, attempt)
+        try:
+            df.write.parquet(folder)
+            return self._tallied(task.staging, attempt, df.schema)
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise JobError(explain(error)) from error
+
+    def _tallied(self, staging: str, attempt: str, schema: StructType) -> list[WrittenFile]:
+        """Returns what Spark has committed to a folder, counted by Spark tasks.
+
+        Spark's own view of the folder is asked for the names: a listing also has what dead attempts
+        left.
+        """
+        folder = join(staging, attempt)
+        committed = self._spark.read.schema(schema).parquet(literal_path(folder)).inputFiles()
+        names = [f"{attempt}/{unquote(uri.rsplit('/', 1)[-1])}" for uri in committed]
+        measure = self._plan.measure
+
+        def tally(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                for place in batch.column(0).to_pylist():
+                    name = names[place]
+                    file = WrittenFile(name, tally_file(join(staging, name), measure))
+                    yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(file)])], ["file"])
+
+        count = max(1, min(len(names), self._plan.workers.count))
+        files = self._spark.range(len(names), numPartitions=count).mapInArrow(tally, "file binary")
+        # Pickled by our own workers, in this job.
+        return [pickle.loads(bytes(row.file)) for row in files.collect()]
+
+    def _read(self, chunk: Chunk, part: tuple[int, int] | None) -> DataFrame:
+        """Returns a chunk's rows, or a part of them (first row, number of rows).
+
+        The chunk's pieces are read by as many tasks as there can be, a part by one.
+        """
+        reader = self._plan.reader
+        names = [f"c{place}" for place in range(len(reader.schema))]
+        count = 1 if part else max(1, min(len(chunk.pieces), self._plan.workers.count))
+        shares = [chunk.pieces[place::count] for place in range(count)]
+
+        def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                for place in batch.column(0).to_pylist():
+                    for rows in cut_rows(reader.read(shares[place]), part):
+                        yield pa.RecordBatch.from_arrays(rows.columns, names=names)
+
+        # By plain names: mapInArrow does not find a column whose name holds a backtick or a dot.
+        kinds = [field.dataType for field in from_arrow_schema(reader.schema)]
+        schema = StructType([StructField(*pair) for pair in zip(names, kinds, strict=True)])
+        df = self._spark.range(count, numPartitions=count).mapInArrow(read, schema)
+        return df.toDF(*reader.schema.names)

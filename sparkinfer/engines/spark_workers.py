@@ -1,0 +1,80 @@
+"""The workers of a Spark application: how many there are, and how one is asked something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+import pandas as pd
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.spark_worker import act_in_worker, read_outcome
+from sparkinfer.exceptions import JobError
+from sparkinfer.plan.plan import Workers
+from sparkinfer.plan.progress import Progress
+from sparkinfer.spark.accelerators import Accelerators, count_accelerators
+from sparkinfer.spark.errors import explain
+from sparkinfer.workers.channel import ProgressServer
+from sparkinfer.workers.place import Place
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+T = TypeVar("T")
+
+
+class SparkWorkers:
+    """What the engines on Spark have in common.
+
+    Args:
+        config: which device, and how many replicas.
+        spark: the session.
+        score_later: whether a Python worker that is asked something is one that scores later.
+    """
+
+    def __init__(self, config: ScoringConfig, spark: SparkSession, score_later: bool) -> None:
+        self._config = config
+        self._spark = spark
+        self._score_later = score_later
+        self._found: Accelerators | None = None
+
+    def workers(self) -> Workers:
+        """Returns one replica per GPU, else per CPU slot; see `Engine`."""
+        if self._found is None:
+            self._found = count_accelerators(
+                self._spark, self._config.device, self._config.num_workers
+            )
+        return Workers(self._found.kind, self._found.count, self._found.cores_per_task)
+
+    def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
+        """Returns what a function returns in one Python worker; see `Engine`.
+
+        The others warm up meanwhile, which takes as long.
+        """
+        workers = self.workers()
+        kind, cores, scores_later = workers.kind, workers.cores, self._score_later
+
+        def ask(batches: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
+            for batch in batches:
+                if batch["id"].iloc[0] == 0:
+                    outcome = act_in_worker(act, kind, cores, scores_later)
+                    yield pd.DataFrame({"outcome": [outcome]})
+                elif scores_later:
+                    warm_up()
+
+        count = workers.count if scores_later else 1
+        try:
+            one_row_each = self._spark.range(count, numPartitions=count)
+            rows = one_row_each.mapInPandas(ask, "outcome binary").collect()
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise JobError(f"the gate's worker failed: {explain(error)}") from error
+        result: T = read_outcome(bytes(rows[0].outcome))
+        return result
+
+    def listen(self, progress: Progress) -> ProgressServer | None:
+        """Returns a listener that workers can reach, None where there cannot be one."""
+        try:
+            host = self._spark.conf.get("spark.driver.host") or "127.0.0.1"
+            return ProgressServer(progress.update, host)
+        except Exception:  # Spark Connect, an address of another network: display only
+            return None

@@ -1,0 +1,42 @@
+"""Backends: what makes a model run faster. Adding one means a file and a line in `BACKENDS`."""
+
+from __future__ import annotations
+
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.models.backends.base import Acceleration, Backend
+from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
+from sparkinfer.models.backends.torch import TorchBackend
+
+PLAIN = Acceleration("none", "float32")
+"""How the reference is run that every other way is compared with."""
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (DeepSpeedBackend(), TorchBackend())
+}
+"""In the order in which `auto` tries them; the last one always works."""
+
+
+def wanted_backends(acceleration: str) -> list[Backend]:
+    """Returns the backends that `auto` or a name stands for, as far as they are installed."""
+    return [
+        backend
+        for name, backend in BACKENDS.items()
+        if acceleration in ("auto", name) and backend.problem() is None
+    ]
+
+
+def check_acceleration(acceleration: str) -> None:
+    """Raises unless there is a backend of this name that is installed here.
+
+    Raises:
+        ConfigError: there is none of this name.
+        EngineUnavailableError: it is not installed.
+    """
+    if acceleration == "auto":
+        return
+    if acceleration not in BACKENDS:
+        expected = ", ".join(["auto", *BACKENDS])
+        raise ConfigError(f"acceleration={acceleration!r}: expected one of {expected}")
+    problem = BACKENDS[acceleration].problem()
+    if problem is not None:
+        raise EngineUnavailableError(f"acceleration={acceleration!r}: {problem}")

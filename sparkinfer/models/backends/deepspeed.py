@@ -1,0 +1,81 @@
+"""The backend `deepspeed`: `deepspeed.init_inference` around the pipeline's module."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from typing import Any
+
+from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.torch import PipelineRuntime
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.options import ModelOptions
+
+KERNELS = "kernel injection"
+"""The variant in which DeepSpeed replaces layers by kernels of its own."""
+
+
+class DeepSpeedBackend:
+    """Runs the module inside DeepSpeed's inference engine."""
+
+    name = "deepspeed"
+
+    def problem(self) -> str | None:
+        """Returns whether the package is absent."""
+        if importlib.util.find_spec("deepspeed") is not None:
+            return None
+        return (
+            "the package deepspeed is not installed; install it, by itself or as the extra "
+            "`deepspeed` of this package, or use --acceleration auto"
+        )
+
+    def warm_up(self) -> None:
+        """Imports the package."""
+        _import_deepspeed()
+
+    def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
+        """Returns the plain wrapper, and before it the kernels if they were asked for.
+
+        Without being asked for, kernels are left out: they are wrong or absent for most
+        architectures, and right for none that could be measured yet.
+        """
+        plain = Acceleration(self.name, dtype)
+        if not options.deepspeed.kernel_inject:
+            return [plain]
+        return [Acceleration(self.name, dtype, KERNELS), plain]
+
+    def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime:
+        """Returns the pipeline around DeepSpeed's engine."""
+        pipe = checkpoint.pipeline(checkpoint.take_module())
+        pipe.model = self._wrap(pipe.model, checkpoint, way)
+        return PipelineRuntime(pipe)
+
+    def _wrap(self, module: Any, checkpoint: Checkpoint, way: Acceleration) -> Any:
+        import torch
+
+        deepspeed = _import_deepspeed()
+        dtype = getattr(torch, way.dtype)
+        # The pipeline turns the cache off through a parameter that it looks for in the signature of
+        # `forward`; DeepSpeed's wrapper hides that signature.
+        module.config.use_cache = False
+        if way.variant != KERNELS:
+            return deepspeed.init_inference(module, dtype=dtype, replace_with_kernel_inject=False)
+        module.set_attn_implementation("eager")  # with sdpa, injected layers misread padding
+        module.config.return_tuple = False  # transformers 5 expects layers to return a tensor
+        return deepspeed.init_inference(
+            module,
+            dtype=dtype,
+            replace_with_kernel_inject=True,
+            max_out_tokens=checkpoint.encoder.max_length,
+        )
+
+
+def _import_deepspeed() -> Any:
+    import torch
+
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return importlib.import_module("deepspeed")

@@ -1,0 +1,52 @@
+"""What is asked of one model: the part of the configuration that travels to its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sparkinfer.config import BatchingConfig, DeepSpeedConfig, LoadingConfig, ScoringConfig
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How one model is loaded, run and fed.
+
+    Attributes:
+        task: what the model does, by its Hugging Face name.
+        input_cols: columns that the task reads, in its order.
+        prefix: put before the name of every scored column.
+        dtype: number format of the weights, or `auto`.
+        acceleration: name of a backend, or `auto`.
+        tolerance: largest allowed difference of a probability from float32; None: by the dtype.
+        max_length: tokens at which texts are cut; None: the model's own limit.
+        batching: budgets and window sizes.
+        loading: what loading allows.
+        deepspeed: options of that backend.
+    """
+
+    task: str
+    input_cols: tuple[str, ...]
+    prefix: str = ""
+    dtype: str = "auto"
+    acceleration: str = "auto"
+    tolerance: float | None = None
+    max_length: int | None = None
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
+    loading: LoadingConfig = field(default_factory=LoadingConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+
+    @classmethod
+    def of(cls, config: ScoringConfig) -> ModelOptions:
+        """Returns the options of the configuration's one model."""
+        return cls(
+            task=config.task,
+            input_cols=(config.input_col,),
+            prefix=config.output_prefix,
+            dtype=config.dtype,
+            acceleration=config.acceleration,
+            tolerance=config.gate.tolerance,
+            max_length=config.max_length,
+            batching=config.batching,
+            loading=config.loading,
+            deepspeed=config.deepspeed,
+        )

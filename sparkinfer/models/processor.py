@@ -1,0 +1,176 @@
+"""A model as a processor of rows: what the driver plans with and every worker opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from sparkinfer.metrics.base import Evaluation
+from sparkinfer.models.backends import check_acceleration, wanted_backends
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.gate import Verdict, load_way, run_gate
+from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.running import RunningModel
+from sparkinfer.models.scorer import Scorer
+from sparkinfer.models.sources import ModelSource, resolve, stage
+from sparkinfer.models.tasks import get_task
+from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
+from sparkinfer.models.tokens import EncodedRows, encode_rows
+from sparkinfer.workers import resident
+from sparkinfer.workers.devices import release_gpus, release_memory
+from sparkinfer.workers.place import Place
+from sparkinfer.workers.statistics import ScoringStatistics
+
+
+@dataclass(frozen=True)
+class ModelScoring:
+    """Scores rows with one model; see `ProcessorSpec`.
+
+    Attributes:
+        model: the model as the user gave it.
+        revision: branch, tag or commit of a hub model.
+        options: how it is loaded, run and fed.
+        source: the model's files; None before they were looked for.
+        verdict: how every worker runs it; None before the gate has decided.
+    """
+
+    model: str
+    revision: str | None
+    options: ModelOptions
+    source: ModelSource | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that the task reads."""
+        return self.options.input_cols
+
+    @property
+    def prefix(self) -> str:
+        """Before the name of each scored column."""
+        return self.options.prefix
+
+    @property
+    def task(self) -> Task:
+        """What the model does."""
+        return get_task(self.options.task)
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """How the task's results are measured."""
+        return self.task.evaluation
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names in the order of the probabilities; none before the gate has decided."""
+        return self.verdict.labels if self.verdict else ()
+
+    @property
+    def fields(self) -> pa.Schema:
+        """The scored columns; once the gate has decided, they say which model makes them."""
+        metadata = None
+        if self.verdict and self.source:
+            metadata = column_metadata(self.source.fingerprint, self.labels)
+        return scored_schema(self.task, self.prefix, metadata)
+
+    def check(self) -> None:
+        """Raises UsageError for an unknown task, or a backend that is not there."""
+        get_task(self.options.task)
+        check_acceleration(self.options.acceleration)
+
+    def resolved(self) -> ModelScoring:
+        """Returns it with the model's files, found and fetched."""
+        loading = self.options.loading
+        return replace(self, source=resolve(self.model, revision=self.revision, loading=loading))
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what of the model decides about the output, by name."""
+        settings = {
+            "model_fingerprint": self.found.fingerprint,
+            "task": self.options.task,
+            "max_length": self.options.max_length,
+        }
+        if self.verdict is None:
+            return settings
+        return settings | {"acceleration": str(self.verdict.accepted)}
+
+    @property
+    def found(self) -> ModelSource:
+        """The model's files."""
+        if self.source is None:
+            raise AssertionError("the model's files are looked for before they are used")
+        return self.source
+
+    def decided(self, found: Verdict) -> ModelScoring:
+        """Returns it run as the gate says."""
+        return replace(self, verdict=found)
+
+    def renamed(self, inputs: tuple[str, ...], prefix: str) -> ModelScoring:
+        """Returns it for rows in which the columns have other names."""
+        return replace(self, options=replace(self.options, input_cols=inputs, prefix=prefix))
+
+    def warm_up(self) -> None:
+        """Imports what running the model may need."""
+        for backend in wanted_backends(self.options.acceleration):
+            backend.warm_up()
+
+    def try_out(self, place: Place) -> Verdict:
+        """Returns how every worker is to run the model, tried in this process.
+
+        The model that passed stays loaded where the process is likely to score next. One that is
+        not must not hold the accelerator's memory.
+        """
+        resident.drop()
+        path = stage(self.found, self.options.loading)
+        model, verdict = run_gate(path, self.options, place.device)
+        if place.scores_later:
+            decided = self.decided(verdict)
+            resident.keep(decided._key(place), model, lambda: release_memory(place.device))
+        else:
+            del model
+            release_memory(place.device)
+            release_gpus()
+        return verdict
+
+    def open(self, place: Place, report: Callable[[ScoringStatistics], None]) -> Scorer:
+        """Returns a scorer of this process's one copy of the model, loaded where it is not."""
+        verdict = self._decided()
+
+        def load() -> RunningModel:
+            path = stage(self.found, self.options.loading)
+            return load_way(Checkpoint(path, self.options, place.device), verdict.accepted)
+
+        model = resident.get(self._key(place), load, lambda: release_memory(place.device))
+        return Scorer(model, self.options, report)
+
+    def encode(self, batch: pa.RecordBatch, cores: int) -> EncodedRows:
+        """Returns what the model is fed for some rows; needs no accelerator and loads no weights.
+
+        Args:
+            batch: the rows, with the input columns.
+            cores: for the tokenizer.
+        """
+        key = ("tokenizer", self.found.fingerprint, self.options.task, self.options.max_length)
+
+        def load() -> Checkpoint:
+            os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
+            return Checkpoint(stage(self.found, self.options.loading), self.options, "cpu")
+
+        checkpoint: Checkpoint = resident.get(key, load, lambda: None)
+        columns = [batch.column(name).to_pylist() for name in self.inputs]
+        task = self.task
+        return encode_rows(columns, lambda texts: task.encode(checkpoint.encoder, texts))
+
+    def _decided(self) -> Verdict:
+        if self.verdict is None:
+            raise AssertionError("rows are scored after the gate has decided")
+        return self.verdict
+
+    def _key(self, place: Place) -> tuple[object, ...]:
+        options = self.options
+        accepted = self._decided().accepted
+        return (self.found.fingerprint, accepted, place.device, options.task, options.max_length)

@@ -1,0 +1,52 @@
+"""A model that is ready: inputs to token ids, padded batches of them to scored columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.tasks.base import Runtime
+from sparkinfer.models.tokens import Inputs
+
+
+class RunningModel:
+    """A checkpoint that a backend runs, seen through its task.
+
+    Args:
+        checkpoint: the model's files.
+        runtime: what runs them.
+
+    Attributes:
+        task: what the model does.
+        device: torch device.
+        encoder: its tokenizer.
+        runtime: as given.
+        pads_batches: whether sequences of different length can share a batch.
+        labels: names in the order of the probabilities; empty where the task has none.
+        num_inputs: columns that the task reads.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+        self.task = checkpoint.task
+        self.device = checkpoint.device
+        self.encoder = checkpoint.encoder
+        self.runtime = runtime
+        self.pads_batches = checkpoint.pads_batches
+        self.labels = self.task.labels(checkpoint.config)
+        self.num_inputs = len(checkpoint.options.input_cols)
+        self._decode = self.task.decoder(checkpoint.config)
+
+    def encode(self, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns the token ids of inputs, given as columns of texts."""
+        return self.task.encode(self.encoder, columns)
+
+    def score(self, tensors: dict[str, Any]) -> pa.RecordBatch:
+        """Returns the task's columns for one padded batch, a row per sequence.
+
+        Args:
+            tensors: int64 (sequences, longest) by name.
+        """
+        return self._decode(self.task.run(self.runtime, tensors), tensors)

@@ -1,0 +1,100 @@
+"""One label out of several for a text, with the probability of each.
+
+The numbers are those of transformers' pipeline called with `top_k=None`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sparkinfer.metrics.base import Evaluation
+from sparkinfer.metrics.classification import ClassificationEvaluation
+from sparkinfer.models.tasks.base import Decoder, Runtime, Tensors
+from sparkinfer.models.tokens import Encoder, Inputs
+
+
+class TextClassification:
+    """Single-label, multi-label and one-number models of sequence classification."""
+
+    name = "text-classification"
+    pipeline = "text-classification"
+    auto_class = "AutoModelForSequenceClassification"
+    fields = (
+        pa.field("prediction", pa.string()),
+        pa.field("probability", pa.float32()),
+        pa.field("probabilities", pa.list_(pa.float32())),
+    )
+    evaluation: Evaluation | None = ClassificationEvaluation()
+
+    def labels(self, model_config: Any) -> tuple[str, ...]:
+        """Returns the names of `id2label` by label id."""
+        return tuple(str(model_config.id2label[i]) for i in range(model_config.num_labels))
+
+    def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns one sequence per text, cut to the model's limit."""
+        return Inputs.of_one_sequence_each(encoder.encode(columns[0]))
+
+    def run(self, runtime: Runtime, tensors: Tensors) -> Any:
+        """Returns the logits, float (batch, num_labels), of one forward pass."""
+        return runtime.forward(dict(tensors))["logits"]
+
+    def decoder(self, model_config: Any) -> Decoder:
+        """Returns the function that turns logits into scored columns."""
+        function = _classification_function(model_config)
+        names = pa.array(self.labels(model_config), pa.string())
+
+        def decode(logits: Any, _: Tensors) -> pa.RecordBatch:
+            scores = function(logits.float().numpy()).astype(np.float32)
+            best = scores.argmax(axis=-1)
+            columns = [
+                names.take(pa.array(best)),
+                pa.array(scores[np.arange(len(best)), best]),
+                _list_array(scores),
+            ]
+            decoded = pa.RecordBatch.from_arrays(columns, schema=pa.schema(self.fields))
+            unusable = ~np.isfinite(scores).all(axis=-1)
+            if not unusable.any():
+                return decoded
+            return decoded.take(pa.array(np.arange(len(best)), mask=unusable))
+
+        return decode
+
+    def join(self, decoded: pa.RecordBatch, starts: npt.NDArray[np.int64]) -> pa.RecordBatch:
+        """Returns the rows as they are: an input is one sequence."""
+        return decoded
+
+    def gate_values(self, decoded: pa.RecordBatch) -> npt.NDArray[np.float32]:
+        """Returns the probabilities, float32 (rows * num_labels,)."""
+        values: npt.NDArray[np.float32] = decoded.column("probabilities").flatten().to_numpy()
+        return values
+
+
+def _classification_function(model_config: Any) -> Callable[[Any], Any]:
+    """Returns what the pipeline applies to logits, chosen as the pipeline chooses it.
+
+    Source: `TextClassificationPipeline.postprocess` of transformers.
+    """
+    from transformers.pipelines.text_classification import sigmoid, softmax
+
+    function: Callable[[Any], Any] = softmax
+    if model_config.problem_type == "regression":
+        function = _identity
+    elif model_config.problem_type == "multi_label_classification" or model_config.num_labels == 1:
+        function = sigmoid
+    return function
+
+
+def _identity(logits: Any) -> Any:
+    return logits
+
+
+def _list_array(values: npt.NDArray[np.float32]) -> pa.ListArray:
+    """Returns a float32 (rows, width) array as one list per row, without a Python loop."""
+    rows, width = values.shape
+    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))

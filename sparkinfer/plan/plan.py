@@ -1,0 +1,53 @@
+"""What a run is about to do, decided on the driver; engines and workers follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparkinfer.metrics.measure import Measure
+from sparkinfer.rows.columns import Columns
+from sparkinfer.rows.processor import ProcessorSpec
+from sparkinfer.rows.reading import ChunkReader
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many model replicas score at once, and on what.
+
+    Attributes:
+        kind: `cpu` or `cuda`.
+        count: replicas.
+        cores: CPU cores of each.
+    """
+
+    kind: str
+    count: int
+    cores: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How chunks are scored; small and picklable.
+
+    Attributes:
+        processor: what scores the rows, tried out and decided.
+        columns: what is read, kept and added.
+        measure: which metrics are taken of the scored rows.
+        read_from: folder that the chunks' files lie in.
+        staging: folder for what the engine itself has to keep meanwhile.
+        workers: what scores.
+        stall_timeout_s: seconds after which a worker that hangs is ended; None: never.
+    """
+
+    processor: ProcessorSpec
+    columns: Columns
+    measure: Measure
+    read_from: str
+    staging: str
+    workers: Workers
+    stall_timeout_s: float | None = None
+
+    @property
+    def reader(self) -> ChunkReader:
+        """Reads chunks with the columns of the run."""
+        return ChunkReader(self.read_from, self.columns.read)

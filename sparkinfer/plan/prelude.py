@@ -1,0 +1,110 @@
+"""What comes before the first row, the same for a run, a lazy DataFrame and an examination.
+
+Each step is taken once, when something asks for it; those after it ask for what it needs.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.metrics.measure import Measure, check_metrics
+from sparkinfer.plan.inputs import choose_columns
+from sparkinfer.plan.plan import Plan, Workers
+from sparkinfer.plan.ports import Engine, InputSource, InputTable
+from sparkinfer.plan.processors import make_processor
+from sparkinfer.rows.columns import Columns
+from sparkinfer.rows.processor import ProcessorSpec
+
+
+class Prelude:
+    """The steps before scoring.
+
+    Args:
+        config: what is asked for.
+        source: where the rows come from.
+        engine: what will score them.
+    """
+
+    def __init__(self, config: ScoringConfig, source: InputSource, engine: Engine) -> None:
+        self.config = config
+        self.source = source
+        self.engine = engine
+
+    def check(self) -> None:
+        """Raises UsageError for what can be found wrong without input, workers or model."""
+        self.asked.check()
+        check_metrics(self.config.metrics, self.asked.evaluation)
+
+    @cached_property
+    def asked(self) -> ProcessorSpec:
+        """The processor as it was asked for."""
+        return make_processor(self.config)
+
+    @cached_property
+    def table(self) -> InputTable:
+        """What the input holds; its columns fit what is asked for.
+
+        Raises:
+            InputError: it is missing, unreadable or lacks a column.
+            ConfigError: a scored column would overwrite one of its.
+        """
+        table = self.source.open()
+        choose_columns(self.config, table, self.asked)
+        return table
+
+    @cached_property
+    def workers(self) -> Workers:
+        """What will score; see `Engine.workers`."""
+        return self.engine.workers()
+
+    @cached_property
+    def resolved(self) -> ProcessorSpec:
+        """The processor, pinned to exact files.
+
+        Raises:
+            ModelLoadError: the model is not there, not complete, or not allowed.
+        """
+        return self.asked.resolved()
+
+    @cached_property
+    def processor(self) -> ProcessorSpec:
+        """The processor, tried out in one worker.
+
+        Raises:
+            ModelLoadError: it does not work.
+        """
+        resolved = self.resolved
+        return resolved.decided(self.engine.on_one_worker(resolved.try_out, resolved.warm_up))
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What is read, kept and added; asks for everything before."""
+        return choose_columns(self.config, self.table, self.processor)
+
+    def plan(self, read_from: str, staging: str) -> Plan:
+        """Returns how chunks are scored.
+
+        Args:
+            read_from: folder that the chunks' files lie in.
+            staging: folder for what the engine has to keep meanwhile.
+        """
+        return Plan(
+            processor=self.processor,
+            columns=self.columns,
+            measure=self.measure(self.processor.labels),
+            read_from=read_from,
+            staging=staging,
+            workers=self.workers,
+            stall_timeout_s=self.config.stall_timeout_s,
+        )
+
+    def measure(self, labels: tuple[str, ...]) -> Measure:
+        """Returns which metrics are taken, for a model with these labels."""
+        return Measure(
+            self.asked.evaluation,
+            self.config.label_col,
+            self.asked.prefix,
+            labels,
+            self.config.metrics,
+        )

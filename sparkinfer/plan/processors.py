@@ -1,0 +1,30 @@
+"""What a configuration's `task` stands for: a model, or what else adds columns to rows.
+
+Adding a kind of processor means a file with its spec and a line in `PROCESSORS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.processor import ModelScoring
+from sparkinfer.models.tasks import TASKS
+from sparkinfer.rows.processor import ProcessorSpec
+
+
+def model_scoring(config: ScoringConfig) -> ProcessorSpec:
+    """Returns the configuration's model as a processor."""
+    return ModelScoring(config.model, config.revision, ModelOptions.of(config))
+
+
+PROCESSORS: dict[str, Callable[[ScoringConfig], ProcessorSpec]] = dict.fromkeys(
+    TASKS, model_scoring
+)
+"""By the name of the task."""
+
+
+def make_processor(config: ScoringConfig) -> ProcessorSpec:
+    """Returns what the configuration has rows go through, nothing of it looked for yet."""
+    return PROCESSORS.get(config.task, model_scoring)(config)

@@ -1,0 +1,35 @@
+"""Which columns a run reads, keeps and adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a run, made once on the driver; engines and workers only follow it.
+
+    Attributes:
+        carried: input columns that the output keeps, in order.
+        inputs: input columns that the processor reads, in its order.
+        scored: columns that the processor adds, behind their prefix and with their metadata.
+        notes: metadata of a file as a whole.
+    """
+
+    carried: pa.Schema
+    inputs: pa.Schema
+    scored: pa.Schema
+    notes: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def read(self) -> pa.Schema:
+        """What is read of the input: the carried columns, then the inputs among the others."""
+        return pa.schema({field.name: field for field in [*self.carried, *self.inputs]}.values())
+
+    @property
+    def output(self) -> pa.Schema:
+        """What the output's files hold."""
+        return pa.schema([*self.carried, *self.scored], metadata=dict(self.notes) or None)

@@ -1,0 +1,109 @@
+"""What adds columns to rows: a model, a user's function.
+
+A driver plans with a `ProcessorSpec`; it travels to the workers, where it is opened to a
+`Processor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import pyarrow as pa
+
+from sparkinfer.metrics.base import Evaluation
+from sparkinfer.workers.place import Place
+from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.watchdog import Activity
+
+Report = Callable[[ScoringStatistics], None]
+"""Takes what a processor did so far."""
+
+
+class Processor(Protocol):
+    """Opened in a worker process.
+
+    Attributes:
+        statistics: what was done so far.
+    """
+
+    statistics: ScoringStatistics
+
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yields the added columns of every row, in the order of the rows.
+
+        The output batches together have as many rows as the input batches together; their cuts may
+        differ. A row that cannot be processed has nulls and a reason in `error`.
+        """
+
+    def activities(self) -> Sequence[Activity | None]:
+        """Returns what each of its threads does now, for the watchdog; None for one that waits."""
+
+
+S = TypeVar("S", bound="ProcessorSpec")
+
+
+class ProcessorSpec(Protocol):
+    """What a processor is made of; small and picklable, for it travels with every task.
+
+    Attributes:
+        inputs: columns that it reads, in its order.
+        fields: columns that it adds, behind their prefix. `n_tokens`, `truncated` and `error` come
+            last.
+        prefix: before the name of each.
+        labels: names of what it may predict, in the order of their ids; empty where there are none.
+        evaluation: how its results are measured; None: they are not.
+        verdict: what a trial brought up, for people and for the manifest; None before one.
+    """
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def fields(self) -> pa.Schema: ...  # noqa: D102
+    @property
+    def prefix(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def evaluation(self) -> Evaluation | None: ...  # noqa: D102
+    @property
+    def verdict(self) -> Any: ...  # noqa: D102
+
+    def check(self) -> None:
+        """Raises UsageError for what can be found wrong without a worker."""
+
+    def resolved(self: S) -> S:
+        """Returns it pinned to the exact files that every worker will have to use."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Returns what of it decides about the output, by name, as JSON has it."""
+
+    def renamed(self: S, inputs: tuple[str, ...], prefix: str) -> S:
+        """Returns it for rows in which the columns have other names."""
+
+    def warm_up(self) -> None:
+        """Imports what it needs, in a worker that will open it soon."""
+
+    def try_out(self, place: Place) -> Any:
+        """Returns what one worker finds out before the job; picklable."""
+
+    def decided(self: S, found: Any) -> S:
+        """Returns it as every worker opens it, given what `try_out` returned."""
+
+    def open(self, place: Place, report: Report) -> Processor:
+        """Returns the processor, ready in this process."""
+
+
+@runtime_checkable
+class EncodesAhead(Protocol):
+    """A spec whose work on the CPU may be done before, elsewhere."""
+
+    def encode(self, batch: pa.RecordBatch, cores: int) -> Any:
+        """Returns `EncodedRows` of some rows, which its processor takes in their place."""
+
+
+class EncodedProcessor(Processor, Protocol):
+    """What a spec that encodes ahead opens to."""
+
+    def process_encoded(self, windows: Iterable[Any]) -> Iterator[pa.RecordBatch]:
+        """Yields the added columns of rows that were encoded before; see `process`."""

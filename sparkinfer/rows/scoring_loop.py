@@ -1,0 +1,140 @@
+"""The loop of a worker, whatever started it: rows through the processor, watched and reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from sparkinfer.rows.processor import Processor, ProcessorSpec
+from sparkinfer.rows.tally import WrittenFile
+from sparkinfer.rows.writing import ScoredWriter
+from sparkinfer.workers.place import Place
+from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.watchdog import StallReport, Watchdog
+
+
+class Reporter(Protocol):
+    """Where a worker tells what it did; `ProgressClient` is one."""
+
+    def send(self, statistics: ScoringStatistics) -> None:
+        """Takes the statistics so far."""
+
+    def finish(self, statistics: ScoringStatistics) -> None:
+        """Takes those of a worker that ended well."""
+
+    def close(self) -> None:
+        """Lets go of the connection."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is done about a processor that hangs.
+
+    Attributes:
+        timeout_s: an activity that lasts longer is a stall; None: nothing is watched.
+        on_stall: called once for each stall.
+    """
+
+    timeout_s: float | None
+    on_stall: Callable[[StallReport], None]
+
+
+class ScoringLoop:
+    """Scores rows in this process while its context is open.
+
+    Args:
+        spec: what scores them.
+        place: what this process has been given.
+        reporter: is told of it, and closed at the end.
+        watch: what is done about a hang.
+        where: names the work in a report of a hang.
+    """
+
+    def __init__(
+        self,
+        spec: ProcessorSpec,
+        place: Place,
+        reporter: Reporter,
+        watch: Watch,
+        where: str = "",
+    ) -> None:
+        self._spec = spec
+        self._place = place
+        self._reporter = reporter
+        self._watch = watch
+        self._where = where
+        self._processor: Any = None
+        self._watchdog: Watchdog | None = None
+
+    @property
+    def processor(self) -> Processor:
+        """The open processor."""
+        processor: Processor = self._processor
+        return processor
+
+    def __enter__(self) -> ScoringLoop:
+        started = time.perf_counter()
+        try:
+            self._processor = self._spec.open(self._place, self._reporter.send)
+        except BaseException:
+            self._reporter.close()
+            raise
+        self.processor.statistics.load_s = time.perf_counter() - started
+        self._watchdog = Watchdog(
+            self.processor.activities, self._watch.timeout_s, self._watch.on_stall, self._where
+        )
+        self._watchdog.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._watchdog is not None:
+            self._watchdog.__exit__(kind, error, trace)
+        try:
+            if error is None:
+                self._reporter.finish(self.processor.statistics)
+        finally:
+            self._reporter.close()
+
+    def at(self, where: str) -> None:
+        """Says what the next rows are, for a report of a hang."""
+        if self._watchdog is not None:
+            self._watchdog.where = where
+
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yields the added columns of every row, in order; see `Processor`."""
+        return self.processor.process(batches)
+
+    def write(
+        self, name: str, writer: ScoredWriter, batches: Iterable[pa.RecordBatch]
+    ) -> WrittenFile:
+        """Scores rows and writes them to one Parquet file as they come.
+
+        Args:
+            name: of the file.
+            writer: writes it.
+            batches: the rows, with the columns that the run reads.
+        """
+        pairs = ((batch, batch) for batch in batches)
+        return writer.write(name, pairs, self._processor.process)
+
+    def write_encoded(
+        self, name: str, writer: ScoredWriter, windows: Iterable[tuple[Any, pa.RecordBatch]]
+    ) -> WrittenFile:
+        """Scores rows that were encoded before; see `write`.
+
+        Args:
+            name: of the file.
+            writer: writes it.
+            windows: encoded rows, each with the columns of theirs that are carried.
+        """
+        return writer.write(name, windows, self._processor.process_encoded)

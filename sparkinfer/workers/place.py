@@ -1,0 +1,20 @@
+"""Where a worker process runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker process has been given.
+
+    Attributes:
+        device: torch device that it owns, such as `cpu` or `cuda:0`.
+        cores: CPU cores for its threads.
+        scores_later: whether it is likely to score rows after what it is doing now.
+    """
+
+    device: str
+    cores: int
+    scores_later: bool = True
