@@ -54,7 +54,6 @@ setup(
         "packaging>=20.9",
         "pandas>=1.5.3",
         "pyarrow>=14.0.1",
-        "pydantic>=2.5",
         "pyspark>=3.5,<5",
         "PyYAML>=6",
         "rich>=13",

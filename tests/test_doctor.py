@@ -545,4 +545,4 @@ def test_a_file_and_overrides_win_over_the_stand_ins(tmp_path: Path) -> None:
     file.write_text("model: from-file\ninput_col: a\n")
     config = ExaminedConfig.load(file, ["input_col=b"])
     assert (config.model, config.input_col) == ("from-file", "b")
-    assert {"model", "input_col"} <= config.model_fields_set
+    assert {"model", "input_col"} <= config.given
