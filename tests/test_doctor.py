@@ -179,6 +179,7 @@ def test_gpus_that_spark_assigns_and_torch_does_not_see_are_an_error(
     assert by_check["unseen"][1] == "set()"
 
 
+@pytest.mark.spark
 def test_an_unknown_master_ends_with_status_1_and_parseable_json() -> None:
     script = (
         "import sys\n"
@@ -396,6 +397,7 @@ def test_a_lock_left_of_a_killed_build_is_found(
     assert finding.advice == "remove that file"
 
 
+@pytest.mark.spark
 def test_the_report_of_a_node_needs_nothing_of_ours() -> None:
     from pyspark import cloudpickle
 

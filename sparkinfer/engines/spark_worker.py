@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-from pyspark import TaskContext
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import SparkInferError
@@ -68,6 +67,8 @@ def score_partition(
 
     A scorer that hangs ends this process, and Spark tries the task again in a new one.
     """
+    from pyspark import TaskContext
+
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:

@@ -199,7 +199,7 @@ def check_available(config: ScoringConfig) -> None:
     if config.acceleration == "deepspeed" and not _has_deepspeed():
         raise EngineUnavailableError(
             "acceleration='deepspeed': the package deepspeed is not installed; run "
-            "pip install 'sparkinfer[deepspeed]' or use --acceleration auto"
+            "pip install deepspeed or use --acceleration auto"
         )
 
 
