@@ -12,13 +12,13 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.base import InputTable, Workers
 from sparkinfer.engines.chunk_reader import ChunkReader
 from sparkinfer.engines.spark_worker import WorkerJob, gate_outcome, read_outcome
-from sparkinfer.exceptions import JobError
+from sparkinfer.exceptions import EngineUnavailableError, JobError
 from sparkinfer.jobs.inputs import carried_columns, check_columns, input_format, type_name
 from sparkinfer.jobs.progress import Progress, ProgressAddress, ProgressServer
 from sparkinfer.models.acceleration import Verdict, import_libraries
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
-from sparkinfer.spark.errors import explain
+from sparkinfer.spark.errors import explain, installation_problem
 from sparkinfer.spark.tables import arrow_field, check_types, read_files, read_table
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class SparkEngine:
             one_row_each = self._spark.range(workers, numPartitions=workers)
             rows = one_row_each.mapInPandas(gate, "outcome binary").collect()
         except Exception as error:  # py4j's and Spark's errors have no common root
+            if problem := installation_problem(error):
+                raise EngineUnavailableError(problem) from error
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
         return read_outcome(bytes(rows[0].outcome))
 
