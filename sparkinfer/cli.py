@@ -20,15 +20,16 @@ from typing import Any, TypeVar, get_args
 
 from sparkinfer import __version__
 from sparkinfer.config import (
-    AccelerationName,
     DeviceName,
     DisplayMode,
     DTypeName,
-    EngineName,
     InputFormat,
     ScoringConfig,
 )
+from sparkinfer.engines import ENGINES
 from sparkinfer.exceptions import SparkInferError, UsageError
+from sparkinfer.models.backends import BACKENDS
+from sparkinfer.plan.processors import PROCESSORS
 from sparkinfer.redaction import without_secrets
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -227,15 +228,15 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="FOLDER", help="folder that receives Parquet files")
     add("--model", metavar="ID|PATH|URI", help="hub id, folder, models:/… or runs:/…")
     add("--input-col", metavar="COLUMN", help="column that holds the text")
-    add("--task", help="what the model does (default: text-classification)")
-    add("--engine", choices=get_args(EngineName), help="what moves the rows")
+    add("--task", choices=list(PROCESSORS), help="what is done with the rows")
+    add("--engine", choices=list(ENGINES), help="what moves the rows")
     add("--config", metavar="FILE", type=Path, help="YAML file with options")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="any option, repeatable")
     add("--label-col", metavar="COLUMN", help="true labels, to report the metrics")
     add("--carry-cols", metavar="A,B", help="input columns to keep (default: all)")
     add("--num-workers", metavar="N", type=int, help="model replicas (default: GPUs or CPU slots)")
     add("--device", choices=get_args(DeviceName), help="where the model runs")
-    add("--acceleration", choices=get_args(AccelerationName), help="what wraps the model")
+    add("--acceleration", choices=["auto", *BACKENDS], help="what wraps the model")
     add("--dtype", choices=get_args(DTypeName), help="number format of the weights")
     add("--max-batch-tokens", metavar="N", type=int, help="most tokens in one forward pass")
     add("--max-length", metavar="N", type=int, help="tokens at which texts are cut")
@@ -267,6 +268,6 @@ def _add_demo(commands: Any) -> None:
     add = parser.add_argument
     add("--output", metavar="FOLDER", help="default: demo-output, replaced by each demo")
     add("--overwrite", action="store_true", help="replace an earlier run's output elsewhere")
-    add("--engine", choices=get_args(EngineName), default="pandas_udf")
+    add("--engine", choices=list(ENGINES), default="pandas_udf")
     _add_debug(parser)
     parser.set_defaults(command=_demo)

@@ -7,31 +7,23 @@ ill-typed or contradictory raises `ConfigError` before a byte of input is read.
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.validation import NOT_EMPTY, PATH, Options, above, at_least, read_by
 
-EngineName = Literal["pandas_udf", "horovod", "local"]
 LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
 ReaderName = Literal["auto", "petastorm", "pyarrow"]
-AccelerationName = Literal["auto", "none", "deepspeed"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 InputFormat = Literal["auto", "parquet", "csv", "json", "table"]
 DisplayMode = Literal["auto", "bar", "lines", "json", "none"]
-
-PathText = Annotated[str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, Path) else v)]
-Names = Annotated[
-    tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
-]
 
 
 def _error_rows(value: Any) -> Any:
@@ -45,47 +37,42 @@ def _error_rows(value: Any) -> Any:
     raise ValueError("a number of rows or a share of them, such as 100 or 1%")
 
 
-MaxErrorRows = Annotated[str | None, BeforeValidator(_error_rows)]
-
-
-class _Section(BaseModel):
-    """A frozen group of options; unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
-
-
-class BatchingConfig(_Section):
+@dataclass(frozen=True, init=False)
+class BatchingConfig(Options):
     """Which rows go through the model together."""
 
-    max_batch_tokens: int | None = Field(default=None, ge=1)
+    max_batch_tokens: int | None = field(default=None, metadata=at_least(1))
     """Most tokens in one forward pass, padding included; None: chosen by the device."""
-    max_batch_rows: int = Field(default=1024, ge=1)
+    max_batch_rows: int = field(default=1024, metadata=at_least(1))
     """Most rows in one forward pass."""
-    window_rows: int = Field(default=8192, ge=1)
+    window_rows: int = field(default=8192, metadata=at_least(1))
     """Rows that are read ahead, sorted by length and batched together."""
-    window_bytes: int = Field(default=64 * 2**20, ge=1)
+    window_bytes: int = field(default=64 * 2**20, metadata=at_least(1))
     """Most bytes of text held by one window (one row may exceed it alone)."""
 
 
-class LoadingConfig(_Section):
+@dataclass(frozen=True, init=False)
+class LoadingConfig(Options):
     """What is allowed while a model is loaded, and where its files are kept."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     allow_pickle_weights: bool = False
     """Load `pytorch_model.bin`, a pickle that can run code, where no safetensors file exists."""
-    cache_dir: PathText | None = None
+    cache_dir: str | None = field(default=None, metadata=PATH)
     """Folder on each node for models that are fetched; None: the user's cache folder."""
 
 
-class DeepSpeedConfig(_Section):
+@dataclass(frozen=True, init=False)
+class DeepSpeedConfig(Options):
     """How `deepspeed.init_inference` is called."""
 
     kernel_inject: bool = False
     """Try DeepSpeed's own kernels first; they are right for few architectures."""
 
 
-class HorovodConfig(_Section):
+@dataclass(frozen=True, init=False)
+class HorovodConfig(Options):
     """How the `horovod` engine starts its ranks and what they read with."""
 
     launcher: LauncherName = "auto"
@@ -93,88 +80,91 @@ class HorovodConfig(_Section):
     `TorchDistributor`; auto: the first that is installed, on Databricks the second."""
     reader: ReaderName = "auto"
     """What reads the prepared rows; auto: Petastorm where it is installed."""
-    start_timeout_s: int = Field(default=300, ge=1)
+    start_timeout_s: int = field(default=300, metadata=at_least(1))
     """Seconds in which all ranks have to be running."""
 
 
-class ChunksConfig(_Section):
+@dataclass(frozen=True, init=False)
+class ChunksConfig(Options):
     """How the input is cut into chunks, the unit of commit and resume."""
 
-    target_rows: int | None = Field(default=None, ge=1)
+    target_rows: int | None = field(default=None, metadata=at_least(1))
     """Most rows of a chunk; None: by what the model runs on, rows and text counted. A row group is
     never cut."""
 
 
-class GateConfig(_Section):
+@dataclass(frozen=True, init=False)
+class GateConfig(Options):
     """What an accelerated model has to match before it may score rows."""
 
-    tolerance: float | None = Field(default=None, gt=0)
+    tolerance: float | None = field(default=None, metadata=above(0))
     """Largest allowed difference of a probability from float32; None: by the dtype."""
 
 
 C = TypeVar("C", bound="ScoringConfig")
 
 
-class ScoringConfig(_Section):
+@dataclass(frozen=True, init=False)
+class ScoringConfig(Options):
     """Everything that one scoring run is asked to do.
 
     Raises:
         ConfigError: an option is unknown, has the wrong type or contradicts another.
     """
 
-    model: PathText = Field(min_length=1)
+    model: str = field(metadata=PATH | NOT_EMPTY)
     """Hub id, folder, `models:/` or `runs:/` URI, or a remote folder."""
-    input_col: str = Field(min_length=1)
+    input_col: str = field(metadata=NOT_EMPTY)
     """Column that holds the text."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     task: str = "text-classification"
     """What the model does, by its Hugging Face name."""
 
-    input: PathText | None = None
+    input: str | None = field(default=None, metadata=PATH)
     """Path or table to score; a DataFrame passed in Python takes its place."""
     input_format: InputFormat = "auto"
     """How the input is stored; auto: by its name."""
-    output: PathText | None = None
+    output: str | None = field(default=None, metadata=PATH)
     """Folder that receives the scored Parquet files."""
     overwrite: bool = False
     """Replace what an earlier run wrote to the output."""
     label_col: str | None = None
     """Column with the true label (id or name); gives the metrics in the result."""
-    metrics: Names = ()
+    metrics: tuple[str, ...] = ()
     """Further metrics, each a class as `package.module:Name`; see `sparkinfer.jobs.metrics`."""
-    max_error_rows: MaxErrorRows = None
+    max_error_rows: str | None = field(default=None, metadata=read_by(_error_rows))
     """Rows with an error at which the run stops, a number or a share of the input such as `1%`;
     None: any number."""
     incremental: bool = False
     """Score only the input files that appeared since the last run on this output."""
     retry_errors: bool = False
     """Rescore the rows with an error that earlier runs left, before anything that is missing."""
-    carry_cols: Names | None = None
+    carry_cols: tuple[str, ...] | None = None
     """Input columns to keep in the output; None: all of them."""
     output_prefix: str = ""
     """Put before the name of every scored column."""
 
-    engine: EngineName = "pandas_udf"
+    engine: str = "pandas_udf"
     """What moves the rows: Spark (`pandas_udf`), ranks that read what Spark prepared (`horovod`),
     or one process without Spark (`local`)."""
-    num_workers: int | None = Field(default=None, ge=1)
+    num_workers: int | None = field(default=None, metadata=at_least(1))
     """Model replicas; None: one per GPU, else one per CPU slot."""
     master: str | None = None
     """Spark master to start a session on; None: what the environment says."""
-    spark_conf: dict[str, str] = Field(default_factory=dict)
+    spark_conf: dict[str, str] = field(default_factory=dict)
     """Spark settings for a session that sparkinfer starts."""
 
     device: DeviceName = "auto"
     """Where the model runs; `cuda` makes an absent GPU an error."""
-    acceleration: AccelerationName = "auto"
+    acceleration: str = "auto"
     """What wraps the model."""
     dtype: DTypeName = "auto"
     """Number format of the weights; auto: the fastest that the device computes natively."""
-    max_length: int | None = Field(default=None, ge=2)
+    max_length: int | None = field(default=None, metadata=at_least(2))
     """Longer texts are cut to this many tokens; None: the model's own limit."""
 
-    stall_timeout_s: int | None = Field(default=600, ge=1)
+    stall_timeout_s: int | None = field(default=600, metadata=at_least(1))
     """Seconds after which a worker whose forward pass or tokenizer hangs is named and ended, so
     that Spark tries its rows again; None: never. Longer than a batch may take."""
 
@@ -186,10 +176,7 @@ class ScoringConfig(_Section):
     chunks: ChunksConfig = ChunksConfig()
 
     def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+        super().__init__(**values)
         _refuse_contradictions(self)
 
     @classmethod
@@ -217,7 +204,7 @@ class ScoringConfig(_Section):
 
     def replace(self, **changes: Any) -> ScoringConfig:
         """Returns a copy with some options changed, validated like a new one."""
-        return ScoringConfig(**{**dict(self), **changes})
+        return ScoringConfig(**{**self.as_dict(), **changes})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -257,52 +244,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if section == "spark_conf":
         value = text
     inner = values.get(section)
-    if isinstance(inner, BaseModel):
-        inner = dict(inner)
+    if isinstance(inner, Options):
+        inner = inner.as_dict()
     if inner is not None and not isinstance(inner, Mapping):
         raise ConfigError(f"--set {override!r}: {section!r} is one value, not a group of options")
     values[section] = {**(inner or {}), rest: value}
-
-
-def _explain(error: ValidationError) -> str:
-    """Returns the first few problems of a validation as one line."""
-    problems = [_explain_one(dict(problem)) for problem in error.errors(include_url=False)]
-    return "; ".join(dict.fromkeys(problems))
-
-
-def _explain_one(problem: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        return f"unknown option {'.'.join(location)!r} ({problem['input']!r}){_nearest(location)}"
-    key = ".".join(part for part in location if part in _known_keys())
-    if problem["type"] == "missing":
-        return f"option {key!r} is required; give --{key.replace('_', '-')} or {key}=..."
-    expected = problem["msg"].removeprefix("Input should be ")
-    return f"{key}={problem['input']!r}: expected {expected}"
-
-
-def _nearest(location: list[str]) -> str:
-    """Returns a hint that names the known keys nearest to an unknown one."""
-    dotted = ".".join(location)
-    known = _known_keys(dotted=True)
-    close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-    by_leaf = [key for key in known if key.rsplit(".", 1)[-1] == location[-1]]
-    if by_leaf or close:
-        return f"; did you mean {(by_leaf or close)[0]!r}?"
-    return f"; known options: {', '.join(sorted(known))}"
-
-
-def _known_keys(dotted: bool = False) -> list[str]:
-    """Returns the names of all options: `section.key` if dotted, else their parts."""
-    names = []
-    for name, field in ScoringConfig.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, _Section):
-            inner = list(section.model_fields)
-            names += [f"{name}.{key}" for key in inner] if dotted else [name, *inner]
-        else:
-            names.append(name)
-    return names
 
 
 def _refuse_contradictions(config: ScoringConfig) -> None:

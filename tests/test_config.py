@@ -1,8 +1,8 @@
 import pickle
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError
@@ -20,12 +20,12 @@ def make(**options: object) -> ScoringConfig:
         ({"max_lenght": 3}, ["'max_lenght'", "did you mean 'max_length'"]),
         ({"batching": {"window_row": 3}}, ["'batching.window_row'", "'batching.window_rows'"]),
         ({"max_batch_tokens": 3}, ["'max_batch_tokens'", "'batching.max_batch_tokens'"]),
-        ({"num_workers": "two"}, ["num_workers='two'", "a valid integer"]),
-        ({"num_workers": 0}, ["num_workers=0", "greater than or equal to 1"]),
-        ({"overwrite": "yes"}, ["overwrite='yes'", "a valid boolean"]),
+        ({"num_workers": "two"}, ["num_workers='two'", "expected an integer of at least 1"]),
+        ({"num_workers": 0}, ["num_workers=0", "an integer of at least 1"]),
+        ({"overwrite": "yes"}, ["overwrite='yes'", "expected true or false"]),
         ({"engine": "ray"}, ["engine='ray'", "'pandas_udf', 'horovod' or 'local'"]),
-        ({"batching": {"window_rows": 0}}, ["batching.window_rows=0", "greater than"]),
-        ({"input_col": ""}, ["input_col=''"]),
+        ({"batching": {"window_rows": 0}}, ["batching.window_rows=0", "an integer of at least 1"]),
+        ({"input_col": ""}, ["input_col=''", "a text that is not empty"]),
     ],
 )
 def test_a_bad_option_is_named_with_its_value_and_what_was_expected(
@@ -67,7 +67,7 @@ def test_a_missing_option_says_how_to_give_it() -> None:
 
 def test_a_configuration_cannot_be_changed() -> None:
     config = make()
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(FrozenInstanceError):
         config.model = "other"  # type: ignore[misc]
 
 

@@ -179,6 +179,7 @@ def test_gpus_that_spark_assigns_and_torch_does_not_see_are_an_error(
     assert by_check["unseen"][1] == "set()"
 
 
+@pytest.mark.spark
 def test_an_unknown_master_ends_with_status_1_and_parseable_json() -> None:
     script = (
         "import sys\n"
@@ -396,6 +397,7 @@ def test_a_lock_left_of_a_killed_build_is_found(
     assert finding.advice == "remove that file"
 
 
+@pytest.mark.spark
 def test_the_report_of_a_node_needs_nothing_of_ours() -> None:
     from pyspark import cloudpickle
 
@@ -545,4 +547,4 @@ def test_a_file_and_overrides_win_over_the_stand_ins(tmp_path: Path) -> None:
     file.write_text("model: from-file\ninput_col: a\n")
     config = ExaminedConfig.load(file, ["input_col=b"])
     assert (config.model, config.input_col) == ("from-file", "b")
-    assert {"model", "input_col"} <= config.model_fields_set
+    assert {"model", "input_col"} <= config.given

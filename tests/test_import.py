@@ -28,6 +28,12 @@ def test_the_core_loads_no_spark() -> None:
     assert "pyspark" not in _loaded_by(statement)
 
 
+def test_the_local_engine_and_the_doctor_load_no_spark() -> None:
+    statement = "import sparkinfer.engines.local, sparkinfer.doctor.examination, sparkinfer.cli"
+    assert "pyspark" not in _loaded_by(statement)
+
+
+@pytest.mark.spark
 @pytest.mark.parametrize("engine", ["pandas_udf", "horovod"])
 def test_the_driver_side_of_a_spark_engine_loads_no_torch(engine: str) -> None:
     loaded = _loaded_by(f"import sparkinfer.engines.{engine}")

@@ -147,7 +147,7 @@ def test_missing_pyspark_is_an_error(machine, monkeypatch):
 
     monkeypatch.setattr(java_module.metadata, "version", not_found)
     monkeypatch.setattr(java_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EngineUnavailableError, match=r"pip install pyspark"):
+    with pytest.raises(EngineUnavailableError, match="pip install 'pyspark>=3.5,<5'"):
         ensure_java()
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparkinfer.spark.errors import explain
+from sparkinfer.spark.errors import explain, installation_problem
 
 TRACEBACK = (
     "Traceback (most recent call last):\n"
@@ -98,3 +98,59 @@ def test_a_worker_that_is_cut_off_is_told_from_other_connections() -> None:
 
 def test_a_plain_error_is_its_first_line() -> None:
     assert explain(Exception("plain\nsecond")) == "plain"
+
+
+# As of real runs with a worker of another Python.
+SPARK35_MISMATCH = """
+  An exception was thrown from the Python worker. Please see the stack trace below.
+Traceback (most recent call last):
+  File "/opt/spark/python/lib/pyspark.zip/pyspark/worker.py", line 1100, in main
+    raise PySparkRuntimeError(
+pyspark.errors.exceptions.base.PySparkRuntimeError: [PYTHON_VERSION_MISMATCH] Python in worker has \
+different version (3, 10) than that in driver 3.11, PySpark cannot run with different minor \
+versions.
+Please check environment variables PYSPARK_PYTHON and PYSPARK_DRIVER_PYTHON are correctly set.
+"""
+SPARK4_MISMATCH = """An exception was thrown from the Python worker:
+Traceback (most recent call last):
+  File "/opt/spark/python/lib/pyspark.zip/pyspark/worker.py", line 4174, in invoke_udf
+    check_python_version(init_info.python_version)
+  File "/opt/spark/python/lib/pyspark.zip/pyspark/worker_util.py", line 93, in check_python_version
+    raise PySparkRuntimeError(
+pyspark.errors.exceptions.base.PySparkRuntimeError: [PYTHON_VERSION_MISMATCH] Python in worker has \
+different version: 3.10 than that in driver: 3.11, PySpark cannot run with different minor versions.
+Please check environment variables PYSPARK_PYTHON and PYSPARK_DRIVER_PYTHON are correctly set."""
+
+
+@pytest.mark.parametrize("text", [SPARK35_MISMATCH, SPARK4_MISMATCH])
+def test_workers_of_another_python_are_told_with_both_versions(text: str) -> None:
+    said = (
+        "the driver runs Python 3.11, the workers 3.10; set PYSPARK_PYTHON, before the session "
+        "starts, to a Python 3.11 that every node has"
+    )
+    assert installation_problem(Exception(text)) == said
+    assert explain(Exception(text)) == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "ModuleNotFoundError: No module named 'sparkinfer'",
+            "no module 'sparkinfer'; install this package on every node",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'pyarrow.parquet'",
+            "no module 'pyarrow'; install the driver's packages on every node",
+        ),
+    ],
+)
+def test_workers_without_a_package_are_told_what_to_install(error: str, said: str) -> None:
+    text = f"Job aborted: {PYTHON}{traceback(error)}{FRAMES}"
+    assert said in str(installation_problem(Exception(text)))
+    assert said in explain(Exception(text))
+
+
+def test_another_error_is_no_problem_of_the_installation() -> None:
+    text = f"Job aborted: {PYTHON}{traceback('ValueError: No module named x')}{FRAMES}"
+    assert installation_problem(Exception(text)) is None

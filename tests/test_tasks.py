@@ -1,7 +1,9 @@
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TextClassificationPipeline
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
 from sparkinfer.exceptions import ConfigError
@@ -9,6 +11,10 @@ from sparkinfer.models.acceleration import LoadedModel
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.tasks import get_task, scored_schema
 from tests.tiny_models import make_classifier, sentences
+
+PIPELINE_KNOWS_REGRESSION = "regression" in inspect.getsource(
+    TextClassificationPipeline.postprocess
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +31,8 @@ from tests.tiny_models import make_classifier, sentences
 def test_scores_follow_the_pipelines_choice_of_function(
     tmp_path: Path, labels: tuple[str, ...], config: dict[str, Any]
 ) -> None:
+    if "regression" in config.values() and not PIPELINE_KNOWS_REGRESSION:
+        pytest.skip("the pipeline of this transformers puts regressions through a sigmoid, too")
     folder = make_classifier(tmp_path / "model", labels=labels, **config)
     options = ScoringConfig(model=str(folder), input_col="text")
     model = LoadedModel(folder, options, "cpu")

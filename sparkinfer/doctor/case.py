@@ -7,27 +7,28 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from sparkinfer.config import PathText, ScoringConfig
+from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor.nodes import NodeReport
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.plan.prelude import Prelude
+from sparkinfer.validation import NOT_EMPTY, PATH
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+@dataclass(frozen=True, init=False)
 class ExaminedConfig(ScoringConfig):
     """The options of a run, none of them required; the carried model stands in for an absent one.
 
-    `model_fields_set` tells which were given.
+    `given` tells which were given.
     """
 
-    model: PathText = Field(
-        default_factory=lambda: str(resources.files("sparkinfer.demo") / "model"), min_length=1
+    model: str = field(
+        default_factory=lambda: str(resources.files("sparkinfer.demo") / "model"),
+        metadata=PATH | NOT_EMPTY,
     )
-    input_col: str = Field(default="text", min_length=1)
+    input_col: str = field(default="text", metadata=NOT_EMPTY)
 
 
 @dataclass

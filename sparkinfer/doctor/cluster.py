@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 def check_java(case: Case) -> Outcome:
     """Returns whether there is a Java that Spark runs on."""
-    import pyspark
+    from sparkinfer.spark.java import ensure_java, pyspark_version
 
-    from sparkinfer.spark.java import ensure_java
+    version = pyspark_version()
+    from pyspark.sql import SparkSession
 
-    if "PYSPARK_GATEWAY_PORT" in os.environ or pyspark.sql.SparkSession.getActiveSession():
+    if "PYSPARK_GATEWAY_PORT" in os.environ or SparkSession.getActiveSession():
         return Outcome("ok", "Spark runs already")
-    return Outcome("ok", f"{ensure_java()}, which pyspark {pyspark.__version__} supports")
+    return Outcome("ok", f"{ensure_java()}, which pyspark {version} supports")
 
 
 def check_spark(case: Case) -> Outcome:

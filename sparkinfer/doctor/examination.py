@@ -52,7 +52,7 @@ def examine(config: ScoringConfig) -> Iterator[Finding]:
         config: options of the run; `ExaminedConfig` where not all of them are known yet.
     """
     # Workers unpickle it: what they get is what a run would send.
-    case = Case(config.replace(), frozenset(config.model_fields_set))
+    case = Case(config.replace(), config.given)
     failed: dict[str, str] = {}
     for check in CHECKS:
         outcome = _run(check, case, failed)

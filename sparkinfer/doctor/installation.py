@@ -13,7 +13,14 @@ from sparkinfer import __version__
 from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome, as_outcome, judge
-from sparkinfer.doctor.nodes import PACKAGES, STUCK_BUILD_S, decode, lock_problems, node_reporter
+from sparkinfer.doctor.nodes import (
+    DISTRIBUTION,
+    PACKAGES,
+    STUCK_BUILD_S,
+    decode,
+    lock_problems,
+    node_reporter,
+)
 from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.models.backends import check_acceleration
 
@@ -29,7 +36,7 @@ def check_python(case: Case) -> Outcome:
 
     found = f"Python {platform.python_version()}, sparkinfer {__version__}"
     try:
-        wanted = metadata.metadata("sparkinfer")["Requires-Python"] or ""
+        wanted = metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
     except metadata.PackageNotFoundError:  # a copy of the sources
         return Outcome("ok", found)
     if SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
@@ -39,12 +46,17 @@ def check_python(case: Case) -> Outcome:
 
 def check_packages(case: Case) -> Outcome:
     """Returns whether the packages that are always needed are there, new enough."""
-    required = [need for need in _requirements() if need.marker is None]
+    is_on_spark = case.config.engine != "local"
+    required = [need for need in _requirements() if _is_needed(need, is_on_spark)]
     wrong = [problem for need in required for problem in [_requirement_problem(need)] if problem]
-    shown = (name for name in ("pyspark", *PACKAGES[1:]))
-    found = ", ".join(f"{name} {_version(name)}" for name in shown)
-    advice = "install the package anew: pip install sparkinfer"
+    versions = {name: _version(name) for name in ("pyspark", *PACKAGES[1:])}
+    found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    advice = "install that package in a version that is expected, with pip"
     return judge(found, [Outcome("error", problem, advice) for problem in wrong])
+
+
+def _is_needed(need: Requirement, is_on_spark: bool) -> bool:
+    return need.marker is None or (is_on_spark and need.name == "pyspark")
 
 
 def check_deepspeed(case: Case) -> Outcome:
@@ -66,7 +78,7 @@ def check_horovod(case: Case) -> Outcome:
     is_used = case.config.engine == "horovod" and launcher != "torch"
     install = (
         "run scripts/install_horovod.py, which builds it for the installed torch, and pip install "
-        "'sparkinfer[horovod]'"
+        "'.[horovod]' in a clone of the package"
     )
     if not has_horovod():
         what = f"{_installed('horovod')}, without a part for torch"
@@ -115,7 +127,7 @@ def check_mlflow(case: Case) -> Outcome:
     if _version("mlflow") is not None:
         return judge(_installed("mlflow"), _extra_problems("mlflow"))
     if case.config.model.startswith(("models:/", "runs:/")):
-        advice = "run pip install 'sparkinfer[mlflow]'"
+        advice = "run pip install mlflow"
         return Outcome("error", f"not installed, and model={case.config.model!r} needs it", advice)
     return Outcome("ok", "not installed; only models:/ and runs:/ need it")
 
@@ -138,7 +150,7 @@ def _requirements() -> list[Requirement]:
     from packaging.requirements import Requirement
 
     try:
-        return [Requirement(line) for line in metadata.requires("sparkinfer") or ()]
+        return [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
         return []
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
+DISTRIBUTION = "sparkinfer-spark"
+"""The name under which pip knows this package."""
 PACKAGES = ("sparkinfer", "torch", "transformers", "pyarrow", "pandas", "numpy")
 """What executors cannot do without."""
 EXTRAS = ("deepspeed", "horovod", "petastorm")
@@ -62,7 +64,7 @@ def node_reporter(names: Sequence[str], stuck_build_s: float) -> Callable[[], st
 
         def version(name: str) -> str | None:
             try:
-                return metadata.version(name)
+                return metadata.version(DISTRIBUTION if name == "sparkinfer" else name)
             except metadata.PackageNotFoundError:
                 return "?" if importlib.util.find_spec(name) else None
 

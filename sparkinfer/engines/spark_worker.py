@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pyspark import TaskContext
 
 from sparkinfer.exceptions import SparkInferError
 from sparkinfer.plan.plan import Plan
@@ -45,6 +44,8 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
 
     A scorer that hangs ends this process, and Spark tries the task again in a new one.
     """
+    from pyspark import TaskContext
+
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:

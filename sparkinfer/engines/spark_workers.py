@@ -9,11 +9,11 @@ import pandas as pd
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.spark_worker import act_in_worker, read_outcome
-from sparkinfer.exceptions import JobError
+from sparkinfer.exceptions import EngineUnavailableError, JobError
 from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
-from sparkinfer.spark.errors import explain
+from sparkinfer.spark.errors import explain, installation_problem
 from sparkinfer.workers.channel import ProgressServer
 from sparkinfer.workers.place import Place
 
@@ -67,6 +67,8 @@ class SparkWorkers:
             one_row_each = self._spark.range(count, numPartitions=count)
             rows = one_row_each.mapInPandas(ask, "outcome binary").collect()
         except Exception as error:  # py4j's and Spark's errors have no common root
+            if problem := installation_problem(error):
+                raise EngineUnavailableError(problem) from error
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
         result: T = read_outcome(bytes(rows[0].outcome))
         return result

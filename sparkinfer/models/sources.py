@@ -239,18 +239,18 @@ def _cached_snapshot(repo: str, revision: str | None, loading: LoadingConfig) ->
 
 def _hub_refusal(error: Exception, revision: str | None, shown: str) -> str | None:
     """Returns what the hub answered, or None if it gave no answer about the model."""
-    from huggingface_hub import errors
+    from huggingface_hub import utils as hub  # where old and new versions have the errors
 
-    if isinstance(error, errors.HFValidationError):
+    if isinstance(error, hub.HFValidationError):
         return f"{shown}: neither an existing folder nor a valid hub id; correct the path or id"
-    if isinstance(error, errors.GatedRepoError):
+    if isinstance(error, hub.GatedRepoError):
         return f"{shown}: gated on the hub; accept its terms there and set HF_TOKEN on every node"
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, hub.RepositoryNotFoundError):
         return (
             f"{shown}: there is no such folder, and the hub has no such model (or it is private); "
             "correct the path or id, or set HF_TOKEN"
         )
-    if isinstance(error, errors.RevisionNotFoundError):
+    if isinstance(error, hub.RevisionNotFoundError):
         return f"{shown}: the hub has no revision {revision!r} of it; give a branch, tag or commit"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
@@ -312,7 +312,7 @@ def _import_mlflow(shown: str) -> Any:
         return importlib.import_module("mlflow")
     except ImportError:
         raise EngineUnavailableError(
-            f"{shown}: MLflow is not installed; install it with pip install 'sparkinfer[mlflow]'"
+            f"{shown}: MLflow is not installed; run pip install mlflow"
         ) from None
 
 

@@ -18,8 +18,38 @@ _CUT_WORKER = re.compile(r"Connection reset(?=[\s\S]*PythonRunner)")
 """What Spark sees of a worker that is killed while it is written to."""
 
 
+_OTHER_PYTHON = re.compile(
+    r"Python in worker has different version:? (\(\d+, \d+\)|\d+\.\d+) "
+    r"than that in driver:? (\d+\.\d+)"
+)
+
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
+
+
+def installation_problem(error: Exception) -> str | None:
+    """Returns what the workers' Python lacks and what to do about it, None if it lacks nothing."""
+    text = str(error)
+    if other := _OTHER_PYTHON.search(text):
+        workers, driver = ".".join(re.findall(r"\d+", other[1])), other[2]
+        return (
+            f"the driver runs Python {driver}, the workers {workers}; set PYSPARK_PYTHON, before "
+            f"the session starts, to a Python {driver} that every node has"
+        )
+    python = _PYTHON_ERROR.findall(text)
+    if python and (missing := _MISSING_MODULE.search(python[-1])):
+        name = missing[1].partition(".")[0]
+        what = "this package" if name == "sparkinfer" else "the driver's packages"
+        return (
+            f"the workers' Python has no module {name!r}; install {what} on every node, or set "
+            "PYSPARK_PYTHON to a Python that has it"
+        )
+    return None
+
+
 def explain(error: Exception) -> str:
     """Returns the one line of a Spark error that says what happened."""
+    if problem := installation_problem(error):
+        return problem
     text = str(error)
     ours = _OUR_ERROR.findall(text)
     if ours:

@@ -15,6 +15,10 @@ from pathlib import Path
 from sparkinfer.exceptions import EngineUnavailableError
 
 RUN_TIMEOUT_S = 60
+NO_PYSPARK = (
+    "pyspark is not installed in this Python; run pip install 'pyspark>=3.5,<5', or use "
+    "--engine local, which works without Spark"
+)
 
 
 def ensure_java() -> str:
@@ -52,7 +56,7 @@ def supported_java(spark: tuple[int, int]) -> tuple[int, ...]:
 
 
 def _spark_version() -> tuple[int, int]:
-    text = _pyspark_version()
+    text = pyspark_version()
     match = re.match(r"(\d+)\.(\d+)", text)
     if match is None:
         raise EngineUnavailableError(
@@ -61,7 +65,12 @@ def _spark_version() -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _pyspark_version() -> str:
+def pyspark_version() -> str:
+    """Returns the version of the installed pyspark, which is not imported.
+
+    Raises:
+        EngineUnavailableError: there is none.
+    """
     try:
         return metadata.version("pyspark")
     except metadata.PackageNotFoundError:
@@ -73,9 +82,7 @@ def _version_of_unpacked_pyspark() -> str:
     spec = importlib.util.find_spec("pyspark")
     file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
     if file is None or not file.is_file():
-        raise EngineUnavailableError(
-            "pyspark is not installed in this Python; run pip install pyspark"
-        )
+        raise EngineUnavailableError(NO_PYSPARK)
     match = re.search(r"__version__.*?['\"](.+?)['\"]", file.read_text(encoding="utf-8"))
     return match[1] if match else ""
 

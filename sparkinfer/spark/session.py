@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
-from sparkinfer.spark.java import ensure_java
+from sparkinfer.spark.java import NO_PYSPARK, ensure_java
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,10 +44,7 @@ def start_session(config: ScoringConfig) -> SparkSession:
     try:
         from pyspark.sql import SparkSession
     except ImportError:
-        raise EngineUnavailableError(
-            f"engine={config.engine!r}: the package pyspark is not installed; run "
-            "pip install pyspark or use --engine local"
-        ) from None
+        raise EngineUnavailableError(f"engine={config.engine!r}: {NO_PYSPARK}") from None
     active = SparkSession.getActiveSession()
     if active is not None:
         _refuse_other_master(active, config.master)

@@ -27,8 +27,8 @@ class DeepSpeedBackend:
         if importlib.util.find_spec("deepspeed") is not None:
             return None
         return (
-            "the package deepspeed is not installed; install it, by itself or as the extra "
-            "`deepspeed` of this package, or use --acceleration auto"
+            "the package deepspeed is not installed; run pip install deepspeed or use "
+            "--acceleration auto"
         )
 
     def warm_up(self) -> None:

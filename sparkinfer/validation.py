@@ -1,0 +1,227 @@
+"""Frozen groups of options, checked against their type hints.
+
+    @dataclass(frozen=True, init=False)
+    class BatchingConfig(Options):
+        max_batch_rows: int = field(default=1024, metadata=at_least(1))
+
+A hint is one of bool, int, float, str, `Literal`, `tuple[X, ...]`, `dict[str, X]`, another group,
+or `X | None`. Nothing is converted, but for what YAML and Python write differently: a list for a
+tuple, an integer for a float, a mapping for a group and, where `PATH` says so, a Path for its text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from sparkinfer.exceptions import ConfigError
+
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+_PLURALS = {int: "integers", float: "numbers", str: "texts"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value has to be beyond its type.
+
+    Attributes:
+        text: follows the name of the type, as in "an integer of at least 1".
+        holds: whether a value of the type is within the limit.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: int) -> dict[str, Any]:
+    """Returns the metadata of a field with a smallest value."""
+    return {"limit": Limit(f"of at least {least}", lambda value: value >= least)}
+
+
+def above(bound: float) -> dict[str, Any]:
+    """Returns the metadata of a field whose values are greater than a bound."""
+    return {"limit": Limit(f"greater than {bound}", lambda value: value > bound)}
+
+
+def read_by(read: Callable[[Any], Any]) -> dict[str, Any]:
+    """Returns the metadata of a field whose values are changed before they are checked.
+
+    Args:
+        read: returns the value to check; raises ValueError with what was expected.
+    """
+    return {"read": read}
+
+
+NOT_EMPTY = {"limit": Limit("that is not empty", bool)}
+PATH = read_by(lambda value: os.fspath(value) if isinstance(value, Path) else value)
+
+
+class Options:
+    """Base of the groups; unknown options and wrong values are errors.
+
+    Attributes:
+        given: names of the options that were given; it has no part in comparisons.
+
+    Raises:
+        ConfigError: one line with all problems.
+    """
+
+    given: frozenset[str]
+
+    def __init__(self, **values: Any) -> None:
+        check = _Check(type(self))
+        state = check.values_of(type(self), values)
+        if check.problems:
+            raise ConfigError("; ".join(check.problems))
+        for name, value in {**state, "given": frozenset(values)}.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the options by name, groups as they are."""
+        return {name: getattr(self, name) for name in _fields(type(self))}
+
+
+class _MisfitError(ValueError):
+    """A value is not what its hint says; the text is what was expected."""
+
+
+class _Check:
+    """Checks one call and collects what is wrong with it.
+
+    Attributes:
+        problems: a line for each.
+    """
+
+    def __init__(self, root: type[Options]) -> None:
+        self._root = root
+        self.problems: list[str] = []
+
+    def values_of(
+        self, group: type[Options], values: Mapping[Any, Any], prefix: str = ""
+    ) -> dict[str, Any]:
+        """Returns the value of each option, defaults included; complete if there is no problem.
+
+        Args:
+            group: whose options they are.
+            values: what was given, by name.
+            prefix: what stands before the names in messages, such as `batching.`.
+        """
+        known, hints = _fields(group), get_type_hints(group)
+        for name in values:
+            if name not in known:
+                self._refuse_name(f"{prefix}{name}", values[name])
+        found = {}
+        for name, field in known.items():
+            try:
+                found[name] = self._value_of(field, hints[name], values, prefix)
+            except _MisfitError as misfit:
+                self.problems.append(str(misfit))
+        return found
+
+    def _value_of(
+        self, field: Field[Any], hint: Any, values: Mapping[Any, Any], prefix: str
+    ) -> Any:
+        if field.name not in values:
+            return _default(field)
+        key, value = f"{prefix}{field.name}", values[field.name]
+        if _is_group(hint) and isinstance(value, Mapping):
+            before = len(self.problems)
+            self.values_of(hint, value, f"{key}.")
+            return None if len(self.problems) > before else hint(**value)
+        return _checked(key, value, hint, field.metadata)
+
+    def _refuse_name(self, name: str, value: Any) -> None:
+        known = list(_dotted_names(self._root))
+        leaf = name.rsplit(".", 1)[-1]
+        near = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
+        near += difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
+        self.problems.append(f"unknown option {name!r} ({value!r}); {hint}")
+
+
+def _fields(group: type[Options]) -> dict[str, Field[Any]]:
+    return {field.name: field for field in fields(group)}  # type: ignore[arg-type]
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Options)
+
+
+def _dotted_names(group: type[Options]) -> Iterator[str]:
+    """Yields the names of all options, those of inner groups as `group.option`."""
+    hints = get_type_hints(group)
+    for name in _fields(group):
+        hint = hints[name]
+        if _is_group(hint):
+            yield from (f"{name}.{inner}" for inner in _dotted_names(hint))
+        else:
+            yield name
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    name = field.name
+    raise _MisfitError(
+        f"option {name!r} is required; give --{name.replace('_', '-')} or {name}=..."
+    )
+
+
+def _checked(key: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """Returns a value as its hint wants it, within its limit."""
+    limit: Limit | None = metadata.get("limit")
+    expected = f"{_describe(hint)} {limit.text}" if limit else _describe(hint)
+    try:
+        fit = _fit(metadata["read"](value) if "read" in metadata else value, hint)
+    except _MisfitError:
+        raise _MisfitError(f"{key}={value!r}: expected {expected}") from None
+    except ValueError as error:
+        raise _MisfitError(f"{key}={value!r}: expected {error}") from None
+    if limit is not None and fit is not None and not limit.holds(fit):
+        raise _MisfitError(f"{key}={value!r}: expected {expected}")
+    return fit
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """Returns a value as its hint wants it; raises _MisfitError for one that is of another type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return None if value is None else _fit(value, _not_none(arguments))
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_fit(item, arguments[0]) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {_fit(key, arguments[0]): _fit(item, arguments[1]) for key, item in value.items()}
+    if origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if origin is None and isinstance(value, hint) and (hint is bool or type(value) is not bool):
+        return value
+    raise _MisfitError(_describe(hint))
+
+
+def _describe(hint: Any) -> str:
+    """Returns what a value of a type hint is called in a message."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _describe(_not_none(arguments))
+    if origin is Literal:
+        *names, last = map(repr, arguments)
+        return f"{', '.join(names)} or {last}" if names else last
+    if origin is tuple:
+        return f"a list of {_PLURALS[arguments[0]]}"
+    if origin is dict:
+        return f"names with {_PLURALS[arguments[1]]}, such as {{name: 'value'}}"
+    return "a group of options" if _is_group(hint) else _NAMES[hint]
+
+
+def _not_none(arguments: tuple[Any, ...]) -> Any:
+    [argument] = (argument for argument in arguments if argument is not NoneType)
+    return argument
