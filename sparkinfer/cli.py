@@ -29,7 +29,6 @@ from sparkinfer.config import (
 from sparkinfer.engines import ENGINES
 from sparkinfer.exceptions import SparkInferError, UsageError
 from sparkinfer.models.backends import BACKENDS
-from sparkinfer.plan.processors import PROCESSORS
 from sparkinfer.redaction import without_secrets
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -228,7 +227,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="FOLDER", help="folder that receives Parquet files")
     add("--model", metavar="ID|PATH|URI", help="hub id, folder, models:/… or runs:/…")
     add("--input-col", metavar="COLUMN", help="column that holds the text")
-    add("--task", choices=list(PROCESSORS), help="what is done with the rows")
+    add("--task", help="what is done with the rows (default: text-classification)")
     add("--engine", choices=list(ENGINES), help="what moves the rows")
     add("--config", metavar="FILE", type=Path, help="YAML file with options")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="any option, repeatable")

@@ -18,6 +18,8 @@ from tests.tiny_models import make_classifier
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from sparkinfer.models.running import RunningModel
+
 
 # A machine that does other work, too, takes its time over an example.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -72,6 +74,18 @@ def standalone_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random text classifier."""
     return make_classifier(tmp_path_factory.mktemp("models") / "classifier")
+
+
+@pytest.fixture
+def model(classifier: Path) -> RunningModel:
+    """That classifier, ready to score on the CPU in float32."""
+    from sparkinfer.models.backends import PLAIN
+    from sparkinfer.models.checkpoint import Checkpoint
+    from sparkinfer.models.gate import load_way
+    from sparkinfer.models.options import ModelOptions
+
+    options = ModelOptions("text-classification", ("text",))
+    return load_way(Checkpoint(classifier, options, "cpu"), PLAIN)
 
 
 @pytest.fixture

@@ -106,6 +106,9 @@ class MadeUpEngine:
     def workers(self) -> Workers:
         return Workers("cpu", 1)
 
+    def close(self) -> None:
+        pass
+
     def on_one_worker(self, act: Any, warm_up: Any) -> Verdict:
         return Verdict(Acceleration("none", self.dtype), "cpu", 0.0, 1e-4, LABELS, 64)
 

@@ -26,6 +26,7 @@ from sparkinfer.doctor.findings import Finding, as_json, has_errors, print_findi
 from sparkinfer.doctor.folders import hosts_without, judge_disk
 from sparkinfer.doctor.nodes import NodeReport, node_problems, node_reporter
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.models.backends import BACKENDS
 from sparkinfer.spark.accelerators import HostReport
 from tests.standalone_cluster import StandaloneCluster, run_driver
 
@@ -384,7 +385,7 @@ def test_a_lock_left_of_a_killed_build_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_versions(monkeypatch, deepspeed="0.19.8")
-    monkeypatch.setattr("sparkinfer.models.acceleration._has_deepspeed", lambda: True)
+    monkeypatch.setattr(BACKENDS["deepspeed"], "problem", lambda: None)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     lock = tmp_path / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir()

@@ -1,3 +1,4 @@
+import importlib.util
 import logging
 import sys
 from pathlib import Path
@@ -6,31 +7,32 @@ from typing import Any
 import pytest
 import torch
 
-from sparkinfer.config import ScoringConfig
+from sparkinfer.config import DeepSpeedConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
-from sparkinfer.models import acceleration
-from sparkinfer.models.acceleration import (
-    Acceleration,
-    LoadedModel,
-    check_available,
-    load_accepted,
-    native_dtype,
-    run_gate,
-)
+from sparkinfer.models import gate
+from sparkinfer.models.backends import PLAIN, check_acceleration
+from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.gate import load_way, native_dtype, run_gate
+from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.running import RunningModel
 
 
-def config_for(folder: Path, **options: Any) -> ScoringConfig:
-    return ScoringConfig(**{"model": str(folder), "input_col": "text", **options})
+def options_of(**options: Any) -> ModelOptions:
+    return ModelOptions(**{"task": "text-classification", "input_cols": ("text",), **options})
 
 
-def parameter(model: LoadedModel) -> torch.Tensor:
-    return next(iter(model.pipe.model.parameters()))
+def module(model: RunningModel) -> Any:
+    return model.runtime.pipe.model  # type: ignore[attr-defined]
+
+
+def parameter(model: RunningModel) -> torch.Tensor:
+    return next(iter(module(model).parameters()))
 
 
 def test_without_acceleration_the_model_is_the_plain_one(classifier: Path) -> None:
-    model, verdict = run_gate(
-        classifier, config_for(classifier, acceleration="none", dtype="float32"), "cpu"
-    )
+    model, verdict = run_gate(classifier, options_of(acceleration="none", dtype="float32"), "cpu")
     assert verdict.accepted == Acceleration("none", "float32")
     assert (verdict.max_difference, verdict.rejected) == (0.0, ())
     assert (verdict.labels, verdict.max_length) == (("NEGATIVE", "POSITIVE"), 64)
@@ -40,10 +42,10 @@ def test_without_acceleration_the_model_is_the_plain_one(classifier: Path) -> No
 def test_deepspeed_wraps_the_pipelines_model(classifier: Path) -> None:
     deepspeed = pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     model, verdict = run_gate(
-        classifier, config_for(classifier, acceleration="deepspeed", dtype="float32"), "cpu"
+        classifier, options_of(acceleration="deepspeed", dtype="float32"), "cpu"
     )
     assert verdict.accepted == Acceleration("deepspeed", "float32")
-    assert isinstance(model.pipe.model, deepspeed.InferenceEngine)
+    assert isinstance(module(model), deepspeed.InferenceEngine)
     assert verdict.max_difference <= verdict.tolerance
 
 
@@ -51,10 +53,10 @@ def test_kernel_injection_that_fails_falls_back_and_is_recorded(
     classifier: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
-    config = config_for(
-        classifier, acceleration="deepspeed", dtype="float32", deepspeed={"kernel_inject": True}
+    config = options_of(
+        acceleration="deepspeed", dtype="float32", deepspeed=DeepSpeedConfig(kernel_inject=True)
     )
-    with caplog.at_level(logging.WARNING, logger=acceleration.__name__):
+    with caplog.at_level(logging.WARNING, logger=gate.__name__):
         _, verdict = run_gate(classifier, config, "cpu")
     assert verdict.accepted == Acceleration("deepspeed", "float32")
     [(name, reason)] = verdict.rejected
@@ -66,24 +68,24 @@ def test_kernel_injection_that_fails_falls_back_and_is_recorded(
 def test_a_wrong_result_is_rejected_and_the_model_loaded_anew(
     classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(model: Any, *_: Any) -> Any:
+    def spoil(self: Any, module: Any, *_: Any) -> Any:
         with torch.no_grad():
-            model.classifier.weight.mul_(-1)
-        return model
+            module.classifier.weight.mul_(-1)
+        return module
 
-    monkeypatch.setattr(acceleration, "_wrap_with_deepspeed", spoil)
-    monkeypatch.setattr(acceleration, "_has_deepspeed", lambda: True)
-    plain = LoadedModel(classifier, config_for(classifier), "cpu")
-    model, verdict = run_gate(classifier, config_for(classifier, dtype="float32"), "cpu")
+    monkeypatch.setattr(DeepSpeedBackend, "_wrap", spoil)
+    monkeypatch.setattr(DeepSpeedBackend, "problem", lambda self: None)
+    plain = load_way(Checkpoint(classifier, options_of(), "cpu"), PLAIN)
+    model, verdict = run_gate(classifier, options_of(dtype="float32"), "cpu")
     assert verdict.accepted == Acceleration("none", "float32")
     [(name, reason)] = verdict.rejected
     assert name == "deepspeed in float32"
     assert "differs from float32 by" in reason
-    assert torch.equal(model.pipe.model.classifier.weight, plain.pipe.model.classifier.weight)
+    assert torch.equal(module(model).classifier.weight, module(plain).classifier.weight)
 
 
 def test_a_dtype_beyond_the_tolerance_falls_back_to_float32(classifier: Path) -> None:
-    config = config_for(classifier, acceleration="none", dtype="bfloat16", gate={"tolerance": 1e-9})
+    config = options_of(acceleration="none", dtype="bfloat16", tolerance=1e-9)
     model, verdict = run_gate(classifier, config, "cpu")
     assert verdict.accepted == Acceleration("none", "float32")
     assert [name for name, _ in verdict.rejected] == ["none in bfloat16"]
@@ -91,7 +93,7 @@ def test_a_dtype_beyond_the_tolerance_falls_back_to_float32(classifier: Path) ->
 
 
 def test_bfloat16_passes_within_its_tolerance(classifier: Path) -> None:
-    config = config_for(classifier, acceleration="none", dtype="bfloat16")
+    config = options_of(acceleration="none", dtype="bfloat16")
     model, verdict = run_gate(classifier, config, "cpu")
     assert verdict.accepted == Acceleration("none", "bfloat16")
     assert 0 < verdict.max_difference <= verdict.tolerance
@@ -99,24 +101,27 @@ def test_bfloat16_passes_within_its_tolerance(classifier: Path) -> None:
 
 
 def test_a_worker_runs_the_model_as_the_verdict_says(classifier: Path) -> None:
-    model = load_accepted(
-        classifier, config_for(classifier), "cpu", Acceleration("none", "bfloat16")
-    )
+    model = load_way(Checkpoint(classifier, options_of(), "cpu"), Acceleration("none", "bfloat16"))
     assert parameter(model).dtype == torch.bfloat16
 
 
 def test_deepspeed_asked_for_and_not_installed_names_the_extra(
-    classifier: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(acceleration, "_has_deepspeed", lambda: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineUnavailableError, match="pip install deepspeed"):
-        check_available(config_for(classifier, acceleration="deepspeed"))
-    check_available(config_for(classifier, acceleration="auto"))
+        check_acceleration("deepspeed")
+    check_acceleration("auto")
+
+
+def test_an_unknown_acceleration_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="acceleration='warp': expected one of auto, deepspeed"):
+        check_acceleration("warp")
 
 
 def test_float16_on_a_cpu_is_refused(classifier: Path) -> None:
     with pytest.raises(ConfigError, match="dtype='float16' on device cpu"):
-        run_gate(classifier, config_for(classifier, dtype="float16"), "cpu")
+        run_gate(classifier, options_of(dtype="float16"), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -131,14 +136,14 @@ def test_float16_on_a_cpu_is_refused(classifier: Path) -> None:
 def test_the_dtype_is_what_the_device_computes_natively(
     monkeypatch: pytest.MonkeyPatch, device: str, flags: set[str], expected: str
 ) -> None:
-    monkeypatch.setattr(acceleration, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(gate, "_cpu_flags", lambda: flags)
     assert native_dtype(device) == expected
 
 
 def test_the_cpus_flags_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("flags are read from /proc/cpuinfo, which is Linux's")
-    assert acceleration._cpu_flags()
+    assert gate._cpu_flags()
 
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path: Path, classifier: Path) -> None:
@@ -148,7 +153,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path: Path, classifier: P
     body.save_pretrained(tmp_path / "body")
     AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "body")
     with pytest.raises(ModelLoadError, match="has no weights for .*classifier"):
-        LoadedModel(tmp_path / "body", config_for(tmp_path), "cpu")
+        Checkpoint(tmp_path / "body", options_of(), "cpu").module()
 
 
 def test_damaged_weights_do_not_load(tmp_path: Path, classifier: Path) -> None:
@@ -158,4 +163,4 @@ def test_damaged_weights_do_not_load(tmp_path: Path, classifier: Path) -> None:
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "model.safetensors").write_bytes(b"no tensors here")
     with pytest.raises(ModelLoadError, match="does not load"):
-        LoadedModel(folder, config_for(folder), "cpu")
+        Checkpoint(folder, options_of(), "cpu").module()

@@ -1,10 +1,15 @@
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
-from sparkinfer.plan.inputs import check_columns, input_format
+from sparkinfer.plan.inputs import choose_columns, input_format
+from sparkinfer.plan.ports import InputTable
+from sparkinfer.plan.processors import make_processor
+from sparkinfer.rows.columns import Columns
 
 
 def config_for(path: object, **options: object) -> ScoringConfig:
@@ -71,17 +76,40 @@ def test_no_input_at_all_says_how_to_give_one() -> None:
         input_format(ScoringConfig(model="m", input_col="text"))
 
 
-@pytest.mark.parametrize("kind", ["string", "large_string", "varchar(20)", "string collate UTF8"])
-def test_every_type_of_text_is_accepted(kind: str) -> None:
+def choose(config: ScoringConfig, foreign: dict[str, str] | None = None, **kinds: Any) -> Columns:
+    schema = pa.schema(list(kinds.items()))
+    names = (*kinds, *(foreign or {}))
+    table = InputTable(names, "parquet", "in", schema, foreign or {})
+    return choose_columns(config, table, make_processor(config))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_every_type_of_text_is_accepted(kind: pa.DataType) -> None:
     config = config_for("in", label_col="y")
-    check_columns(config, {"text": kind, "y": "bigint"})
+    columns = choose(config, text=kind, y=pa.int64())
+    assert (columns.read.names, columns.inputs.names) == (["text", "y"], ["text"])
     with pytest.raises(InputError, match="input_col='text' has type binary"):
-        check_columns(config, {"text": "binary", "y": "bigint"})
+        choose(config, text=pa.binary(), y=pa.int64())
+
+
+def test_an_input_that_is_not_kept_is_read_all_the_same() -> None:
+    columns = choose(config_for("in", carry_cols=("id",)), id=pa.int64(), text=pa.string())
+    assert columns.read.names == ["id", "text"]
+    assert columns.output.names[:2] == ["id", "prediction"]
+
+
+def test_a_column_that_arrow_has_no_type_for_is_refused_only_where_it_is_read() -> None:
+    foreign = {"span": "interval month"}
+    with pytest.raises(InputError, match="'span' has type interval month.*--carry-cols"):
+        choose(config_for("in"), foreign, text=pa.string())
+    columns = choose(config_for("in", carry_cols=("text",)), foreign, text=pa.string())
+    assert columns.carried.names == ["text"]
 
 
 def test_a_clash_is_seen_whatever_the_case() -> None:
+    kinds = {"text": pa.string(), "PREDICTION": pa.int32()}
     with pytest.raises(ConfigError, match="PREDICTION would be overwritten"):
-        check_columns(config_for("in"), {"text": "string", "PREDICTION": "int"})
+        choose(config_for("in"), **kinds)
     with pytest.raises(ConfigError, match="m_error would be overwritten"):
-        check_columns(config_for("in", output_prefix="M_"), {"text": "string", "m_error": "int"})
-    check_columns(config_for("in", carry_cols=("text",)), {"text": "string", "PREDICTION": "int"})
+        choose(config_for("in", output_prefix="M_"), text=pa.string(), m_error=pa.int32())
+    choose(config_for("in", carry_cols=("text",)), **kinds)

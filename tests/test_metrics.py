@@ -21,18 +21,50 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
-from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, JobError
-from sparkinfer.jobs import metrics
-from sparkinfer.jobs.metrics import LabelledRows, check_metrics, combine, make_metrics, measure
+from sparkinfer.metrics import classification
+from sparkinfer.metrics.base import Metric
+from sparkinfer.metrics.classification import ClassificationEvaluation, LabelledRows
+from sparkinfer.metrics.measure import Measure, check_metrics
 
-CONFIG = ScoringConfig(model="m", input_col="text", label_col="label")
 TWO = ("NEGATIVE", "POSITIVE")
 FIVE = ("a", "b", "c", "d", "e")
 ALL = {
     "accuracy", "f1_macro", "log_loss", "auc_roc", "auc_roc_bound", "calibration_error",
     "labelled_rows", "unknown_labels",
 }  # fmt: skip
+
+
+def measure_of(names: Sequence[str], user: Sequence[str] = (), **options: Any) -> Measure:
+    options = {"label_col": "label", **options}
+    return Measure(
+        ClassificationEvaluation(), labels=tuple(names), user_metrics=tuple(user), **options
+    )
+
+
+def check(user: Sequence[str]) -> None:
+    check_metrics(user, ClassificationEvaluation())
+
+
+def make_metrics(names: Sequence[str], user: Sequence[str] = ()) -> list[Metric]:
+    return measure_of(names, user).metrics()
+
+
+def measure(
+    names: Sequence[str], paths: Sequence[str], user: Sequence[str] = (), **options: Any
+) -> dict[str, dict[str, Any]]:
+    """Returns the state of each metric over some files."""
+    measuring = measure_of(names, user, **options).start()
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches():
+            measuring.add(batch)
+    return measuring.states()
+
+
+def combine(
+    names: Sequence[str], states: Sequence[Mapping[str, Any]], user: Sequence[str] = ()
+) -> dict[str, float]:
+    return measure_of(names, user).values(states)
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -131,7 +163,7 @@ def test_values_are_those_of_scikit_learn(
 ) -> None:
     rows = sample(2003, len(names), margin)
     path = write(tmp_path / "a.parquet", rows, names)
-    found = combine(names, [measure(CONFIG, names, [path])])
+    found = combine(names, [measure(names, [path])])
     assert set(found) == ALL
     assert found["accuracy"] == pytest.approx(accuracy_score(rows.labels, rows.predictions))
     macro = f1_score(rows.labels, rows.predictions, average="macro")
@@ -177,7 +209,7 @@ def test_full_confidence_is_in_the_last_bin_of_the_calibration() -> None:
 
 
 def test_confidence_on_an_edge_is_in_the_bin_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "CALIBRATION_BINS", 4)  # edges of 15 are no float32 numbers
+    monkeypatch.setattr(classification, "CALIBRATION_BINS", 4)  # edges of 15 are no float32 numbers
     rows = of_probabilities([0] * 4, [[0.5, 0.5], [0.75, 0.25], [0.76, 0.24], [1.0, 0.0]])
     assert states_of(rows, TWO)["calibration"]["rows"] == [0, 1, 1, 2]
 
@@ -192,7 +224,7 @@ def test_auc_tells_probabilities_apart_near_both_ends() -> None:
 @given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=50))
 def test_bins_rise_with_the_probability(values: list[float]) -> None:
     for parts_log2 in (0, 3, 6):
-        bins = metrics._bins(np.sort(np.array(values, np.float32)), parts_log2)
+        bins = classification._bins(np.sort(np.array(values, np.float32)), parts_log2)
         assert (np.diff(bins) >= 0).all()
         assert bins.min() >= 0
         assert bins.max() < 64 << parts_log2
@@ -201,7 +233,7 @@ def test_bins_rise_with_the_probability(values: list[float]) -> None:
 def test_the_grid_reaches_from_its_first_bin_to_its_last() -> None:
     ends = np.array([0.0, 1e-38, 2**-41, np.nextafter(0.5, 0, dtype=np.float32), 0.5, 1.0])
     expected = [0, 0, 0, 40 * 64 - 1, 40 * 64, 64 * 64 - 1]
-    assert metrics._bins(ends.astype(np.float32), 6).tolist() == expected
+    assert classification._bins(ends.astype(np.float32), 6).tolist() == expected
 
 
 def test_rows_of_one_bin_tie_and_the_bound_is_attained() -> None:
@@ -261,7 +293,7 @@ def test_one_label_gives_the_row_counts_alone() -> None:
 def test_names_that_repeat_are_one_label_and_have_no_probabilities(tmp_path: Path) -> None:
     names = ("x", "y", "x")
     rows = of_probabilities([2, 0, 1, 1], [[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]] * 2)
-    found = combine(names, [measure(CONFIG, names, [write(tmp_path / "a.parquet", rows, names)])])
+    found = combine(names, [measure(names, [write(tmp_path / "a.parquet", rows, names)])])
     assert set(found) == OF_LABELS
     assert found["accuracy"] == 0.5
 
@@ -312,8 +344,8 @@ def test_states_do_not_depend_on_how_a_file_is_read(
 ) -> None:
     rows = sample(300, 5)
     path = write(tmp_path / "a.parquet", rows, FIVE)
-    monkeypatch.setattr(metrics, "MAX_BATCH_ROWS", max_rows)
-    exact, floats = ints_and_floats(measure(CONFIG, FIVE, [path]))
+    monkeypatch.setattr(classification, "MAX_BATCH_ROWS", max_rows)
+    exact, floats = ints_and_floats(measure(FIVE, [path]))
     expected_exact, expected_floats = ints_and_floats(states_of(rows, FIVE))
     assert exact == expected_exact
     assert floats == pytest.approx(expected_floats, rel=1e-12)
@@ -323,7 +355,7 @@ def test_several_files_are_one_chunk(tmp_path: Path) -> None:
     rows = sample(300, 2)
     cuts = [slice(0, 100), slice(100, 101), slice(101, 300)]
     paths = [write(tmp_path / f"{c.start}.parquet", part(rows, c), TWO) for c in cuts]
-    exact, _ = ints_and_floats(measure(CONFIG, TWO, paths))
+    exact, _ = ints_and_floats(measure(TWO, paths))
     assert exact == ints_and_floats(states_of(rows, TWO))[0]
 
 
@@ -393,7 +425,7 @@ def test_labels_are_ids_digits_names_booleans_or_whole_numbers(
 ) -> None:
     rows = of_probabilities([0] * 4, [[0.1, 0.9], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
     path = write(tmp_path / "a.parquet", rows, TWO, labels)
-    state = measure(CONFIG, TWO, [path])
+    state = measure(TWO, [path])
     assert unpacked(state["confusion"]["matrix"]) == [[1, 0], [1, 1]]
     assert state["rows"] == {"labelled": 3, "unknown": 0}
 
@@ -420,7 +452,7 @@ def test_labels_that_are_none_of_the_models_are_counted_apart(
 ) -> None:
     rows = of_probabilities([0] * 4, [[0.1, 0.9]] * 4)
     path = write(tmp_path / "a.parquet", rows, TWO, labels)
-    found = combine(TWO, [measure(CONFIG, TWO, [path])])
+    found = combine(TWO, [measure(TWO, [path])])
     assert (found["labelled_rows"], found["unknown_labels"]) == (1, 2)
     assert found["accuracy"] == 1
 
@@ -430,7 +462,7 @@ def test_rows_with_an_error_count_nowhere(tmp_path: Path) -> None:
     labels = pa.array(["what", *(str(i) for i in rows.labels[1:])])
     path = write(tmp_path / "a.parquet", rows, TWO, labels, errors=[0, 3, 19])
     kept = np.setdiff1d(np.arange(20), [0, 3, 19])
-    found = combine(TWO, [measure(CONFIG, TWO, [path])])
+    found = combine(TWO, [measure(TWO, [path])])
     assert found == pytest.approx(values_of(part(rows, kept), TWO))  # type: ignore[arg-type]
     assert (found["labelled_rows"], found["unknown_labels"]) == (17, 0)
 
@@ -438,26 +470,24 @@ def test_rows_with_an_error_count_nowhere(tmp_path: Path) -> None:
 def test_columns_are_found_behind_the_prefix(tmp_path: Path) -> None:
     rows = sample(50, 2)
     path = write(tmp_path / "a.parquet", rows, TWO, prefix="m_")
-    assert measure(CONFIG, TWO, [path]) == {}
-    found = measure(CONFIG.replace(output_prefix="m_"), TWO, [path])
+    found = measure(TWO, [path], prefix="m_")
     assert ints_and_floats(found)[0] == ints_and_floats(states_of(rows, TWO))[0]
 
 
 def test_without_what_it_takes_nothing_is_measured(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", sample(50, 2), TWO)
-    assert measure(CONFIG.replace(label_col=None), TWO, [path]) == {}
-    assert measure(CONFIG, (), [path]) == {}
-    pq.write_table(pq.read_table(path).drop_columns(["probabilities"]), path)
-    assert measure(CONFIG, TWO, [path]) == {}
+    assert measure(TWO, [path], label_col=None) == {}
+    assert measure((), [path]) == {}
+    assert Measure(None, "label", labels=TWO).metrics() == []
     assert combine(TWO, []) == combine((), [{}]) == {}
 
 
 def test_empty_files_count_no_rows(tmp_path: Path) -> None:
     nothing = part(sample(1, 2), slice(0, 0))
     path = write(tmp_path / "a.parquet", nothing, TWO, pa.array([], pa.int64()))
-    none = measure(CONFIG, TWO, [path])
+    none = measure(TWO, [path])
     assert combine(TWO, [none]) == {"labelled_rows": 0, "unknown_labels": 0}
-    assert measure(CONFIG, TWO, []) == none
+    assert measure(TWO, []) == none
     some = states_of(sample(200, 2), TWO)
     assert combine(TWO, [none, some]) == combine(TWO, [some])
 
@@ -465,16 +495,16 @@ def test_empty_files_count_no_rows(tmp_path: Path) -> None:
 def test_rows_without_any_label_count_no_rows(tmp_path: Path) -> None:
     rows = sample(5, 2)
     path = write(tmp_path / "a.parquet", rows, TWO, pa.nulls(5, pa.int32()))
-    found = combine(TWO, [measure(CONFIG, TWO, [path])])
+    found = combine(TWO, [measure(TWO, [path])])
     assert found == {"labelled_rows": 0, "unknown_labels": 0}
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", sample(5, 2), TWO)
     with pytest.raises(JobError, match="is none of the model's 2 labels"):
-        measure(CONFIG, ("NEGATIVE?", "POSITIVE?"), [path])
+        measure(("NEGATIVE?", "POSITIVE?"), [path])
     with pytest.raises(JobError, match="expected 3 numbers, one for each label"):
-        measure(CONFIG, (*TWO, "NEUTRAL"), [path])
+        measure((*TWO, "NEUTRAL"), [path])
 
 
 # User metrics
@@ -530,7 +560,7 @@ def test_a_users_metric_is_measured_and_combined(tmp_path: Path) -> None:
     rows = sample(60, 2)
     cuts = (slice(0, 20), slice(20, 60))
     paths = [write(tmp_path / f"{c.start}.parquet", part(rows, c), TWO) for c in cuts]
-    states = [measure(CONFIG, TWO, [path], [USER]) for path in paths]
+    states = [measure(TWO, [path], [USER]) for path in paths]
     found = combine(TWO, states, [USER])
     assert found["share"] == pytest.approx(rows.predictions.mean())
     assert "none" not in found
@@ -539,7 +569,7 @@ def test_a_users_metric_is_measured_and_combined(tmp_path: Path) -> None:
 def test_a_users_value_does_not_replace_a_built_in_one(tmp_path: Path) -> None:
     rows = sample(60, 2)
     path = write(tmp_path / "a.parquet", rows, TWO)
-    found = combine(TWO, [measure(CONFIG, TWO, [path], [USER])], [USER])
+    found = combine(TWO, [measure(TWO, [path], [USER])], [USER])
     assert found["accuracy"] == accuracy_score(rows.labels, rows.predictions)
     assert found["positive_share.accuracy"] == 7.0
 
@@ -547,7 +577,7 @@ def test_a_users_value_does_not_replace_a_built_in_one(tmp_path: Path) -> None:
 def test_a_users_metric_sees_the_rows_with_an_unknown_label(tmp_path: Path) -> None:
     rows = sample(4, 2)
     path = write(tmp_path / "a.parquet", rows, TWO, pa.array(["0", "1", "what", None]))
-    assert measure(CONFIG, TWO, [path], [USER])["positive_share"]["rows"] == 3
+    assert measure(TWO, [path], [USER])["positive_share"]["rows"] == 3
 
 
 NOT_LOADABLE = [
@@ -565,7 +595,7 @@ NOT_LOADABLE = [
 
 @pytest.mark.parametrize(("path", "reason"), NOT_LOADABLE)
 def test_a_users_metric_that_is_no_metric_class_is_an_error(path: str, reason: str) -> None:
-    for attempt in (check_metrics, partial(make_metrics, TWO)):
+    for attempt in (check, partial(make_metrics, TWO)):
         with pytest.raises(ConfigError) as caught:
             attempt([path])
         assert f"metric {path!r}: expected" in caught.value.message
@@ -580,7 +610,7 @@ def test_a_users_metric_that_is_no_metric_class_is_an_error(path: str, reason: s
     ],
 )
 def test_a_users_metric_that_does_not_fit_the_labels_is_an_error(path: str, reason: str) -> None:
-    check_metrics([path])  # nothing is wrong with the class for labels yet unknown
+    check([path])  # nothing is wrong with the class for labels yet unknown
     with pytest.raises(ConfigError) as caught:
         make_metrics(TWO, [path])
     assert f"metric {path!r}: expected" in caught.value.message
@@ -589,18 +619,18 @@ def test_a_users_metric_that_does_not_fit_the_labels_is_an_error(path: str, reas
 
 @pytest.mark.parametrize("paths", [[USER, USER], [f"{__name__}:Clashing"]])
 def test_two_metrics_of_one_name_are_an_error(paths: list[str]) -> None:
-    for attempt in (check_metrics, partial(make_metrics, TWO)):
+    for attempt in (check, partial(make_metrics, TWO)):
         with pytest.raises(ConfigError, match="more than one is called '(positive_share|rows)'"):
             attempt(paths)
 
 
 def test_the_built_in_metrics_have_the_names_that_are_reserved() -> None:
-    assert [metric.name for metric in make_metrics(FIVE)] == list(metrics.BUILT_IN)
+    assert [metric.name for metric in make_metrics(FIVE)] == list(ClassificationEvaluation.names)
 
 
 def test_the_module_needs_neither_torch_nor_scikit_learn() -> None:
     code = (
-        "import sys, sparkinfer.jobs.metrics;"
+        "import sys, sparkinfer.metrics.measure, sparkinfer.metrics.classification;"
         "print(sorted({'torch', 'sklearn', 'pyspark', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -31,14 +31,13 @@ import sparkinfer.jobs.output
 import sparkinfer.jobs.runner
 from sparkinfer import storage
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.local import LocalEngine
 from sparkinfer.exceptions import JobError, OutputError, ResumeError
 from sparkinfer.jobs.lease import Lease, read_holder
 from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.runner import RunResult, run_job
+from sparkinfer.jobs.result import RunResult
 from sparkinfer.plan.snapshot import list_files
 from tests.disk import Disk, Killed, ids_of
-from tests.made_up_engine import MadeUpEngine, write_input
+from tests.made_up_engine import MadeUpEngine, run_made_up, write_input
 from tests.tiny_models import sentences
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def config(folder: str, classifier: Path, tmp_path: Path) -> ScoringConfig:
 
 def run(config: ScoringConfig, **options: Any) -> tuple[RunResult, MadeUpEngine]:
     engine = MadeUpEngine(config, **options)
-    return run_job(config, lambda _: engine), engine
+    return run_made_up(config, engine), engine
 
 
 def ids_by_duckdb(output: str | None) -> list[int]:
@@ -268,8 +267,7 @@ def test_a_process_that_is_killed_is_followed_by_one_that_sees_what_it_did(
     code = f"""
         import os, signal
         from sparkinfer.config import ScoringConfig
-        from sparkinfer.jobs.runner import run_job
-        from tests.made_up_engine import MadeUpEngine
+        from tests.made_up_engine import MadeUpEngine, run_made_up
 
         def die(task):
             if task.chunk.number == 1:
@@ -279,7 +277,7 @@ def test_a_process_that_is_killed_is_followed_by_one_that_sees_what_it_did(
             model={config.model!r}, input={config.input!r}, output={config.output!r},
             input_col="text", label_col="label", engine="local", chunks={{"target_rows": 40}},
         )
-        run_job(config, lambda _: MadeUpEngine(config, before_chunk=die))
+        run_made_up(config, MadeUpEngine(config, before_chunk=die))
     """
     died = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
     assert died.returncode == -signal.SIGKILL
@@ -404,14 +402,14 @@ def test_the_local_engine_scores_a_csv_of_the_store(
         dtype="float32",
         chunks={"target_rows": 20},
     )
-    result = run_job(config, LocalEngine)
+    result = sparkinfer.run(config)
     assert (result.rows, result.error_rows) == (50, 0)
     fs, name = storage.file_system(str(config.output))
     rows = pads.dataset(name, filesystem=fs, format="parquet").to_table()
     assert dict(zip(rows["id"].to_pylist(), rows["text"].to_pylist(), strict=True)) == {
         str(i): text for i, text in enumerate(texts)
     }
-    assert run_job(config, LocalEngine).rows_before == 50
+    assert sparkinfer.run(config).rows_before == 50
 
 
 def die(*_: Any) -> None:

@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import fsspec
@@ -5,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import sparkinfer.jobs.output
 from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.jobs.output import Output
 from sparkinfer.plan.chunks import Chunk
@@ -102,12 +104,14 @@ def stage(output: Output, epoch: int, *names: str) -> str:
 def test_files_are_published_under_names_that_their_chunk_decides(folder: str) -> None:
     output = Output(folder)
     staging = stage(output, 1, "b-random.parquet", "a-random.parquet")
-    names = output.publish(Chunk(12, ()), staging, ["b-random.parquet", "a-random.parquet"])
+    moves = output.moves(Chunk(12, ()), staging, ["b-random.parquet", "a-random.parquet"])
+    output.publish(moves)
+    names = {move.name: move.size for move in moves}
     assert names == {"part-00000012-000.parquet": 16, "part-00000012-001.parquet": 16}
     assert output.sizes() == names
     assert names_in(folder) == ["_sparkinfer", *names]
     again = stage(output, 1, "c-random.parquet")
-    output.publish(Chunk(12, ()), again, ["c-random.parquet"])
+    output.publish(output.moves(Chunk(12, ()), again, ["c-random.parquet"]))
     assert names_in(folder) == ["_sparkinfer", *names]
     fs, name = fsspec.core.url_to_fs(join(folder, "part-00000012-000.parquet"))
     assert fs.cat_file(name) == b"c-random.parquet"
@@ -116,11 +120,36 @@ def test_files_are_published_under_names_that_their_chunk_decides(folder: str) -
 def test_what_an_earlier_epoch_staged_cannot_be_published(folder: str) -> None:
     output = Output(folder)
     old, new = stage(output, 1, "old.parquet"), stage(output, 2, "new.parquet")
+    moves = output.moves(Chunk(0, ()), old, ["old.parquet"])
     output.fence(2)
     with pytest.raises(FileNotFoundError):
-        output.publish(Chunk(0, ()), old, ["old.parquet"])
+        output.publish(moves)
+    with pytest.raises(FileNotFoundError):
+        output.moves(Chunk(0, ()), old, ["old.parquet"])
     assert names_in(folder) == ["_sparkinfer"]
-    assert output.publish(Chunk(0, ()), new, ["new.parquet"])
+    output.publish(output.moves(Chunk(0, ()), new, ["new.parquet"]))
+    assert names_in(folder) == ["_sparkinfer", "part-00000000-000.parquet"]
+
+
+def test_publishing_may_be_done_again_after_it_failed(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(folder)
+    staging = stage(output, 1, "a.parquet", "b.parquet")
+    moves = output.moves(Chunk(3, ()), staging, ["a.parquet", "b.parquet"])
+    move = sparkinfer.jobs.output.move
+
+    def fail_at_b(source: str, target: str) -> None:
+        if source.endswith("b.parquet"):
+            raise OSError(errno.EIO, "the mount is gone for a moment")
+        move(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sparkinfer.jobs.output, "move", fail_at_b)
+        with pytest.raises(OSError, match="gone for a moment"):
+            output.publish(moves)
+    output.publish(moves)
+    assert names_in(folder) == ["_sparkinfer", *(move.name for move in moves)]
 
 
 def test_only_the_files_to_keep_are_left_by_clearing(folder: str) -> None:

@@ -23,11 +23,16 @@ from sparkinfer.engines.horovod.prepare import (
 )
 from sparkinfer.engines.horovod.readers import READERS, choose_reader, read_row_groups
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
+from sparkinfer.metrics.measure import Measure
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sources import ModelSource, resolve
-from sparkinfer.models.tokens import Encoder, load_encoder
+from sparkinfer.models.tokens import Encoder
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.rows import reading
-from sparkinfer.rows.reading import ChunkReader, Piece
+from sparkinfer.plan.plan import Plan, Workers
+from sparkinfer.rows.columns import Columns
+from sparkinfer.rows.reading import Piece
 from tests.tiny_models import sentences
 
 pytestmark = [
@@ -63,7 +68,8 @@ def source(classifier: Path) -> ModelSource:
 
 @pytest.fixture(scope="module")
 def encoder(classifier: Path) -> Encoder:
-    return load_encoder(classifier, None, trust_remote_code=False)
+    options = ModelOptions("text-classification", ("text",))
+    return Checkpoint(classifier, options, "cpu").encoder
 
 
 def prepare(
@@ -81,10 +87,17 @@ def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
     for name in ("tokens", "carried"):
         (folder / name).mkdir()
     options = BatchingConfig(**{"max_batch_tokens": 16, "window_rows": 100, **batching})
-    config = ScoringConfig(model="m", input_col="text", batching=options)
-    schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
-    reader = ChunkReader(str(folder / "in.parquet"), schema)
-    return PrepareJob(config, source, "cpu", 1, ("id",), reader, str(folder))
+    processor = ModelScoring(
+        "m", None, ModelOptions("text-classification", ("text",), batching=options), source
+    )
+    columns = Columns(
+        carried=pa.schema([("id", pa.int64())]),
+        inputs=pa.schema([("text", pa.string())]),
+        scored=processor.fields,
+    )
+    read_from = str(folder / "in.parquet")
+    plan = Plan(processor, columns, Measure(), read_from, str(folder), Workers("cpu", 1))
+    return PrepareJob(plan, options, 1, str(folder))
 
 
 def read_texts(
@@ -92,17 +105,18 @@ def read_texts(
 ) -> dict[int, tuple[Any, ...]]:
     """Returns by id what was read of each row: its token ids by input, or None, and its error."""
     rows = {}
-    for file, encoded, carried in read_row_groups(READERS[reader], str(folder), files, INPUTS):
+    for file, encoded, carried in read_row_groups(READERS[reader], str(folder), files):
         assert carried.num_rows == file.rows == len(encoded.places)
         for row, place in zip(carried["id"].to_pylist(), encoded.places, strict=True):
             assert row not in rows
             if place < 0:
                 rows[row] = (None, False, None)
                 continue
-            values = encoded.encoded.values_of(np.array([place]))
-            ids = {name: encoded.encoded.columns[name][values].tolist() for name in INPUTS}
-            cut = bool(encoded.encoded.truncated[place])
-            rows[row] = (ids, cut, encoded.encoded.errors.get(int(place)))
+            inputs, sequences = encoded.inputs, encoded.inputs.encoded
+            values = sequences.values_of(inputs.sequences_of(np.array([place])))
+            ids = {name: sequences.columns[name][values].tolist() for name in INPUTS}
+            errors = inputs.errors(sequences.errors)
+            rows[row] = (ids, bool(inputs.truncated[place]), errors.get(int(place)))
     return rows
 
 
@@ -122,7 +136,7 @@ def test_every_row_is_read_once_with_the_tokenizers_ids(
 
 
 def test_no_row_groups_are_no_rows(tmp_path: Path, reader: str) -> None:
-    assert list(read_row_groups(READERS[reader], str(tmp_path), [], INPUTS)) == []
+    assert list(read_row_groups(READERS[reader], str(tmp_path), [])) == []
 
 
 @pytest.mark.parametrize("texts", [[None, None], ["good"]], ids=["only nulls", "one row"])
@@ -204,19 +218,17 @@ def test_parts_hold_every_piece_once_and_are_many_where_chunks_are_few(
     assert len(parts) >= min(cores, len(pieces))
 
 
-def test_windows_are_bounded_in_bytes(
-    tmp_path: Path, source: ModelSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "READ_ROWS", 70)
-    files = prepare(tmp_path, source, ["good"] * 210, max_batch_tokens=4000, window_bytes=1)
-    assert [file.rows for file in files] == [70, 70, 70]
+def test_windows_are_bounded_in_bytes(tmp_path: Path, source: ModelSource) -> None:
+    texts = ["film " * 200] * 20
+    files = prepare(tmp_path, source, texts, max_batch_tokens=4000, window_bytes=5_000)
+    assert [file.rows for file in files] == [4] * 5  # a row has some 1,020 bytes
 
 
 def test_equal_rows_of_a_row_group_share_one_encoding(
     tmp_path: Path, source: ModelSource, reader: str
 ) -> None:
     [file] = prepare(tmp_path, source, ["good"] * 5 + ["film"] * 2, max_batch_tokens=4000)
-    [(_, rows, _)] = read_row_groups(READERS[reader], str(tmp_path), [file], INPUTS)
+    [(_, rows, _)] = read_row_groups(READERS[reader], str(tmp_path), [file])
     assert len(set(rows.places.tolist())) == 2
 
 
@@ -229,7 +241,7 @@ def test_a_row_group_that_a_reader_leaves_out_is_an_error(
         yield from readers.read_with_pyarrow(folder, files[1:], names)
 
     with pytest.raises(RowConservationError, match=f"{files[0].rows} rows in 1 prepared"):
-        list(read_row_groups(forgetful, str(tmp_path), files, INPUTS))
+        list(read_row_groups(forgetful, str(tmp_path), files))
 
 
 def test_a_row_group_that_a_reader_gives_twice_is_an_error(
@@ -241,7 +253,7 @@ def test_a_row_group_that_a_reader_gives_twice_is_an_error(
         yield from readers.read_with_pyarrow(folder, [*files, files[0]], names)
 
     with pytest.raises(RowConservationError, match="not expected, or read twice"):
-        list(read_row_groups(doubling, str(tmp_path), files, INPUTS))
+        list(read_row_groups(doubling, str(tmp_path), files))
 
 
 @pytest.mark.parametrize("change", [slice(None, -1), slice(None, None, -1)], ids=["short", "order"])
@@ -257,7 +269,7 @@ def test_rows_that_are_missing_or_out_of_place_are_an_error(
             yield {**columns, "row": np.concatenate([columns["row"][:1], rows[1:]])}
 
     with pytest.raises(RowConservationError, match="in the order that they were prepared in"):
-        list(read_row_groups(changing, str(tmp_path), middle, INPUTS))
+        list(read_row_groups(changing, str(tmp_path), middle))
 
 
 def test_object_stores_are_read_by_pyarrow() -> None:

@@ -21,10 +21,10 @@ from sparkinfer.exceptions import ConfigError, JobError, ResumeError
 from sparkinfer.jobs.manifest import ChunkRecord, ManifestFolder
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.replacement import Replacer
+from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.retry import rewrite
-from sparkinfer.jobs.runner import RunResult, run_job
 from tests.disk import Disk, Killed
-from tests.made_up_engine import FAILURE, LABELS, MadeUpEngine, write_input
+from tests.made_up_engine import FAILURE, LABELS, MadeUpEngine, run_made_up, write_input
 from tests.test_runner import kill_before, rows_of
 from tests.tiny_models import WORDS
 
@@ -49,20 +49,15 @@ def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
 
 def run(
     config: ScoringConfig, failing: Container[int] = (), **options: Any
-) -> tuple[RunResult, list[MadeUpEngine]]:
-    """Returns the result and the engines that were made; the second one rescores."""
-    engines = []
-
-    def make_engine(config: ScoringConfig) -> MadeUpEngine:
-        engines.append(MadeUpEngine(config, failing=failing, **options))
-        return engines[-1]
-
-    return run_job(config, make_engine), engines
+) -> tuple[RunResult, MadeUpEngine]:
+    """Returns the result and the engine."""
+    engine = MadeUpEngine(config, failing=failing, **options)
+    return run_made_up(config, engine), engine
 
 
 def retry(
     config: ScoringConfig, failing: Container[int] = (), **options: Any
-) -> tuple[RunResult, list[MadeUpEngine]]:
+) -> tuple[RunResult, MadeUpEngine]:
     return run(config.replace(retry_errors=True), failing, **options)
 
 
@@ -73,7 +68,8 @@ def published(config: ScoringConfig) -> dict[str, bytes]:
 
 def records(config: ScoringConfig) -> dict[int, ChunkRecord]:
     output = str(config.output)
-    return ManifestFolder(output).records(Output(output).sizes)
+    found = ManifestFolder(output).records(Output(output).sizes)
+    return {record.number: record for record in found}
 
 
 def is_finished(config: ScoringConfig) -> bool:
@@ -104,12 +100,12 @@ def test_what_scores_the_second_time_takes_the_place_of_its_error(
     result, _ = run(config, FAILING, parts=parts)
     assert (result.error_rows, result.retried_rows) == (17, None)
     before, files_before = rows_of(config.output), published(config)
-    result, engines = retry(config, failing={13})
+    result, engine = retry(config, failing={13})
     assert rows_of(config.output) == [*whole[:13], before[13], *whole[14:]]
     assert before[13]["error"] == FAILURE
     assert (result.retried_rows, result.mended_rows, result.error_rows) == (5, 4, 13)
     assert (result.rows, result.rows_before) == (80, 80)
-    assert [engine.scored for engine in engines] == [[], [0]]
+    assert engine.calls == [[0]]
     assert_records_are_true(config)
     assert is_finished(config)
     files = published(config)
@@ -146,16 +142,16 @@ def test_metrics_are_measured_anew(config: ScoringConfig) -> None:
 def test_rows_without_a_text_are_not_rescored(config: ScoringConfig) -> None:
     run(config)
     before = published(config)
-    result, engines = retry(config)
+    result, engine = retry(config)
     assert (result.retried_rows, result.mended_rows, result.error_rows) == (0, 0, 12)
-    assert len(engines) == 1
+    assert engine.calls == []
     assert published(config) == before
 
 
 def test_a_first_run_has_nothing_to_retry(config: ScoringConfig) -> None:
-    result, engines = retry(config, FAILING)
+    result, engine = retry(config, FAILING)
     assert (result.retried_rows, result.rows, result.error_rows) == (0, 80, 17)
-    assert len(engines) == 1
+    assert engine.calls == [[0, 1, 2, 3]]
 
 
 def test_an_error_that_stays_keeps_its_files_as_they_were(config: ScoringConfig) -> None:
@@ -170,8 +166,8 @@ def test_an_error_that_stays_keeps_its_files_as_they_were(config: ScoringConfig)
 def test_what_is_missing_is_scored_after_the_retry(config: ScoringConfig) -> None:
     with pytest.raises(Killed):
         run(config, FAILING, before_chunk=kill_before(2))
-    result, engines = retry(config, failing={44})
-    assert [engine.scored for engine in engines] == [[2, 3], [0]]
+    result, engine = retry(config, failing={44})
+    assert engine.calls == [[0], [2, 3]]  # first the rows with an error, then the missing chunks
     assert (result.retried_rows, result.mended_rows, result.error_rows) == (3, 3, 13)
     assert (result.rows, result.rows_before) == (80, 40)
     assert [row["id"] for row in rows_of(config.output)] == list(range(80))
@@ -229,7 +225,7 @@ def test_what_cannot_be_retried_is_refused_before_anything_starts(
     config: ScoringConfig, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_job(config.replace(**options, retry_errors=True), MadeUpEngine)
+        run_made_up(config.replace(**options, retry_errors=True))
     assert not Path(str(config.output)).exists()
 
 
@@ -261,7 +257,7 @@ def test_rows_that_the_engine_loses_or_swaps_are_not_published(
         monkeypatch.setattr(
             MadeUpEngine,
             "_write",
-            lambda self, task, rows, spoil=spoil: whole(self, task, spoil(rows)),
+            lambda self, plan, task, rows, spoil=spoil: whole(self, plan, task, spoil(rows)),
         )
         with pytest.raises(JobError, match="5 rows were to be rescored, and [46] came back"):
             retry(config)
@@ -287,7 +283,7 @@ def test_a_kill_before_any_change_of_the_disk_loses_nothing_and_scores_nothing_a
     config: ScoringConfig,
     monkeypatch: pytest.MonkeyPatch,
     parts: int,
-    then: Callable[..., tuple[RunResult, list[MadeUpEngine]]],
+    then: Callable[..., tuple[RunResult, MadeUpEngine]],
 ) -> None:
     output = Path(str(config.output))
     run(config, FAILING, parts=parts)
@@ -315,8 +311,8 @@ def test_a_kill_before_any_change_of_the_disk_loses_nothing_and_scores_nothing_a
             retry(config, failing={13})
         mixed += records(config).keys() != {0, 1, 2, 3}
         disk.fatal = None
-        result, engines = then(config, failing={13})
-        assert engines[0].scored == [], fatal
+        result, engine = then(config, failing={13})
+        assert engine.calls in ([], [[0]] if then is retry else []), fatal
         assert (result.rows, result.rows_before) == (80, 80)
         assert_records_are_true(config)
         assert not list(output.glob("_sparkinfer/chunks/*.replacing"))
@@ -342,7 +338,7 @@ def test_a_kill_while_another_kill_is_mended_is_mended(
         with pytest.raises(Killed):
             run(config)
         disk.fatal = None
-        assert run(config)[1][0].scored == []
+        assert run(config)[1].scored == []
         assert_records_are_true(config)
 
 
@@ -386,8 +382,8 @@ def test_a_chunk_whose_files_are_neither_old_nor_new_is_scored_again(
         (output / "part-00000000-001.parquet").write_bytes(b"PAR1")
     else:
         (output / "_sparkinfer" / "chunks" / "00000000.replacing").write_text("{")
-    _, engines = run(config)
-    assert engines[0].scored == [0]
+    _, engine = run(config)
+    assert engine.scored == [0]
     assert_records_are_true(config)
     assert [row["id"] for row in rows_of(config.output)] == list(range(80))
 
@@ -408,8 +404,8 @@ def test_a_retry_that_was_taken_for_dead_cannot_replace_a_file(
         with pytest.raises(JobError):
             retry(config)
     assert published(config) == before
-    _, engines = run(config)
-    assert engines[0].scored == []
+    _, engine = run(config)
+    assert engine.scored == []
     assert published(config) == before
     assert_records_are_true(config)
 
@@ -449,7 +445,7 @@ def test_a_model_error_that_is_gone_the_second_time_is_gone_from_the_output(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from sparkinfer.models.acceleration import LoadedModel
+    from sparkinfer.models.running import RunningModel
 
     texts = ["good film", "boring plot", None, "a bad film", "funny", "the boring word"]
     table = pa.table({"id": pa.array(range(6)), "text": pa.array(texts, pa.string())})
@@ -463,8 +459,8 @@ def test_a_model_error_that_is_gone_the_second_time_is_gone_from_the_output(
     )
     sparkinfer.run(config.replace(output=str(tmp_path / "whole")))
     with monkeypatch.context() as patched:
-        failing = forward_that_fails_for("boring", LoadedModel.score)
-        patched.setattr(LoadedModel, "score", failing)
+        failing = forward_that_fails_for("boring", RunningModel.score)
+        patched.setattr(RunningModel, "score", failing)
         assert sparkinfer.run(config).error_rows == 3
     errors = [row["error"] for row in rows_of(config.output)]
     assert errors[1] == errors[5] == "model: RuntimeError: no such film"

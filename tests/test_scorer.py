@@ -1,18 +1,21 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
 
-from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import DeviceError
-from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS, NOT_FINITE, NULL_TEXT, Scorer
 from sparkinfer.workers import heap
 from tests.tiny_models import sentences
+
+OPTIONS = ModelOptions("text-classification", ("text",))
 
 COLUMNS = [
     "prediction",
@@ -24,42 +27,47 @@ COLUMNS = [
 ]
 
 
-@pytest.fixture
-def model(classifier: Path) -> LoadedModel:
-    config = ScoringConfig(model=str(classifier), input_col="text", dtype="float32")
-    return LoadedModel(classifier, config, "cpu")
+def scorer_of(
+    model: RunningModel, report: Callable[[Any], None] | None = None, **batching: int
+) -> Scorer:
+    return Scorer(model, replace(OPTIONS, batching=BatchingConfig(**batching)), report)
+
+
+def as_rows(texts: Sequence[str | None]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array(texts, pa.string())], names=["text"])
 
 
 def score(
-    model: LoadedModel, batches: Sequence[Sequence[str | None]], **batching: int
+    model: RunningModel, batches: Sequence[Sequence[str | None]], **batching: int
 ) -> tuple[list[dict[str, Any]], Scorer]:
-    scorer = Scorer(model, BatchingConfig(**batching))
-    rows = [row for batch in scorer.score(batches) for row in batch.to_pylist()]
-    return rows, scorer
+    scorer = scorer_of(model, **batching)
+    scored = scorer.process(map(as_rows, batches))
+    return [row for batch in scored for row in batch.to_pylist()], scorer
 
 
-def fail_on(model: LoadedModel, fails: Callable[[dict[str, torch.Tensor]], None]) -> list[int]:
+def fail_on(model: RunningModel, fails: Callable[[dict[str, torch.Tensor]], None]) -> list[int]:
     """Makes the model raise what `fails` raises for a batch; returns the sizes it then sees."""
     sizes: list[int] = []
-    forward = model.pipe.forward
+    runtime: Any = model.runtime
+    forward = runtime.forward
 
     def checked(inputs: dict[str, torch.Tensor]) -> Any:
         sizes.append(len(inputs["input_ids"]))
         fails(inputs)
         return forward(inputs)
 
-    model.pipe.forward = checked
+    runtime.forward = checked
     return sizes
 
 
-def word(model: LoadedModel, text: str) -> int:
-    return int(model.pipe.tokenizer.convert_tokens_to_ids(text))
+def word(model: RunningModel, text: str) -> int:
+    return int(model.encoder.tokenizer.convert_tokens_to_ids(text))
 
 
-def test_rows_equal_those_of_the_plain_pipeline(model: LoadedModel) -> None:
+def test_rows_equal_those_of_the_plain_pipeline(model: RunningModel) -> None:
     texts = sentences(203)
     rows, _ = score(model, [texts], max_batch_tokens=128, window_rows=64)
-    expected = model.pipe(texts, top_k=None)
+    expected = model.runtime.pipe(texts, top_k=None)
     assert len(rows) == 203
     for row, scores in zip(rows, expected, strict=True):
         by_label = {item["label"]: item["score"] for item in scores}
@@ -72,14 +80,14 @@ def test_rows_equal_those_of_the_plain_pipeline(model: LoadedModel) -> None:
         assert row["truncated"] is False
 
 
-def test_the_schema_is_the_row_contract(model: LoadedModel) -> None:
-    batch = next(Scorer(model, BatchingConfig()).score([["good"]]))
+def test_the_schema_is_the_row_contract(model: RunningModel) -> None:
+    batch = next(scorer_of(model).process([as_rows(["good"])]))
     assert batch.schema.names == COLUMNS
     assert batch.schema.field("probabilities").type == pa.list_(pa.float32())
 
 
 @pytest.mark.parametrize("cuts", [[1] * 30, [30], [0, 7, 0, 0, 23, 0], [29, 1]])
-def test_rows_do_not_depend_on_how_the_input_is_cut(model: LoadedModel, cuts: list[int]) -> None:
+def test_rows_do_not_depend_on_how_the_input_is_cut(model: RunningModel, cuts: list[int]) -> None:
     texts = sentences(30)
     source = iter(texts)
     batches = [[next(source) for _ in range(cut)] for cut in cuts]
@@ -88,12 +96,12 @@ def test_rows_do_not_depend_on_how_the_input_is_cut(model: LoadedModel, cuts: li
     assert [row["prediction"] for row in rows] == [row["prediction"] for row in expected]
 
 
-def test_no_rows_give_no_rows(model: LoadedModel) -> None:
+def test_no_rows_give_no_rows(model: RunningModel) -> None:
     assert score(model, [])[0] == []
     assert score(model, [[], []])[0] == []
 
 
-def test_null_text_keeps_its_place_with_a_reason(model: LoadedModel) -> None:
+def test_null_text_keeps_its_place_with_a_reason(model: RunningModel) -> None:
     rows, scorer = score(model, [[None, "good", None]])
     assert [row["error"] for row in rows] == [NULL_TEXT, None, NULL_TEXT]
     assert [row["prediction"] is None for row in rows] == [True, False, True]
@@ -102,33 +110,33 @@ def test_null_text_keeps_its_place_with_a_reason(model: LoadedModel) -> None:
     assert scorer.statistics.errors == 2
 
 
-def test_a_window_of_nulls_only_is_no_problem(model: LoadedModel) -> None:
+def test_a_window_of_nulls_only_is_no_problem(model: RunningModel) -> None:
     rows, scorer = score(model, [[None] * 5])
     assert [row["error"] for row in rows] == [NULL_TEXT] * 5
     assert scorer.statistics.batches == 0
 
 
-def test_empty_and_emoji_texts_are_scored(model: LoadedModel) -> None:
+def test_empty_and_emoji_texts_are_scored(model: RunningModel) -> None:
     rows, _ = score(model, [["", "😀😀", " \n"]])
     assert [row["error"] for row in rows] == [None] * 3
     assert [row["n_tokens"] for row in rows] == [2, 3, 2]
 
 
-def test_long_text_is_cut_and_says_so(model: LoadedModel) -> None:
+def test_long_text_is_cut_and_says_so(model: RunningModel) -> None:
     rows, scorer = score(model, [["good", "film " * 50_000]])
     assert [row["truncated"] for row in rows] == [False, True]
     assert [row["n_tokens"] for row in rows] == [3, 64]
     assert scorer.statistics.truncated == 1
 
 
-def test_equal_texts_within_a_window_are_scored_once(model: LoadedModel) -> None:
+def test_equal_texts_within_a_window_are_scored_once(model: RunningModel) -> None:
     sizes = fail_on(model, lambda inputs: None)
     rows, scorer = score(model, [["good", "bad", "good", None, "good"]])
     assert sum(sizes) == scorer.statistics.forward_rows == 2
     assert rows[0] == rows[2] == rows[4]
 
 
-def test_a_row_that_the_model_refuses_is_alone_in_error(model: LoadedModel) -> None:
+def test_a_row_that_the_model_refuses_is_alone_in_error(model: RunningModel) -> None:
     guilty = word(model, "awful")
 
     def refuse(inputs: dict[str, torch.Tensor]) -> None:
@@ -148,7 +156,7 @@ def test_a_row_that_the_model_refuses_is_alone_in_error(model: LoadedModel) -> N
     assert scorer.statistics.rows == len(texts)
 
 
-def test_running_out_of_memory_halves_the_budget_and_loses_no_row(model: LoadedModel) -> None:
+def test_running_out_of_memory_halves_the_budget_and_loses_no_row(model: RunningModel) -> None:
     def run_out(inputs: dict[str, torch.Tensor]) -> None:
         if inputs["input_ids"].numel() > 100:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -160,11 +168,11 @@ def test_running_out_of_memory_halves_the_budget_and_loses_no_row(model: LoadedM
     assert scorer.statistics.out_of_memory in (1, 2, 3)  # 800, 400, 200 tokens; 100 fit
     assert scorer.statistics.rows == 500
     assert len(sizes) == scorer.statistics.batches + scorer.statistics.out_of_memory
-    expected = [item["label"] for item in model.pipe(texts[:40], batch_size=1)]
+    expected = [item["label"] for item in model.runtime.pipe(texts[:40], batch_size=1)]
     assert [row["prediction"] for row in rows[:40]] == expected
 
 
-def test_a_row_too_large_for_the_memory_alone_gets_an_error(model: LoadedModel) -> None:
+def test_a_row_too_large_for_the_memory_alone_gets_an_error(model: RunningModel) -> None:
     def run_out(inputs: dict[str, torch.Tensor]) -> None:
         if inputs["input_ids"].shape[1] > 30:
             raise MemoryError("no room")
@@ -175,16 +183,17 @@ def test_a_row_too_large_for_the_memory_alone_gets_an_error(model: LoadedModel) 
     assert [row["error"] for row in rows] == [None, "model: out of memory: no room", None]
 
 
-def test_a_row_whose_output_is_not_finite_gets_an_error(model: LoadedModel) -> None:
+def test_a_row_whose_output_is_not_finite_gets_an_error(model: RunningModel) -> None:
     guilty = word(model, "awful")
-    forward = model.pipe.forward
+    runtime: Any = model.runtime
+    forward = runtime.forward
 
     def overflow(inputs: dict[str, torch.Tensor]) -> Any:
         output = forward(inputs)
         output["logits"][(inputs["input_ids"] == guilty).any(dim=1)] = float("nan")
         return output
 
-    model.pipe.forward = overflow
+    runtime.forward = overflow
     rows, scorer = score(model, [["good film", "an awful film", "a bad film"]])
     assert [row["error"] for row in rows] == [None, NOT_FINITE, None]
     assert [row["prediction"] is None for row in rows] == [False, True, False]
@@ -194,7 +203,7 @@ def test_a_row_whose_output_is_not_finite_gets_an_error(model: LoadedModel) -> N
 
 @pytest.mark.parametrize("message", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
 def test_running_out_of_memory_is_not_taken_for_a_broken_device(
-    model: LoadedModel, message: str
+    model: RunningModel, message: str
 ) -> None:
     def run_out(inputs: dict[str, torch.Tensor]) -> None:
         if len(inputs["input_ids"]) > 2:
@@ -205,7 +214,7 @@ def test_running_out_of_memory_is_not_taken_for_a_broken_device(
     assert [row["error"] for row in rows] == [None] * 4
 
 
-def test_a_broken_device_ends_the_scoring(model: LoadedModel) -> None:
+def test_a_broken_device_ends_the_scoring(model: RunningModel) -> None:
     def break_device(inputs: dict[str, torch.Tensor]) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered\nmore")
 
@@ -214,22 +223,22 @@ def test_a_broken_device_ends_the_scoring(model: LoadedModel) -> None:
         score(model, [["good"]])
 
 
-def test_stopping_early_leaves_the_rest_unread_and_no_thread(model: LoadedModel) -> None:
+def test_stopping_early_leaves_the_rest_unread_and_no_thread(model: RunningModel) -> None:
     pulled = []
 
-    def source() -> Iterator[list[str]]:
+    def source() -> Iterator[pa.RecordBatch]:
         for number in range(10_000):
             pulled.append(number)
-            yield sentences(64, seed=number)
+            yield as_rows(sentences(64, seed=number))
 
-    scored = Scorer(model, BatchingConfig()).score(source())
+    scored = scorer_of(model).process(source())
     assert next(scored).num_rows == 256
     scored.close()  # type: ignore[attr-defined]
     assert len(pulled) < 200
     assert not any(t.name == "sparkinfer-lookahead" for t in threading.enumerate())
 
 
-def test_padding_counts_what_the_model_saw(model: LoadedModel) -> None:
+def test_padding_counts_what_the_model_saw(model: RunningModel) -> None:
     seen = []
     fail_on(model, lambda inputs: seen.append(inputs["input_ids"].numel()))
     _, scorer = score(model, [sentences(300)])
@@ -238,21 +247,21 @@ def test_padding_counts_what_the_model_saw(model: LoadedModel) -> None:
     assert scorer.statistics.padding_share == 1 - scorer.statistics.tokens / sum(seen)
 
 
-def test_progress_is_told_within_a_window(model: LoadedModel) -> None:
+def test_progress_is_told_within_a_window(model: RunningModel) -> None:
     seen: list[int] = []
-    scorer = Scorer(
+    scorer = scorer_of(
         model,
-        BatchingConfig(max_batch_tokens=64),
         lambda statistics: seen.append(statistics.rows + statistics.rows_in_window),
+        max_batch_tokens=64,
     )
-    for _ in scorer.score([sentences(100)]):
+    for _ in scorer.process([as_rows(sentences(100))]):
         pass
     assert len(seen) > 3
     assert seen == sorted(seen)
     assert seen[-1] == 100
 
 
-def test_a_model_that_cannot_pad_gets_rows_one_by_one(model: LoadedModel) -> None:
+def test_a_model_that_cannot_pad_gets_rows_one_by_one(model: RunningModel) -> None:
     model.pads_batches = False
     sizes = fail_on(model, lambda inputs: None)
     rows, _ = score(model, [["good", "a bad film"]])
@@ -261,7 +270,7 @@ def test_a_model_that_cannot_pad_gets_rows_one_by_one(model: LoadedModel) -> Non
 
 
 def test_the_heap_is_trimmed_after_every_window(
-    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    model: RunningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trimmed = []
     monkeypatch.setattr(heap, "trim", lambda: trimmed.append(1))

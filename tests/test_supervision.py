@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkinfer.engines.horovod import supervision
-from sparkinfer.engines.horovod.chunk_commits import ChunkCommits
+from sparkinfer.engines.horovod.chunk_commits import ChunkCommits, SharedChunk
 from sparkinfer.engines.horovod.prepare import PreparedFile
-from sparkinfer.engines.horovod.rank import PreparedChunk, deal_chunk
+from sparkinfer.engines.horovod.shares import deal_chunk
 from sparkinfer.engines.horovod.supervision import (
     DONE,
     SCORING,
@@ -33,7 +34,8 @@ from sparkinfer.engines.horovod.supervision import (
 )
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.plan.ports import ChunkTask, ScoredChunk, ScoringRun
+from sparkinfer.plan.ports import ChunkTask, ScoredChunk
+from sparkinfer.rows.tally import Tally, WrittenFile
 
 WAIT_S = 20.0
 
@@ -75,7 +77,7 @@ class Watch:
 
 
 def result_of(chunk: int, rank: int) -> RankResult:
-    return RankResult(chunk, rank, f"rank-{rank}.parquet", rows=5 + rank, seconds=0.5)
+    return RankResult(chunk, rank, f"rank-{rank}.parquet", asdict(Tally(rows=5 + rank)), 0.5)
 
 
 def wait_for_abort(beat: RankBeat) -> str:
@@ -368,7 +370,7 @@ def test_the_shares_of_a_chunk_go_round_from_turn_to_turn(
 
 def test_chunks_of_one_row_group_go_to_all_ranks_in_turn() -> None:
     file = PreparedFile(0, "f", 0, 1, 1)
-    taken = [deal_chunk([file], 3, turn).index((file,)) for turn in range(6)]
+    taken = [deal_chunk([file], 3, turn).index([file]) for turn in range(6)]
     assert sorted(taken[:3]) == [0, 1, 2]
     assert taken[3:] == taken[:3]
 
@@ -386,27 +388,22 @@ class Commits:
     ) -> None:
         self.committed: list[ScoredChunk] = []
         self.aborted: list[str] = []
-        nothing: Any = None
-        run = ScoringRun(
-            source=nothing,
-            verdict=nothing,
-            read_from="",
-            tasks=tuple(ChunkTask(Chunk(number, ()), f"s{number}") for number in sharers),
-            staging="",
-            commit=commit or self.committed.append,
-            note_deaths=nothing,
-        )
-        file = PreparedFile(0, "f", 0, 1, 1)
-        chunks = [
-            PreparedChunk(
-                number, f"s{number}", tuple((file,) if rank in ranks else () for rank in range(3))
-            )
+        self.commit = commit or self.committed.append
+        chunks = {
+            number: SharedChunk(ChunkTask(Chunk(number, ()), f"s{number}"), len(ranks))
             for number, ranks in sharers.items()
-        ]
-        self.commits = ChunkCommits(run, chunks, self.aborted.append)
+        }
+        self.commits = ChunkCommits(self, chunks, self.aborted.append)
+
+    def note_deaths(self, number: int, deaths: int) -> None:
+        raise AssertionError("nobody dies here")
 
     def add(self, chunk: int, rank: int, seconds: float = 0.5) -> None:
-        self.commits.add(RankResult(chunk, rank, f"rank-{rank}", rows=1, seconds=seconds))
+        self.commits.add(RankResult(chunk, rank, f"rank-{rank}", asdict(Tally(rows=1)), seconds))
+
+
+def written(*ranks: int) -> tuple[WrittenFile, ...]:
+    return tuple(WrittenFile(f"rank-{rank}", Tally(rows=1)) for rank in ranks)
 
 
 def test_a_chunk_is_committed_when_all_ranks_that_share_it_have_written() -> None:
@@ -416,12 +413,10 @@ def test_a_chunk_is_committed_when_all_ranks_that_share_it_have_written() -> Non
         of.add(4, 0)
         of.add(5, 1)
         wait_until(lambda: bool(of.committed))
-        assert of.committed == [ScoredChunk(Chunk(5, ()), "s5", ("rank-1",), 0.5)]
+        assert of.committed == [ScoredChunk(Chunk(5, ()), "s5", written(1), 0.5)]
         of.add(4, 1)
         wait_until(lambda: len(of.committed) == 2)
-    assert of.committed[1] == ScoredChunk(
-        Chunk(4, ()), "s4", ("rank-0", "rank-1", "rank-2"), seconds=3.0
-    )
+    assert of.committed[1] == ScoredChunk(Chunk(4, ()), "s4", written(0, 1, 2), seconds=3.0)
     assert of.aborted == []
 
 

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from transformers import TextClassificationPipeline
 
-from sparkinfer.config import BatchingConfig, ScoringConfig
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.models.acceleration import LoadedModel
-from sparkinfer.models.scorer import Scorer
-from sparkinfer.models.tasks import get_task, scored_schema
+from sparkinfer.models.backends import PLAIN
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.gate import load_way
+from sparkinfer.models.tasks import get_task
+from sparkinfer.models.tasks.base import scored_schema
+from tests.test_scorer import OPTIONS, score
 from tests.tiny_models import make_classifier, sentences
 
 PIPELINE_KNOWS_REGRESSION = "regression" in inspect.getsource(
@@ -34,13 +36,12 @@ def test_scores_follow_the_pipelines_choice_of_function(
     if "regression" in config.values() and not PIPELINE_KNOWS_REGRESSION:
         pytest.skip("the pipeline of this transformers puts regressions through a sigmoid, too")
     folder = make_classifier(tmp_path / "model", labels=labels, **config)
-    options = ScoringConfig(model=str(folder), input_col="text")
-    model = LoadedModel(folder, options, "cpu")
+    model = load_way(Checkpoint(folder, OPTIONS, "cpu"), PLAIN)
     texts = sentences(20)
-    scored = Scorer(model, BatchingConfig()).score([texts])
-    rows = [row for batch in scored for row in batch.to_pylist()]
-    model.pipe.model.double()  # so that only the rounding of the scored float32 is left
-    for row, scores in zip(rows, model.pipe(texts, top_k=None), strict=True):
+    rows, _ = score(model, [texts])
+    pipe = model.runtime.pipe
+    pipe.model.double()  # so that only the rounding of the scored float32 is left
+    for row, scores in zip(rows, pipe(texts, top_k=None), strict=True):
         expected = {item["label"]: item["score"] for item in scores}
         assert dict(zip(labels, row["probabilities"], strict=True)) == pytest.approx(
             expected, abs=5e-5

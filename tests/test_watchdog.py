@@ -5,17 +5,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.workers import watchdog
 from sparkinfer.workers.watchdog import Activity, ForwardPass, StallReport, Tokenising, Watchdog
+from tests.test_scorer import as_rows, scorer_of
 
 TIMEOUT_S = 0.5
 WAIT_S = 20.0
@@ -30,12 +31,6 @@ def wait_until(is_true: Callable[[], bool]) -> None:
 
 def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "watchdog" in thread.name]
-
-
-@pytest.fixture
-def model(classifier: Path) -> LoadedModel:
-    config = ScoringConfig(model=str(classifier), input_col="text", dtype="float32")
-    return LoadedModel(classifier, config, "cpu")
 
 
 def watch(scorer: Scorer, told: list[StallReport]) -> Watchdog:
@@ -99,7 +94,7 @@ def test_without_a_timeout_no_thread_is_started() -> None:
 
 
 def test_a_hanging_forward_pass_is_told(
-    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    model: RunningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[StallReport] = []
     score = model.score
@@ -109,9 +104,9 @@ def test_a_hanging_forward_pass_is_told(
         return score(inputs)
 
     monkeypatch.setattr(model, "score", hang)
-    scorer = Scorer(model, BatchingConfig())
+    scorer = scorer_of(model)
     with watch(scorer, told):
-        [batch] = scorer.score([["good", "an awful film"]])
+        [batch] = scorer.process([as_rows(["good", "an awful film"])])
     assert batch.num_rows == 2
     report = told[0]
     assert "in the forward pass of 2 rows of up to 5 tokens (" in report.line
@@ -119,18 +114,18 @@ def test_a_hanging_forward_pass_is_told(
     assert scorer.activities() == (None, None)
 
 
-def test_a_hanging_tokenizer_is_told(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_tokenizer_is_told(model: RunningModel, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[StallReport] = []
-    encode_rows = model.encoder.encode_rows
+    encode = model.encode
 
     def hang(texts: Any) -> Any:
         wait_until(lambda: bool(told))
-        return encode_rows(texts)
+        return encode(texts)
 
-    monkeypatch.setattr(model.encoder, "encode_rows", hang)
-    scorer = Scorer(model, BatchingConfig())
+    monkeypatch.setattr(model, "encode", hang)
+    scorer = scorer_of(model)
     with watch(scorer, told):
-        list(scorer.score([["good", None, "film" * 10]]))
+        list(scorer.process([as_rows(["good", None, "film" * 10])]))
     report = told[0]
     assert "in the tokenising of 3 rows of up to 40 characters (" in report.line
     assert "Thread sparkinfer-lookahead:\n" in report.stacks
@@ -138,32 +133,32 @@ def test_a_hanging_tokenizer_is_told(model: LoadedModel, monkeypatch: pytest.Mon
 
 
 def test_input_that_does_not_come_and_a_consumer_that_does_not_take_are_no_stalls(
-    model: LoadedModel,
+    model: RunningModel,
 ) -> None:
-    def source() -> Iterator[list[str]]:
+    def source() -> Iterator[pa.RecordBatch]:
         for _ in range(3):
             time.sleep(2 * TIMEOUT_S)
-            yield ["good"]
+            yield as_rows(["good"])
 
     told: list[StallReport] = []
-    scorer = Scorer(model, BatchingConfig(window_rows=1))
-    list(scorer.score([["good"]]))  # the first forward pass may take long
+    scorer = scorer_of(model, window_rows=1)
+    list(scorer.process([as_rows(["good"])]))  # the first forward pass may take long
     with watch(scorer, told):
-        for _ in scorer.score(source()):
+        for _ in scorer.process(source()):
             time.sleep(2 * TIMEOUT_S)
     assert told == []
 
 
 def test_no_activity_is_left_behind_by_an_error(
-    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    model: RunningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(texts: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model.encoder, "encode_rows", fail)
-    scorer = Scorer(model, BatchingConfig())
+    monkeypatch.setattr(model, "encode", fail)
+    scorer = scorer_of(model)
     with pytest.raises(KeyboardInterrupt):
-        list(scorer.score([["good"]]))
+        list(scorer.process([as_rows(["good"])]))
     assert scorer.activities() == (None, None)
 
 

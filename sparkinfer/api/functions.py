@@ -83,7 +83,11 @@ def run(
         UsageError: the call cannot work; nothing was written.
         JobError: the job had started and failed; the output has no `_SUCCESS`.
     """
-    return run_job(open_prelude(config, spark, df), display)
+    prelude = open_prelude(config, spark, df)
+    try:
+        return run_job(prelude, display)
+    finally:
+        prelude.engine.close()
 
 
 def open_prelude(

@@ -65,6 +65,8 @@ def _first_rows(
 ) -> pa.RecordBatch:
     """Returns as many of the first rows as fit, at least one unless there may be none."""
     part = batch.slice(0, max_rows)
+    if part.num_rows > 1 and part.nbytes > max_bytes:
+        part = part.slice(0, max(1, part.num_rows * max_bytes // part.nbytes))
     while part.num_rows > 1 and part.nbytes > max_bytes:
         part = part.slice(0, part.num_rows // 2)
     if may_be_empty and part.nbytes > max_bytes:

@@ -6,6 +6,7 @@ from sparkinfer.api.functions import open_prelude
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome
 from sparkinfer.engines import find_engine
+from sparkinfer.plan.processors import make_processor
 
 
 def check_engine(case: Case) -> Outcome:
@@ -45,9 +46,12 @@ def check_input(case: Case) -> Outcome:
 def check_model(case: Case) -> Outcome:
     """Returns whether the model is found."""
     config = case.config
-    prelude = case.prelude
-    prelude.check()
-    fingerprint = prelude.resolved.settings()["model_fingerprint"]
+    # Without an engine the model is looked for all the same.
+    opened = case.prelude if hasattr(case, "prelude") else None
+    asked = opened.asked if opened else make_processor(config)
+    asked.check()
+    resolved = opened.resolved if opened else asked.resolved()
+    fingerprint = resolved.settings()["model_fingerprint"]
     stand_in = "" if "model" in case.given else " (none was given: the one of the demo)"
     return Outcome("ok", f"{config.model}{stand_in}, fingerprint {fingerprint[:12]}")
 

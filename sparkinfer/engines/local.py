@@ -6,7 +6,6 @@ import socket
 import sys
 import time
 import uuid
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class LocalEngine:
-    """Scores in this process; see `Engine`. The model goes with the engine.
+    """Scores in this process; see `Engine`.
 
     Args:
         config: says where the model runs.
@@ -37,7 +36,6 @@ class LocalEngine:
 
     def __init__(self, config: ScoringConfig) -> None:
         self._device = config.device
-        weakref.finalize(self, resident.drop)
 
     def __str__(self) -> str:
         return "local: one process without Spark"
@@ -57,6 +55,10 @@ class LocalEngine:
     def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
         """Returns what a function returns here: this process is the one worker."""
         return act(_place(self.workers()))
+
+    def close(self) -> None:
+        """Lets go of the model, which this process kept."""
+        resident.drop()
 
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress

@@ -63,6 +63,9 @@ class PandasUdfEngine:
         """Returns a DataFrame with its scored columns, not yet evaluated."""
         return with_scores(df.repartition(plan.workers.count), WorkerJob(plan))
 
+    def close(self) -> None:
+        """Does nothing: a model goes with its worker, which Spark ends."""
+
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:

@@ -49,4 +49,7 @@ class RunningModel:
         Args:
             tensors: int64 (sequences, longest) by name.
         """
-        return self._decode(self.task.run(self.runtime, tensors), tensors)
+        import torch
+
+        with torch.inference_mode():
+            return self._decode(self.task.run(self.runtime, tensors), tensors)

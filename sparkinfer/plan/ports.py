@@ -143,3 +143,6 @@ class Engine(Protocol):
         Raises:
             JobError: a worker failed for good.
         """
+
+    def close(self) -> None:
+        """Lets go of what the engine keeps in this process."""

@@ -21,10 +21,12 @@ def get(key: object, load: Callable[[], Any], release: Callable[[], None]) -> An
         load: makes it; what was kept before is gone by then.
         release: called when it is gone.
     """
-    if key not in _kept:
-        drop()
-        keep(key, load(), release)
-    return _kept[key][0]
+    if key in _kept:
+        return _kept[key][0]
+    drop()
+    thing = load()
+    keep(key, thing, release)
+    return thing
 
 
 def keep(key: object, thing: Any, release: Callable[[], None]) -> None:
@@ -39,7 +41,7 @@ def drop() -> None:
     if not _kept:
         return
     _tell(False)
-    _, (_, release) = _kept.popitem()
+    release = _kept.popitem()[1][1]  # nothing here refers to the thing any more
     release()
 
 

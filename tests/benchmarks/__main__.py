@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sparkinfer.models.acceleration import native_dtype
+from sparkinfer.models.gate import native_dtype
 from tests.benchmarks.ways import WAYS
 
 HEADINGS = (

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sparkinfer
-from sparkinfer.models.acceleration import native_dtype
+from sparkinfer.models.gate import native_dtype
 from sparkinfer.spark.session import start_session
 from tests.tiny_models import sentences
 

@@ -23,8 +23,11 @@ from sparkinfer.engines.horovod import engine as horovod
 from sparkinfer.engines.horovod import supervision
 from sparkinfer.engines.horovod.engine import HorovodEngine
 from sparkinfer.engines.horovod.launchers import has_horovod
-from sparkinfer.engines.horovod.rank import Placement, deal_chunk
+from sparkinfer.engines.horovod.prepare import read_list
+from sparkinfer.engines.horovod.rank import Placement
 from sparkinfer.engines.horovod.readers import choose_reader
+from sparkinfer.engines.horovod.shares import deal_chunk, read_shares
+from sparkinfer.engines.spark_worker import act_in_worker, read_outcome
 from sparkinfer.exceptions import (
     ConfigError,
     EngineUnavailableError,
@@ -33,7 +36,8 @@ from sparkinfer.exceptions import (
     RowConservationError,
 )
 from sparkinfer.jobs.manifest import ManifestFolder
-from sparkinfer.models.sources import resolve
+from sparkinfer.plan.processors import make_processor
+from sparkinfer.workers import resident
 from tests.ranks_in_turn import RanksInTurn
 from tests.standalone_cluster import StandaloneCluster, run_driver
 from tests.tiny_models import sentences
@@ -152,7 +156,8 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
     def prepare_and_break(session: Any, chunks: Any, job: Any) -> Any:
         """Breaks what rank 0 reads after the first chunk, which is rank 0's alone."""
         prepared = whole(session, chunks, job)
-        for file in deal_chunk(prepared[1], 2, turn=1)[0]:
+        files = [file for name in prepared[1] for file in read_list(job.folder, name)]
+        for file in deal_chunk(files, 2, turn=1)[0]:
             (Path(job.folder) / "carried" / file.name).write_bytes(b"no Parquet")
         return prepared
 
@@ -274,7 +279,9 @@ def test_a_chunk_over_which_ranks_died_twice_is_not_left_to_ranks(
     launch = RanksInTurn.launch
 
     def noting(self: Any, job: Any, kind: str) -> None:
-        launched.append([chunk.number for chunk in job.chunks])
+        ranks = range(job.world_size)
+        numbers = {share.chunk for rank in ranks for share in read_shares(job.shares, rank)}
+        launched.append(sorted(numbers))
         launch(self, job, kind)
 
     monkeypatch.setattr(RanksInTurn, "launch", noting)
@@ -318,15 +325,16 @@ def test_a_row_that_prepare_loses_fails_the_run(
     ranks_in_turn: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = horovod.prepare
+    whole = horovod.read_list
     lost = []
 
-    def prepare_and_lose(*arguments: Any) -> Any:
-        prepared = whole(*arguments)
-        lost.append(prepared[1].pop().rows)
-        return prepared
+    def read_and_lose(folder: str, name: str) -> Any:
+        files = whole(folder, name)
+        if files[0].chunk == 1:
+            lost.append(files.pop().rows)
+        return files
 
-    monkeypatch.setattr(horovod, "prepare", prepare_and_lose)
+    monkeypatch.setattr(horovod, "read_list", read_and_lose)
     source = write(tmp_path / "in.parquet", difficult_texts(21), 1, 20)
     options = ranks_in_turn | OPTIONS | {"chunks": {"target_rows": 20}}
     with pytest.raises(RowConservationError, match="chunk 1 has 20 rows and") as raised:
@@ -447,11 +455,11 @@ def test_columns_of_any_type_are_carried_as_by_the_other_engine(
 
 def test_a_column_that_cannot_be_carried_is_refused(spark: SparkSession, classifier: Path) -> None:
     df = spark.sql("select 'good' as text, make_ym_interval(1) as span")
-    engine = HorovodEngine(config_for(classifier, "x", Path("y")), spark, df)
+    config = config_for(classifier, "x", Path("y")).replace(input=None)
     with pytest.raises(
         InputError, match="column 'span' has type interval year to month.*--carry-cols"
     ):
-        engine.open_input()
+        sparkinfer.run(config, spark, df=df)
 
 
 def test_more_ranks_than_slots_are_refused(
@@ -570,16 +578,15 @@ def test_a_rank_without_horovods_variables_asks_horovod_for_its_place() -> None:
     assert done.stdout.strip() == str(Placement(rank=0, local_rank=0, world_size=1))
 
 
-@pytest.mark.parametrize("keep_model", [True, False])
+@pytest.mark.parametrize("scores_later", [True, False])
 def test_the_process_that_ran_the_gate_keeps_its_model_only_if_it_scores(
-    classifier: Path, keep_model: bool
+    classifier: Path, scores_later: bool
 ) -> None:
-    from sparkinfer.engines.spark_worker import WorkerJob, _cache, gate_outcome, read_outcome
-
     config = config_for(classifier, "x", Path("y"), acceleration="none")
-    source = resolve(config.model, revision=None, loading=config.loading)
-    outcome = gate_outcome(WorkerJob(config, source, "cpu", cores=1), keep_model)
-    models = len(_cache)
-    _cache.clear()
+    processor = make_processor(config).resolved()
+    resident.drop()
+    outcome = act_in_worker(processor.try_out, "cpu", 1, scores_later)
+    models = len(resident._kept)
+    resident.drop()
     assert read_outcome(outcome).accepted.dtype == "float32"
-    assert models == int(keep_model)
+    assert models == int(scores_later)

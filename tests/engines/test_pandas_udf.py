@@ -32,26 +32,26 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which each call of a worker's model leaves a mark with its number of rows."""
     marks = tmp_path / "marks"
     marks.mkdir()
-    from sparkinfer.engines import pandas_udf
+    from sparkinfer.engines import scoring_udf
 
-    original = pandas_udf.score_partition
+    original = scoring_udf.score_partition
 
     def counting(job: Any, batches: Any) -> Any:
         import uuid
 
-        from sparkinfer.models.acceleration import LoadedModel
+        from sparkinfer.models.running import RunningModel
 
-        if not hasattr(LoadedModel, "uncounted"):
-            LoadedModel.uncounted = LoadedModel.score  # type: ignore[attr-defined]
+        if not hasattr(RunningModel, "uncounted"):
+            RunningModel.uncounted = RunningModel.score  # type: ignore[attr-defined]
 
         def score(self: Any, inputs: Any) -> Any:
             (marks / uuid.uuid4().hex).write_text(str(len(inputs["input_ids"])))
             return self.uncounted(inputs)
 
-        LoadedModel.score = score  # type: ignore[method-assign]
+        RunningModel.score = score  # type: ignore[method-assign]
         return original(job, batches)
 
-    monkeypatch.setattr(pandas_udf, "score_partition", counting)
+    monkeypatch.setattr(scoring_udf, "score_partition", counting)
     return marks
 
 
@@ -144,32 +144,33 @@ def test_more_workers_than_slots_run_in_waves(
 def test_one_python_worker_loads_the_model_once(
     df: DataFrame, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparkinfer.engines import pandas_udf
+    from sparkinfer.engines import scoring_udf
 
     log = tmp_path / "pids"
     log.mkdir()
-    original = pandas_udf.score_partition
+    original = scoring_udf.score_partition
 
     def noting(job: Any, batches: Any) -> Any:
         import os
         import uuid
 
-        from sparkinfer.engines import spark_worker
+        from sparkinfer.models import processor
+        from sparkinfer.workers import resident
 
-        if not hasattr(spark_worker, "counted_loads"):
-            load = spark_worker.load_accepted
-            spark_worker.counted_loads = 0  # type: ignore[attr-defined]
+        if not hasattr(processor, "counted_loads"):
+            load = processor.load_way
+            processor.counted_loads = 0  # type: ignore[attr-defined]
 
             def count(*args: Any) -> Any:
-                spark_worker.counted_loads += 1  # type: ignore[attr-defined]
+                processor.counted_loads += 1  # type: ignore[attr-defined]
                 return load(*args)
 
-            spark_worker.load_accepted = count
+            processor.load_way = count
         yield from original(job, batches)
-        loads = spark_worker.counted_loads
-        (log / uuid.uuid4().hex).write_text(f"{os.getpid()} {loads} {len(spark_worker._cache)}")
+        loads = processor.counted_loads  # type: ignore[attr-defined]
+        (log / uuid.uuid4().hex).write_text(f"{os.getpid()} {loads} {len(resident._kept)}")
 
-    monkeypatch.setattr(pandas_udf, "score_partition", noting)
+    monkeypatch.setattr(scoring_udf, "score_partition", noting)
     scored = sparkinfer.score(df, num_workers=6, **options(classifier))
     scored.collect()
     seen = [file.read_text().split() for file in log.iterdir()]
@@ -185,12 +186,12 @@ def test_a_worker_that_fails_for_good_is_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sparkinfer.engines import pandas_udf
+    from sparkinfer.engines import scoring_udf
 
     def broken(job: Any, batches: Any) -> Any:
         raise ValueError("the disk of this node is gone")
 
-    monkeypatch.setattr(pandas_udf, "score_partition", broken)
+    monkeypatch.setattr(scoring_udf, "score_partition", broken)
     df.createOrReplaceTempView("reviews")
     config = sparkinfer.ScoringConfig(
         input="reviews", output=str(tmp_path / "out"), **options(classifier)
@@ -205,9 +206,9 @@ def test_a_worker_that_fails_for_good_is_one_line(
 def test_a_row_that_kills_its_worker_alone_has_an_error(
     spark: SparkSession, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparkinfer.engines import pandas_udf
+    from sparkinfer.engines import scoring_udf
 
-    original = pandas_udf.score_partition
+    original = scoring_udf.score_partition
 
     def deadly(job: Any, batches: Any) -> Any:
         import os
@@ -215,13 +216,13 @@ def test_a_row_that_kills_its_worker_alone_has_an_error(
 
         def watched() -> Any:
             for batch in batches:
-                if "poison" in batch:
+                if "poison" in batch.column(0).to_pylist():
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield batch
 
         yield from original(job, watched())
 
-    monkeypatch.setattr(pandas_udf, "score_partition", deadly)
+    monkeypatch.setattr(scoring_udf, "score_partition", deadly)
     source = tmp_path / "in.parquet"
     texts = [*sentences(12), "poison", *sentences(3)]
     table = pa.table({"id": range(16), "text": texts, "n": [[i] for i in range(16)]})

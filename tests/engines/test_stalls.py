@@ -43,25 +43,25 @@ def write_input(path: Path, rows: int) -> str:
 
 def replace_forward(monkeypatch: pytest.MonkeyPatch, forward: Callable[..., Any]) -> None:
     """Has workers call `forward(whole, model, inputs)` for a batch, `whole` being the real one."""
-    from sparkinfer.engines import pandas_udf
+    from sparkinfer.engines import scoring_udf
 
-    original = pandas_udf.score_partition
+    original = scoring_udf.score_partition
 
     def replaced(job: Any, batches: Any) -> Iterator[Any]:
-        from sparkinfer.models.acceleration import LoadedModel
+        from sparkinfer.models.running import RunningModel
 
-        whole = LoadedModel.score
+        whole = RunningModel.score
 
         def score(self: Any, inputs: Any) -> Any:
             return forward(whole, self, inputs)
 
-        LoadedModel.score = score  # type: ignore[method-assign]
+        RunningModel.score = score  # type: ignore[method-assign]
         try:
             yield from original(job, batches)
         finally:
-            LoadedModel.score = whole  # type: ignore[method-assign]
+            RunningModel.score = whole  # type: ignore[method-assign]
 
-    monkeypatch.setattr(pandas_udf, "score_partition", replaced)
+    monkeypatch.setattr(scoring_udf, "score_partition", replaced)
 
 
 @pytest.fixture
@@ -108,16 +108,16 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
     import pathlib
 
     import sparkinfer
-    from sparkinfer.engines import pandas_udf
+    from sparkinfer.engines import scoring_udf
 
-    original = pandas_udf.score_partition
+    original = scoring_udf.score_partition
 
     def hanging_once(job: object, batches: object) -> object:
         import time
 
-        from sparkinfer.models.acceleration import LoadedModel
+        from sparkinfer.models.running import RunningModel
 
-        whole = LoadedModel.score
+        whole = RunningModel.score
 
         def score(self: object, inputs: object) -> object:
             try:
@@ -126,10 +126,10 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
                 return whole(self, inputs)
             return time.sleep(1000)
 
-        LoadedModel.score = score
+        RunningModel.score = score
         return original(job, batches)
 
-    pandas_udf.score_partition = hanging_once
+    scoring_udf.score_partition = hanging_once
     config = sparkinfer.ScoringConfig(
         model=model,
         input=source,
@@ -205,9 +205,9 @@ def wait_until_gone(pid: int) -> None:
 HUNG_RANK = """
 import pickle, sys, time
 from sparkinfer.engines.horovod.rank import Placement, run_rank
-from sparkinfer.models.acceleration import LoadedModel
+from sparkinfer.models.running import RunningModel
 
-LoadedModel.score = lambda self, inputs: time.sleep(1000)
+RunningModel.score = lambda self, inputs: time.sleep(1000)
 run_rank(pickle.load(open(sys.argv[1], "rb")), Placement(0, 0, 1))
 """
 

@@ -97,6 +97,9 @@ class HorovodEngine:
         """Returns what a function returns in one Python worker; see `Engine`."""
         return self._workers.on_one_worker(act, warm_up)
 
+    def close(self) -> None:
+        """Does nothing: a model goes with its worker, which Spark ends."""
+
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:

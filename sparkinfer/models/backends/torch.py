@@ -22,10 +22,7 @@ class PipelineRuntime:
 
     def forward(self, tensors: dict[str, Any]) -> Any:
         """Returns the model's outputs by name; see `Runtime`."""
-        import torch
-
-        with torch.inference_mode():
-            return self.pipe.forward(tensors)
+        return self.pipe.forward(tensors)
 
 
 class TorchBackend:
