@@ -26,6 +26,7 @@ from sparkinfer.plan.ports import (
     Workers,
 )
 from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.rows.copying import FileCopier
 from sparkinfer.rows.reading import ChunkReader
 from sparkinfer.rows.writing import write_tables
 from sparkinfer.storage import join, make_folder
@@ -91,6 +92,9 @@ class MadeUpEngine:
 
     def stage_input(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
         raise AssertionError("Parquet is not staged")
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
+        return {name: copier.copy(name) for name in names}
 
     def find_workers(self) -> Workers:
         return Workers("cpu", 1)

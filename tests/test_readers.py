@@ -27,7 +27,7 @@ from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.tokens import Encoder, load_encoder
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.rows import reading
-from sparkinfer.rows.reading import ChunkReader, Piece
+from sparkinfer.rows.reading import ChunkReader, InputFolders, Piece
 from tests.tiny_models import sentences
 
 pytestmark = [
@@ -83,7 +83,7 @@ def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
     options = BatchingConfig(**{"max_batch_tokens": 16, "window_rows": 100, **batching})
     config = ScoringConfig(model="m", input_col="text", batching=options)
     schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
-    reader = ChunkReader(str(folder / "in.parquet"), schema)
+    reader = ChunkReader(InputFolders(str(folder / "in.parquet")), schema)
     return PrepareJob(config, source, "cpu", 1, ("id",), reader, str(folder))
 
 

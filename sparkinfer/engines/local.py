@@ -22,6 +22,7 @@ from sparkinfer.models.tasks import column_metadata, get_task, scored_schema
 from sparkinfer.plan.inputs import carried_columns, check_columns, input_format, type_name
 from sparkinfer.plan.ports import ChunkTask, InputTable, ScoredChunk, ScoringRun, Workers
 from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.rows.copying import FileCopier
 from sparkinfer.rows.reading import ChunkReader
 from sparkinfer.rows.writing import CarriedRows, write_tables
 from sparkinfer.storage import file_system, join, make_folder
@@ -61,6 +62,10 @@ class LocalEngine:
             max_rows_per_file=rows_per_file,
             max_rows_per_group=rows_per_file,
         )
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
+        """Copies Parquet files; see `Engine`."""
+        return {name: copier.copy(name) for name in names}
 
     def find_workers(self) -> Workers:
         """Returns one replica on this machine's GPU, else on its CPU."""

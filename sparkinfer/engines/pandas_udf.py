@@ -36,7 +36,7 @@ from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.inputs import carried_columns
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk, ScoringRun
 from sparkinfer.plan.progress import SCORE, Progress
-from sparkinfer.rows.reading import cut_rows
+from sparkinfer.rows.reading import InputFolders, cut_rows
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import JobThreads
 from sparkinfer.spark.tables import quoted
@@ -198,7 +198,7 @@ class PandasUdfEngine(SparkEngine):
         return [f"{attempt}/{name}" for name in names_in(folder) if name.endswith(".parquet")]
 
     def _read_chunk(
-        self, read_from: str, chunk: Chunk, part: tuple[int, int] | None = None
+        self, read_from: InputFolders, chunk: Chunk, part: tuple[int, int] | None = None
     ) -> DataFrame:
         """Returns a chunk's rows, or a part of them (first row, number of rows).
 

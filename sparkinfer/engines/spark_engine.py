@@ -16,14 +16,20 @@ from sparkinfer.models.sources import ModelSource
 from sparkinfer.plan.inputs import carried_columns, check_columns, input_format, type_name
 from sparkinfer.plan.ports import InputTable, Workers
 from sparkinfer.plan.progress import Progress
-from sparkinfer.rows.reading import ChunkReader
+from sparkinfer.rows.copying import FileCopier
+from sparkinfer.rows.reading import ChunkReader, InputFolders
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
+from sparkinfer.spark.copies import copy_by_tasks
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.tables import arrow_field, check_types, read_files, read_table
 from sparkinfer.workers.channel import ProgressAddress, ProgressServer
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+
+STAGED_GROUP_BYTES = 8 << 20
+"""At which a row group of a copied input ends: rows are read from their row group's start."""
 
 
 class SparkEngine:
@@ -68,9 +74,14 @@ class SparkEngine:
                 self._spark, self._input_kind, df.schema, paths, str(self._config.input)
             )
         try:
-            df.write.option("maxRecordsPerFile", rows_per_file).parquet(folder)
+            writer = df.write.option("maxRecordsPerFile", rows_per_file)
+            writer.option("parquet.block.size", STAGED_GROUP_BYTES).parquet(folder)
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"the input was not copied to {folder!r}: {explain(error)}") from error
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
+        """Copies Parquet files, each in a Spark task; see `Engine`."""
+        return copy_by_tasks(self._spark, copier, names)
 
     def find_workers(self) -> Workers:
         """Returns one replica per GPU, else per CPU slot; see `Engine`."""
@@ -100,7 +111,7 @@ class SparkEngine:
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
         return read_outcome(bytes(rows[0].outcome))
 
-    def _chunk_reader(self, read_from: str) -> ChunkReader:
+    def _chunk_reader(self, read_from: InputFolders) -> ChunkReader:
         """Returns what reads the carried columns and the text of chunks in a worker."""
         df = self._opened()
         names = dict.fromkeys([*carried_columns(self._config, df.columns), self._config.input_col])

@@ -42,6 +42,7 @@ from sparkinfer.plan.inputs import carried_columns
 from sparkinfer.plan.ports import ChunkTask, Engine, ScoredChunk, ScoringRun, Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.plan.snapshot import read_row_groups
+from sparkinfer.rows.reading import InputFolders
 from sparkinfer.storage import file_system, join, make_folder
 
 MakeEngine = Callable[[ScoringConfig], Engine]
@@ -57,7 +58,7 @@ ROUND_ROWS = 1 << 18
 """At which a round ends: its rows' scores are held in memory, and a crash costs a round."""
 
 GROUP_ROWS, GROUP_BYTES = 4096, 64 << 20
-"""At which a row group of the staged rows ends; chunks are cut between them."""
+"""At which a row group of the staged rows ends."""
 
 
 @dataclass
@@ -193,7 +194,7 @@ class ErrorRetry:
                 ScoringRun(
                     source=self._source,
                     verdict=self._verdict,
-                    read_from=self._staging,
+                    read_from=InputFolders(self._staging),
                     tasks=tuple(tasks),
                     staging=join(self._staging, "engine"),
                     commit=self._commit,
@@ -227,7 +228,7 @@ class ErrorRetry:
 
     def _cut(self, staged: _Round) -> list[ChunkTask]:
         """Returns the tasks of a round; no two rounds share one."""
-        row_groups = read_row_groups(self._staging, [staged.name], TEXT)
+        row_groups = read_row_groups(InputFolders(self._staging), [staged.name], TEXT, STAGED.names)
         chunks = cut_chunks(row_groups, self._limits, len(self._by_chunk))
         staged.waiting = {chunk.number for chunk in chunks}
         self._by_chunk.update({chunk.number: staged for chunk in chunks})

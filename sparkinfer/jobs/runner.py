@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 from sparkinfer import __version__
@@ -42,11 +43,14 @@ from sparkinfer.jobs.retry import (
 from sparkinfer.models.acceleration import Verdict, check_available
 from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.tasks import get_task
-from sparkinfer.plan.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, cut_chunks
+from sparkinfer.plan.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, RowGroups, cut_chunks
+from sparkinfer.plan.copies import should_copy
 from sparkinfer.plan.ports import ChunkTask, Engine, InputTable, ScoringRun, Workers
 from sparkinfer.plan.progress import SCORE, DeviceProgress, Progress
 from sparkinfer.plan.snapshot import InputFile, input_root, list_files, read_row_groups
 from sparkinfer.redaction import without_secrets
+from sparkinfer.rows.copying import FileCopier
+from sparkinfer.rows.reading import COPIES, InputFolders
 from sparkinfer.storage import SUCCESS_FILE, join
 from sparkinfer.workers.statistics import ScoringStatistics
 
@@ -198,7 +202,10 @@ class _Run:
         self._started = started
         self._folder = ManifestFolder(str(config.output))
         self._root = input_root(table.path) if table.path is not None else ""
-        self._read_from = self._root if table.kind == "parquet" else output.input_folder
+        self._read_from = InputFolders(
+            self._root if table.kind == "parquet" else output.input_folder,
+            copies=output.input_folder,
+        )
 
     def run(self, display: Display) -> RunResult:
         """Does what is missing and returns what there is then; see `run_job`."""
@@ -293,11 +300,13 @@ class _Run:
         names = [file.name for file in added]
         if self._table.kind != "parquet":
             names = self._stage(names, limits.rows)
-        row_groups = read_row_groups(self._read_from, names, self._config.input_col)
+        row_groups = self._row_groups(names)
+        if self._table.kind == "parquet":
+            row_groups = self._copy_large(row_groups, limits)
         manifest = replace(
             manifest,
             input_files=tuple(files),
-            read_files=(*manifest.read_files, *names),
+            read_files=(*manifest.read_files, *(file.path for file in row_groups)),
             chunks=(*manifest.chunks, *cut_chunks(row_groups, limits, len(manifest.chunks))),
         )
         self._lease.check()  # staging may have taken hours
@@ -307,10 +316,46 @@ class _Run:
     def _stage(self, names: Sequence[str], rows_per_file: int) -> list[str]:
         """Returns the names of the Parquet copies of an input's files, or of a table."""
         attempt = uuid.uuid4().hex
-        folder = join(self._read_from, attempt)
+        folder = join(self._output.input_folder, attempt)
         paths = [join(self._root, name) for name in names]
         self._engine.stage_input(folder, rows_per_file, paths)
         return [f"{attempt}/{file.name}" for file in list_files(folder)]
+
+    def _row_groups(self, names: Sequence[str]) -> list[RowGroups]:
+        text = self._config.input_col
+        return read_row_groups(self._read_from, names, text, self._columns)
+
+    def _copy_large(self, files: Sequence[RowGroups], limits: ChunkLimits) -> list[RowGroups]:
+        """Returns the files that are read: copies where a file's row groups are too large.
+
+        Raises:
+            RowConservationError: copies have more or fewer rows than their file.
+        """
+        large = [file.path for file in files if should_copy(file, limits, self._workers.kind)]
+        if not large:
+            return list(files)
+        attempt = uuid.uuid4().hex
+        copier = FileCopier(self._root, join(self._output.input_folder, attempt), self._columns)
+        copies = {
+            name: [f"{COPIES}{attempt}/{copy}" for copy in copies_of_file]
+            for name, copies_of_file in self._engine.copy_files(copier, large).items()
+        }
+        found = iter(self._row_groups([copy for name in large for copy in copies[name]]))
+        read: list[RowGroups] = []
+        for file in files:
+            in_copies = list(islice(found, len(copies.get(file.path, ()))))
+            if in_copies and sum(map(_rows, in_copies)) != _rows(file):
+                raise RowConservationError(
+                    f"input file {join(self._root, file.path)!r} has {_rows(file)} rows and its "
+                    f"copy {sum(map(_rows, in_copies))}; run again"
+                )
+            read += in_copies or [file]
+        return read
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """Names of the columns that are read."""
+        return tuple(dict.fromkeys([*self._table.carried, self._config.input_col]))
 
     def _limits(self) -> ChunkLimits:
         default = DEFAULT_LIMITS[self._workers.kind]
@@ -426,6 +471,10 @@ class _Run:
 
 
 NO_LIMIT = 1 << 62
+
+
+def _rows(file: RowGroups) -> int:
+    return sum(file.rows)
 
 
 @contextmanager

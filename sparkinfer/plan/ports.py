@@ -15,6 +15,8 @@ from sparkinfer.models.acceleration import Verdict
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.progress import Progress
+from sparkinfer.rows.copying import FileCopier
+from sparkinfer.rows.reading import InputFolders
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class ScoringRun:
     Attributes:
         source: the model's files.
         verdict: how the model is run.
-        read_from: folder that the chunks' files lie in.
+        read_from: folders that the chunks' files lie in.
         tasks: the chunks, in the order in which they should be begun.
         staging: folder for what the engine itself has to keep meanwhile.
         commit: takes a scored chunk, from one thread at a time; what it raises ends the run.
@@ -95,7 +97,7 @@ class ScoringRun:
 
     source: ModelSource
     verdict: Verdict
-    read_from: str
+    read_from: InputFolders
     tasks: tuple[ChunkTask, ...]
     staging: str
     commit: Callable[[ScoredChunk], None]
@@ -122,6 +124,13 @@ class Engine(Protocol):
 
         Raises:
             JobError: it could not be read or written.
+        """
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> Mapping[str, list[str]]:
+        """Copies Parquet files, several at once, and returns the names of the copies of each.
+
+        Raises:
+            JobError: a file could not be read or a copy not written.
         """
 
     def find_workers(self) -> Workers:

@@ -108,20 +108,20 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     from sparkinfer.models.sources import resolve
     from sparkinfer.plan.chunks import ChunkLimits, cut_chunks
     from sparkinfer.plan.snapshot import read_row_groups as row_groups_of
-    from sparkinfer.rows.reading import ChunkReader
+    from sparkinfer.rows.reading import ChunkReader, InputFolders
 
     config = sparkinfer.ScoringConfig(model=options.model, input_col="text")
     source = resolve(config.model, revision=None, loading=config.loading)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tokens", "carried"):
             (Path(folder) / name).mkdir()
-        path = str(Path(folder) / "in.parquet")
         table = pa.Table.from_pandas(read_rows(options), preserve_index=False)
-        pq.write_table(table, path)
+        pq.write_table(table, Path(folder) / "in.parquet")
         limits = ChunkLimits(table.num_rows, table.nbytes)
-        [chunk] = cut_chunks(row_groups_of([path], "text"), limits)
         columns = tuple(table.column_names)
-        chunk_reader = ChunkReader(path, table.schema)
+        folders = InputFolders(folder)
+        [chunk] = cut_chunks(row_groups_of(folders, ["in.parquet"], "text", columns), limits)
+        chunk_reader = ChunkReader(folders, table.schema)
         job = PrepareJob(config, source, "cpu", 1, columns, chunk_reader, folder)
         files = list(prepare_part(job, 0, chunk))
         inputs = ("input_ids", "token_type_ids", "attention_mask")
