@@ -24,6 +24,7 @@ def file_of(rows: int, groups: int, row_bytes: int) -> RowGroups:
         ("cuda", 200_000, 2_000, False),
         ("cuda", 1_000_000, 70, False),
         ("cuda", 1_000_000, 2_000, True),
+        ("cuda", 16_000_000, 70, True),
     ],
 )
 def test_files_of_one_row_group_that_is_large_are_copied(

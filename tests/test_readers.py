@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.engines.horovod import prepare as prepare_module
 from sparkinfer.engines.horovod import readers
 from sparkinfer.engines.horovod.prepare import (
     KEYS_PER_PART,
@@ -193,15 +194,28 @@ CHUNKS = st.lists(st.lists(st.integers(1, 9), max_size=5), max_size=6).map(
 )
 
 
-@given(CHUNKS, st.integers(1, 8))
-def test_parts_hold_every_piece_once_and_are_many_where_chunks_are_few(
-    chunks: list[Chunk], cores: int
+@given(CHUNKS, st.integers(1, 8), st.integers(1, 9))
+def test_parts_hold_every_row_once_and_are_many_where_chunks_are_few(
+    chunks: list[Chunk], cores: int, least_rows: int
 ) -> None:
-    parts = _parts(chunks, cores)
-    pieces = [(chunk.number, piece) for chunk in chunks for piece in chunk.pieces]
-    assert [(part.number, piece) for part in parts for piece in part.pieces] == pieces
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "LEAST_PART_ROWS", least_rows)
+        parts = _parts(chunks, cores)
+    assert rows_of(parts) == rows_of(chunks)
     assert all(part.rows for part in parts)
-    assert len(parts) >= min(cores, len(pieces))
+    total = sum(chunk.rows for chunk in chunks)
+    assert len(parts) >= min(cores, -(-total // least_rows))
+    assert len(parts) <= max(len(chunks), 2 * sum(len(chunk.pieces) for chunk in chunks) + cores)
+
+
+def rows_of(chunks: list[Chunk]) -> list[tuple[int, str, int, int]]:
+    """Returns each row by the number of its chunk, its file, its row group and its place."""
+    return [
+        (chunk.number, piece.path, piece.first, row)
+        for chunk in chunks
+        for piece in chunk.pieces
+        for row in range(piece.before, piece.before + piece.rows)
+    ]
 
 
 def test_windows_are_bounded_in_bytes(

@@ -101,7 +101,7 @@ def test_a_range_holds_the_rows_of_the_whole_between_its_ends(
     sizes: list[int], before: int, rows: int, batch_rows: int
 ) -> None:
     """Row groups of these sizes are read from one row to another, in batches of this size."""
-    before = min(before, sizes[0] - 1)
+    before = min(before, sum(sizes) - 1)
     rows = min(rows, sum(sizes) - before)
     ends = list(itertools.accumulate(sizes))
     count = next(place for place, end in enumerate(ends, 1) if end >= before + rows)
@@ -120,6 +120,29 @@ def test_a_range_holds_the_rows_of_the_whole_between_its_ends(
     found = [i for batch in batches for i in batch.column(0).to_pylist()]
     assert found == list(range(before, before + rows))
     assert max(batch.num_rows for batch in batches) <= batch_rows
+
+
+def test_row_groups_before_a_piece_are_not_decoded(folder: Path) -> None:
+    path = folder / "a.parquet"
+    content = bytearray(path.read_bytes())
+    end = pq.read_metadata(path).row_group(3).column(0).dictionary_page_offset
+    content[4:end] = b"\xff" * (end - 4)
+    path.write_bytes(bytes(content))
+    reader = ChunkReader(InputFolders(str(folder)), SCHEMA)
+    rows = rows_of(reader, Piece("a.parquet", 0, 5, 12, before=38))
+    assert [row["id"] for row in rows] == list(range(38, 50))
+
+
+@given(st.integers(1, 100), st.integers(1, 30), st.integers(0, 9), st.integers(0, 9))
+def test_a_piece_is_cut_into_even_parts(rows: int, max_rows: int, before: int, after: int) -> None:
+    parts = Piece("a", 2, 3, rows, before, after).cut(max_rows)
+    held = [row for part in parts for row in range(part.before, part.before + part.rows)]
+    assert held == list(range(before, before + rows))
+    assert {part.before + part.rows + part.after for part in parts} == {before + rows + after}
+    sizes = [part.rows for part in parts]
+    assert max(sizes) <= max_rows
+    assert max(sizes) - min(sizes) <= 1
+    assert len(parts) == -(-rows // max_rows)
 
 
 def test_rows_after_a_range_are_not_decoded(tmp_path: Path) -> None:

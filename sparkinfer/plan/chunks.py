@@ -104,10 +104,14 @@ def cut_chunks(
 
 def count_ranges(rows: int, text_bytes: int, limits: ChunkLimits) -> int:
     """Returns into how many ranges a row group is cut; 1 if it stays whole, 0 without rows."""
-    fitting = limits.rows
-    if text_bytes > limits.text_bytes:
-        fitting = max(1, min(fitting, limits.text_bytes * rows // text_bytes))
-    return -(-rows // fitting)
+    return -(-rows // _fitting_rows(rows, text_bytes, limits))
+
+
+def _fitting_rows(rows: int, text_bytes: int, limits: ChunkLimits) -> int:
+    """Returns how many rows of a row group a chunk can hold."""
+    if text_bytes <= limits.text_bytes:
+        return limits.rows
+    return max(1, min(limits.rows, limits.text_bytes * rows // text_bytes))
 
 
 def _cut(files: Iterable[RowGroups], limits: ChunkLimits) -> Iterator[tuple[Piece, ...]]:
@@ -131,11 +135,9 @@ def _cut(files: Iterable[RowGroups], limits: ChunkLimits) -> Iterator[tuple[Piec
 def _ranges(file: RowGroups, limits: ChunkLimits) -> Iterator[tuple[Piece, int]]:
     """Yields the row groups of a file, whole or in ranges, each with the size of its text."""
     for group, (rows, size) in enumerate(zip(file.rows, file.text_bytes, strict=True)):
-        count = count_ranges(rows, size, limits)
-        for number in range(count):
-            start, end = rows * number // count, rows * (number + 1) // count
-            piece = Piece(file.path, group, 1, end - start, before=start, after=rows - end)
-            yield piece, -(-size * piece.rows // rows)
+        if rows:
+            for piece in Piece(file.path, group, 1, rows).cut(_fitting_rows(rows, size, limits)):
+                yield piece, -(-size * piece.rows // rows)
 
 
 def _extend(pieces: list[Piece], piece: Piece) -> None:
@@ -144,12 +146,7 @@ def _extend(pieces: list[Piece], piece: Piece) -> None:
     Two ranges of one row group are never in one chunk: together they are over a limit.
     """
     last = pieces[-1] if pieces else None
-    if (
-        last
-        and last.path == piece.path
-        and last.first + last.count == piece.first
-        and last.after == piece.before == 0
-    ):
+    if last and last.path == piece.path and last.first + last.count == piece.first:
         pieces[-1] = Piece(
             last.path,
             last.first,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -37,8 +38,8 @@ class Piece:
         first: index of the first row group.
         count: number of row groups.
         rows: rows of the piece.
-        before: rows of the first row group that come before the piece.
-        after: rows of the last row group that come after the piece.
+        before: rows of these row groups that come before the piece.
+        after: rows of these row groups that come after the piece.
     """
 
     path: str
@@ -53,6 +54,20 @@ class Piece:
         if not self.before and not self.after:
             return groups
         return f"rows {self.before} to {self.before + self.rows - 1} of {groups}"
+
+    def cut(self, max_rows: int) -> list[Piece]:
+        """Returns the piece in parts of even size that have at most so many rows."""
+        count = -(-self.rows // max_rows)
+        ends = [self.rows * number // count for number in range(count + 1)]
+        return [
+            replace(
+                self,
+                rows=end - start,
+                before=self.before + start,
+                after=self.after + self.rows - end,
+            )
+            for start, end in itertools.pairwise(ends)
+        ]
 
 
 @dataclass(frozen=True)
@@ -118,9 +133,9 @@ class ChunkReader:
             _refuse_other_rows(file, path, piece)
             found = match_names(self.schema.names, file.schema_arrow.names)
             names = list(found.values())
-            groups = range(piece.first, piece.first + piece.count)
+            groups, before = _reached(file, piece)
             batches = read_batches(file, groups, names, READ_ROWS, READ_BYTES)
-            for batch in cut_rows(batches, (piece.before, piece.rows)):
+            for batch in cut_rows(batches, (before, piece.rows)):
                 columns = [
                     self._column(field, batch, found.get(field.name), folders)
                     for field in self.schema
@@ -225,6 +240,15 @@ def halved(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
                 yield from halved(part, max_bytes)
             return
     yield batch
+
+
+def _reached(file: pq.ParquetFile, piece: Piece) -> tuple[range, int]:
+    """Returns the row groups from a piece's first row on, and the rows in them before it."""
+    first, before = piece.first, piece.before
+    while before and before >= file.metadata.row_group(first).num_rows:
+        before -= file.metadata.row_group(first).num_rows
+        first += 1
+    return range(first, piece.first + piece.count), before
 
 
 def _refuse_other_rows(file: pq.ParquetFile, path: str, piece: Piece) -> None:

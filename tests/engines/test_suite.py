@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
-from sparkinfer.exceptions import ConfigError, InputError, ResumeError
+from sparkinfer.exceptions import ConfigError, InputError, JobError, ResumeError
 from sparkinfer.plan import copies
 from tests.tiny_models import sentences
 
@@ -289,6 +289,20 @@ def test_a_large_row_group_is_cut_into_chunks(
         list(range(start, start + 150)) for start in (0, 150, 300)
     ]
     assert len(list((tmp_path / "out").glob("_sparkinfer/input/*/day=7/*.parquet"))) == is_copied
+
+
+def test_a_damaged_file_of_a_large_row_group_is_named_when_it_is_copied(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "DECODING_SHARE", 0)
+    monkeypatch.setattr(copies, "COPY_COST", 0)
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": range(9000), "text": sentences(9000)}), source)
+    content = bytearray(source.read_bytes())
+    content[1000:20_000] = b"\xff" * 19_000
+    source.write_bytes(bytes(content))
+    with pytest.raises(JobError, match=f"{source}' cannot be read.*mend it and run again"):
+        run(source, chunks={"target_rows": 2000})
 
 
 @pytest.mark.parametrize(
