@@ -203,9 +203,11 @@ def test_parts_hold_every_row_once_and_are_many_where_chunks_are_few(
         parts = _parts(chunks, cores)
     assert rows_of(parts) == rows_of(chunks)
     assert all(part.rows for part in parts)
-    total = sum(chunk.rows for chunk in chunks)
-    assert len(parts) >= min(cores, -(-total // least_rows))
-    assert len(parts) <= max(len(chunks), 2 * sum(len(chunk.pieces) for chunk in chunks) + cores)
+    pieces = sum(len(chunk.pieces) for chunk in chunks)
+    assert min(cores, pieces) <= len(parts) <= max(len(chunks), pieces + cores)
+    if len(parts) < cores:
+        rows = sum(chunk.rows for chunk in chunks)
+        assert max((part.rows for part in parts), default=0) <= max(least_rows, -(-rows // cores))
 
 
 def rows_of(chunks: list[Chunk]) -> list[tuple[int, str, int, int]]:
