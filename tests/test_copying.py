@@ -104,16 +104,15 @@ def test_many_row_groups_are_written_to_more_than_one_file(
 def test_timestamps_as_spark_writes_them_are_those_that_the_file_itself_gives(
     tmp_path: Path,
 ) -> None:
-    times = [datetime.datetime(year, 1, 2, 3, 4, 5, 678901) for year in (1, 1900, 1969, 9999)]
-    in_range = [time for time in times if 1900 <= time.year < 2262]
-    table = pa.table({"at": pa.array(in_range, pa.timestamp("us"))})
+    times = [datetime.datetime(year, 1, 2, 3, 4, 5, 678901) for year in (1900, 1969, 2024)]
+    table = pa.table({"at": pa.array(times, pa.timestamp("us"))})
     pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
     assert pq.ParquetFile(tmp_path / "a.parquet").schema.column(0).physical_type == "INT96"
     (path,) = copy(tmp_path / "a.parquet", tmp_path / "copy", "at")
     schema = pa.schema([("at", pa.timestamp("us", "UTC"))])
     reader = ChunkReader(InputFolders(str(tmp_path), str(path.parent)), schema)
-    piece = Piece("a.parquet", 0, 1, len(in_range))
-    copied = Piece(f"_copies/{path.name}", 0, 1, len(in_range))
+    piece = Piece("a.parquet", 0, 1, 3)
+    copied = Piece(f"_copies/{path.name}", 0, 1, 3)
     one, other = ([*reader.read([each])] for each in (piece, copied))
     assert pa.Table.from_batches(one).equals(pa.Table.from_batches(other))
 
@@ -129,7 +128,6 @@ def test_a_file_that_is_gone_or_damaged_is_named(tmp_path: Path) -> None:
         copy(path, tmp_path / "copy", "text")
     pq.write_table(pa.table({"text": [f"{i}" * 9 for i in range(20_000)]}), path)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2 :][:2000] = b"\xff" * 2000
     start = len(content) // 2
     content[start : start + 2000] = b"\xff" * 2000
     path.write_bytes(bytes(content))

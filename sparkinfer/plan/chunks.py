@@ -1,8 +1,8 @@
 """The input, cut into chunks: the unit of commit and resume.
 
 A chunk is a run of whole row groups where these are small. A larger row group is cut into ranges of
-rows, of which each is read from the row group's start; see `sparkinfer.plan.copies`. Where is cut
-depends on the files alone and on how large a chunk should be, not on who scores it.
+rows, each of which is read from the row group's start; see `sparkinfer.plan.copies`. Where the
+input is cut depends on the files alone and on how large a chunk should be, not on who scores it.
 """
 
 from __future__ import annotations
