@@ -26,6 +26,7 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, InputTable, ScoredChunk
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.rows.copying import FileCopier
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.storage import make_folder
@@ -76,6 +77,9 @@ class MadeUpInput:
 
     def copy(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
         raise AssertionError("Parquet is not staged")
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
+        return {name: copier.copy(name) for name in names}
 
 
 @dataclass

@@ -62,6 +62,17 @@ def test_a_manifest_comes_back_as_it_was_written(folder: ManifestFolder) -> None
     assert MANIFEST.rows == 30
 
 
+def test_a_piece_within_row_groups_comes_back_and_others_are_stored_short(
+    folder: ManifestFolder, tmp_path: Path
+) -> None:
+    pieces = (Piece("a", 0, 2, 20), Piece("a", 2, 3, 7, before=1), Piece("a", 5, 1, 2, after=9))
+    manifest = replace(MANIFEST, chunks=(Chunk(0, pieces),))
+    folder.write(manifest)
+    assert folder.read() == manifest
+    stored = json.loads((tmp_path / "_sparkinfer" / "manifest.json").read_text())
+    assert stored["chunks"] == [[[0, 0, 2, 20], [0, 2, 3, 7, 1, 0], [0, 5, 1, 2, 0, 9]]]
+
+
 def test_there_is_no_manifest_in_an_empty_folder(tmp_path: Path) -> None:
     folder = ManifestFolder(str(tmp_path / "absent"))
     assert folder.read() is None

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.engines.horovod import prepare as prepare_module
 from sparkinfer.engines.horovod import readers
 from sparkinfer.engines.horovod.prepare import (
     KEYS_PER_PART,
@@ -32,7 +33,7 @@ from sparkinfer.models.tokens import Encoder
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.columns import Columns
-from sparkinfer.rows.reading import Piece
+from sparkinfer.rows.reading import InputFolders, Piece
 from tests.tiny_models import sentences
 
 pytestmark = [
@@ -96,7 +97,9 @@ def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
         scored=processor.fields,
     )
     read_from = str(folder / "in.parquet")
-    plan = Plan(processor, columns, Measure(), read_from, str(folder), Workers("cpu", 1))
+    plan = Plan(
+        processor, columns, Measure(), InputFolders(read_from), str(folder), Workers("cpu", 1)
+    )
     return PrepareJob(plan, options, 1, str(folder))
 
 
@@ -207,15 +210,30 @@ CHUNKS = st.lists(st.lists(st.integers(1, 9), max_size=5), max_size=6).map(
 )
 
 
-@given(CHUNKS, st.integers(1, 8))
-def test_parts_hold_every_piece_once_and_are_many_where_chunks_are_few(
-    chunks: list[Chunk], cores: int
+@given(CHUNKS, st.integers(1, 8), st.integers(1, 9))
+def test_parts_hold_every_row_once_and_are_many_where_chunks_are_few(
+    chunks: list[Chunk], cores: int, least_rows: int
 ) -> None:
-    parts = _parts(chunks, cores)
-    pieces = [(chunk.number, piece) for chunk in chunks for piece in chunk.pieces]
-    assert [(part.number, piece) for part in parts for piece in part.pieces] == pieces
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "LEAST_PART_ROWS", least_rows)
+        parts = _parts(chunks, cores)
+    assert rows_of(parts) == rows_of(chunks)
     assert all(part.rows for part in parts)
-    assert len(parts) >= min(cores, len(pieces))
+    pieces = sum(len(chunk.pieces) for chunk in chunks)
+    assert min(cores, pieces) <= len(parts) <= max(len(chunks), pieces + cores)
+    if len(parts) < cores:
+        rows = sum(chunk.rows for chunk in chunks)
+        assert max((part.rows for part in parts), default=0) <= max(least_rows, -(-rows // cores))
+
+
+def rows_of(chunks: list[Chunk]) -> list[tuple[int, str, int, int]]:
+    """Returns each row by the number of its chunk, its file, its row group and its place."""
+    return [
+        (chunk.number, piece.path, piece.first, row)
+        for chunk in chunks
+        for piece in chunk.pieces
+        for row in range(piece.before, piece.before + piece.rows)
+    ]
 
 
 def test_windows_are_bounded_in_bytes(tmp_path: Path, source: ModelSource) -> None:

@@ -22,8 +22,11 @@ from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError
 from sparkinfer.jobs.committer import error_limit
 from sparkinfer.jobs.lease import LeaseLostError
 from sparkinfer.jobs.result import RunResult
+from sparkinfer.plan import copies
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import ChunkTask
+from sparkinfer.rows import copying
+from sparkinfer.rows.copying import FileCopier
 from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, MadeUpInput, add_file, run_made_up, write_input
 
@@ -61,6 +64,97 @@ def kill_before(number: int) -> Callable[[Any], None]:
             raise Killed
 
     return before
+
+
+@pytest.fixture
+def one_row_group(tmp_path: Path, config: ScoringConfig) -> ScoringConfig:
+    """Scores two files of one row group of 200,000 rows each, in a folder that is a column."""
+    folder = write_input(tmp_path / "large" / "day=7", files=2, row_groups=1, rows=200_000)
+    return config.replace(input=str(folder.parent), chunks={}, label_col=None)
+
+
+def work_files(config: ScoringConfig) -> list[str]:
+    """Returns the names of the files that are read from a copy."""
+    folder = Path(str(config.output)) / "_sparkinfer" / "input"
+    return sorted(path.name for path in folder.rglob("*.parquet"))
+
+
+def test_a_run_over_one_row_group_that_is_broken_off_keeps_what_is_done(
+    one_row_group: ScoringConfig,
+) -> None:
+    with pytest.raises(Killed):
+        run(one_row_group, before_chunk=kill_before(20))
+    kept = ids_of(one_row_group.output)
+    assert 0.5 * 400_000 < len(kept) < 400_000
+    assert kept == list(range(len(kept)))
+    result, engine = run(one_row_group)
+    assert engine.scored == list(range(20, 26))
+    assert (result.rows, result.rows_before) == (400_000, len(kept))
+    assert ids_of(one_row_group.output) == list(range(400_000))
+    assert work_files(one_row_group) == []
+
+
+def test_target_rows_bounds_every_chunk(config: ScoringConfig) -> None:
+    run(config.replace(chunks={"target_rows": 7}))
+    folder = Path(str(config.output)) / "_sparkinfer" / "chunks"
+    rows = [json.loads(path.read_text())["rows"] for path in sorted(folder.iterdir())]
+    assert max(rows) <= 7
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_a_file_of_large_row_groups_is_read_from_a_copy_and_others_in_place(
+    one_row_group: ScoringConfig, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(str(one_row_group.input))
+    small = write_input(folder / "day=8", files=3).joinpath("in-2.parquet")
+    for number in range(2):
+        (folder / "day=8" / f"in-{number}.parquet").unlink()
+    (folder / "day=7" / "in-1.parquet").unlink()
+    small_ids = pq.read_table(small, columns=["id"])["id"].to_pylist()
+    monkeypatch.setattr(copies, "DECODING_SHARE", 0.0)
+    with pytest.raises(Killed):
+        run(one_row_group, before_chunk=kill_before(8))
+    names = work_files(one_row_group)
+    assert {name.split("-")[0] for name in names} == {"in"}
+    assert len(names) == 1
+    monkeypatch.undo()
+    read: list[str] = []
+
+    def note(task: ChunkTask) -> None:
+        read.extend(piece.path for piece in task.chunk.pieces)
+
+    result, engine = run(one_row_group, before_chunk=note)
+    assert engine.scored[0] == 8
+    assert result.rows == 200_040
+    found = ids_of(one_row_group.output)
+    assert sorted(found) == sorted([*range(200_000), *small_ids])
+    assert {path.split("/")[0] for path in read} == {"_copies", "day=8"}
+    assert all("/day=7/" in path for path in read if path.startswith("_copies"))
+    assert work_files(one_row_group) == names
+
+
+def test_a_copy_with_too_few_rows_is_refused(
+    one_row_group: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "DECODING_SHARE", 0.0)
+    monkeypatch.setattr(copying, "GROUPS_PER_FILE", 2)
+    whole = FileCopier.copy
+    monkeypatch.setattr(FileCopier, "copy", lambda self, name: whole(self, name)[1:])
+    with pytest.raises(JobError, match="in-0.parquet' has 200000 rows and its copy 191808"):
+        run(one_row_group)
+
+
+def test_a_manifest_of_whole_row_groups_is_gone_on_with(config: ScoringConfig) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(1))
+    path = Path(str(config.output)) / "_sparkinfer" / "manifest.json"
+    stored = json.loads(path.read_text())
+    assert stored["chunks"] == [[[0, 0, 2, 20]], [[0, 2, 2, 20]], [[1, 0, 2, 20]], [[1, 2, 2, 20]]]
+    stored["chunks"] = [[[0, 0, 2, 20]], [[0, 2, 2, 20], [1, 0, 4, 40]]]
+    path.write_text(json.dumps(stored))
+    result, engine = run(config.replace(chunks={"target_rows": 3}))
+    assert (engine.scored, result.rows) == ([1], 80)
+    assert ids_of(config.output) == list(range(80))
 
 
 def test_every_chunk_is_scored_published_and_recorded_once(config: ScoringConfig) -> None:

@@ -15,6 +15,7 @@ from sparkinfer.plan.snapshot import (
     list_files,
     read_row_groups,
 )
+from sparkinfer.rows.reading import InputFolders
 
 
 def write(path: Path, rows: int = 10, row_group_size: int = 4) -> Path:
@@ -71,18 +72,31 @@ def test_what_changed_is_listed_by_file() -> None:
 
 def test_row_groups_are_read_with_the_size_of_the_text(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet")
-    (found,) = read_row_groups(str(tmp_path), ["a.parquet"], "text")
+    folders = InputFolders(str(tmp_path))
+    (found,) = read_row_groups(folders, ["a.parquet"], ["text"], ["text"])
     assert found.path == "a.parquet"
     assert found.rows == (4, 4, 2)
     assert found.text_bytes[0] > 400
     assert found.text_bytes[2] < found.text_bytes[0]
+    assert found.read_bytes == found.text_bytes
+
+
+def test_the_size_of_the_columns_that_are_read_counts_in_any_case_of_letters(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "day=1" / "a.parquet")
+    folders = InputFolders(str(tmp_path))
+    (found,) = read_row_groups(folders, ["day=1/a.parquet"], ["Text"], ["ID", "day", "Text", "no"])
+    group = pq.read_metadata(tmp_path / "day=1" / "a.parquet").row_group(0)
+    sizes = [group.column(place).total_uncompressed_size for place in (0, 1)]
+    assert (found.text_bytes[0], found.read_bytes[0]) == (sizes[0], sum(sizes))
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_text("not Parquet")
     with pytest.raises(InputError, match=f"{path}.*not readable as Parquet"):
-        read_row_groups(str(tmp_path), ["a.parquet"], "text")
+        read_row_groups(InputFolders(str(tmp_path)), ["a.parquet"], ["text"], ["text"])
 
 
 def test_the_folder_of_a_delta_table_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkinfer.spark.worker_reuse import settle, unsettle
+from sparkinfer.workers.worker_reuse import settle, unsettle
 
 
 def test_the_collector_leaves_out_what_is_loaded_until_it_may_go() -> None:

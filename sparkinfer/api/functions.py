@@ -12,6 +12,7 @@ from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import Display, run_job
 from sparkinfer.plan.inputs import looks_like_table
 from sparkinfer.plan.prelude import Prelude
+from sparkinfer.rows.reading import InputFolders
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -57,7 +58,7 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     prelude = Prelude(config, make_source(config, spark, df), engine)
     prelude.check()
     _ = prelude.table  # columns that do not fit are found before the model is fetched
-    return engine.scored(df, prelude.plan(read_from="", staging=""))
+    return engine.scored(df, prelude.plan(InputFolders(""), staging=""))
 
 
 def run(

@@ -13,6 +13,7 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import InputError
 from sparkinfer.plan.inputs import input_format
 from sparkinfer.plan.ports import InputTable
+from sparkinfer.rows.copying import FileCopier
 from sparkinfer.storage import file_system
 
 
@@ -51,6 +52,10 @@ class FileInput:
             max_rows_per_file=rows_per_file,
             max_rows_per_group=rows_per_file,
         )
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
+        """Copies Parquet files, one after the other; see `InputSource`."""
+        return {name: copier.copy(name) for name in names}
 
     def _dataset(self, kind: str, source: str | list[str]) -> pads.Dataset:
         """Returns a dataset of a file, a folder or a list of files of the input."""

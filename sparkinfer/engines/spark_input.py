@@ -11,11 +11,16 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.inputs import input_format
 from sparkinfer.plan.ports import InputTable
+from sparkinfer.rows.copying import FileCopier
+from sparkinfer.spark.copies import copy_by_tasks
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.tables import arrow_field, read_files, read_table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+COPIED_GROUP_BYTES = 8 << 20
+"""At which a row group of a copied input ends: rows are read from their row group's start."""
 
 
 class SparkInput:
@@ -59,6 +64,11 @@ class SparkInput:
         if paths:
             df = read_files(self._spark, self._kind, df.schema, paths, str(self._config.input))
         try:
-            df.write.option("maxRecordsPerFile", rows_per_file).parquet(folder)
+            writer = df.write.option("maxRecordsPerFile", rows_per_file)
+            writer.option("parquet.block.size", COPIED_GROUP_BYTES).parquet(folder)
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"the input was not copied to {folder!r}: {explain(error)}") from error
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
+        """Copies Parquet files, each in a Spark task; see `InputSource`."""
+        return copy_by_tasks(self._spark, copier, names)

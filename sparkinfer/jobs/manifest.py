@@ -44,8 +44,8 @@ class Manifest:
         verdict: how the gate had the model run, and what it tried before.
         labels: of the model, in the order of the probabilities.
         input_files: the input as it was; empty for a table.
-        read_files: the Parquet files that are read, below the input's folder or below that of its
-            staged copies.
+        read_files: names of the Parquet files that are read; see `InputFolders`. For an input
+            that is not Parquet they are below the folder of its copies.
         chunks: the work, in the order of their numbers.
         created: when the run began, ISO 8601 in UTC.
         written_by: package and version.
@@ -141,7 +141,7 @@ class ManifestFolder:
         values = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
         places = {path: place for place, path in enumerate(manifest.read_files)}
         values["chunks"] = [
-            [[places[p.path], p.first, p.count, p.rows] for p in chunk.pieces]
+            [[places[piece.path], *_numbers(piece)] for piece in chunk.pieces]
             for chunk in manifest.chunks
         ]
         make_folder(self._records)
@@ -250,6 +250,12 @@ def _refuse(output: str, what: str, lines: list[str]) -> None:
         f"output {output!r} {what}: {'; '.join(shown)}. Set them back to go on with it, name "
         "another folder, or give --overwrite to score everything again"
     )
+
+
+def _numbers(piece: Piece) -> list[int]:
+    """Returns a piece without its path; a piece of whole row groups, as most are, is short."""
+    numbers = [piece.first, piece.count, piece.rows]
+    return [*numbers, piece.before, piece.after] if piece.before or piece.after else numbers
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:

@@ -72,7 +72,7 @@ class Output:
 
     Attributes:
         lease_folder: where the lease is kept.
-        input_folder: for copies of an input that is not Parquet.
+        input_folder: for copies of an input, or of some of its files.
     """
 
     def __init__(self, path: str) -> None:

@@ -38,6 +38,7 @@ from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
 from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.rows.columns import Columns
+from sparkinfer.rows.reading import InputFolders
 from sparkinfer.storage import file_system, join, make_folder
 
 FILE, ROW, TEXT, ERROR = "file", "row", "text", "error"
@@ -50,7 +51,7 @@ ROUND_ROWS = 1 << 18
 """At which a round ends: its rows' scores are held in memory, and a crash costs a round."""
 
 GROUP_ROWS, GROUP_BYTES = 4096, 64 << 20
-"""At which a row group of the staged rows ends; chunks are cut between them."""
+"""At which a row group of the staged rows ends."""
 
 
 @dataclass
@@ -171,7 +172,7 @@ class ErrorRetry:
             processor=processor,
             columns=columns,
             measure=Measure(),
-            read_from=self._staging,
+            read_from=InputFolders(self._staging),
             staging=join(self._staging, "engine"),
             workers=self._prelude.workers,
             stall_timeout_s=self._config.stall_timeout_s,
@@ -197,7 +198,9 @@ class ErrorRetry:
 
     def _cut(self, staged: _Round) -> list[ChunkTask]:
         """Returns the tasks of a round; no two rounds share one."""
-        row_groups = read_row_groups(self._staging, [staged.name], TEXT)
+        row_groups = read_row_groups(
+            InputFolders(self._staging), [staged.name], [TEXT], STAGED.names
+        )
         chunks = cut_chunks(row_groups, self._limits, len(self._by_chunk))
         staged.waiting = {chunk.number for chunk in chunks}
         self._by_chunk.update({chunk.number: staged for chunk in chunks})

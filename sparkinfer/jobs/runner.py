@@ -39,14 +39,14 @@ from sparkinfer.jobs.replacement import Replacer
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.metrics.measure import States
-from sparkinfer.plan.chunks import DEFAULT_LIMITS, ChunkLimits, cut_chunks
+from sparkinfer.plan.input_chunks import InputChunks
 from sparkinfer.plan.inputs import choose_columns, type_name
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
-from sparkinfer.plan.snapshot import InputFile, input_root, list_files, read_row_groups
+from sparkinfer.plan.snapshot import InputFile
 from sparkinfer.redaction import without_secrets
-from sparkinfer.storage import SUCCESS_FILE, join
+from sparkinfer.storage import SUCCESS_FILE
 from sparkinfer.workers.statistics import ScoringStatistics
 
 Display = Callable[[Progress], AbstractContextManager[object]]
@@ -118,16 +118,13 @@ class _Run:
         self._output = output
         self._lease = lease
         self._started = started
-        self._table = prelude.table
         self._folder = ManifestFolder(str(self._config.output))
-        self._root = input_root(self._table.path) if self._table.path is not None else ""
-        is_read_in_place = self._table.kind == "parquet"
-        self._read_from = self._root if is_read_in_place else output.input_folder
+        self._input = InputChunks(prelude, output.input_folder)
 
     def run(self, display: Display) -> RunResult:
         """Does what is missing and returns what there is then; see `run_job`."""
         settings = _settings(self._prelude)
-        files = list_files(self._table.path) if self._table.path is not None else ()
+        files = self._input.files()
         manifest = None if self._config.overwrite else self._folder.read()
         retried = Retried() if self._config.retry_errors else None
         if manifest is not None:
@@ -170,7 +167,7 @@ class _Run:
 
     def _retry(self, manifest: Manifest, display: Display) -> Retried:
         """Rescores the rows with an error in the chunks that have a record."""
-        limits = self._limits()
+        limits = self._input.limits
         retry = ErrorRetry(self._prelude, manifest, limits, self._output, self._folder, self._lease)
         with _job_errors():
             is_there_any = retry.stage()
@@ -213,34 +210,16 @@ class _Run:
         self, manifest: Manifest, files: Sequence[InputFile], added: Sequence[InputFile]
     ) -> Manifest:
         """Writes a manifest that has the chunks of more files."""
-        limits = self._limits()
-        names = [file.name for file in added]
-        if self._table.kind != "parquet":
-            names = self._stage(names, limits.rows)
-        row_groups = read_row_groups(self._read_from, names, self._config.input_col)
+        read_files, chunks = self._input.cut(added, first_number=len(manifest.chunks))
         manifest = replace(
             manifest,
             input_files=tuple(files),
-            read_files=(*manifest.read_files, *names),
-            chunks=(*manifest.chunks, *cut_chunks(row_groups, limits, len(manifest.chunks))),
+            read_files=(*manifest.read_files, *read_files),
+            chunks=(*manifest.chunks, *chunks),
         )
         self._lease.check()  # staging may have taken hours
         self._folder.write(manifest)
         return manifest
-
-    def _stage(self, names: Sequence[str], rows_per_file: int) -> list[str]:
-        """Returns the names of the Parquet copies of an input's files, or of a table."""
-        attempt = uuid.uuid4().hex
-        folder = join(self._read_from, attempt)
-        paths = [join(self._root, name) for name in names]
-        self._prelude.source.copy(folder, rows_per_file, paths)
-        return [f"{attempt}/{file.name}" for file in list_files(folder)]
-
-    def _limits(self) -> ChunkLimits:
-        default = DEFAULT_LIMITS[self._prelude.workers.kind]
-        if self._config.chunks.target_rows is None:
-            return default
-        return ChunkLimits(self._config.chunks.target_rows, NO_LIMIT)
 
     def _score(self, manifest: Manifest, display: Display) -> RunResult:
         """Scores the chunks without a record."""
@@ -250,7 +229,7 @@ class _Run:
         progress = Progress(manifest.rows, len(manifest.chunks))
         progress.skip(done.rows, len(done.numbers))
         staging = self._output.staging_folder(self._lease.epoch, "engine")
-        plan = self._prelude.plan(self._read_from, staging)
+        plan = self._prelude.plan(self._input.folders, staging)
         committer = Committer(
             self._config,
             plan.measure,
@@ -324,17 +303,14 @@ class _Run:
 
     def _finish(self, manifest: Manifest, files: Iterable[str]) -> None:
         is_finished = self._output.is_finished()
-        if self._table.path is not None and not is_finished:
-            now = list_files(self._table.path)
+        if not is_finished:
+            now = self._input.files()
             refuse_other_input(str(self._config.output), manifest.input_files, now, may_grow=True)
         # What no record names goes: on an object store, an earlier writer's copy may end late.
         self._lease.check()
         self._output.clear(keep={SUCCESS_FILE, *files})
         if not is_finished:
             self._output.finish()
-
-
-NO_LIMIT = 1 << 62
 
 
 @contextmanager

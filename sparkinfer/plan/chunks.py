@@ -1,7 +1,8 @@
 """The input, cut into chunks: the unit of commit and resume.
 
-A chunk is a run of whole row groups, so that all chunks together read the input once. Where it is
-cut depends on the files alone and on how large a chunk should be, not on who scores it.
+A chunk is a run of whole row groups where these are small. A larger row group is cut into ranges of
+rows, each of which is read from the row group's start; see `sparkinfer.plan.copies`. Where the
+input is cut depends on the files alone and on how large a chunk should be, not on who scores it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ class RowGroups:
     """The row groups of one Parquet file.
 
     Attributes:
-        path: of the file, below the input's folder.
+        path: name of the file; see `InputFolders`.
         rows: rows of each row group.
         text_bytes: size of each row group's text column, as Parquet encodes it before compression.
+        read_bytes: likewise of all columns that are read.
     """
 
     path: str
     rows: tuple[int, ...]
     text_bytes: tuple[int, ...]
+    read_bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkLimits:
-    """How large a chunk becomes unless a single row group is larger.
+    """How large a chunk becomes; the bytes of a row group count as spread evenly over its rows.
 
     Attributes:
         rows: most rows.
-        text_bytes: most bytes of text.
+        text_bytes: most bytes of text, unless a single row has more.
     """
 
     rows: int
@@ -68,20 +71,25 @@ class ChunkLimits:
 
 
 DEFAULT_LIMITS = {
-    "cpu": ChunkLimits(rows=1 << 16, text_bytes=8 << 20),
-    "cuda": ChunkLimits(rows=1 << 20, text_bytes=256 << 20),
+    "cpu": ChunkLimits(rows=1 << 14, text_bytes=2 << 20),
+    "cuda": ChunkLimits(rows=1 << 18, text_bytes=64 << 20),
 }
-"""By what the model runs on: some minutes of work for a few workers. A chunk must be small for
-what a crash costs, and large for what its start and its end cost."""
+"""By what the model runs on. A crash costs the chunks that are being scored, which should be
+minutes; each chunk costs about 0.4 s of its own on Spark, which should be little beside its rows.
+A worker with a model of BERT's base size scores tens to a few hundred rows/s on CPUs, so that one
+alone has 16,384 rows for 1 to 30 minutes and ten have them for 5 s to 3 minutes. A GPU scores
+thousands of rows/s: 262,144 rows are 1 to 4 minutes for one and 7 to 30 s for eight. The limits in
+bytes are those of rows of 128 and 256 bytes: longer ones take longer."""
 
 
 def cut_chunks(
     files: Iterable[RowGroups], limits: ChunkLimits, first_number: int = 0
 ) -> tuple[Chunk, ...]:
-    """Returns chunks that together hold each row group with rows once, in order.
+    """Returns chunks that together hold each row once, in order.
 
-    A chunk ends before the row group that would take it over a limit. An input without rows is
-    one chunk without pieces, so that its output has columns all the same.
+    A chunk ends before the row group that would take it over a limit. A row group that is over a
+    limit by itself is cut into ranges of even size before. An input without rows is one chunk
+    without pieces, so that its output has columns all the same.
 
     Args:
         files: in the order in which they are read.
@@ -94,32 +102,58 @@ def cut_chunks(
     return tuple(chunks) or (Chunk(first_number, ()),)
 
 
+def count_ranges(rows: int, text_bytes: int, limits: ChunkLimits) -> int:
+    """Returns into how many ranges a row group is cut; 1 if it stays whole, 0 without rows."""
+    return -(-rows // _fitting_rows(rows, text_bytes, limits))
+
+
+def _fitting_rows(rows: int, text_bytes: int, limits: ChunkLimits) -> int:
+    """Returns how many rows of a row group a chunk can hold."""
+    if text_bytes <= limits.text_bytes:
+        return limits.rows
+    return max(1, min(limits.rows, limits.text_bytes * rows // text_bytes))
+
+
 def _cut(files: Iterable[RowGroups], limits: ChunkLimits) -> Iterator[tuple[Piece, ...]]:
     pieces: list[Piece] = []
     rows = text_bytes = 0
     for file in files:
-        for index, (more_rows, more_bytes) in enumerate(
-            zip(file.rows, file.text_bytes, strict=True)
-        ):
-            if more_rows == 0:
-                continue
-            too_large = rows + more_rows > limits.rows or (
+        for piece, more_bytes in _ranges(file, limits):
+            too_large = rows + piece.rows > limits.rows or (
                 text_bytes + more_bytes > limits.text_bytes
             )
             if pieces and too_large:
                 yield tuple(pieces)
                 pieces, rows, text_bytes = [], 0, 0
-            _extend(pieces, Piece(file.path, index, 1, more_rows))
-            rows += more_rows
+            _extend(pieces, piece)
+            rows += piece.rows
             text_bytes += more_bytes
     if pieces:
         yield tuple(pieces)
 
 
+def _ranges(file: RowGroups, limits: ChunkLimits) -> Iterator[tuple[Piece, int]]:
+    """Yields the row groups of a file, whole or in ranges, each with the size of its text."""
+    for group, (rows, size) in enumerate(zip(file.rows, file.text_bytes, strict=True)):
+        if rows:
+            for piece in Piece(file.path, group, 1, rows).cut(_fitting_rows(rows, size, limits)):
+                yield piece, -(-size * piece.rows // rows)
+
+
 def _extend(pieces: list[Piece], piece: Piece) -> None:
-    """Adds a row group to the pieces, to the last of them if it follows on it."""
+    """Adds a piece to the others, to the last of them if it follows on it.
+
+    Two ranges of one row group are never in one chunk: together they are over a limit.
+    """
     last = pieces[-1] if pieces else None
     if last and last.path == piece.path and last.first + last.count == piece.first:
-        pieces[-1] = Piece(last.path, last.first, last.count + 1, last.rows + piece.rows)
+        pieces[-1] = Piece(
+            last.path,
+            last.first,
+            last.count + piece.count,
+            last.rows + piece.rows,
+            last.before,
+            piece.after,
+        )
     else:
         pieces.append(piece)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sparkinfer.metrics.measure import Measure
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
-from sparkinfer.rows.reading import ChunkReader
+from sparkinfer.rows.reading import ChunkReader, InputFolders
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Plan:
         processor: what scores the rows, tried out and decided.
         columns: what is read, kept and added.
         measure: which metrics are taken of the scored rows.
-        read_from: folder that the chunks' files lie in.
+        read_from: folders that the chunks' files lie in.
         staging: folder for what the engine itself has to keep meanwhile.
         workers: what scores.
         stall_timeout_s: seconds after which a worker that hangs is ended; None: never.
@@ -42,7 +42,7 @@ class Plan:
     processor: ProcessorSpec
     columns: Columns
     measure: Measure
-    read_from: str
+    read_from: InputFolders
     staging: str
     workers: Workers
     stall_timeout_s: float | None = None

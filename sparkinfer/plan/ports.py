@@ -16,6 +16,7 @@ import pyarrow as pa
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.progress import Progress
+from sparkinfer.rows.copying import FileCopier
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.workers.place import Place
 
@@ -61,6 +62,13 @@ class InputSource(Protocol):
 
         Raises:
             JobError: it could not be read or written.
+        """
+
+    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> Mapping[str, list[str]]:
+        """Copies Parquet files, several at once, and returns the names of the copies of each.
+
+        Raises:
+            JobError: a file could not be read or a copy not written.
         """
 
 

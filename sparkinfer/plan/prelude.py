@@ -15,6 +15,7 @@ from sparkinfer.plan.ports import Engine, InputSource, InputTable
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
+from sparkinfer.rows.reading import InputFolders
 
 
 class Prelude:
@@ -82,11 +83,11 @@ class Prelude:
         """What is read, kept and added; asks for everything before."""
         return choose_columns(self.config, self.table, self.processor)
 
-    def plan(self, read_from: str, staging: str) -> Plan:
+    def plan(self, read_from: InputFolders, staging: str) -> Plan:
         """Returns how chunks are scored.
 
         Args:
-            read_from: folder that the chunks' files lie in.
+            read_from: folders that the chunks' files lie in.
             staging: folder for what the engine has to keep meanwhile.
         """
         return Plan(

@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 
 from sparkinfer.exceptions import InputError
 from sparkinfer.plan.chunks import RowGroups
-from sparkinfer.storage import file_system, join
+from sparkinfer.rows.reading import (
+    InputFolders,
+    column_places,
+    encoded_bytes,
+    match_names,
+    open_parquet,
+)
+from sparkinfer.storage import file_system
 
 FOOTERS_AT_ONCE = 16
 """Files whose footers are read at the same time: on an object store each takes a round trip."""
@@ -81,19 +88,23 @@ def list_files(path: str) -> tuple[InputFile, ...]:
     return tuple(sorted(files, key=lambda file: file.name))
 
 
-def read_row_groups(root: str, names: Sequence[str], text_column: str) -> list[RowGroups]:
+def read_row_groups(
+    folders: InputFolders, names: Sequence[str], text_columns: Sequence[str], columns: Iterable[str]
+) -> list[RowGroups]:
     """Returns the row groups of Parquet files, read from their footers.
 
     Args:
-        root: the folder that they are in.
-        names: of the files, below it.
-        text_column: whose size is asked for.
+        folders: where the files lie.
+        names: of the files.
+        text_columns: whose size is asked for.
+        columns: that are read, the texts among them; files may lack some.
 
     Raises:
         InputError: a file is not Parquet, or is damaged.
     """
+    read = list(columns)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return list(pool.map(lambda name: _row_groups(root, name, text_column), names))
+        return list(pool.map(lambda name: _row_groups(folders, name, text_columns, read), names))
 
 
 def differences(before: Iterable[InputFile], now: Iterable[InputFile]) -> list[str]:
@@ -123,26 +134,31 @@ def _input_file(name: str, info: Mapping[str, Any]) -> InputFile:
     return InputFile(name, int(info["size"]), str(version))
 
 
-def _row_groups(root: str, name: str, text_column: str) -> RowGroups:
-    path = join(root, name)
-    fs, location = file_system(path)
+def _row_groups(
+    folders: InputFolders, name: str, text_columns: Sequence[str], columns: Sequence[str]
+) -> RowGroups:
+    path = folders.find(name)
     try:
-        with fs.open(location, "rb") as handle:
-            metadata = pq.ParquetFile(handle).metadata
+        with open_parquet(path) as file:
+            metadata = file.metadata
+            text = column_places(file, _present(file, text_columns))
+            read = column_places(file, _present(file, columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"input file {path!r} is not readable as Parquet ({_first_line(error)}); mend or "
             "remove it"
         ) from None
-    rows, sizes = [], []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        columns = (group.column(place) for place in range(group.num_columns))
-        rows.append(group.num_rows)
-        sizes.append(
-            sum(c.total_uncompressed_size for c in columns if c.path_in_schema == text_column)
-        )
-    return RowGroups(name, tuple(rows), tuple(sizes))
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return RowGroups(
+        name,
+        rows=tuple(group.num_rows for group in groups),
+        text_bytes=tuple(encoded_bytes(group, text) for group in groups),
+        read_bytes=tuple(encoded_bytes(group, read) for group in groups),
+    )
+
+
+def _present(file: pq.ParquetFile, names: Iterable[str]) -> list[str]:
+    return list(match_names(names, file.schema_arrow.names).values())
 
 
 def _first_line(error: Exception) -> str:

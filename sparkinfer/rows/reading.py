@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -13,27 +15,78 @@ import pyarrow.parquet as pq
 from sparkinfer.exceptions import JobError
 from sparkinfer.storage import file_system, join
 
-READ_ROWS = 4096
-"""Rows in a batch."""
+READ_ROWS, READ_BYTES = 4096, 16 << 20
+"""In a batch at most; a row that is larger is a batch alone."""
+
+BUFFER_BYTES = 4 << 20
+"""That are read ahead of each column. Without a bound Arrow reads the columns of a row group whole;
+a small one would have many requests for few bytes on an object store."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+COPIES = "_copies/"
+"""Begins the names of files that are read from a copy. No file of an input has such a name, for
+names that begin with `_` are no data."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Row groups of one file, one after the other.
+    """Rows of one file, in row groups that follow one another.
 
     Attributes:
-        path: of the file, below the input's folder.
+        path: name of the file; see `InputFolders`.
         first: index of the first row group.
         count: number of row groups.
-        rows: rows in them.
+        rows: rows of the piece.
+        before: rows of these row groups that come before the piece.
+        after: rows of these row groups that come after the piece.
     """
 
     path: str
     first: int
     count: int
     rows: int
+    before: int = 0
+    after: int = 0
+
+    def __str__(self) -> str:
+        groups = f"row groups {self.first} to {self.first + self.count - 1}"
+        if not self.before and not self.after:
+            return groups
+        return f"rows {self.before} to {self.before + self.rows - 1} of {groups}"
+
+    def cut(self, max_rows: int) -> list[Piece]:
+        """Returns the piece in parts of even size that have at most so many rows."""
+        count = -(-self.rows // max_rows)
+        ends = [self.rows * number // count for number in range(count + 1)]
+        return [
+            replace(
+                self,
+                rows=end - start,
+                before=self.before + start,
+                after=self.after + self.rows - end,
+            )
+            for start, end in itertools.pairwise(ends)
+        ]
+
+
+@dataclass(frozen=True)
+class InputFolders:
+    """Where the files lie that are read.
+
+    Attributes:
+        root: the folder of the input's files; files have the names that they have below it.
+        copies: the folder of copies that are read in the place of files; see `COPIES`.
+    """
+
+    root: str
+    copies: str = ""
+
+    def find(self, name: str) -> str:
+        """Returns the path of a file."""
+        if name.startswith(COPIES):
+            return join(self.copies, name.removeprefix(COPIES))
+        return join(self.root, name)
 
 
 @dataclass(frozen=True)
@@ -41,22 +94,22 @@ class ChunkReader:
     """Reads pieces of the input's files; small, for it travels with every task.
 
     Attributes:
-        root: the folder of the input's files; the parts `key=value` of paths below it are columns.
+        folders: where the files lie; the parts `key=value` of their names are columns.
         schema: the columns that are read, with the types that they get. One that a file does not
             have is null, as it is for Spark.
     """
 
-    root: str
+    folders: InputFolders
     schema: pa.Schema
 
     def read(self, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
-        """Yields the rows of all pieces, in order.
+        """Yields the rows of all pieces, in order, in batches bounded in rows and bytes.
 
         Raises:
             JobError: a file is damaged, gone, or does not hold the rows that it held.
         """
         for piece in pieces:
-            path = join(self.root, piece.path)
+            path = self.folders.find(piece.path)
             rows = 0
             try:
                 for batch in self._read_piece(path, piece):
@@ -65,31 +118,31 @@ class ChunkReader:
             except (pa.ArrowException, OSError) as error:
                 reason = str(error).strip().split("\n", 1)[0]
                 raise JobError(
-                    f"input file {path!r} cannot be read in row groups {piece.first} to "
-                    f"{piece.first + piece.count - 1} ({type(error).__name__}: {reason}); mend it "
-                    "and run again: what is done is kept"
+                    f"input file {path!r} cannot be read in {piece} ({type(error).__name__}: "
+                    f"{reason}); mend it and run again: what is done is kept"
                 ) from error
             if rows != piece.rows:
                 raise JobError(
-                    f"input file {path!r} holds {rows} rows in row groups {piece.first} to "
-                    f"{piece.first + piece.count - 1}, and held {piece.rows} when the run began; "
-                    "restore it, or give --overwrite to score everything again"
+                    f"input file {path!r} holds {rows} rows in {piece}, and held {piece.rows} when "
+                    "the run began; restore it, or give --overwrite to score everything again"
                 )
 
     def _read_piece(self, path: str, piece: Piece) -> Iterator[pa.RecordBatch]:
-        # One row group after the other: read ahead, a chunk would lie in memory whole.
-        fs, name = file_system(path)
         folders = self._partition_values(piece.path)
-        with fs.open(name, "rb") as handle:
-            file = pq.ParquetFile(handle, coerce_int96_timestamp_unit="us")
-            found = _match(self.schema.names, file.schema_arrow.names)
-            for group in range(piece.first, piece.first + piece.count):
-                for batch in file.iter_batches(READ_ROWS, [group], list(found.values())):
-                    columns = [
-                        self._column(field, batch, found.get(field.name), folders)
-                        for field in self.schema
-                    ]
-                    yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
+        with open_parquet(path) as file:
+            _refuse_other_rows(file, path, piece)
+            found = match_names(self.schema.names, file.schema_arrow.names)
+            names = list(found.values())
+            groups, before = _reached(file, piece)
+            batches = read_batches(file, groups, names, READ_ROWS, READ_BYTES)
+            for batch in cut_rows(batches, (before, piece.rows)):
+                columns = [
+                    self._column(field, batch, found.get(field.name), folders)
+                    for field in self.schema
+                ]
+                yield from halved(
+                    pa.RecordBatch.from_arrays(columns, schema=self.schema), READ_BYTES
+                )
 
     def _column(
         self,
@@ -111,11 +164,105 @@ class ChunkReader:
         """Returns the values of the columns that stand in the path and not in the file."""
         pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
         values = {unquote(key): unquote(value) for key, value in pairs}
-        names = _match(self.schema.names, list(values))
+        names = match_names(self.schema.names, list(values))
         return {
             name: None if values[key] == NULL_PARTITION else values[key]
             for name, key in names.items()
         }
+
+
+@contextmanager
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Opens a Parquet file such that its row groups can be read bit by bit."""
+    fs, name = file_system(path)
+    with fs.open(name, "rb") as handle:
+        yield pq.ParquetFile(
+            handle,
+            coerce_int96_timestamp_unit="us",
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,  # the default of later versions, which reads row groups whole
+        )
+
+
+def read_batches(
+    file: pq.ParquetFile,
+    groups: Iterable[int],
+    names: Sequence[str],
+    max_rows: int,
+    max_bytes: int,
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of row groups, one group after the other, in batches of bounded size.
+
+    The bound in bytes holds for rows of average size; see `halved`.
+
+    Args:
+        file: that holds them.
+        groups: indexes of the row groups.
+        names: of the columns, as the file has them.
+        max_rows: most rows of a batch.
+        max_bytes: most bytes of a batch.
+    """
+    places = column_places(file, names)
+    # One row group after the other: read ahead, a chunk would lie in memory whole.
+    for group in groups:
+        metadata = file.metadata.row_group(group)
+        size = max(1, encoded_bytes(metadata, places))
+        rows = max(1, min(max_rows, metadata.num_rows * max_bytes // size))
+        yield from file.iter_batches(rows, [group], list(names))
+
+
+def column_places(file: pq.ParquetFile, names: Iterable[str]) -> list[int]:
+    """Returns the indexes of the Parquet columns that hold some columns; nested ones have many."""
+    wanted = set(names)
+    paths = [file.schema.column(place).path for place in range(len(file.schema))]
+    return [
+        place
+        for place, path in enumerate(paths)
+        if path in wanted or any(path.startswith(f"{name}.") for name in wanted)
+    ]
+
+
+def encoded_bytes(row_group: pq.RowGroupMetaData, places: Iterable[int]) -> int:
+    """Returns the size of some columns of a row group, as Parquet encodes them, not compressed."""
+    return sum(row_group.column(place).total_uncompressed_size for place in places)
+
+
+def halved(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Yields a batch in halves of halves that have at most so many bytes, or are one row.
+
+    What all rows share, such as a dictionary, is not made smaller so; such a batch stays whole.
+    """
+    half = batch.num_rows // 2
+    if batch.nbytes > max_bytes and half:
+        halves = [batch.slice(0, half), batch.slice(half)]
+        if sum(part.nbytes for part in halves) < 1.5 * batch.nbytes:
+            for part in halves:
+                yield from halved(part, max_bytes)
+            return
+    yield batch
+
+
+def _reached(file: pq.ParquetFile, piece: Piece) -> tuple[range, int]:
+    """Returns the row groups from a piece's first row on, and the rows in them before it."""
+    first, before = piece.first, piece.before
+    while before and before >= file.metadata.row_group(first).num_rows:
+        before -= file.metadata.row_group(first).num_rows
+        first += 1
+    return range(first, piece.first + piece.count), before
+
+
+def _refuse_other_rows(file: pq.ParquetFile, path: str, piece: Piece) -> None:
+    """Raises JobError unless the row groups of a piece have the rows that they had."""
+    metadata = file.metadata
+    groups = range(piece.first, min(piece.first + piece.count, metadata.num_row_groups))
+    rows = sum(metadata.row_group(group).num_rows for group in groups)
+    expected = piece.before + piece.rows + piece.after
+    if rows != expected:
+        raise JobError(
+            f"input file {path!r} holds {rows} rows in row groups {piece.first} to "
+            f"{piece.first + piece.count - 1}, and held {expected} when the run began; restore "
+            "it, or give --overwrite to score everything again"
+        )
 
 
 def _cast(column: pa.Array, field: pa.Field, safe: bool = True) -> pa.Array:
@@ -147,7 +294,7 @@ def cut_rows(
             return
 
 
-def _match(wanted: Iterable[str], present: list[str]) -> dict[str, str]:
+def match_names(wanted: Iterable[str], present: list[str]) -> dict[str, str]:
     """Returns for the wanted names the present ones; as for Spark, case does not count."""
     lowered = {name.lower(): name for name in reversed(present)}
     exact = set(present)

@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(demo / "model"))
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--chunks", type=int, default=10)
+    parser.add_argument("--row-groups", type=int, help="of the input; one for each chunk if absent")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--dtype", default=native_dtype("cpu"))
     options = parser.parse_args()
@@ -44,7 +45,9 @@ def main() -> None:
 def write_rows(path: Path, options: argparse.Namespace) -> Path:
     texts = [f"{text} {number}" for number, text in enumerate(sentences(options.rows))]
     table = pa.table({"id": range(options.rows), "text": texts})
-    pq.write_table(table, path, row_group_size=-(-options.rows // options.chunks))
+    pq.write_table(
+        table, path, row_group_size=-(-options.rows // (options.row_groups or options.chunks))
+    )
     return path
 
 

@@ -102,32 +102,35 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    import sparkinfer
+    from sparkinfer.config import BatchingConfig
     from sparkinfer.engines.horovod.prepare import PrepareJob, prepare_part
     from sparkinfer.engines.horovod.readers import READERS, read_row_groups
-    from sparkinfer.models.sources import resolve
+    from sparkinfer.metrics.measure import Measure
+    from sparkinfer.models.options import ModelOptions
+    from sparkinfer.models.processor import ModelScoring
     from sparkinfer.plan.chunks import ChunkLimits, cut_chunks
+    from sparkinfer.plan.plan import Plan, Workers
     from sparkinfer.plan.snapshot import read_row_groups as row_groups_of
-    from sparkinfer.rows.reading import ChunkReader
+    from sparkinfer.rows.columns import Columns
+    from sparkinfer.rows.reading import InputFolders
 
-    config = sparkinfer.ScoringConfig(model=options.model, input_col="text")
-    source = resolve(config.model, revision=None, loading=config.loading)
+    asked = ModelScoring(options.model, None, ModelOptions("text-classification", ("text",)))
+    processor = asked.resolved()
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tokens", "carried"):
             (Path(folder) / name).mkdir()
-        path = str(Path(folder) / "in.parquet")
         table = pa.Table.from_pandas(read_rows(options), preserve_index=False)
-        pq.write_table(table, path)
+        pq.write_table(table, Path(folder) / "in.parquet")
         limits = ChunkLimits(table.num_rows, table.nbytes)
-        [chunk] = cut_chunks(row_groups_of([path], "text"), limits)
-        columns = tuple(table.column_names)
-        chunk_reader = ChunkReader(path, table.schema)
-        job = PrepareJob(config, source, "cpu", 1, columns, chunk_reader, folder)
-        files = list(prepare_part(job, 0, chunk))
-        inputs = ("input_ids", "token_type_ids", "attention_mask")
+        schema = table.schema.remove_metadata()
+        folders = InputFolders(folder)
+        [chunk] = cut_chunks(row_groups_of(folders, ["in.parquet"], ["text"], schema.names), limits)
+        columns = Columns(schema, pa.schema([schema.field("text")]), processor.fields)
+        plan = Plan(processor, columns, Measure(), folders, folder, Workers("cpu", 1))
+        files = list(prepare_part(PrepareJob(plan, BatchingConfig(), 1, folder), 0, chunk))
         started = time.perf_counter()
         for _ in range(READ_TIMES):
-            for _ in read_row_groups(READERS[reader], folder, files, inputs):
+            for _ in read_row_groups(READERS[reader], folder, files):
                 pass
         return (time.perf_counter() - started) / READ_TIMES
 

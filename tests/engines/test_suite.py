@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
-from sparkinfer.exceptions import ConfigError, InputError, ResumeError
+from sparkinfer.exceptions import ConfigError, InputError, JobError, ResumeError
+from sparkinfer.plan import copies
 from tests.tiny_models import sentences
 
 if TYPE_CHECKING:
@@ -244,22 +245,64 @@ def files_in(output: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
 
 
-def test_chunks_are_whole_row_groups_that_are_published_under_their_numbers(
+def ids_by_chunk(output: Path) -> list[list[int]]:
+    ids: dict[str, list[int]] = {}
+    for path in sorted(output.glob("*.parquet")):
+        found = pq.read_table(path, columns=["id"])["id"].to_pylist()
+        ids.setdefault(path.name.split("-")[1], []).extend(found)
+    assert list(ids) == [f"{number:08d}" for number in range(len(ids))]
+    return [sorted(found) for found in ids.values()]
+
+
+def test_chunks_of_whole_row_groups_are_published_under_their_numbers(
     run: Run, tmp_path: Path
 ) -> None:
     texts = sentences(450)
     _, frame = run(write(tmp_path / "in.parquet", list(texts)), chunks={"target_rows": 200})
     assert frame["id"].to_pylist() == list(range(450))
     assert frame["text"].to_pylist() == texts
-    ids: dict[str, list[int]] = {}
-    for path in sorted((tmp_path / "out").glob("*.parquet")):
-        chunk = path.name.split("-")[1]
-        ids.setdefault(chunk, []).extend(pq.read_table(path, columns=["id"])["id"].to_pylist())
-    assert {chunk: sorted(found) for chunk, found in ids.items()} == {
-        "00000000": list(range(200)),
-        "00000001": list(range(200, 400)),
-        "00000002": list(range(400, 450)),
-    }
+    assert ids_by_chunk(tmp_path / "out") == [
+        list(range(200)),
+        list(range(200, 400)),
+        list(range(400, 450)),
+    ]
+
+
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_large_row_group_is_cut_into_chunks(
+    run: Run, tmp_path: Path, is_copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_copied:
+        monkeypatch.setattr(copies, "DECODING_SHARE", 0)
+        monkeypatch.setattr(copies, "COPY_COST", 0)
+    texts = sentences(450)
+    folder = tmp_path / "in" / "day=7"
+    folder.mkdir(parents=True)
+    tags = pa.array([["a", str(number)] if number % 3 else None for number in range(450)])
+    table = pa.table({"id": range(450), "text": texts, "tags": tags})
+    pq.write_table(table, folder / "in.parquet")
+    _, frame = run(folder.parent, chunks={"target_rows": 200})
+    assert frame.select(["id", "text", "tags"]).to_pydict() == table.to_pydict()
+    assert set(frame["day"].to_pylist()) == {7}
+    assert frame["error"].null_count == 450
+    assert ids_by_chunk(tmp_path / "out") == [
+        list(range(start, start + 150)) for start in (0, 150, 300)
+    ]
+    assert len(list((tmp_path / "out").glob("_sparkinfer/input/*/day=7/*.parquet"))) == is_copied
+
+
+def test_a_damaged_file_of_a_large_row_group_is_named_when_it_is_copied(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "DECODING_SHARE", 0)
+    monkeypatch.setattr(copies, "COPY_COST", 0)
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": range(9000), "text": sentences(9000)}), source)
+    content = bytearray(source.read_bytes())
+    content[1000:20_000] = b"\xff" * 19_000
+    source.write_bytes(bytes(content))
+    with pytest.raises(JobError, match=f"{source}' cannot be read \\(.*mend it and run again"):
+        run(source, chunks={"target_rows": 2000})
 
 
 @pytest.mark.parametrize(

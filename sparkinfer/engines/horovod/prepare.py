@@ -54,6 +54,9 @@ BATCHES_IN_ROW_GROUP = 16
 """Full batches that the tokens of a full row group make: many, so that its last, partial batch
 costs little."""
 
+LEAST_PART_ROWS = 4096
+"""That are worth a task of their own."""
+
 KEYS_PER_PART = 1 << 33
 """Row keys that a task has for itself, as in Spark's `monotonically_increasing_id`."""
 
@@ -142,11 +145,17 @@ def _write_list(folder: str, files: Iterable[PreparedFile]) -> str:
 
 
 def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
-    """Returns what each task prepares: a chunk, or a piece of one where there are few chunks."""
+    """Returns what each task prepares: a chunk, or a part of one where there are few chunks."""
     whole = [chunk for chunk in chunks if chunk.rows]
     if len(whole) >= cores:
         return whole
-    return [Chunk(chunk.number, (piece,)) for chunk in whole for piece in chunk.pieces]
+    max_rows = max(LEAST_PART_ROWS, -(-sum(chunk.rows for chunk in whole) // cores))
+    return [
+        Chunk(chunk.number, (part,))
+        for chunk in whole
+        for piece in chunk.pieces
+        for part in piece.cut(max_rows)
+    ]
 
 
 def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:

@@ -1,0 +1,40 @@
+"""Files copied by Spark tasks, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sparkinfer.exceptions import JobError
+from sparkinfer.rows.copying import FileCopier
+from sparkinfer.spark.errors import explain
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def copy_by_tasks(
+    spark: SparkSession, copier: FileCopier, names: Sequence[str]
+) -> dict[str, list[str]]:
+    """Returns the names of the copies of each file; see `FileCopier`.
+
+    Raises:
+        JobError: a file cannot be read or its copy not written.
+    """
+
+    def copy(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for place in batch.column(0).to_pylist():
+                copies = copier.copy(names[place])
+                yield pa.RecordBatch.from_pylist([{"place": place, "copies": copies}])
+
+    try:
+        one_file_each = spark.range(len(names), numPartitions=max(1, len(names)))
+        rows = one_file_each.mapInArrow(copy, "place long, copies array<string>").collect()
+    except Exception as error:  # py4j's and Spark's errors have no common root
+        raise JobError(
+            f"{len(names)} files were not copied to {copier.folder!r}: {explain(error)}"
+        ) from error
+    return {names[row.place]: list(row.copies) for row in rows}
