@@ -26,8 +26,12 @@ from sparkinfer.metrics.measure import Measure
 from sparkinfer.plan.ports import ScoredChunk
 from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.tally import Tally, add_up
+from sparkinfer.workers import heap
 
 logger = logging.getLogger(__name__)
+
+TRIM_EVERY = 32
+"""Chunks after which the heap is trimmed: footers and records are of ever other sizes."""
 
 TRIES, FIRST_PAUSE_S = 4, 0.5
 """Of what a store refused for a moment; each pause is four times the one before."""
@@ -99,6 +103,8 @@ class Committer:
         # Whoever took over meanwhile has removed these files, for they have no record.
         self._insist(lambda: self._folder.add(record))
         self._output.drop(scored.staging)
+        if scored.chunk.number % TRIM_EVERY == 0:
+            heap.trim()
         self._progress.commit(tally.rows, tally.errors)
         self._refuse_errors(tally)
 

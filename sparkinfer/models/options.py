@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sparkinfer.config import BatchingConfig, DeepSpeedConfig, LoadingConfig, ScoringConfig
+from sparkinfer.models.tasks import get_task
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,14 @@ class ModelOptions:
 
     @classmethod
     def of(cls, config: ScoringConfig) -> ModelOptions:
-        """Returns the options of the configuration's one model."""
+        """Returns the options of the configuration's one model.
+
+        Raises:
+            ConfigError: there is no such task.
+        """
         return cls(
             task=config.task,
-            input_cols=(config.input_col,),
+            input_cols=get_task(config.task).inputs(config),
             prefix=config.output_prefix,
             dtype=config.dtype,
             acceleration=config.acceleration,

@@ -212,9 +212,15 @@ def read_batches(
 
 
 def column_places(file: pq.ParquetFile, names: Iterable[str]) -> list[int]:
-    """Returns the indexes of the Parquet columns that hold some columns; nested ones have many."""
+    """Returns the indexes of the Parquet columns that hold some columns; nested ones have many.
+
+    None for a file without row groups. The schema of `file.metadata` is not asked: it and the
+    metadata refer to one another, and both would stay until the collector finds them.
+    """
     wanted = set(names)
-    paths = [file.schema.column(place).path for place in range(len(file.schema))]
+    metadata = file.metadata
+    groups = [metadata.row_group(0)] if metadata.num_row_groups else []
+    paths = [group.column(i).path_in_schema for group in groups for i in range(group.num_columns)]
     return [
         place
         for place, path in enumerate(paths)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sparkinfer.config import ScoringConfig
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.tokens import Encoder, Inputs
 
@@ -60,6 +61,9 @@ class Task(Protocol):
     auto_class: str
     fields: tuple[pa.Field, ...]
     evaluation: Evaluation | None
+
+    def inputs(self, config: ScoringConfig) -> tuple[str, ...]:
+        """Returns the columns that a configuration has it read, in the order of `encode`."""
 
     def labels(self, model_config: Any) -> tuple[str, ...]:
         """Returns the label names in the order of the probabilities; empty if it has none."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sparkinfer.config import ScoringConfig
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.metrics.classification import ClassificationEvaluation
 from sparkinfer.models.tasks.base import Decoder, Runtime, Tensors
@@ -30,6 +31,10 @@ class TextClassification:
         pa.field("probabilities", pa.list_(pa.float32())),
     )
     evaluation: Evaluation | None = ClassificationEvaluation()
+
+    def inputs(self, config: ScoringConfig) -> tuple[str, ...]:
+        """Returns the column of the text."""
+        return (config.input_col,)
 
     def labels(self, model_config: Any) -> tuple[str, ...]:
         """Returns the names of `id2label` by label id."""
