@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pyarrow.parquet as pq
 
 from sparkinfer.exceptions import ConfigError
 
@@ -62,24 +61,37 @@ def is_file(path: str) -> bool:
 
 def names_in(path: str) -> list[str]:
     """Returns the names in a folder, sorted; empty if there is no such folder."""
-    return sorted(_entries(path))
+    fs, folder = file_system(path)
+    if not fs.isdir(folder):
+        return []
+    return sorted(_name(full) for full in fs.ls(folder, detail=False) if not _is_self(full, folder))
 
 
 def sizes_in(path: str) -> dict[str, int]:
     """Returns the sizes in bytes of the files in a folder, by name."""
-    entries = _entries(path)
-    return {name: entry["size"] for name, entry in entries.items() if entry["type"] == "file"}
-
-
-def _entries(path: str) -> dict[str, Any]:
-    """Returns what a file system tells of each thing in a folder, by name."""
     fs, folder = file_system(path)
     if not fs.isdir(folder):
         return {}
-    entries = {entry["name"].rstrip("/"): entry for entry in fs.ls(folder, detail=True)}
-    # An empty object with the folder's own name: store consoles and Spark make folders so.
-    entries.pop(folder.rstrip("/"), None)
-    return {name.rsplit("/", 1)[-1]: entry for name, entry in entries.items()}
+    if _is_local(fs):  # of thousands of files, fsspec tells much more than their size
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    return {
+        _name(entry["name"]): entry["size"]
+        for entry in fs.ls(folder, detail=True)
+        if entry["type"] == "file" and not _is_self(entry["name"], folder)
+    }
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _is_self(path: str, folder: str) -> bool:
+    """Returns whether this is the folder itself.
+
+    An empty object with the folder's own name: store consoles and Spark make folders so.
+    """
+    return path.rstrip("/") == folder.rstrip("/")
 
 
 def file_size(path: str) -> int:
@@ -181,30 +193,6 @@ def _is_local(fs: Any) -> bool:
 
 def _protocols(fs: Any) -> set[str]:
     return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
-
-
-def count_rows(path: str, null_count_of: str) -> tuple[int, int]:
-    """Returns the rows of a Parquet file and its nulls in one column.
-
-    Read from the footer; only a row group without statistics has its column read.
-
-    Args:
-        path: a Parquet file.
-        null_count_of: name of a top-level column that is not nested.
-    """
-    fs, name = file_system(path)
-    nulls = 0
-    with fs.open(name, "rb") as handle:
-        file = pq.ParquetFile(handle)
-        paths = [file.schema.column(i).path for i in range(len(file.schema))]
-        column = paths.index(null_count_of)
-        for index in range(file.metadata.num_row_groups):
-            statistics = file.metadata.row_group(index).column(column).statistics
-            if statistics is not None and statistics.has_null_count:
-                nulls += statistics.null_count
-            else:
-                nulls += file.read_row_group(index, [null_count_of]).column(0).null_count
-        return file.metadata.num_rows, nulls
 
 
 def _mounted(path: str) -> str:

@@ -138,12 +138,17 @@ class ManifestFolder:
 
     def write(self, manifest: Manifest) -> None:
         """Writes the manifest in the place of an earlier one."""
-        values = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
         places = {path: place for place, path in enumerate(manifest.read_files)}
-        values["chunks"] = [
+        chunks = [
             [[places[piece.path], *_numbers(piece)] for piece in chunk.pieces]
             for chunk in manifest.chunks
         ]
+        values = {
+            "schema_version": SCHEMA_VERSION,
+            **vars(manifest),
+            "input_files": [vars(file) for file in manifest.input_files],
+            "chunks": chunks,
+        }
         make_folder(self._records)
         replace_text(self._path, json.dumps(values), durable=True)
 
