@@ -25,6 +25,11 @@ DEFAULT_CONF = {
     "spark.app.name": "sparkinfer",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
+    # What the driver remembers of jobs that ended; each chunk has a few.
+    "spark.ui.retainedJobs": "50",
+    "spark.ui.retainedStages": "50",
+    "spark.ui.retainedTasks": "1000",
+    "spark.sql.ui.retainedExecutions": "20",
     # A Python batch is what a worker holds before it can look at the rows.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
     # Turns "Python worker exited unexpectedly" into a traceback.
