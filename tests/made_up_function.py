@@ -13,7 +13,7 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.models.tasks.base import ROW_FIELDS
 from sparkinfer.plan.processors import PROCESSORS
 from sparkinfer.rows.processor import Report
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 
 
@@ -49,13 +49,13 @@ class Shout:
     def warm_up(self) -> None:
         pass
 
-    def try_out(self, place: Place) -> str:
+    def try_out(self, slot: WorkerSlot) -> str:
         return "!"
 
     def decided(self, found: str) -> Shout:
         return replace(self, tried_out_with=found)
 
-    def open(self, place: Place, report: Report) -> _Shouting:
+    def open(self, slot: WorkerSlot, report: Report) -> _Shouting:
         return _Shouting(self, report)
 
 

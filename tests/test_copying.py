@@ -54,7 +54,7 @@ def copy(source: Path, folder: Path, *columns: str) -> list[Path]:
 def row_groups_of(path: Path) -> list[tuple[int, int]]:
     """Returns the rows and the bytes of each row group."""
     metadata = pq.read_metadata(path)
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     return [(group.num_rows, group.total_byte_size) for group in groups]
 
 

@@ -158,7 +158,7 @@ def test_only_the_files_to_keep_are_left_by_clearing(folder: str) -> None:
     for name in ("part-1.parquet", "part-2.parquet", ".part-2.parquet.crc", "_SUCCESS"):
         write_text(join(folder, name), "")
     stage(output, 1, "x.parquet")
-    output.clear(keep={"part-1.parquet"})
+    output.remove_published(keep={"part-1.parquet"})
     assert names_in(folder) == ["_sparkinfer", "part-1.parquet"]
     assert names_in(output.staging_folder(1, "attempt")) == ["x.parquet"]
 
@@ -169,7 +169,7 @@ def test_all_but_the_lease_is_forgotten(folder: str) -> None:
         path = join(folder, "_sparkinfer", name)
         make_folder(path.rsplit("/", 1)[0])
         write_text(path, "")
-    output.forget()
+    output.remove_records()
     assert names_in(join(folder, "_sparkinfer")) == ["lease"]
 
 
@@ -177,11 +177,11 @@ def test_an_output_in_which_nothing_was_done_is_removed(folder: str) -> None:
     output = Output(folder)
     make_folder(output.lease_folder)
     write_text(join(output.lease_folder, "epoch"), "")
-    output.tidy()
+    output.remove_empty()
     assert names_in(folder) == []
     make_folder(output.lease_folder)
     write_text(join(folder, "_sparkinfer", "manifest.json"), "")
-    output.tidy()
+    output.remove_empty()
     assert names_in(folder) == ["_sparkinfer"]
 
 

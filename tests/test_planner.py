@@ -47,6 +47,6 @@ def test_rows_of_natural_lengths_pad_less_than_five_percent() -> None:
 
 @given(st.lists(st.sampled_from(["a", "b", "c", ""]), max_size=30))
 def test_each_key_is_found_at_its_place_among_the_distinct_ones(keys: list[str]) -> None:
-    distinct, places = deduplicate(keys)
-    assert [distinct[place] for place in places] == keys
+    distinct, indices = deduplicate(keys)
+    assert [distinct[index] for index in indices] == keys
     assert len(set(distinct)) == len(distinct) == len(set(keys))

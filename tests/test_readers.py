@@ -109,17 +109,17 @@ def read_texts(
     """Returns by id what was read of each row: its token ids by input, or None, and its error."""
     rows = {}
     for file, encoded, carried in read_row_groups(READERS[reader], str(folder), files):
-        assert carried.num_rows == file.rows == len(encoded.places)
-        for row, place in zip(carried["id"].to_pylist(), encoded.places, strict=True):
+        assert carried.num_rows == file.rows == len(encoded.indices)
+        for row, index in zip(carried["id"].to_pylist(), encoded.indices, strict=True):
             assert row not in rows
-            if place < 0:
+            if index < 0:
                 rows[row] = (None, False, None)
                 continue
             inputs, sequences = encoded.inputs, encoded.inputs.encoded
-            values = sequences.values_of(inputs.sequences_of(np.array([place])))
+            values = sequences.values_of(inputs.sequences_of(np.array([index])))
             ids = {name: sequences.columns[name][values].tolist() for name in INPUTS}
             errors = inputs.errors(sequences.errors)
-            rows[row] = (ids, bool(inputs.truncated[place]), errors.get(int(place)))
+            rows[row] = (ids, bool(inputs.truncated[index]), errors.get(int(index)))
     return rows
 
 
@@ -193,9 +193,9 @@ def test_parts_of_one_chunk_have_keys_of_their_own_and_its_number(
     pieces = [Piece(str(path), 3, 1, len(TEXTS) - 300), Piece(str(path), 0, 3, 300)]
     job = job_for(tmp_path, source)
     written = [list(prepare_part(job, i, Chunk(5, (piece,)))) for i, piece in enumerate(pieces)]
-    for place, (files, piece) in enumerate(zip(written, pieces, strict=True)):
+    for index, (files, piece) in enumerate(zip(written, pieces, strict=True)):
         assert sum(file.rows for file in files) == piece.rows
-        assert files[0].first_row == place * KEYS_PER_PART
+        assert files[0].first_row == index * KEYS_PER_PART
     both = [*written[0], *written[1]]
     assert {file.chunk for file in both} == {5}
     rows = read_texts(tmp_path, both, "pyarrow", encoder)
@@ -204,7 +204,7 @@ def test_parts_of_one_chunk_have_keys_of_their_own_and_its_number(
 
 CHUNKS = st.lists(st.lists(st.integers(1, 9), max_size=5), max_size=6).map(
     lambda chunks: [
-        Chunk(number, tuple(Piece(f"f{number}", place, 1, n) for place, n in enumerate(rows)))
+        Chunk(number, tuple(Piece(f"f{number}", index, 1, n) for index, n in enumerate(rows)))
         for number, rows in enumerate(chunks)
     ]
 )
@@ -247,7 +247,7 @@ def test_equal_rows_of_a_row_group_share_one_encoding(
 ) -> None:
     [file] = prepare(tmp_path, source, ["good"] * 5 + ["film"] * 2, max_batch_tokens=4000)
     [(_, rows, _)] = read_row_groups(READERS[reader], str(tmp_path), [file])
-    assert len(set(rows.places.tolist())) == 2
+    assert len(set(rows.indices.tolist())) == 2
 
 
 def test_a_row_group_that_a_reader_leaves_out_is_an_error(

@@ -104,7 +104,7 @@ def test_a_range_holds_the_rows_of_the_whole_between_its_ends(
     before = min(before, sum(sizes) - 1)
     rows = min(rows, sum(sizes) - before)
     ends = list(itertools.accumulate(sizes))
-    count = next(place for place, end in enumerate(ends, 1) if end >= before + rows)
+    count = next(index for index, end in enumerate(ends, 1) if end >= before + rows)
     after = ends[count - 1] - before - rows
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "READ_ROWS", batch_rows)
@@ -224,7 +224,7 @@ def test_the_size_of_a_column_is_that_of_all_that_is_nested_in_it(tmp_path: Path
     with open_parquet(str(tmp_path / "a.parquet")) as file:
         assert column_places(file, ["s"]) == [0, 1]
         assert column_places(file, ["t.u", "s2"]) == [2, 3]
-        columns = [file.metadata.row_group(0).column(place) for place in (0, 1)]
+        columns = [file.metadata.row_group(0).column(index) for index in (0, 1)]
         size = encoded_bytes(file.metadata.row_group(0), [0, 1])
         assert size == sum(column.total_uncompressed_size for column in columns) > 0
 

@@ -20,10 +20,10 @@ class Model:
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     """An empty process that settles as those of Spark do."""
-    resident.drop()
+    resident.release()
     resident.on_change(worker_reuse.settle_or_unsettle)
     yield
-    resident.drop()
+    resident.release()
 
 
 def load(key: str) -> weakref.ref[Any]:
@@ -42,7 +42,7 @@ def test_the_collector_leaves_a_kept_model_out() -> None:
     assert gc.get_freeze_count() == 0
     load("one")
     assert gc.get_freeze_count() > 0
-    resident.drop()
+    resident.release()
     assert gc.get_freeze_count() == 0
 
 

@@ -88,7 +88,7 @@ def test_the_size_of_the_columns_that_are_read_counts_in_any_case_of_letters(
     folders = InputFolders(str(tmp_path))
     (found,) = read_row_groups(folders, ["day=1/a.parquet"], ["Text"], ["ID", "day", "Text", "no"])
     group = pq.read_metadata(tmp_path / "day=1" / "a.parquet").row_group(0)
-    sizes = [group.column(place).total_uncompressed_size for place in (0, 1)]
+    sizes = [group.column(index).total_uncompressed_size for index in (0, 1)]
     assert (found.text_bytes[0], found.read_bytes[0]) == (sizes[0], sum(sizes))
 
 

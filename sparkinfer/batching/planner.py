@@ -73,7 +73,7 @@ def deduplicate(keys: Sequence[Hashable]) -> tuple[list[Any], IntArray]:
         `distinct[place[i]] == keys[i]`.
     """
     seen: dict[Hashable, int] = {}
-    places = np.fromiter(
+    indices = np.fromiter(
         (seen.setdefault(key, len(seen)) for key in keys), dtype=np.int64, count=len(keys)
     )
-    return list(seen), places
+    return list(seen), indices

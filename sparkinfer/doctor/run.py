@@ -19,7 +19,7 @@ def check_engine(case: Case) -> Outcome:
 def check_workers(case: Case) -> Outcome:
     """Returns whether all workers of the engine run at once."""
     workers = case.prelude.workers
-    found = f"{workers.count} x {workers.kind}"
+    found = f"{workers.count} x {workers.device_type}"
     if case.slots is None or workers.count <= case.slots:
         return Outcome("ok", found)
     return Outcome(
@@ -37,7 +37,7 @@ def check_input(case: Case) -> Outcome:
     table = case.prelude.table
     case.table = table
     columns = ", ".join(table.columns)
-    found = f"{table.kind} {config.input} with {columns}; text in {config.input_col!r}"
+    found = f"{table.input_format} {config.input} with {columns}; text in {config.input_col!r}"
     if "input_col" in case.given:
         return Outcome("ok", found)
     return Outcome("warning", f"{found}, which was not given", "name it with --input-col")

@@ -20,7 +20,7 @@ from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.storage import make_folder
 from sparkinfer.workers import resident
 from sparkinfer.workers.channel import WorkerReport
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import StallReport
 
@@ -52,13 +52,13 @@ class LocalEngine:
         uses_gpu = self._device != "cpu" and torch.cuda.is_available()
         return Workers("cuda" if uses_gpu else "cpu", 1, torch.get_num_threads())
 
-    def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
+    def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Returns what a function returns here: this process is the one worker."""
-        return act(_place(self.workers()))
+        return act(_slot(self.workers()))
 
     def close(self) -> None:
         """Lets go of the model, which this process kept."""
-        resident.drop()
+        resident.release()
 
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
@@ -69,10 +69,10 @@ class LocalEngine:
         again.
         """
         progress.enter(SCORE)
-        place = _place(plan.workers)
-        reporter = _Reporter(progress, f"{place.device} on {socket.gethostname()}")
+        slot = _slot(plan.workers)
+        reporter = _Reporter(progress, f"{slot.device} on {socket.gethostname()}")
         watch = Watch(plan.stall_timeout_s, _tell_stall)
-        with ScoringLoop(plan.processor, place, reporter, watch) as loop:
+        with ScoringLoop(plan.processor, slot, reporter, watch) as loop:
             for task in tasks:
                 ledger.commit(_score_chunk(loop, plan, task))
 
@@ -87,8 +87,8 @@ def _score_chunk(loop: ScoringLoop, plan: Plan, task: ChunkTask) -> ScoredChunk:
     return ScoredChunk(task.chunk, task.staging, (file,), time.perf_counter() - started)
 
 
-def _place(workers: Workers) -> Place:
-    return Place("cuda:0" if workers.kind == "cuda" else "cpu", workers.cores)
+def _slot(workers: Workers) -> WorkerSlot:
+    return WorkerSlot("cuda:0" if workers.device_type == "cuda" else "cpu", workers.cores)
 
 
 class _Reporter:

@@ -23,7 +23,7 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask
 from sparkinfer.plan.progress import SCORE, Progress
 from sparkinfer.spark.job_threads import JobThreads
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -55,7 +55,7 @@ class PandasUdfEngine:
         """Returns one replica per GPU, else per CPU slot; see `Engine`."""
         return self._workers.workers()
 
-    def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
+    def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Returns what a function returns in one Python worker; see `Engine`."""
         return self._workers.on_one_worker(act, warm_up)
 

@@ -90,7 +90,7 @@ class SparkChunks:
     def spread(self, rows: int) -> int:
         """Returns in how many Spark tasks so many rows are scored."""
         workers = self._plan.workers
-        return max(1, min(workers.count, math.ceil(rows / LEAST_ROWS[workers.kind])))
+        return max(1, min(workers.count, math.ceil(rows / LEAST_ROWS[workers.device_type])))
 
     def _write_scored(
         self, task: ChunkTask, attempt: str, df: DataFrame, rows: int
@@ -120,8 +120,8 @@ class SparkChunks:
 
         def tally(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
-                for place in batch.column(0).to_pylist():
-                    name = names[place]
+                for index in batch.column(0).to_pylist():
+                    name = names[index]
                     file = WrittenFile(name, tally_file(join(staging, name), measure))
                     yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(file)])], ["file"])
 
@@ -136,14 +136,14 @@ class SparkChunks:
         The chunk's pieces are read by as many tasks as there can be, a part by one.
         """
         reader = self._plan.reader
-        names = [f"c{place}" for place in range(len(reader.schema))]
+        names = [f"c{index}" for index in range(len(reader.schema))]
         count = 1 if part else max(1, min(len(chunk.pieces), self._plan.workers.count))
-        shares = [chunk.pieces[place::count] for place in range(count)]
+        shares = [chunk.pieces[index::count] for index in range(count)]
 
         def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
-                for place in batch.column(0).to_pylist():
-                    for rows in cut_rows(reader.read(shares[place]), part):
+                for index in batch.column(0).to_pylist():
+                    for rows in cut_rows(reader.read(shares[index]), part):
                         yield pa.RecordBatch.from_arrays(rows.columns, names=names)
 
         # By plain names: mapInArrow does not find a column whose name holds a backtick or a dot.

@@ -19,7 +19,7 @@ from sparkinfer.spark.accelerators import task_device
 from sparkinfer.spark.worker_end import end_worker
 from sparkinfer.workers import resident, worker_reuse
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 
 resident.on_change(worker_reuse.settle_or_unsettle)
 
@@ -51,33 +51,35 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
     if first is None:
         return
     plan = job.plan
-    place = task_place(plan.workers.kind, plan.workers.cores)
+    slot = task_slot(plan.workers.device_type, plan.workers.cores)
     context = TaskContext.get()
     name = f"{job.name} task {context.partitionId() if context else 0}".strip()
     attempt = context.taskAttemptId() if context else 0
-    device = f"{place.device} on {socket.gethostname()}"
+    device = f"{slot.device} on {socket.gethostname()}"
     reporter = ProgressClient(job.progress, name, attempt, device)
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)))
-    with ScoringLoop(plan.processor, place, reporter, watch, name) as loop:
+    with ScoringLoop(plan.processor, slot, reporter, watch, name) as loop:
         yield from loop.process(itertools.chain([first], iterator))
 
 
-def task_place(kind: str, cores: int, scores_later: bool = True) -> Place:
+def task_slot(kind: str, cores: int, scores_later: bool = True) -> WorkerSlot:
     """Returns what the running task owns, after its process was set up for it."""
     limit_threads(cores)
-    return Place(task_device(kind), cores, scores_later)
+    return WorkerSlot(task_device(kind), cores, scores_later)
 
 
-def act_in_worker(act: Callable[[Place], Any], kind: str, cores: int, scores_later: bool) -> bytes:
+def call_in_worker(
+    act: Callable[[WorkerSlot], Any], kind: str, cores: int, scores_later: bool
+) -> bytes:
     """Returns the pickled result of a function in this task, or the pickled error it ended with."""
     try:
-        return pickle.dumps(act(task_place(kind, cores, scores_later)))
+        return pickle.dumps(act(task_slot(kind, cores, scores_later)))
     except SparkInferError as error:
         return pickle.dumps(error)
 
 
-def read_outcome(outcome: bytes) -> Any:
-    """Returns the result of `act_in_worker`, or raises its error."""
+def read_result(outcome: bytes) -> Any:
+    """Returns the result of `call_in_worker`, or raises its error."""
     result = pickle.loads(outcome)  # made by our own worker, in this job
     if isinstance(result, SparkInferError):
         raise result

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 import pandas as pd
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.spark_worker import act_in_worker, read_outcome
+from sparkinfer.engines.spark_worker import call_in_worker, read_result
 from sparkinfer.exceptions import EngineUnavailableError, JobError
 from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain, installation_problem
 from sparkinfer.workers.channel import ProgressServer
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,20 +44,20 @@ class SparkWorkers:
             self._found = count_accelerators(
                 self._spark, self._config.device, self._config.num_workers
             )
-        return Workers(self._found.kind, self._found.count, self._found.cores_per_task)
+        return Workers(self._found.device_type, self._found.count, self._found.cores_per_task)
 
-    def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
+    def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Returns what a function returns in one Python worker; see `Engine`.
 
         The others warm up meanwhile, which takes as long.
         """
         workers = self.workers()
-        kind, cores, scores_later = workers.kind, workers.cores, self._score_later
+        kind, cores, scores_later = workers.device_type, workers.cores, self._score_later
 
         def ask(batches: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
             for batch in batches:
                 if batch["id"].iloc[0] == 0:
-                    outcome = act_in_worker(act, kind, cores, scores_later)
+                    outcome = call_in_worker(act, kind, cores, scores_later)
                     yield pd.DataFrame({"outcome": [outcome]})
                 elif scores_later:
                     warm_up()
@@ -70,7 +70,7 @@ class SparkWorkers:
             if problem := installation_problem(error):
                 raise EngineUnavailableError(problem) from error
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
-        result: T = read_outcome(bytes(rows[0].outcome))
+        result: T = read_result(bytes(rows[0].outcome))
         return result
 
     def listen(self, progress: Progress) -> ProgressServer | None:

@@ -102,7 +102,7 @@ class Committer:
         record = self._record(scored, tally, {one.name: one.size for one in moves})
         # Whoever took over meanwhile has removed these files, for they have no record.
         self._insist(lambda: self._folder.add(record))
-        self._output.drop(scored.staging)
+        self._output.remove_folder(scored.staging)
         if scored.chunk.number % TRIM_EVERY == 0:
             heap.trim()
         self._progress.commit(tally.rows, tally.errors)

@@ -138,9 +138,9 @@ class ManifestFolder:
 
     def write(self, manifest: Manifest) -> None:
         """Writes the manifest in the place of an earlier one."""
-        places = {path: place for place, path in enumerate(manifest.read_files)}
+        indices = {path: index for index, path in enumerate(manifest.read_files)}
         chunks = [
-            [[places[piece.path], *_numbers(piece)] for piece in chunk.pieces]
+            [[indices[piece.path], *_numbers(piece)] for piece in chunk.pieces]
             for chunk in manifest.chunks
         ]
         values = {
@@ -266,7 +266,7 @@ def _numbers(piece: Piece) -> list[int]:
 def _manifest(values: dict[str, Any]) -> Manifest:
     paths = values["read_files"]
     chunks = tuple(
-        Chunk(number, tuple(Piece(paths[place], *numbers) for place, *numbers in pieces))
+        Chunk(number, tuple(Piece(paths[index], *numbers) for index, *numbers in pieces))
         for number, pieces in enumerate(values["chunks"])
     )
     return Manifest(

@@ -151,19 +151,19 @@ class Output:
             if name < f"{epoch:08d}" or name.startswith(GONE):
                 gone = join(self._staging, f"{GONE}{uuid.uuid4().hex}")
                 rename_folder(join(self._staging, name), gone)
-                self.drop(gone)
+                self.remove_folder(gone)
 
-    def clear(self, keep: Collection[str] = ()) -> None:
+    def remove_published(self, keep: Collection[str] = ()) -> None:
         """Removes what readers see, but for the scored files that are kept."""
         for name in names_in(self._path):
             if name != WORK_FOLDER and name not in keep:
                 remove(join(self._path, name))
 
-    def forget(self) -> None:
+    def remove_records(self) -> None:
         """Removes what is known of an earlier run: its manifest, records and staged input."""
         for name in names_in(self._work):
             if join(self._work, name) != self.lease_folder:
-                self.drop(join(self._work, name))
+                self.remove_folder(join(self._work, name))
 
     def sizes(self) -> dict[str, int]:
         """Returns the sizes in bytes of what readers see, by name."""
@@ -178,10 +178,10 @@ class Output:
         return tuple(
             Move(
                 source=join(staging, name),
-                target=join(self._path, f"part-{chunk.name}-{place:03d}.parquet"),
+                target=join(self._path, f"part-{chunk.name}-{index:03d}.parquet"),
                 size=file_size(join(staging, name)),
             )
-            for place, name in enumerate(files)
+            for index, name in enumerate(files)
         )
 
     def publish(self, moves: Sequence[Move]) -> None:
@@ -209,7 +209,7 @@ class Output:
         sync(join(staging, name))
         move(join(staging, name), join(self._path, name))
 
-    def drop(self, folder: str) -> None:
+    def remove_folder(self, folder: str) -> None:
         """Removes a folder below the work folder.
 
         A worker that outlives its attempt for a moment may still write there. What is left then is
@@ -223,13 +223,13 @@ class Output:
                 logger.warning("%s was not removed: %s", folder, error)
                 time.sleep(REMOVAL_PAUSE_S)
 
-    def drop_staging(self, epoch: int) -> None:
+    def remove_staging(self, epoch: int) -> None:
         """Removes what an epoch staged; what others did is theirs or is fenced off later."""
-        self.drop(self.staging_folder(epoch))
+        self.remove_folder(self.staging_folder(epoch))
         if names_in(self._staging) == []:
             remove(self._staging)
 
-    def tidy(self) -> None:
+    def remove_empty(self) -> None:
         """Removes the work folder, and the output, if there is nothing but a lease in them."""
         if not set(names_in(self._work)) - {"lease"}:
             remove(self._work)

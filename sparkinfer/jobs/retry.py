@@ -166,8 +166,8 @@ class ErrorRetry:
     def _plan(self) -> Plan:
         """Returns how the staged rows are rescored: as all others, under names of their own."""
         processor = self._prelude.processor.renamed((TEXT,), prefix="")
-        places = pa.schema([STAGED.field(FILE), STAGED.field(ROW)])
-        columns = Columns(places, pa.schema([STAGED.field(TEXT)]), processor.fields)
+        indices = pa.schema([STAGED.field(FILE), STAGED.field(ROW)])
+        columns = Columns(indices, pa.schema([STAGED.field(TEXT)]), processor.fields)
         return Plan(
             processor=processor,
             columns=columns,
@@ -185,8 +185,8 @@ class ErrorRetry:
         fs, path = file_system(join(self._staging, name))
         with fs.open(path, "wb") as handle, pq.ParquetWriter(handle, STAGED) as writer:
             found = (
-                _numbered(place, table)
-                for place, (_, file) in enumerate(files)
+                _numbered(index, table)
+                for index, (_, file) in enumerate(files)
                 for table in _rows_with_error(
                     join(str(self._config.output), file), self._config.input_col, error_column
                 )
@@ -218,18 +218,18 @@ class ErrorRetry:
 
     def _publish(self, staged: _Round) -> None:
         mended = self._mended(staged)
-        places = pc.unique(mended[FILE]).to_pylist()
-        for _, group in groupby(places, key=lambda place: staged.files[place][0].number):
+        indices = pc.unique(mended[FILE]).to_pylist()
+        for _, group in groupby(indices, key=lambda index: staged.files[index][0].number):
             files = list(group)
             record, _ = staged.files[files[0]]
             folder = join(self._staging, f"merged-{record.number:08d}")
             make_folder(folder)
-            for place in files:
+            for index in files:
                 self._rewrite(
-                    staged.files[place][1], folder, mended.filter(pc.equal(mended[FILE], place))
+                    staged.files[index][1], folder, mended.filter(pc.equal(mended[FILE], index))
                 )
-            self._replacer.replace(record, folder, [staged.files[place][1] for place in files])
-            self._output.drop(folder)
+            self._replacer.replace(record, folder, [staged.files[index][1] for index in files])
+            self._output.remove_folder(folder)
         self._mended_rows += mended.num_rows
 
     def _mended(self, staged: _Round) -> pa.Table:
@@ -298,10 +298,10 @@ def _with_values(table: pa.Table, rows: npt.NDArray[np.int64], columns: pa.Table
     take = np.arange(table.num_rows)
     take[rows] = table.num_rows + np.arange(len(rows))
     for name in columns.column_names:
-        place = table.schema.get_field_index(name)
-        kind = table.schema.field(place)
-        both = [*table.column(place).chunks, *columns[name].cast(kind.type).chunks]
-        table = table.set_column(place, kind, pa.chunked_array(both, kind.type).take(take))
+        index = table.schema.get_field_index(name)
+        kind = table.schema.field(index)
+        both = [*table.column(index).chunks, *columns[name].cast(kind.type).chunks]
+        table = table.set_column(index, kind, pa.chunked_array(both, kind.type).take(take))
     return table
 
 
@@ -321,7 +321,7 @@ def _writable(file: pq.ParquetFile) -> pa.Schema:
     those before 1970 such that it does not read them back (a negative time of day). They become
     timestamps in UTC, which for Spark are the same type, whichever way a file keeps them.
     """
-    columns = [file.schema.column(place) for place in range(len(file.schema))]
+    columns = [file.schema.column(index) for index in range(len(file.schema))]
     if all(column.physical_type != "INT96" for column in columns):
         return file.schema_arrow
     leaves = iter(columns)
@@ -336,7 +336,7 @@ def _without_int96(kind: pa.DataType, leaves: Iterator[Any]) -> pa.DataType:
         return field.with_type(_without_int96(field.type, leaves))
 
     if pa.types.is_struct(kind):
-        return pa.struct([mended(kind.field(place)) for place in range(kind.num_fields)])
+        return pa.struct([mended(kind.field(index)) for index in range(kind.num_fields)])
     if pa.types.is_map(kind):
         return pa.map_(mended(kind.key_field), mended(kind.item_field))
     if pa.types.is_list(kind):
@@ -389,8 +389,8 @@ def _rows_with_error(path: str, text_column: str, error_column: str) -> Iterator
             first += len(error)
 
 
-def _numbered(place: int, table: pa.Table) -> pa.Table:
-    numbers = pa.array(np.full(table.num_rows, place, np.int32))
+def _numbered(index: int, table: pa.Table) -> pa.Table:
+    numbers = pa.array(np.full(table.num_rows, index, np.int32))
     return table.add_column(0, STAGED.field(FILE), numbers)
 
 

@@ -80,9 +80,9 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         output.refuse_overlap(path)
     elif config.incremental:
         raise ConfigError(
-            f"incremental=true with {prelude.table.kind} {config.input or 'input'!r}: new rows are "
-            "told by new files, and it has none to compare; give a path, or score it anew with "
-            "--overwrite"
+            f"incremental=true with {config.input or 'df'!r}, a {prelude.table.input_format}: new "
+            "rows are told by new files, and it has none to compare; give a path, or score it anew "
+            "with --overwrite"
         )
     _ = (
         prelude.workers,
@@ -95,18 +95,18 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         return _Run(prelude, output, lease, started).run(display)
     finally:
         try:
-            output.drop_staging(lease.epoch)
+            output.remove_staging(lease.epoch)
         finally:
             lease.release()
-            _tidy(output, lease)
+            _remove_empty(output, lease)
 
 
-def _tidy(output: Output, lease: Lease) -> None:
+def _remove_empty(output: Output, lease: Lease) -> None:
     """Removes what is left of a run that did nothing, unless another one holds the output now."""
     holder = read_holder(output.lease_folder)
     if holder is not None and holder.released and holder.epoch == lease.epoch:
         with suppress(OSError):
-            output.tidy()
+            output.remove_empty()
 
 
 class _Run:
@@ -191,8 +191,8 @@ class _Run:
         files: Sequence[InputFile],
     ) -> Manifest:
         """Clears the output and writes the manifest of a new run."""
-        self._output.clear()
-        self._output.forget()
+        self._output.remove_published()
+        self._output.remove_records()
         processor = self._prelude.processor
         manifest = Manifest(
             settings=settings,
@@ -225,7 +225,7 @@ class _Run:
         """Scores the chunks without a record."""
         self._output.unfinish()
         done = self._done(manifest)
-        self._output.clear(keep=done.files)
+        self._output.remove_published(keep=done.files)
         progress = Progress(manifest.rows, len(manifest.chunks))
         progress.skip(done.rows, len(done.numbers))
         staging = self._output.staging_folder(self._lease.epoch, "engine")
@@ -233,7 +233,7 @@ class _Run:
         committer = Committer(
             self._config,
             plan.measure,
-            plan.workers.kind,
+            plan.workers.device_type,
             self._output,
             self._folder,
             self._lease,
@@ -308,7 +308,7 @@ class _Run:
             refuse_other_input(str(self._config.output), manifest.input_files, now, may_grow=True)
         # What no record names goes: on an object store, an earlier writer's copy may end late.
         self._lease.check()
-        self._output.clear(keep={SUCCESS_FILE, *files})
+        self._output.remove_published(keep={SUCCESS_FILE, *files})
         if not is_finished:
             self._output.finish()
 

@@ -22,7 +22,7 @@ from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
 from sparkinfer.models.tokens import EncodedRows, encode_rows
 from sparkinfer.workers import resident
 from sparkinfer.workers.devices import release_gpus, release_memory
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 
 
@@ -118,33 +118,33 @@ class ModelScoring:
         for backend in wanted_backends(self.options.acceleration):
             backend.warm_up()
 
-    def try_out(self, place: Place) -> Verdict:
+    def try_out(self, slot: WorkerSlot) -> Verdict:
         """Returns how every worker is to run the model, tried in this process.
 
         The model that passed stays loaded where the process is likely to score next. One that is
         not must not hold the accelerator's memory.
         """
-        resident.drop()
+        resident.release()
         path = stage(self.found, self.options.loading)
-        model, verdict = run_gate(path, self.options, place.device)
-        if place.scores_later:
+        model, verdict = run_gate(path, self.options, slot.device)
+        if slot.scores_later:
             decided = self.decided(verdict)
-            resident.keep(decided._key(place), model, lambda: release_memory(place.device))
+            resident.keep(decided._key(slot), model, lambda: release_memory(slot.device))
         else:
             del model
-            release_memory(place.device)
+            release_memory(slot.device)
             release_gpus()
         return verdict
 
-    def open(self, place: Place, report: Callable[[ScoringStatistics], None]) -> Scorer:
+    def open(self, slot: WorkerSlot, report: Callable[[ScoringStatistics], None]) -> Scorer:
         """Returns a scorer of this process's one copy of the model, loaded where it is not."""
         verdict = self._decided()
 
         def load() -> RunningModel:
             path = stage(self.found, self.options.loading)
-            return load_way(Checkpoint(path, self.options, place.device), verdict.accepted)
+            return load_way(Checkpoint(path, self.options, slot.device), verdict.accepted)
 
-        model = resident.get(self._key(place), load, lambda: release_memory(place.device))
+        model = resident.get(self._key(slot), load, lambda: release_memory(slot.device))
         return Scorer(model, self.options, report)
 
     def encode(self, batch: pa.RecordBatch, cores: int) -> EncodedRows:
@@ -170,7 +170,7 @@ class ModelScoring:
             raise AssertionError("rows are scored after the gate has decided")
         return self.verdict
 
-    def _key(self, place: Place) -> tuple[object, ...]:
+    def _key(self, slot: WorkerSlot) -> tuple[object, ...]:
         options = self.options
         accepted = self._decided().accepted
-        return (self.found.fingerprint, accepted, place.device, options.task, options.max_length)
+        return (self.found.fingerprint, accepted, slot.device, options.task, options.max_length)

@@ -172,7 +172,7 @@ class Scorer:
             through += int(encoded.n_tokens[sequences].sum())
             # By tokens: the longest come first, and rows alone would promise a late end.
             share = through / window.tokens
-            self.statistics.rows_in_window = int(share * len(window.rows.places))
+            self.statistics.rows_in_window = int(share * len(window.rows.indices))
             if self._report is not None:
                 self._report(self.statistics)
         return self._assemble(window.rows, scored, errors)
@@ -262,22 +262,22 @@ class Scorer:
         errors: dict[int, str],
     ) -> pa.RecordBatch:
         """Returns one scored row per row of the window, in order."""
-        inputs, places = rows.inputs, rows.places
+        inputs, indices = rows.inputs, rows.indices
         results, result_of = self._results(inputs, scored)
-        take = np.append(result_of, -1)[places]  # the last stands for a row without an input
+        take = np.append(result_of, -1)[indices]  # the last stands for a row without an input
         taken = _take(results, pa.array(take, mask=take < 0))
         reasons = np.full(len(inputs) + 1, None, dtype=object)
         of_inputs = inputs.errors(errors)
         reasons[list(of_inputs)] = list(of_inputs.values())
         reasons[-1] = NULL_TEXT
-        error = reasons[places]
+        error = reasons[indices]
         # A task leaves a row null whose output is no number.
         error[taken[0].is_null().to_numpy(zero_copy_only=False) & (take >= 0)] = NOT_FINITE
-        is_null = places < 0
-        truncated = np.append(inputs.truncated, False)[places]
+        is_null = indices < 0
+        truncated = np.append(inputs.truncated, False)[indices]
         columns = [
             *taken,
-            pa.array(np.append(inputs.n_tokens, 0)[places], pa.int32(), mask=is_null),
+            pa.array(np.append(inputs.n_tokens, 0)[indices], pa.int32(), mask=is_null),
             pa.array(truncated, pa.bool_(), mask=is_null),
             pa.array(error, pa.string()),
         ]
@@ -318,14 +318,14 @@ def _sequences_of_rows(rows: EncodedRows) -> IntArray:
     """
     inputs = rows.inputs
     used = np.zeros(len(inputs) + 1, dtype=np.bool_)  # the last: of rows without an input
-    used[rows.places] = True
+    used[rows.indices] = True
     used[list(inputs.errors(inputs.encoded.errors))] = False
     return inputs.sequences_of(np.flatnonzero(used[:-1]))
 
 
-def _take(table: pa.Table, places: pa.Array) -> list[pa.Array]:
+def _take(table: pa.Table, indices: pa.Array) -> list[pa.Array]:
     """Returns a table's columns at these places, null where the place is null."""
-    taken = table.take(places).combine_chunks()
+    taken = table.take(indices).combine_chunks()
     return [
         column.chunk(0) if column.num_chunks else pa.array([], column.type)
         for column in taken.columns

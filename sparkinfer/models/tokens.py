@@ -94,8 +94,8 @@ class Inputs:
         """Returns the reason of each input that has a sequence with one: that of its first."""
         found: dict[int, str] = {}
         for sequence in sorted(of_sequences):
-            place = int(np.searchsorted(self.starts, sequence, side="right")) - 1
-            found.setdefault(place, of_sequences[sequence])
+            index = int(np.searchsorted(self.starts, sequence, side="right")) - 1
+            found.setdefault(index, of_sequences[sequence])
         return found
 
     def sequences_of(self, inputs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -123,12 +123,12 @@ class EncodedRows:
     """Rows and what the model is fed for them; rows with the same input share one.
 
     Attributes:
-        places: for each row its input's index in `inputs`, -1 where the row has none (null), int64
+        indices: for each row its input's index in `inputs`, -1 where the row has none (null), int64
             (rows,). Not every input needs to be some row's.
         inputs: the inputs.
     """
 
-    places: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     inputs: Inputs
 
 
@@ -144,10 +144,10 @@ def encode_rows(
     rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
     is_there = np.fromiter(map(_is_whole, rows), bool, len(rows))
     distinct, found = deduplicate([row for row in rows if _is_whole(row)])
-    places = np.full(len(rows), -1, dtype=np.int64)
-    places[is_there] = found
+    indices = np.full(len(rows), -1, dtype=np.int64)
+    indices[is_there] = found
     split = [distinct] if len(columns) == 1 else list(zip(*distinct, strict=True))
-    return EncodedRows(places, encode(split or [()] * len(columns)))
+    return EncodedRows(indices, encode(split or [()] * len(columns)))
 
 
 def _is_whole(row: Any) -> bool:

@@ -34,7 +34,7 @@ class InputChunks:
         self._copies = copies
         self._path = prelude.table.path
         self._root = input_root(self._path) if self._path is not None else ""
-        self._is_parquet = prelude.table.kind == "parquet"
+        self._is_parquet = prelude.table.input_format == "parquet"
         self.folders = InputFolders(self._root if self._is_parquet else copies, copies=copies)
 
     def files(self) -> tuple[InputFile, ...]:
@@ -46,7 +46,7 @@ class InputChunks:
         """How large a chunk becomes."""
         target_rows = self._prelude.config.chunks.target_rows
         if target_rows is None:
-            return DEFAULT_LIMITS[self._prelude.workers.kind]
+            return DEFAULT_LIMITS[self._prelude.workers.device_type]
         return ChunkLimits(target_rows, NO_LIMIT)
 
     def cut(
@@ -84,7 +84,7 @@ class InputChunks:
 
     def _copy_large(self, files: Sequence[RowGroups]) -> list[RowGroups]:
         """Returns the files that are read: copies where a file's row groups are too large."""
-        kind = self._prelude.workers.kind
+        kind = self._prelude.workers.device_type
         large = [file.path for file in files if should_copy(file, self.limits, kind)]
         if not large:
             return list(files)

@@ -130,7 +130,7 @@ def type_name(kind: pa.DataType) -> str:
     if pa.types.is_map(kind):
         return f"map<{type_name(kind.key_type)}, {type_name(kind.item_type)}>"
     if pa.types.is_struct(kind):
-        fields = (kind.field(place) for place in range(kind.num_fields))
+        fields = (kind.field(index) for index in range(kind.num_fields))
         return f"struct<{', '.join(f'{field.name}: {type_name(field.type)}' for field in fields)}>"
     return str(kind).removeprefix("large_")
 

@@ -15,12 +15,12 @@ class Workers:
     """How many model replicas score at once, and on what.
 
     Attributes:
-        kind: `cpu` or `cuda`.
+        device_type: `cpu` or `cuda`.
         count: replicas.
         cores: CPU cores of each.
     """
 
-    kind: str
+    device_type: str
     count: int
     cores: int = 1
 

@@ -18,7 +18,7 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.copying import FileCopier
 from sparkinfer.rows.tally import WrittenFile
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 
 T = TypeVar("T")
 
@@ -29,14 +29,14 @@ class InputTable:
 
     Attributes:
         columns: names, in order.
-        kind: `parquet`, `csv`, `json`, `table` or `DataFrame`.
+        input_format: `parquet`, `csv`, `json`, `table` or `DataFrame`.
         path: where its files are; None for a table or a DataFrame.
         schema: the columns that Arrow has a type for.
         foreign: the type of each other column, by its name.
     """
 
     columns: tuple[str, ...]
-    kind: str
+    input_format: str
     path: str | None
     schema: pa.Schema
     foreign: Mapping[str, str] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Engine(Protocol):
             EngineUnavailableError: an accelerator was asked for and is not there.
         """
 
-    def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
+    def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Returns what a function returns in one of the workers.
 
         Args:

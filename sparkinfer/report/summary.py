@@ -44,7 +44,7 @@ def _model_lines(result: RunResult) -> list[str]:
     if verdict is None or workers is None:
         return []
     return [
-        f"model      {verdict.accepted} on {workers.count} x {workers.kind}; "
+        f"model      {verdict.accepted} on {workers.count} x {workers.device_type}; "
         f"largest difference from float32 {verdict.max_difference:.1g}",
         *(f"           not used: {name}: {reason}" for name, reason in verdict.rejected),
     ]

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import pyarrow as pa
 
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import Activity
 
@@ -84,13 +84,13 @@ class ProcessorSpec(Protocol):
     def warm_up(self) -> None:
         """Imports what it needs, in a worker that will open it soon."""
 
-    def try_out(self, place: Place) -> Any:
+    def try_out(self, slot: WorkerSlot) -> Any:
         """Returns what one worker finds out before the job; picklable."""
 
     def decided(self: S, found: Any) -> S:
         """Returns it as every worker opens it, given what `try_out` returned."""
 
-    def open(self, place: Place, report: Report) -> Processor:
+    def open(self, slot: WorkerSlot, report: Report) -> Processor:
         """Returns the processor, ready in this process."""
 
 

@@ -202,11 +202,11 @@ def read_batches(
         max_rows: most rows of a batch.
         max_bytes: most bytes of a batch.
     """
-    places = column_places(file, names)
+    indices = column_places(file, names)
     # One row group after the other: read ahead, a chunk would lie in memory whole.
     for group in groups:
         metadata = file.metadata.row_group(group)
-        size = max(1, encoded_bytes(metadata, places))
+        size = max(1, encoded_bytes(metadata, indices))
         rows = max(1, min(max_rows, metadata.num_rows * max_bytes // size))
         yield from file.iter_batches(rows, [group], list(names))
 
@@ -222,15 +222,15 @@ def column_places(file: pq.ParquetFile, names: Iterable[str]) -> list[int]:
     groups = [metadata.row_group(0)] if metadata.num_row_groups else []
     paths = [group.column(i).path_in_schema for group in groups for i in range(group.num_columns)]
     return [
-        place
-        for place, path in enumerate(paths)
+        index
+        for index, path in enumerate(paths)
         if path in wanted or any(path.startswith(f"{name}.") for name in wanted)
     ]
 
 
-def encoded_bytes(row_group: pq.RowGroupMetaData, places: Iterable[int]) -> int:
+def encoded_bytes(row_group: pq.RowGroupMetaData, indices: Iterable[int]) -> int:
     """Returns the size of some columns of a row group, as Parquet encodes them, not compressed."""
-    return sum(row_group.column(place).total_uncompressed_size for place in places)
+    return sum(row_group.column(index).total_uncompressed_size for index in indices)
 
 
 def halved(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:

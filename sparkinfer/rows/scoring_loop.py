@@ -13,7 +13,7 @@ import pyarrow as pa
 from sparkinfer.rows.processor import Processor, ProcessorSpec
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import StallReport, Watchdog
 
@@ -49,7 +49,7 @@ class ScoringLoop:
 
     Args:
         spec: what scores them.
-        place: what this process has been given.
+        slot: what this process has been given.
         reporter: is told of it, and closed at the end.
         watch: what is done about a hang.
         where: names the work in a report of a hang.
@@ -58,13 +58,13 @@ class ScoringLoop:
     def __init__(
         self,
         spec: ProcessorSpec,
-        place: Place,
+        slot: WorkerSlot,
         reporter: Reporter,
         watch: Watch,
         where: str = "",
     ) -> None:
         self._spec = spec
-        self._place = place
+        self._slot = slot
         self._reporter = reporter
         self._watch = watch
         self._where = where
@@ -80,7 +80,7 @@ class ScoringLoop:
     def __enter__(self) -> ScoringLoop:
         started = time.perf_counter()
         try:
-            self._processor = self._spec.open(self._place, self._reporter.send)
+            self._processor = self._spec.open(self._slot, self._reporter.send)
         except BaseException:
             self._reporter.close()
             raise

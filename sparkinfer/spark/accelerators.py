@@ -41,12 +41,12 @@ class Accelerators:
     """What the replicas run on.
 
     Attributes:
-        kind: the device of each replica.
+        device_type: of each replica.
         count: replicas at once, over all executors.
         cores_per_task: CPU cores that Spark gives to each of them.
     """
 
-    kind: Literal["cuda", "cpu"]
+    device_type: Literal["cuda", "cpu"]
     count: int
     cores_per_task: int
 
@@ -106,7 +106,7 @@ def task_device(kind: str) -> str:
     process ends.
 
     Args:
-        kind: `cuda` or `cpu`, as `Accelerators.kind`.
+        kind: `cuda` or `cpu`, as `Accelerators.device_type`.
 
     Raises:
         EngineUnavailableError: the GPU is not visible to torch, or all of them are taken; a GPU

@@ -26,15 +26,15 @@ def copy_by_tasks(
 
     def copy(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for place in batch.column(0).to_pylist():
-                copies = copier.copy(names[place])
-                yield pa.RecordBatch.from_pylist([{"place": place, "copies": copies}])
+            for index in batch.column(0).to_pylist():
+                copies = copier.copy(names[index])
+                yield pa.RecordBatch.from_pylist([{"index": index, "copies": copies}])
 
     try:
         one_file_each = spark.range(len(names), numPartitions=max(1, len(names)))
-        rows = one_file_each.mapInArrow(copy, "place long, copies array<string>").collect()
+        rows = one_file_each.mapInArrow(copy, "index long, copies array<string>").collect()
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(
             f"{len(names)} files were not copied to {copier.folder!r}: {explain(error)}"
         ) from error
-    return {names[row.place]: list(row.copies) for row in rows}
+    return {names[row["index"]]: list(row.copies) for row in rows}

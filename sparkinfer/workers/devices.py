@@ -28,7 +28,7 @@ def worker_device(kind: str, address: str | None, local_rank: int) -> str:
     container and not by host gives several ranks the same one, and the others then take the next.
 
     Args:
-        kind: `cuda` or `cpu`, as `Accelerators.kind`.
+        kind: `cuda` or `cpu`, as `Workers.device_type`.
         address: what Spark assigned to the rank's task, None where it schedules no GPUs.
         local_rank: the rank among those on its host.
 
@@ -124,8 +124,8 @@ def _lock_free_gpu(visible: list[str], first: int) -> int:
     if _held:
         return next(iter(_held))
     count = count_cuda_devices()
-    for place in range(count):
-        index = (first + place) % count
+    for index in range(count):
+        index = (first + index) % count
         name = visible[index] if index < len(visible) else str(index)
         lock = _try_lock(name)
         if lock is not None:

@@ -13,36 +13,36 @@ _kept: dict[object, tuple[Any, Callable[[], None]]] = {}
 _on_change: list[Callable[[bool], None]] = []
 
 
-def get(key: object, load: Callable[[], Any], release: Callable[[], None]) -> Any:
+def get(key: object, load: Callable[[], Any], on_release: Callable[[], None]) -> Any:
     """Returns what is kept under a key, else what `load` returns, which is kept from now on.
 
     Args:
         key: tells apart what may be kept.
         load: makes it; what was kept before is gone by then.
-        release: called when it is gone.
+        on_release: called when it is gone.
     """
     if key in _kept:
         return _kept[key][0]
-    drop()
+    release()
     thing = load()
-    keep(key, thing, release)
+    keep(key, thing, on_release)
     return thing
 
 
-def keep(key: object, thing: Any, release: Callable[[], None]) -> None:
+def keep(key: object, thing: Any, on_release: Callable[[], None]) -> None:
     """Keeps something in the place of what was kept; see `get`."""
-    drop()
-    _kept[key] = (thing, release)
+    release()
+    _kept[key] = (thing, on_release)
     _tell(True)
 
 
-def drop() -> None:
+def release() -> None:
     """Lets go of what is kept, if there is anything."""
     if not _kept:
         return
     _tell(False)
-    release = _kept.popitem()[1][1]  # nothing here refers to the thing any more
-    release()
+    on_release = _kept.popitem()[1][1]  # nothing here refers to the thing any more
+    on_release()
 
 
 def on_change(act: Callable[[bool], None]) -> None:

@@ -125,19 +125,19 @@ class Watchdog:
             # A pause that took much longer was no pause of the scorer alone.
             passed_s = min(time.monotonic() - looked, 2 * pause_s)
             looked = time.monotonic()
-            for place, activity in enumerate(self._activities()):
-                if activity is None or activity is not seen[place]:
-                    seen[place], lasted_s[place] = activity, 0.0
+            for index, activity in enumerate(self._activities()):
+                if activity is None or activity is not seen[index]:
+                    seen[index], lasted_s[index] = activity, 0.0
                     continue
-                lasted_s[place] += passed_s
-                if lasted_s[place] >= self._timeout_s:
-                    lasted_s[place] = -math.inf  # each stall is told once
+                lasted_s[index] += passed_s
+                if lasted_s[index] >= self._timeout_s:
+                    lasted_s[index] = -math.inf  # each stall is told once
                     self._on_stall(self._report(activity))
 
     def _report(self, activity: Activity) -> StallReport:
-        place = f"process {os.getpid()} on {socket.gethostname()}"
-        place = f"{self.where}, {place}" if self.where else place
-        line = f"no progress for {self._timeout_s:g} s in {activity} ({place})"
+        index = f"process {os.getpid()} on {socket.gethostname()}"
+        index = f"{self.where}, {index}" if self.where else index
+        line = f"no progress for {self._timeout_s:g} s in {activity} ({index})"
         return StallReport(line, _stacks())
 
 

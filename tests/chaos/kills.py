@@ -75,13 +75,13 @@ class Planned:
         kind: of the victim.
         from_rows: that have to be done.
         delay_s: from then on.
-        place: of the victim among those of its kind, 0 to 1.
+        index: of the victim among those of its kind, 0 to 1.
     """
 
     kind: str
     from_rows: float
     delay_s: float
-    place: float
+    index: float
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ def _kill(
         if found and due is None:
             due = time.monotonic() + planned.delay_s
         if found and due is not None and time.monotonic() >= due:
-            victim = found[int(planned.place * len(found))]
+            victim = found[int(planned.index * len(found))]
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
                 if planned.kind != RANK or victims.says_that_it_scores(victim.pid):

@@ -27,7 +27,7 @@ from sparkinfer.engines.horovod.prepare import read_list
 from sparkinfer.engines.horovod.rank import Placement
 from sparkinfer.engines.horovod.readers import choose_reader
 from sparkinfer.engines.horovod.shares import deal_chunk, read_shares
-from sparkinfer.engines.spark_worker import act_in_worker, read_outcome
+from sparkinfer.engines.spark_worker import call_in_worker, read_result
 from sparkinfer.exceptions import (
     ConfigError,
     EngineUnavailableError,
@@ -223,8 +223,8 @@ def test_ranks_run_on_the_executors_of_a_cluster(
     reference: list[dict[str, Any]],
 ) -> None:
     cases = [
-        (launcher, READERS[-1 - place], 2, tmp_path / launcher)
-        for place, launcher in enumerate(LAUNCHERS)
+        (launcher, READERS[-1 - index], 2, tmp_path / launcher)
+        for index, launcher in enumerate(LAUNCHERS)
     ]
     score_in_driver(standalone_cluster, classifier, tmp_path, cases)
     for *_, output in cases:
@@ -584,9 +584,9 @@ def test_the_process_that_ran_the_gate_keeps_its_model_only_if_it_scores(
 ) -> None:
     config = config_for(classifier, "x", Path("y"), acceleration="none")
     processor = make_processor(config).resolved()
-    resident.drop()
-    outcome = act_in_worker(processor.try_out, "cpu", 1, scores_later)
+    resident.release()
+    outcome = call_in_worker(processor.try_out, "cpu", 1, scores_later)
     models = len(resident._kept)
-    resident.drop()
-    assert read_outcome(outcome).accepted.dtype == "float32"
+    resident.release()
+    assert read_result(outcome).accepted.dtype == "float32"
     assert models == int(scores_later)

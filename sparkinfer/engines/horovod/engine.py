@@ -35,7 +35,7 @@ from sparkinfer.spark.accelerators import count_slots, is_classic, why_slots_are
 from sparkinfer.spark.job_threads import JobThreads
 from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -83,7 +83,7 @@ class HorovodEngine:
             EngineUnavailableError: the launcher is not installed.
         """
         workers = self._workers.workers()
-        self._launcher.check(workers.kind)
+        self._launcher.check(workers.device_type)
         if why_slots_are_unknown(self._spark) is None:
             slots = count_slots(self._spark.sparkContext)
             if workers.count > slots:
@@ -93,7 +93,7 @@ class HorovodEngine:
                 )
         return workers
 
-    def on_one_worker(self, act: Callable[[Place], T], warm_up: Callable[[], None]) -> T:
+    def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Returns what a function returns in one Python worker; see `Engine`."""
         return self._workers.on_one_worker(act, warm_up)
 
@@ -203,7 +203,7 @@ class HorovodEngine:
         """Returns what the launcher raised once the ranks have ended."""
         try:
             with supervisor:
-                self._launcher.launch(job, job.plan.workers.kind)
+                self._launcher.launch(job, job.plan.workers.device_type)
         except Exception as error:  # launchers raise what they please
             return error
         return None

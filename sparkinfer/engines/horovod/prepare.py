@@ -113,20 +113,20 @@ def prepare(spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob) -> di
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         for batch in batches:
-            for place in batch.column(0).to_pylist():
-                name = _write_list(job.folder, prepare_part(job, place, parts[place]))
-                yield pa.RecordBatch.from_pylist([{"place": place, "list": name}])
+            for index in batch.column(0).to_pylist():
+                name = _write_list(job.folder, prepare_part(job, index, parts[index]))
+                yield pa.RecordBatch.from_pylist([{"index": index, "list": name}])
 
     try:
         written = spark.range(len(parts), numPartitions=max(1, len(parts))).mapInArrow(
-            write, "place long, list string"
+            write, "index long, list string"
         )
         rows = _without_gpus(spark, written)
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(f"the prepare stage failed: {explain(error)}") from error
     lists: dict[int, list[str]] = {}
-    for row in sorted(rows, key=lambda row: int(row.place)):
-        lists.setdefault(parts[row.place].number, []).append(row.list)
+    for row in sorted(rows, key=lambda row: int(row["index"])):
+        lists.setdefault(parts[row["index"]].number, []).append(row.list)
     return lists
 
 
@@ -176,17 +176,17 @@ def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
     return list(df.rdd.withResources(profile).collect())
 
 
-def prepare_part(job: PrepareJob, place: int, part: Chunk) -> Iterator[PreparedFile]:
+def prepare_part(job: PrepareJob, index: int, part: Chunk) -> Iterator[PreparedFile]:
     """Yields the row groups of a chunk or a part of one, each once its files are written.
 
     Args:
         job: how.
-        place: among the parts; decides about the keys of the rows.
+        index: among the parts; decides about the keys of the rows.
         part: where the rows are.
     """
-    row = place * KEYS_PER_PART
+    row = index * KEYS_PER_PART
     plan, batching = job.plan, job.batching
-    budget = batching.max_batch_tokens or DEFAULT_BATCH_TOKENS[plan.workers.kind]
+    budget = batching.max_batch_tokens or DEFAULT_BATCH_TOKENS[plan.workers.device_type]
     limits = growing_limits(budget, budget * BATCHES_IN_ROW_GROUP)
     batches = plan.reader.read(part.pieces)
     windows = rebatch(batches, same_rows(batching.window_rows), batching.window_bytes)
@@ -213,26 +213,26 @@ def _encoded(processor: ProcessorSpec, window: pa.RecordBatch, cores: int) -> En
 
 def _row_tokens(rows: EncodedRows) -> IntArray:
     """Returns the tokens of each row, int64 (rows,); a row without an input has none."""
-    tokens: IntArray = np.append(rows.inputs.n_tokens, 0)[rows.places]
+    tokens: IntArray = np.append(rows.inputs.n_tokens, 0)[rows.indices]
     return tokens
 
 
 def _tokens_table(rows: EncodedRows, group: IntArray, first_row: int) -> pa.Table:
     """Returns the tokens file's rows for some rows of a window."""
     inputs, encoded = rows.inputs, rows.inputs.encoded
-    places = rows.places[group]
-    is_null = places < 0
-    n_tokens = np.where(is_null, NULL_LENGTH, np.append(inputs.n_tokens, 0)[places])
-    counts = np.append(inputs.counts, 0)[places]
-    sequences = inputs.sequences_of(places[~is_null])
+    indices = rows.indices[group]
+    is_null = indices < 0
+    n_tokens = np.where(is_null, NULL_LENGTH, np.append(inputs.n_tokens, 0)[indices])
+    counts = np.append(inputs.counts, 0)[indices]
+    sequences = inputs.sequences_of(indices[~is_null])
     taken = encoded.values_of(sequences)
     errors = inputs.errors(encoded.errors)
     columns = {
         ROW: pa.array(np.arange(first_row, first_row + len(group))),
         N_TOKENS: pa.array(n_tokens.astype(np.int32)),
-        TRUNCATED: pa.array(np.append(inputs.truncated, False)[places]),
+        TRUNCATED: pa.array(np.append(inputs.truncated, False)[indices]),
         SEQUENCES: pa.array(counts.astype(np.int32)),
-        ERROR: pa.array([errors.get(int(place)) for place in places], pa.string()),
+        ERROR: pa.array([errors.get(int(index)) for index in indices], pa.string()),
         LENGTHS: _lists(encoded.n_tokens[sequences], counts),
     }
     for name, values in encoded.columns.items():

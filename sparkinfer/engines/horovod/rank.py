@@ -34,7 +34,7 @@ from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.workers import resident
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient
 from sparkinfer.workers.devices import worker_device
-from sparkinfer.workers.place import Place
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import StallReport, end_process
 
@@ -102,7 +102,7 @@ def run_rank(job: RankJob, placement: Placement) -> None:
     except Exception:
         logger.exception("rank %d failed", placement.rank)
     finally:
-        resident.drop()
+        resident.release()
 
 
 def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
@@ -117,7 +117,7 @@ def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
         return  # more ranks than row groups: no need to load the model
     workers = job.plan.workers
     limit_threads(workers.cores)
-    device = worker_device(workers.kind, placement.gpu_address, placement.local_rank)
+    device = worker_device(workers.device_type, placement.gpu_address, placement.local_rank)
     reporter = _Reporter(job.progress, placement.rank, device, beat)
 
     def end_rank(stall: StallReport) -> None:
@@ -125,7 +125,9 @@ def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
         end_process(lambda: beat.fail(stall.line, stall.stacks))
 
     watch = Watch(job.plan.stall_timeout_s, end_rank)
-    with ScoringLoop(job.plan.processor, Place(device, workers.cores), reporter, watch) as loop:
+    with ScoringLoop(
+        job.plan.processor, WorkerSlot(device, workers.cores), reporter, watch
+    ) as loop:
         beat.check()
         beat.enter(SCORING)
         for share in itertools.chain([first], shares):

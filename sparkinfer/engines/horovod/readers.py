@@ -119,24 +119,24 @@ def _encoded_rows(
         np.repeat(columns[TRUNCATED].astype(np.bool_), counts),
         {int(starts[row]): reason for row, reason in errors.items()},
     )
-    return EncodedRows(_places(columns, fed, errors), Inputs(encoded, starts))
+    return EncodedRows(_indices(columns, fed, errors), Inputs(encoded, starts))
 
 
-def _places(columns: Columns, fed: Columns, errors: Mapping[int, str]) -> npt.NDArray[np.int64]:
+def _indices(columns: Columns, fed: Columns, errors: Mapping[int, str]) -> npt.NDArray[np.int64]:
     """Returns for each row the first row that is fed the same, -1 where the row is null."""
     n_tokens = columns[N_TOKENS].astype(np.int64)
     is_null = n_tokens < 0
     ends = np.cumsum(np.maximum(n_tokens, 0))
     told_apart = [values for name, values in fed.items() if name != "attention_mask"]
     seen: dict[object, int] = {}
-    places = np.full(len(n_tokens), -1, dtype=np.int64)
+    indices = np.full(len(n_tokens), -1, dtype=np.int64)
     for row in np.flatnonzero(~is_null):
         tokens = slice(ends[row] - n_tokens[row], ends[row])
         key: object = tuple(values[tokens].tobytes() for values in told_apart)
         # Two texts without tokens may have failed for different reasons.
         key = row if row in errors else (key, columns[TRUNCATED][row], columns[SEQUENCES][row])
-        places[row] = seen.setdefault(key, int(row))
-    return places
+        indices[row] = seen.setdefault(key, int(row))
+    return indices
 
 
 def _read_columns(path: str, names: list[str] | None) -> pa.Table:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerSlot:
     """What a worker process has been given.
 
     Attributes:
