@@ -431,7 +431,7 @@ def output(request: pytest.FixtureRequest, classifier: Path, tmp_path: Path) -> 
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sparkinfer.jobs.output, "move", move)
-        patched.setattr(Output, "drop_staging", die)
+        patched.setattr(Output, "remove_staging", die)
         with pytest.raises(Killed):
             run(config, parts=2)
     return Path(str(config.output))
