@@ -6,7 +6,9 @@ import socket
 import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,6 +27,10 @@ from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import StallReport
 
 T = TypeVar("T")
+
+COMMITS_AT_ONCE = 2
+"""Chunks that are committed while the next one is scored: on an object store a commit takes a few
+round trips."""
 
 
 class LocalEngine:
@@ -72,9 +78,17 @@ class LocalEngine:
         slot = _slot(plan.workers)
         reporter = _Reporter(progress, f"{slot.device} on {socket.gethostname()}")
         watch = Watch(plan.stall_timeout_s, _tell_stall)
-        with ScoringLoop(plan.processor, slot, reporter, watch) as loop:
+        commits: deque[Future[None]] = deque()
+        with (
+            ThreadPoolExecutor(COMMITS_AT_ONCE, thread_name_prefix="sparkinfer-commit") as pool,
+            ScoringLoop(plan.processor, slot, reporter, watch) as loop,
+        ):
             for task in tasks:
-                ledger.commit(_score_chunk(loop, plan, task))
+                commits.append(pool.submit(ledger.commit, _score_chunk(loop, plan, task)))
+                while len(commits) > COMMITS_AT_ONCE or (commits and commits[0].done()):
+                    commits.popleft().result()
+            for commit in commits:
+                commit.result()
 
 
 def _score_chunk(loop: ScoringLoop, plan: Plan, task: ChunkTask) -> ScoredChunk:

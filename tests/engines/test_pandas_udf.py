@@ -11,6 +11,7 @@ import pytest
 
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
+from sparkinfer.jobs.committer import Committer
 from tests.standalone_cluster import StandaloneCluster, run_driver
 from tests.tiny_models import sentences
 
@@ -127,6 +128,81 @@ def test_run_executes_the_plan_of_a_non_file_input_once(
     assert result.statistics.rows == 300
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 2
     assert result.workers.count == 2
+
+
+def test_a_dataframe_is_a_job_that_can_be_broken_off(
+    spark: SparkSession, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = tmp_path / "evaluated"
+    evaluated.mkdir()
+
+    def note(batches: Any) -> Any:
+        import uuid
+
+        for batch in batches:
+            (evaluated / uuid.uuid4().hex).write_text(str(len(batch)))
+            yield batch
+
+    rows = pd.DataFrame({"id": range(90), "text": sentences(90)})
+    df = spark.createDataFrame(rows).coalesce(1).mapInPandas(note, "id long, text string")
+    config = sparkinfer.ScoringConfig(
+        output=str(tmp_path / "out"), chunks={"target_rows": 30}, **options(classifier)
+    )
+    commit = Committer.commit
+
+    def fail_at_2(self: Committer, scored: Any) -> None:
+        if scored.chunk.number == 2:
+            raise JobError("broken off")
+        commit(self, scored)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Committer, "commit", fail_at_2)
+        with pytest.raises(JobError, match="broken off"):
+            sparkinfer.run(config, df=df)
+    result = sparkinfer.run(config, df=df)
+    assert (result.rows, result.rows_before) == (90, 60)
+    scored = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pydict()
+    assert scored["id"] == list(range(90))
+    assert scored["text"] == rows["text"].tolist()
+    assert sum(int(mark.read_text()) for mark in evaluated.iterdir()) == 90  # copied once
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"input": "reviews"}, "input='reviews' with df"),
+        ({"engine": "local"}, "engine='local' with df: a DataFrame is read by Spark"),
+        ({"incremental": True}, "incremental=true with 'df', a DataFrame"),
+    ],
+)
+def test_a_dataframe_with_what_does_not_go_with_it_is_refused(
+    df: DataFrame, classifier: Path, tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    config = sparkinfer.ScoringConfig(output=str(tmp_path / "out"), **options(classifier, **more))
+    with pytest.raises(ConfigError, match=message):
+        sparkinfer.run(config, df=df)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"output": "out"},
+        {"overwrite": True},
+        {"label_col": "id"},
+        {"incremental": True},
+        {"retry_errors": True},
+        {"max_error_rows": 3},
+        {"chunks": {"target_rows": 3}},
+        {"master": "local[2]"},
+    ],
+)
+def test_an_option_that_does_nothing_for_a_lazy_dataframe_is_refused(
+    df: DataFrame, classifier: Path, given: dict[str, Any]
+) -> None:
+    [name] = given
+    with pytest.raises(ConfigError, match=f"^{name}=.* with score: .*sparkinfer.run"):
+        sparkinfer.score(df, **options(classifier, **given))
 
 
 def test_more_workers_than_slots_run_in_waves(
