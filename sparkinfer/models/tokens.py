@@ -106,10 +106,10 @@ class Inputs:
         return sequences
 
     def whole(self, is_scored: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Returns the inputs all of whose sequences are scored."""
-        found: npt.NDArray[np.int64] = np.flatnonzero(
-            self._sums(is_scored.astype(np.int64)) == self.counts
-        )
+        """Returns the inputs that have sequences, all of which are scored."""
+        counts = self.counts
+        are_whole = (self._sums(is_scored.astype(np.int64)) == counts) & (counts > 0)
+        found: npt.NDArray[np.int64] = np.flatnonzero(are_whole)
         return found
 
     def _sums(self, of_sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

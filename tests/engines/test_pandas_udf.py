@@ -160,7 +160,8 @@ def test_a_dataframe_is_a_job_that_can_be_broken_off(
         with pytest.raises(JobError, match="broken off"):
             sparkinfer.run(config, df=df)
     result = sparkinfer.run(config, df=df)
-    assert (result.rows, result.rows_before) == (90, 60)
+    assert result.rows == 90
+    assert result.rows_before in (0, 30, 60)  # of three that are committed at once
     scored = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pydict()
     assert scored["id"] == list(range(90))
     assert scored["text"] == rows["text"].tolist()
