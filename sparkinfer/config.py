@@ -89,8 +89,8 @@ class ChunksConfig(Options):
     """How the input is cut into chunks, the unit of commit and resume."""
 
     target_rows: int | None = field(default=None, metadata=at_least(1))
-    """Most rows of a chunk; None: by what the model runs on, rows and text counted. A row group is
-    never cut."""
+    """Most rows of a chunk; None: by what the model runs on, rows and text counted. Larger
+    row groups are cut."""
 
 
 @dataclass(frozen=True, init=False)
@@ -132,7 +132,7 @@ class ScoringConfig(Options):
     label_col: str | None = None
     """Column with the true label (id or name); gives the metrics in the result."""
     metrics: tuple[str, ...] = ()
-    """Further metrics, each a class as `package.module:Name`; see `sparkinfer.jobs.metrics`."""
+    """Further metrics, each a class as `package.module:Name`; see `sparkinfer.metrics.base`."""
     max_error_rows: str | None = field(default=None, metadata=read_by(_error_rows))
     """Rows with an error at which the run stops, a number or a share of the input such as `1%`;
     None: any number."""

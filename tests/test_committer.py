@@ -122,6 +122,22 @@ def test_a_lease_that_is_lost_meanwhile_ends_the_tries(
     assert ids_of(config.output) == []
 
 
+class CutsFiles(MadeUpEngine):
+    """Loses the end of what it has written of a chunk."""
+
+    def _write(self, plan: Any, task: Any, table: Any) -> Any:
+        files = super()._write(plan, task, table)
+        path = Path(task.staging) / files[0].name
+        path.write_bytes(path.read_bytes()[:-20])
+        return files
+
+
+def test_a_file_that_is_not_whole_is_not_published(config: ScoringConfig) -> None:
+    with pytest.raises(JobError, match="is no whole Parquet file"):
+        run_made_up(config, CutsFiles(config))
+    assert ids_of(config.output) == []
+
+
 class CommitsAtOnce(MadeUpEngine):
     """Commits all chunks at the same moment, each from a thread of its own."""
 

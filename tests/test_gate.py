@@ -114,6 +114,19 @@ def test_deepspeed_asked_for_and_not_installed_names_the_extra(
     check_acceleration("auto")
 
 
+def test_a_backend_that_was_asked_for_and_that_a_worker_lacks_is_told(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DeepSpeedBackend, "problem", lambda self: "not there")
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    config = options_of(acceleration="deepspeed", dtype="float32")
+    _, verdict = run_gate(classifier, config, "cpu")
+    assert verdict.accepted == Acceleration("none", "float32")
+    [(name, reason)] = verdict.rejected
+    assert name == "deepspeed in float32"
+    assert "deepspeed" in reason
+
+
 def test_an_unknown_acceleration_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="acceleration='warp': expected one of auto, deepspeed"):
         check_acceleration("warp")

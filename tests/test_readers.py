@@ -250,6 +250,18 @@ def test_equal_rows_of_a_row_group_share_one_encoding(
     assert len(set(rows.indices.tolist())) == 2
 
 
+def test_rows_whose_sequences_are_cut_elsewhere_are_no_equals() -> None:
+    columns = {
+        "n_tokens": np.array([3, 3, 3]),
+        "truncated": np.zeros(3, bool),
+        "sequences": np.array([2, 2, 2]),
+        "lengths": np.array([1, 2, 2, 1, 1, 2]),
+        "input_ids": np.array([5, 6, 7] * 3, np.int32),
+    }
+    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {})
+    assert rows.indices.tolist() == [0, 1, 0]
+
+
 def test_a_row_group_that_a_reader_leaves_out_is_an_error(
     tmp_path: Path, source: ModelSource
 ) -> None:

@@ -57,7 +57,7 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     engine = PandasUdfEngine(config, spark)
     prelude = Prelude(config, make_source(config, spark, df), engine)
     prelude.check()
-    _ = prelude.table  # columns that do not fit are found before the model is fetched
+    _ = prelude.asked_columns  # those that do not fit are found before the model is fetched
     return engine.scored(df, prelude.plan(InputFolders(""), staging=""))
 
 

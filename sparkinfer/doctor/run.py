@@ -34,7 +34,7 @@ def check_input(case: Case) -> Outcome:
     config = case.config
     if config.input is None:
         return Outcome("skipped", "no input was given", "give --input to have it checked")
-    table = case.prelude.table
+    table, _ = case.prelude.table, case.prelude.asked_columns
     case.table = table
     columns = ", ".join(table.columns)
     found = f"{table.input_format} {config.input} with {columns}; text in {config.input_col!r}"
@@ -51,7 +51,9 @@ def check_model(case: Case) -> Outcome:
     asked = opened.asked if opened else make_processor(config)
     asked.check()
     resolved = opened.resolved if opened else asked.resolved()
-    fingerprint = resolved.settings()["model_fingerprint"]
+    fingerprint = resolved.settings().get("model_fingerprint")
+    if fingerprint is None:
+        return Outcome("skipped", f"task={config.task!r} uses no model", "there is nothing to do")
     stand_in = "" if "model" in case.given else " (none was given: the one of the demo)"
     return Outcome("ok", f"{config.model}{stand_in}, fingerprint {fingerprint[:12]}")
 
@@ -59,6 +61,8 @@ def check_model(case: Case) -> Outcome:
 def check_gate(case: Case) -> Outcome:
     """Returns how the model would be run: loads it in one worker."""
     verdict = case.prelude.processor.verdict
+    if verdict is None:
+        return Outcome("skipped", "there is no model to try", "there is nothing to do")
     found = (
         f"{verdict.accepted} on {verdict.device}: differs from float32 by "
         f"{verdict.max_difference:.2g}, allowed {verdict.tolerance:g}; labels "

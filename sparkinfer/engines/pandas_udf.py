@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.isolation import DEATHS_BEFORE_ISOLATION, deaths_in
 from sparkinfer.engines.scoring_udf import with_scores
-from sparkinfer.engines.spark_chunks import SparkChunks
+from sparkinfer.engines.spark_chunks import SparkChunks, WrittenChunk
 from sparkinfer.engines.spark_worker import WorkerJob
 from sparkinfer.engines.spark_workers import SparkWorkers
 from sparkinfer.exceptions import JobError
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 3
 """Chunks whose jobs run or wait at once, and more where a chunk does not fill all slots."""
+
+MOST_COMMITS = 16
+"""Chunks that are counted and committed at once, before no more are scored."""
 
 
 class PandasUdfEngine:
@@ -85,7 +88,11 @@ class PandasUdfEngine:
 
 
 class _Scoring:
-    """The chunks of one call of `score`, several in flight."""
+    """The chunks of one call of `score`, several in flight.
+
+    Counting and committing a chunk has a thread of its own, so that the next one is submitted
+    meanwhile.
+    """
 
     def __init__(
         self, chunks: SparkChunks, ledger: ChunkLedger, threads: JobThreads, slots: int
@@ -94,37 +101,48 @@ class _Scoring:
         self._ledger = ledger
         self._threads = threads
         self._slots = slots
-        self._running: dict[Future[ChunkTask | None], int] = {}
+        self._scoring: dict[Future[WrittenChunk | ChunkTask], int] = {}
+        self._committing: set[Future[None]] = set()
         self._deadly: list[ChunkTask] = []
 
     def run(self, tasks: Iterable[ChunkTask]) -> None:
         for task in tasks:
             future = self._threads.submit(self._score, task)
-            self._running[future] = self._chunks.spread(task.chunk.rows)
-            while len(self._running) >= IN_FLIGHT and self._fills_slots():
+            self._scoring[future] = self._chunks.spread(task.chunk.rows)
+            while self._is_full():
                 self._await_one()
-        while self._running:
+        while self._scoring or self._committing:
             self._await_one()
         # Alone: where a worker dies with its executor, it takes its neighbours along.
         for task in self._deadly:
             self._threads.submit(self._isolate, task).result()
 
-    def _fills_slots(self) -> bool:
-        return sum(self._running.values()) >= IN_FLIGHT * self._slots
+    def _is_full(self) -> bool:
+        fills_slots = sum(self._scoring.values()) >= IN_FLIGHT * self._slots
+        return len(self._committing) > MOST_COMMITS or (
+            len(self._scoring) >= IN_FLIGHT and fills_slots
+        )
 
     def _await_one(self) -> None:
-        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-            del self._running[future]
-            deadly = future.result()
-            if deadly is not None:
-                self._deadly.append(deadly)
+        running: list[Future[Any]] = [*self._scoring, *self._committing]
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            if future in self._committing:
+                self._committing.discard(future)
+                future.result()
+                continue
+            del self._scoring[future]
+            result = future.result()
+            if isinstance(result, ChunkTask):
+                self._deadly.append(result)
+            else:
+                self._committing.add(self._threads.submit(self._commit, result))
 
-    def _score(self, task: ChunkTask) -> ChunkTask | None:
-        """Scores and commits a chunk; returns it if too many workers have died over it."""
+    def _score(self, task: ChunkTask) -> WrittenChunk | ChunkTask:
+        """Returns a scored chunk, or the chunk as it is if too many workers have died over it."""
         number = task.chunk.number
         while task.deaths < DEATHS_BEFORE_ISOLATION:
             try:
-                scored = self._chunks.score(task, f"attempt-{task.deaths}")
+                return self._chunks.score(task, f"attempt-{task.deaths}")
             except JobError as error:
                 died = deaths_in(error)
                 if not died:
@@ -132,10 +150,18 @@ class _Scoring:
                 self._ledger.note_deaths(number, died)
                 task = replace(task, deaths=task.deaths + died)
                 logger.warning("chunk %d: its worker died %d times: %s", number, task.deaths, error)
-            else:
-                self._ledger.commit(scored)
-                return None
         return task
+
+    def _commit(self, written: WrittenChunk) -> None:
+        try:
+            scored = self._chunks.count(written)
+        except JobError as error:
+            if not deaths_in(error):
+                raise
+            # A worker that reads what another one wrote is killed by no row of it.
+            logger.warning("counted again: %s", error)
+            scored = self._chunks.count(written)
+        self._ledger.commit(scored)
 
     def _isolate(self, task: ChunkTask) -> None:
         self._ledger.commit(self._chunks.isolate(task))

@@ -62,7 +62,7 @@ def _with_columns(df: DataFrame, plan: Plan, function: Any) -> DataFrame:
     inputs = [F.col(quoted(name)) for name in plan.columns.inputs.names]
     scored = df.select(*carried, udf(*inputs).alias(_STRUCT))
     columns = [
-        F.col(f"{_STRUCT}.{plain}").alias(field.name, metadata=_metadata(field))
+        F.col(f"{_STRUCT}.{quoted(plain)}").alias(field.name, metadata=_metadata(field))
         for plain, field in zip(_unprefixed(plan).names, plan.columns.scored, strict=True)
     ]
     return scored.select(*carried, *columns)

@@ -25,7 +25,8 @@ from sparkinfer.jobs.output import Output
 from sparkinfer.metrics.measure import Measure
 from sparkinfer.plan.ports import ScoredChunk
 from sparkinfer.plan.progress import Progress
-from sparkinfer.rows.tally import Tally, add_up
+from sparkinfer.rows.tally import Tally, add_up, rows_in
+from sparkinfer.storage import join
 from sparkinfer.workers import heap
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,10 @@ class Committer:
         self._lock = threading.Lock()
 
     def commit(self, scored: ScoredChunk) -> None:
-        """Adds up, publishes and records a chunk.
+        """Checks, publishes and records a chunk.
+
+        What its files hold is what those say who wrote them; that they are whole, and have as many
+        rows, is read from their footers.
 
         Raises:
             RowConservationError: its files do not hold the rows of the chunk.
@@ -90,13 +94,9 @@ class Committer:
             LeaseLostError: another run writes here now.
         """
         tally = add_up((file.tally for file in scored.files), self._measure)
-        if tally.rows != scored.chunk.rows:
-            raise RowConservationError(
-                f"chunk {scored.chunk.number} has {scored.chunk.rows} rows and {tally.rows} were "
-                "written; nothing of it was published. Run again; if it persists, the input "
-                "changes while it is read"
-            )
         names = [file.name for file in scored.files]
+        _refuse_other_rows(scored, tally.rows)
+        _refuse_other_rows(scored, sum(rows_in(join(scored.staging, name)) for name in names))
         moves = self._output.moves(scored.chunk, scored.staging, names)
         self._insist(lambda: self._output.publish(moves))
         record = self._record(scored, tally, {one.name: one.size for one in moves})
@@ -151,6 +151,15 @@ class Committer:
             self._reasons.update(tally.reasons)
             self._reasons = Counter(dict(self._reasons.most_common(MOST_REASONS)))
             refuse_errors(self._config, self._limit, self._errors, self._reasons)
+
+
+def _refuse_other_rows(scored: ScoredChunk, rows: int) -> None:
+    chunk = scored.chunk
+    if rows != chunk.rows:
+        raise RowConservationError(
+            f"chunk {chunk.number} has {chunk.rows} rows and {rows} were written; nothing of it "
+            "was published. Run again; if it persists, the input changes while it is read"
+        )
 
 
 def _is_passing(error: OSError) -> bool:

@@ -41,7 +41,7 @@ from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.storage import file_system, join, make_folder
 
-FILE, ROW, TEXT, ERROR = "file", "row", "text", "error"
+FILE, ROW, TEXT, ERROR = "__file", "__row", "__text", "error"
 """Columns of the staged rows: which published file of the round, which row of it, its text. `error`
 is a scored column's name without a prefix."""
 
@@ -76,6 +76,11 @@ class _Round:
 def refuse_without_text(columns: Columns) -> None:
     """Raises ConfigError if the output would not hold the text."""
     kept = columns.carried.names
+    if len(columns.inputs) != 1:
+        raise ConfigError(
+            f"retry_errors=true with the input columns {columns.inputs.names}: only rows with one "
+            "input column are rescored; score again with --overwrite"
+        )
     for name in columns.inputs.names:
         if name not in kept:
             raise ConfigError(

@@ -40,7 +40,7 @@ from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.metrics.measure import States
 from sparkinfer.plan.input_chunks import InputChunks
-from sparkinfer.plan.inputs import choose_columns, type_name
+from sparkinfer.plan.inputs import type_name
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
@@ -73,9 +73,9 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     prelude.check()
     output = Output(config.output)
     output.check(config.overwrite)
-    path = prelude.table.path
+    columns, path = prelude.asked_columns, prelude.table.path
     if config.retry_errors:
-        refuse_without_text(choose_columns(config, prelude.table, prelude.asked))
+        refuse_without_text(columns)
     if path is not None:
         output.refuse_overlap(path)
     elif config.incremental:
@@ -342,7 +342,7 @@ def _settings(prelude: Prelude) -> dict[str, Any]:
     """Returns what decides about the output before the processor is tried out, as JSON has it."""
     config = prelude.config
     carried = config.carry_cols
-    columns = choose_columns(config, prelude.table, prelude.asked).carried
+    columns = prelude.asked_columns.carried
     return {
         "input": without_secrets(str(config.input)),
         "input_col": config.input_col,

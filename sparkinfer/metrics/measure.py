@@ -118,7 +118,7 @@ class Measuring:
         evaluation = self._measure.evaluation
         if not self._metrics or evaluation is None:
             return
-        columns = [rows.column(rows.schema.get_field_index(n)) for n in self._measure.columns]
+        columns = [rows.column(name) for name in self._measure.columns]
         looked_at = pa.Table.from_arrays(columns, names=["label", *evaluation.columns])
         for batch in looked_at.combine_chunks().to_batches():
             for part in evaluation.rows(batch, self._measure.labels):

@@ -117,7 +117,7 @@ class Scorer:
         yield from self._score_windows(LookAhead(windows, self._cut_into_batches))
 
     def _input_columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        columns = [batch.column(name) for name in self._inputs]
+        columns = [_plain(batch.column(name)) for name in self._inputs]
         return pa.RecordBatch.from_arrays(columns, names=list(self._inputs))
 
     def _score_windows(self, ahead: LookAhead[Any, _Window]) -> Iterator[pa.RecordBatch]:
@@ -297,16 +297,13 @@ class Scorer:
         if scored:
             order = np.concatenate([sequences for sequences, _ in scored])
             row_of[order] = np.arange(len(order))
-        counts = inputs.counts
-        if counts.max(initial=0) <= 1:
-            return table, np.where(counts > 0, np.append(row_of, -1)[inputs.starts], -1)
         whole = inputs.whole(row_of >= 0)
-        parts = table.take(pa.array(row_of[inputs.sequences_of(whole)])).combine_chunks()
-        counts = counts[whole]
         result_of = np.full(len(inputs), -1, dtype=np.int64)
         result_of[whole] = np.arange(len(whole))
         if not len(whole):
             return table.slice(0, 0), result_of
+        parts = table.take(pa.array(row_of[inputs.sequences_of(whole)])).combine_chunks()
+        counts = inputs.counts[whole]
         joined = self._model.task.join(parts.to_batches()[0], np.cumsum(counts) - counts)
         return pa.Table.from_batches([joined], schema), result_of
 
@@ -321,6 +318,11 @@ def _sequences_of_rows(rows: EncodedRows) -> IntArray:
     used[rows.indices] = True
     used[list(inputs.errors(inputs.encoded.errors))] = False
     return inputs.sequences_of(np.flatnonzero(used[:-1]))
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Returns a column without a dictionary, which each slice of it would hold whole."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _take(table: pa.Table, indices: pa.Array) -> list[pa.Array]:

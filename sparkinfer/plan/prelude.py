@@ -5,7 +5,10 @@ Each step is taken once, when something asks for it; those after it ask for what
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.metrics.measure import Measure, check_metrics
@@ -16,6 +19,7 @@ from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
 from sparkinfer.rows.reading import InputFolders
+from sparkinfer.workers.slot import WorkerSlot
 
 
 class Prelude:
@@ -44,15 +48,22 @@ class Prelude:
 
     @cached_property
     def table(self) -> InputTable:
-        """What the input holds; its columns fit what is asked for.
+        """What the input holds.
 
         Raises:
-            InputError: it is missing, unreadable or lacks a column.
-            ConfigError: a scored column would overwrite one of its.
+            InputError: it is missing or unreadable.
         """
-        table = self.source.open()
-        choose_columns(self.config, table, self.asked)
-        return table
+        return self.source.open()
+
+    @cached_property
+    def asked_columns(self) -> Columns:
+        """What is read, kept and added, as far as it is known without a model.
+
+        Raises:
+            InputError: a column is not there or does not fit.
+            ConfigError: a scored column would overwrite one of the input.
+        """
+        return choose_columns(self.config, self.table, self.asked)
 
     @cached_property
     def workers(self) -> Workers:
@@ -74,14 +85,16 @@ class Prelude:
 
         Raises:
             ModelLoadError: it does not work.
+            ConfigError: workers do not find a metric of the user's.
         """
         resolved = self.resolved
-        return resolved.decided(self.engine.on_one_worker(resolved.try_out, resolved.warm_up))
+        act = partial(_try_out, resolved, self.config.metrics)
+        return resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
 
     @cached_property
     def columns(self) -> Columns:
         """What is read, kept and added; asks for everything before."""
-        return choose_columns(self.config, self.table, self.processor)
+        return replace(self.asked_columns, scored=self.processor.fields)
 
     def plan(self, read_from: InputFolders, staging: str) -> Plan:
         """Returns how chunks are scored.
@@ -109,3 +122,9 @@ class Prelude:
             labels,
             self.config.metrics,
         )
+
+
+def _try_out(processor: ProcessorSpec, metrics: Sequence[str], slot: WorkerSlot) -> Any:
+    """Returns what one worker finds out; workers take the metrics, so they must find them too."""
+    check_metrics(metrics, processor.evaluation)
+    return processor.try_out(slot)

@@ -32,4 +32,5 @@ class Columns:
     @property
     def output(self) -> pa.Schema:
         """What the output's files hold."""
-        return pa.schema([*self.carried, *self.scored], metadata=dict(self.notes) or None)
+        carried = [field.remove_metadata() for field in self.carried]
+        return pa.schema([*carried, *self.scored], metadata=dict(self.notes) or None)

@@ -96,14 +96,10 @@ class ProcessorSpec(Protocol):
 
 @runtime_checkable
 class EncodesAhead(Protocol):
-    """A spec whose work on the CPU may be done before, elsewhere."""
+    """A spec whose work on the CPU may be done before, elsewhere.
+
+    What it opens to has `process_encoded`, which takes what `encode` returned in place of rows.
+    """
 
     def encode(self, batch: pa.RecordBatch, cores: int) -> Any:
         """Returns `EncodedRows` of some rows, which its processor takes in their place."""
-
-
-class EncodedProcessor(Processor, Protocol):
-    """What a spec that encodes ahead opens to."""
-
-    def process_encoded(self, windows: Iterable[Any]) -> Iterator[pa.RecordBatch]:
-        """Yields the added columns of rows that were encoded before; see `process`."""

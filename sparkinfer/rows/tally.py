@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from sparkinfer.metrics.measure import Measure, States
 from sparkinfer.storage import file_system
 
+COUNTED = ("n_tokens", "truncated", "error")
+"""Scored columns that every processor adds."""
+
 MOST_REASONS, REASON_LENGTH = 10, 200
 """That are kept of a file: a model may have another reason for each row."""
 
@@ -65,11 +68,8 @@ class TallyTaker:
         self._measuring = measure.start()
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Takes rows that have at least the columns of `tally_columns`."""
-        n_tokens, truncated, error = (
-            rows.column(rows.schema.get_field_index(self._prefix + name))
-            for name in ("n_tokens", "truncated", "error")
-        )
+        """Takes rows that have at least the columns that are counted and measured."""
+        n_tokens, truncated, error = (rows.column(self._prefix + name) for name in COUNTED)
         tally = self._tally
         tally.rows += rows.num_rows
         tally.errors += rows.num_rows - error.null_count
@@ -90,12 +90,26 @@ class TallyTaker:
 def tally_file(path: str, measure: Measure) -> Tally:
     """Returns what a scored Parquet file holds, read from the few columns that say so."""
     taker = TallyTaker(measure)
-    columns = [measure.prefix + name for name in ("n_tokens", "truncated", "error")]
+    columns = [measure.prefix + name for name in COUNTED]
     fs, name = file_system(path)
     with fs.open(name, "rb") as handle:
         for batch in pq.ParquetFile(handle).iter_batches(columns=[*measure.columns, *columns]):
             taker.add(batch)
     return taker.tally()
+
+
+def rows_in(path: str) -> int:
+    """Returns the rows of a Parquet file by its footer.
+
+    Raises:
+        OSError: it is not there or not whole.
+    """
+    fs, name = file_system(path)
+    with fs.open(name, "rb") as handle:
+        try:
+            return int(pq.ParquetFile(handle).metadata.num_rows)
+        except pa.ArrowInvalid as error:
+            raise OSError(f"{path!r} is no whole Parquet file: {error}") from error
 
 
 def add_up(tallies: Iterable[Tally], measure: Measure) -> Tally:

@@ -30,7 +30,7 @@ class CarriedRows:
 
     def put(self, rows: pa.RecordBatch) -> None:
         """Takes the next rows, with at least the carried columns."""
-        carried = [rows.column(rows.schema.get_field_index(n)) for n in self._columns.carried.names]
+        carried = [rows.column(name) for name in self._columns.carried.names]
         if carried:
             self._waiting.append(pa.Table.from_arrays(carried, schema=self._columns.carried))
 

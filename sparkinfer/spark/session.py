@@ -30,6 +30,8 @@ DEFAULT_CONF = {
     "spark.ui.retainedStages": "50",
     "spark.ui.retainedTasks": "1000",
     "spark.sql.ui.retainedExecutions": "20",
+    # Lets a small job pass large ones that were submitted before it.
+    "spark.scheduler.mode": "FAIR",
     # A Python batch is what a worker holds before it can look at the rows.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
     # Turns "Python worker exited unexpectedly" into a traceback.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,15 +73,41 @@ def quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+SPARK_TYPE = b"sparkinfer.spark_type"
+"""Under it, an Arrow field's metadata holds the Spark type that the column has, as JSON."""
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """Returns columns as Spark has them: by the type that `arrow_field` noted, else by Arrow's.
+
+    Not every type survives the way to Arrow and back: a vector of Spark ML is a struct there, and
+    Spark 3.5 takes a timestamp without a time zone for one with.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+    from pyspark.sql.types import StructField, StructType
+
+    fields = []
+    for field in schema:
+        known = (field.metadata or {}).get(SPARK_TYPE)
+        if known is not None:
+            fields.append(StructField.fromJson(json.loads(known)))
+        else:
+            fields += from_arrow_schema(pa.schema([field])).fields
+    return StructType(fields)
+
+
 def arrow_field(field: StructField) -> pa.Field:
-    """Returns a Spark column's field in Arrow; timestamps are in UTC.
+    """Returns a Spark column's field in Arrow, which remembers its type; timestamps are in UTC.
 
     Raises:
         Exception: Arrow has no such type; pyspark's own, of changing classes.
     """
     from pyspark.sql.pandas.types import to_arrow_type
+    from pyspark.sql.types import StructField
 
     # Spark 4 asks for the time zone that Spark 3.5 takes for granted.
     takes_timezone = "timezone" in inspect.signature(to_arrow_type).parameters
     options: dict[str, Any] = {"timezone": "UTC"} if takes_timezone else {}
-    return pa.field(field.name, to_arrow_type(field.dataType, **options), field.nullable)
+    kind = to_arrow_type(field.dataType, **options)
+    plain = StructField(field.name, field.dataType, field.nullable)
+    return pa.field(field.name, kind, field.nullable, metadata={SPARK_TYPE: plain.json()})

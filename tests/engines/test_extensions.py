@@ -105,6 +105,21 @@ def test_a_second_task_with_two_columns_and_several_sequences_a_row(
     assert max(row["m_windows"] or 0 for row in rows) > 3
 
 
+@pytest.mark.parametrize("engine", ["local"])
+def test_a_join_is_asked_whatever_the_neighbours_are(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CountsTen(made_up_task.LargestWindowMean):
+        def join(self, decoded: pa.RecordBatch, starts: Any) -> pa.RecordBatch:
+            joined = super().join(decoded, starts)
+            windows = pa.array([10 * n for n in joined.column("windows").to_pylist()], pa.int32())
+            return joined.set_column(1, joined.schema.field(1), windows)
+
+    monkeypatch.setitem(TASKS, CountsTen.name, CountsTen())
+    _, rows = run(["good", "bad"], task=CountsTen.name)
+    assert [row["windows"] for row in rows] == [10, 10]
+
+
 def test_another_backend_passes_the_gate_and_scores(
     run: Run, classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

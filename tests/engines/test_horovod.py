@@ -426,7 +426,8 @@ def typed_rows(spark: SparkSession) -> DataFrame:
             cast(id / 3 as decimal(20, 5)) as price, cast(id as tinyint) as small,
             cast(if(id % 2 = 0, null, 'nan') as double) as odd, array(1, null) as numbers,
             map('a', id) as counts, named_struct('x', id, 'y', array('q')) as nested,
-            if(id % 2 = 0, null, encode('x', 'utf-8')) as data, id as `a.b`, id as `c``d`
+            if(id % 2 = 0, null, encode('x', 'utf-8')) as data, id as `a.b`, id as `c``d`,
+            map('a', timestamp_ntz'2024-01-01 12:00:00') as walls, interval '1' day as span
         from range(40)
         """
     )
@@ -446,6 +447,8 @@ def test_columns_of_any_type_are_carried_as_by_the_other_engine(
         written[engine] = spark.read.parquet(str(tmp_path / engine))
     ours, theirs = written["horovod"], written["pandas_udf"]
     assert ours.schema.json() == theirs.schema.json()
+    given = spark.table("typed").schema
+    assert [ours.schema[field.name].dataType for field in given] == [f.dataType for f in given]
     names = [name for name in ours.columns if name not in ("key", "probability", "probabilities")]
     frames = [df.select(*[f"`{n.replace('`', '``')}`" for n in names]) for df in (ours, theirs)]
     found, expected = ([str(row) for row in frame.orderBy("id").collect()] for frame in frames)

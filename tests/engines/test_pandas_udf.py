@@ -168,6 +168,50 @@ def test_a_dataframe_is_a_job_that_can_be_broken_off(
     assert sum(int(mark.read_text()) for mark in evaluated.iterdir()) == 90  # copied once
 
 
+def test_carried_columns_keep_sparks_types_and_values(
+    spark: SparkSession, classifier: Path, tmp_path: Path
+) -> None:
+    from pyspark.ml.linalg import Vectors
+
+    # pandas writes times without a zone, which Spark 3.5 has a type for and Arrow no second one.
+    times = pd.date_range("2020-01-01 12:00:00", periods=3, freq="D").astype("datetime64[us]")
+    frame = pd.DataFrame({"id": [0, 1, 2], "text": ["good", "bad", "red"], "at": times})
+    frame.to_parquet(tmp_path / "in.parquet")
+    df = spark.read.parquet(str(tmp_path / "in.parquet"))
+    vectors = spark.createDataFrame([(i, Vectors.dense([i, 0.5])) for i in range(3)], ["id", "v"])
+    df = df.join(vectors, "id")
+    config = sparkinfer.ScoringConfig(output=str(tmp_path / "out"), **options(classifier))
+    sparkinfer.run(config, df=df)
+    scored = spark.read.parquet(config.output).select(*df.columns)
+    assert [f.dataType for f in scored.schema] == [f.dataType for f in df.schema]
+    assert scored.orderBy("id").collect() == df.orderBy("id").collect()
+
+
+def test_a_metric_that_workers_do_not_find_is_refused_before_anything_is_scored(
+    spark: SparkSession,
+    df: DataFrame,
+    classifier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Path(__file__).parents[1] / "test_metrics.py"
+    body = source.read_text().split("class PositiveShare:")[1].split("\nclass ")[0]
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "only_here.py").write_text(
+        "from typing import Any\nclass PositiveShare:" + body
+    )
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    config = sparkinfer.ScoringConfig(
+        output=str(tmp_path / "out"),
+        label_col="id",
+        metrics=("only_here:PositiveShare",),
+        **options(classifier),
+    )
+    with pytest.raises(ConfigError, match="only_here:PositiveShare.*ModuleNotFoundError"):
+        sparkinfer.run(config, df=df)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

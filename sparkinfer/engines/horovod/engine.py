@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.horovod.chunk_commits import ChunkCommits, SharedChunk
@@ -33,6 +33,7 @@ from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.accelerators import count_slots, is_classic, why_slots_are_unknown
 from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.spark.tables import spark_schema
 from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
 from sparkinfer.workers.slot import WorkerSlot
@@ -211,8 +212,9 @@ class HorovodEngine:
 
 def _with_spark_schema(columns: Columns) -> Columns:
     """Returns the columns with Spark's notation of the schema among a file's metadata."""
-    schema = from_arrow_schema(columns.output)
-    for field, of_arrow in zip(schema.fields, columns.output, strict=True):
+    scored = spark_schema(columns.scored)
+    for field, of_arrow in zip(scored.fields, columns.scored, strict=True):
         metadata = of_arrow.metadata or {}
         field.metadata = {key.decode(): value.decode() for key, value in metadata.items()}
+    schema = StructType([*spark_schema(columns.carried).fields, *scored.fields])
     return replace(columns, notes={SPARK_SCHEMA_KEY: schema.json().encode("utf-8")})

@@ -127,14 +127,17 @@ def _indices(columns: Columns, fed: Columns, errors: Mapping[int, str]) -> npt.N
     n_tokens = columns[N_TOKENS].astype(np.int64)
     is_null = n_tokens < 0
     ends = np.cumsum(np.maximum(n_tokens, 0))
+    counts = columns[SEQUENCES].astype(np.int64)
+    first = np.cumsum(counts) - counts
     told_apart = [values for name, values in fed.items() if name != "attention_mask"]
     seen: dict[object, int] = {}
     indices = np.full(len(n_tokens), -1, dtype=np.int64)
     for row in np.flatnonzero(~is_null):
         tokens = slice(ends[row] - n_tokens[row], ends[row])
         key: object = tuple(values[tokens].tobytes() for values in told_apart)
+        cuts = columns[LENGTHS][first[row] : first[row] + columns[SEQUENCES][row]].tobytes()
         # Two texts without tokens may have failed for different reasons.
-        key = row if row in errors else (key, columns[TRUNCATED][row], columns[SEQUENCES][row])
+        key = row if row in errors else (key, columns[TRUNCATED][row], cuts)
         indices[row] = seen.setdefault(key, int(row))
     return indices
 

@@ -17,12 +17,10 @@ BACKENDS: dict[str, Backend] = {
 
 
 def wanted_backends(acceleration: str) -> list[Backend]:
-    """Returns the backends that `auto` or a name stands for, as far as they are installed."""
-    return [
-        backend
-        for name, backend in BACKENDS.items()
-        if acceleration in ("auto", name) and backend.problem() is None
-    ]
+    """Returns the backend of that name; for `auto`, those that are installed."""
+    if acceleration != "auto":
+        return [BACKENDS[acceleration]]
+    return [backend for backend in BACKENDS.values() if backend.problem() is None]
 
 
 def check_acceleration(acceleration: str) -> None:
