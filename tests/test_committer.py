@@ -38,7 +38,7 @@ def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries, which take no time."""
     taken: list[float] = []
-    monkeypatch.setattr(sparkinfer.jobs.committer.time, "sleep", taken.append)
+    monkeypatch.setattr(sparkinfer.jobs.committer, "sleep", taken.append)
     return taken
 
 
@@ -113,7 +113,7 @@ def test_a_lease_that_is_lost_meanwhile_ends_the_tries(
         claim = (lease / "epoch-00000001.json").read_text()
         (lease / "epoch-00000002.json").write_text(claim)
 
-    monkeypatch.setattr(sparkinfer.jobs.committer.time, "sleep", overtaken)
+    monkeypatch.setattr(sparkinfer.jobs.committer, "sleep", overtaken)
     error = OSError(errno.EIO, "the mount hesitates")
     move = sparkinfer.jobs.output.move
     monkeypatch.setattr(sparkinfer.jobs.output, "move", failing(1, error, move))

@@ -10,11 +10,11 @@ import errno
 import logging
 import math
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from fractions import Fraction
+from time import sleep
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError, RowConservationError
@@ -126,7 +126,7 @@ class Committer:
                 if not left or not _is_passing(error):
                     raise
                 logger.warning("tried again in %g s: %s", pause_s, error)
-                time.sleep(pause_s)
+                sleep(pause_s)
                 pause_s *= 4
 
     def _record(self, scored: ScoredChunk, tally: Tally, files: Mapping[str, int]) -> ChunkRecord:

@@ -194,20 +194,24 @@ def test_a_metric_that_workers_do_not_find_is_refused_before_anything_is_scored(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = Path(__file__).parents[1] / "test_metrics.py"
-    body = source.read_text().split("class PositiveShare:")[1].split("\nclass ")[0]
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "only_here.py").write_text(
-        "from typing import Any\nclass PositiveShare:" + body
+        "class Nothing:\n"
+        "    name = 'nothing'\n"
+        "    def __init__(self, labels): pass\n"
+        "    def update(self, rows): pass\n"
+        "    def state(self): return {}\n"
+        "    def merge(self, state): pass\n"
+        "    def compute(self): return {}\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "here")
     config = sparkinfer.ScoringConfig(
         output=str(tmp_path / "out"),
         label_col="id",
-        metrics=("only_here:PositiveShare",),
+        metrics=("only_here:Nothing",),
         **options(classifier),
     )
-    with pytest.raises(ConfigError, match="only_here:PositiveShare.*ModuleNotFoundError"):
+    with pytest.raises(ConfigError, match="only_here:Nothing.*ModuleNotFoundError"):
         sparkinfer.run(config, df=df)
     assert not (tmp_path / "out").exists()
 
