@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEAST_ROWS = {"cpu": 128, "cuda": 4096}
-"""That are worth a task of their own: its start and its first window cost about a second's rows."""
+"""Worth a task of their own: its start and first window cost as much as about a second of rows."""
 
 
 class SparkChunks:
@@ -44,7 +44,7 @@ class SparkChunks:
     Args:
         spark: the session.
         plan: how rows are scored.
-        progress: where workers report, None for nowhere.
+        progress: where workers report; None: nowhere.
     """
 
     def __init__(self, spark: SparkSession, plan: Plan, progress: ProgressAddress | None) -> None:
@@ -55,7 +55,7 @@ class SparkChunks:
     def score(self, task: ChunkTask, attempt: str) -> ScoredChunk:
         """Returns a chunk once Spark has committed its files.
 
-        Spark tries a task several times, but for `local[n]`, where it tries it once.
+        Spark tries a task several times, except with `local[n]`, where it tries it once.
 
         Raises:
             JobError: a task failed for good; `deaths_in` tells whether its worker died.
@@ -66,9 +66,9 @@ class SparkChunks:
         return ScoredChunk(task.chunk, task.staging, tuple(files), time.monotonic() - started)
 
     def isolate(self, task: ChunkTask) -> ScoredChunk:
-        """Returns a chunk whose workers die, with an error in the rows that kill them.
+        """Returns a chunk over which workers die, with an error in the rows that kill them.
 
-        It is scored in parts, down to these rows.
+        It is scored in parts, down to single rows.
         """
         started = time.monotonic()
         files: list[WrittenFile] = []
@@ -88,7 +88,7 @@ class SparkChunks:
         return ScoredChunk(task.chunk, task.staging, tuple(files), time.monotonic() - started)
 
     def spread(self, rows: int) -> int:
-        """Returns in how many Spark tasks so many rows are scored."""
+        """Returns the number of Spark tasks in which this many rows are scored."""
         workers = self._plan.workers
         return max(1, min(workers.count, math.ceil(rows / LEAST_ROWS[workers.device_type])))
 
@@ -108,10 +108,10 @@ class SparkChunks:
             raise JobError(explain(error)) from error
 
     def _tallied(self, staging: str, attempt: str, schema: StructType) -> list[WrittenFile]:
-        """Returns what Spark has committed to a folder, counted by Spark tasks.
+        """Returns the files that Spark has committed to a folder, tallied by Spark tasks.
 
-        Spark's own view of the folder is asked for the names: a listing also has what dead attempts
-        left.
+        The names come from Spark's own view of the folder: a listing also shows what dead attempts
+        left behind.
         """
         folder = join(staging, attempt)
         committed = self._spark.read.schema(schema).parquet(literal_path(folder)).inputFiles()
@@ -146,7 +146,7 @@ class SparkChunks:
                     for rows in cut_rows(reader.read(shares[index]), part):
                         yield pa.RecordBatch.from_arrays(rows.columns, names=names)
 
-        # By plain names: mapInArrow does not find a column whose name holds a backtick or a dot.
+        # With plain names: mapInArrow does not find a column with a backtick or a dot in its name.
         kinds = [field.dataType for field in from_arrow_schema(reader.schema)]
         schema = StructType([StructField(*pair) for pair in zip(names, kinds, strict=True)])
         df = self._spark.range(count, numPartitions=count).mapInArrow(read, schema)

@@ -1,6 +1,6 @@
-"""What comes before the first row, the same for a run, a lazy DataFrame and an examination.
+"""The steps before the first row, the same for a run, a lazy DataFrame and an examination.
 
-Each step is taken once, when something asks for it; those after it ask for what it needs.
+Each step is taken once, when its result is first needed, and triggers the steps that it needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Prelude:
     """The steps before scoring.
 
     Args:
-        config: what is asked for.
+        config: what the user asked for.
         source: where the rows come from.
         engine: what will score them.
     """
@@ -33,22 +33,22 @@ class Prelude:
         self.engine = engine
 
     def check(self) -> None:
-        """Raises UsageError for what can be found wrong without input, workers or model."""
+        """Raises UsageError for mistakes that show without input, workers or model."""
         self.asked.check()
         check_metrics(self.config.metrics, self.asked.evaluation)
 
     @cached_property
     def asked(self) -> ProcessorSpec:
-        """The processor as it was asked for."""
+        """The processor as configured."""
         return make_processor(self.config)
 
     @cached_property
     def table(self) -> InputTable:
-        """What the input holds; its columns fit what is asked for.
+        """What the input holds; its columns fit the configuration.
 
         Raises:
             InputError: it is missing, unreadable or lacks a column.
-            ConfigError: a scored column would overwrite one of its.
+            ConfigError: a scored column would overwrite an input column.
         """
         table = self.source.open()
         choose_columns(self.config, table, self.asked)
@@ -64,7 +64,7 @@ class Prelude:
         """The processor, pinned to exact files.
 
         Raises:
-            ModelLoadError: the model is not there, not complete, or not allowed.
+            ModelLoadError: the model is missing, incomplete or not allowed.
         """
         return self.asked.resolved()
 
@@ -80,15 +80,15 @@ class Prelude:
 
     @cached_property
     def columns(self) -> Columns:
-        """What is read, kept and added; asks for everything before."""
+        """What is read, kept and added; needs all the steps before."""
         return choose_columns(self.config, self.table, self.processor)
 
     def plan(self, read_from: InputFolders, staging: str) -> Plan:
         """Returns how chunks are scored.
 
         Args:
-            read_from: folders that the chunks' files lie in.
-            staging: folder for what the engine has to keep meanwhile.
+            read_from: folders of the chunks' files.
+            staging: folder for the engine's own temporary files.
         """
         return Plan(
             processor=self.processor,
@@ -101,7 +101,7 @@ class Prelude:
         )
 
     def measure(self, labels: tuple[str, ...]) -> Measure:
-        """Returns which metrics are taken, for a model with these labels."""
+        """Returns which metrics are computed, for a model with these labels."""
         return Measure(
             self.asked.evaluation,
             self.config.label_col,
