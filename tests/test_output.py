@@ -62,7 +62,7 @@ def test_an_output_that_holds_the_input_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     output = Output("out")
-    with pytest.raises(ConfigError, match="hold one another"):
+    with pytest.raises(ConfigError, match="overlap; name another folder"):
         output.refuse_overlap(source or str(tmp_path))
     output.refuse_overlap("output.parquet")
 
