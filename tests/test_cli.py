@@ -163,7 +163,7 @@ def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     assert process.returncode == 1
     done = len(list(records.glob("*.json")))
     assert said.strip() == (
-        f"sparkinfer: stopped; {done} of 200 chunks are done. Give the same command to go on"
+        f"sparkinfer: stopped; {done} of 200 chunks are done. Run the same command to resume"
     )
     assert not (tmp_path / "out" / "_sparkinfer" / "staging").exists()
     again = subprocess.run(command, capture_output=True, text=True)

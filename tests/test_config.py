@@ -25,7 +25,7 @@ def make(**options: object) -> ScoringConfig:
         ({"overwrite": "yes"}, ["overwrite='yes'", "expected true or false"]),
         ({"device": "tpu"}, ["device='tpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"batching": {"window_rows": 0}}, ["batching.window_rows=0", "an integer of at least 1"]),
-        ({"input_col": ""}, ["input_col=''", "a text that is not empty"]),
+        ({"input_col": ""}, ["input_col=''", "a string that is not empty"]),
     ],
 )
 def test_a_bad_option_is_named_with_its_value_and_what_was_expected(

@@ -172,7 +172,7 @@ def test_gpus_that_spark_assigns_and_torch_does_not_see_are_an_error(
     }
     found = run_driver(standalone_cluster, examine_until_gpus, {"output": str(tmp_path)}, conf)
     by_check = {check: (status, text) for check, status, text in found}
-    assert by_check["settings"] == ("ok", "1 core(s) and 1 GPU(s) for each task")
+    assert by_check["settings"] == ("ok", "1 core(s) and 1 GPU(s) per task")
     assert by_check["executors"][0] == "ok"
     assert "2 task slots" in by_check["executors"][1]
     assert by_check["gpus"][0] == "error"
