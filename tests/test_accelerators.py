@@ -219,7 +219,7 @@ def test_num_workers_overrides_the_gpu_count(slots, num_workers, count):
 
 
 def test_more_workers_than_gpus_are_refused():
-    with pytest.raises(ConfigError, match="num_workers=5: the executors hold 4 tasks with a GPU"):
+    with pytest.raises(ConfigError, match="num_workers=5: the executors run 4 tasks with a GPU"):
         choose_gpu_count(4, 5)
 
 

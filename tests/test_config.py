@@ -125,7 +125,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_file_with_keys_that_are_no_names_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("1: a\n")
-    with pytest.raises(ConfigError, match="names of options"):
+    with pytest.raises(ConfigError, match="option names"):
         ScoringConfig.load(file)
 
 

@@ -176,7 +176,7 @@ def test_gpus_that_spark_assigns_and_torch_does_not_see_are_an_error(
     assert by_check["executors"][0] == "ok"
     assert "2 task slots" in by_check["executors"][1]
     assert by_check["gpus"][0] == "error"
-    assert "Spark gives tasks GPUs there, and torch sees none" in by_check["gpus"][1]
+    assert "Spark assigns GPUs to tasks there, but torch sees none" in by_check["gpus"][1]
     assert by_check["unseen"][1] == "set()"
 
 
@@ -451,7 +451,7 @@ TASK_GPU = "spark.task.resource.gpu.amount"
         ({}, None),
         ({GPU: "4", TASK_GPU: "1", "spark.executor.cores": "8"}, None),
         ({GPU: "4", TASK_GPU: "1", "spark.executor.cores": "8", "spark.task.cpus": "4"}, "busy"),
-        ({GPU: "1"}, "Spark gives to no task"),
+        ({GPU: "1"}, "Spark assigns to no task"),
         ({GPU: "4", TASK_GPU: "2"}, "each task loads one model"),
         ({"spark.python.worker.reuse": "false"}, "loaded again for each task"),
         ({"spark.python.worker.idleTimeoutSeconds": "60"}, "killed while it waits"),

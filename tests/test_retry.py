@@ -259,7 +259,7 @@ def test_rows_that_the_engine_loses_or_swaps_are_not_published(
             "_write",
             lambda self, plan, task, rows, spoil=spoil: whole(self, plan, task, spoil(rows)),
         )
-        with pytest.raises(JobError, match="5 rows were to be rescored, and [46] came back"):
+        with pytest.raises(JobError, match="5 rows were to be rescored, but the [46] returned"):
             retry(config)
         assert published(config) == before
 

@@ -452,7 +452,7 @@ def test_remote_model_that_changed_is_fetched_anew_by_the_next_run(
 def test_damaged_copy_in_the_cache_is_refused(watched: str, caching: LoadingConfig) -> None:
     source = resolve(watched, loading=caching)
     (stage(source, caching) / "vocab.txt").write_text("other")
-    with pytest.raises(ModelLoadError, match="else remove that folder"):
+    with pytest.raises(ModelLoadError, match="otherwise remove that folder"):
         stage(source, caching)
 
 

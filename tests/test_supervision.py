@@ -248,7 +248,7 @@ def test_a_rank_that_spark_starts_again_does_not_run(tmp_path: Path) -> None:
         with pytest.raises(RunAbortedError), RankBeat(watch.folder, 0):
             pass
         assert watch.cancelled.wait(WAIT_S)
-    assert "rank 0 (process 7 on h) died and was started again" in watch.failure()
+    assert "rank 0 (process 7 on h) died and was restarted" in watch.failure()
 
 
 def test_a_rank_ends_when_its_driver_is_gone(tmp_path: Path) -> None:

@@ -467,7 +467,7 @@ def test_more_ranks_than_slots_are_refused(
 ) -> None:
     source = write(tmp_path / "in.parquet", ["good"])
     config = config_for(classifier, source, tmp_path / "out", num_workers=3)
-    with pytest.raises(ConfigError, match="num_workers=3: the executors hold 2 tasks"):
+    with pytest.raises(ConfigError, match="num_workers=3: the executors run 2 tasks"):
         sparkinfer.run(config, spark)
     assert not (tmp_path / "out").exists()
 
