@@ -217,7 +217,7 @@ def test_the_local_engine_is_examined_without_spark(source: Path, classifier: Pa
 
 def test_without_any_option_the_carried_model_stands_in() -> None:
     findings = findings_of(**LOCAL)
-    assert "the one of the demo" in findings["model"].found
+    assert "the demo's" in findings["model"].found
     assert statuses(findings)["input"] == statuses(findings)["output"] == "skipped"
     assert findings["gate"].status == "ok"
 

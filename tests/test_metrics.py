@@ -605,7 +605,7 @@ def test_a_users_metric_that_is_no_metric_class_is_an_error(path: str, reason: s
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        (f"{__name__}:Failing", "gave ValueError: 'neutral' is not in list"),
+        (f"{__name__}:Failing", "raised ValueError: 'neutral' is not in list"),
         (f"{__name__}:Nameless", "expected a `name` that is a string, got None"),
     ],
 )
