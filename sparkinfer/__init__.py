@@ -5,7 +5,7 @@
     scored = sparkinfer.score(df, model="…", input_col="text")
     result = sparkinfer.run(sparkinfer.ScoringConfig(model="…", input_col="text", …), spark)
 
-Importing the package loads none of pyspark, torch or transformers.
+Importing the package loads neither pyspark nor torch nor transformers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The command line: arguments, messages, exit codes.
 
-Exit codes: 0 done; 2 wrong use or configuration, nothing was started; 1 the job failed.
+Exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration, nothing was started.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _doctor(options: argparse.Namespace) -> int:
         logging.getLogger("sparkinfer.doctor").setLevel(logging.DEBUG)
     findings = examine(_config(options, ExaminedConfig))
     if options.json:
-        with contextlib.redirect_stdout(sys.stderr):  # libraries print, too
+        with contextlib.redirect_stdout(sys.stderr):  # libraries print too
             found = list(findings)
         print(as_json(found))
     else:
@@ -141,7 +141,7 @@ def _run(config: ScoringConfig, progress: DisplayMode) -> int:
 
 
 def _stop(number: int, frame: object) -> None:
-    """Ends the run as Ctrl-C does, so that jobs are cancelled and the lease is given back."""
+    """Ends the run as Ctrl-C does, so that jobs are cancelled and the lease is released."""
     raise KeyboardInterrupt
 
 
@@ -156,8 +156,8 @@ def _what_is_done(config: ScoringConfig, started: str) -> str:
         return "nothing was replaced yet"
     again = " without --overwrite" if config.overwrite else ""
     return (
-        f"{status.chunks} of {status.total_chunks} chunks are done. Give the same command{again} "
-        "to go on"
+        f"{status.chunks} of {status.total_chunks} chunks are done. Run the same command{again} "
+        "to resume"
     )
 
 
@@ -189,11 +189,11 @@ def _add_score(commands: Any) -> None:
     parser = commands.add_parser(
         "score",
         help="score a table and write Parquet",
-        description="Scores a table; --set wins over the other options, and those over --config. "
-        "The same command goes on with a run that was broken off.",
+        description="Scores a table; --set overrides the other options, and those override "
+        "--config. The same command resumes an interrupted run.",
     )
     parser.add_argument(
-        "--progress", choices=get_args(DisplayMode), default="auto", help="how it is shown"
+        "--progress", choices=get_args(DisplayMode), default="auto", help="how to show progress"
     )
     _add_job_options(parser)
     parser.set_defaults(command=_score)
@@ -201,7 +201,7 @@ def _add_score(commands: Any) -> None:
 
 def _add_status(commands: Any) -> None:
     parser = commands.add_parser(
-        "status", help="what is done of a run, what is missing, rates and errors"
+        "status", help="what part of a run is done, what is left, rates and errors"
     )
     parser.add_argument("output", metavar="OUTPUT", help="the run's output folder")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -212,9 +212,9 @@ def _add_status(commands: Any) -> None:
 def _add_doctor(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
-        help="find what would go wrong in a run, before it",
+        help="find problems before a run",
         description="Takes the options of score, all optional, and checks installation, cluster, "
-        "input, output and model. Exit code: 0 without errors, 1 with errors, 2 for wrong use.",
+        "input, output and model. Exit code: 0 without errors, 1 with errors, 2 for wrong usage.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     _add_job_options(parser)
@@ -224,23 +224,23 @@ def _add_doctor(commands: Any) -> None:
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--input", metavar="PATH|TABLE", help="Parquet, CSV or JSON lines, or a Spark table")
-    add("--output", metavar="FOLDER", help="folder that receives Parquet files")
+    add("--output", metavar="FOLDER", help="folder for the scored Parquet files")
     add("--model", metavar="ID|PATH|URI", help="hub id, folder, models:/… or runs:/…")
     add("--input-col", metavar="COLUMN", help="column that holds the text")
     add("--task", help="what is done with the rows (default: text-classification)")
     add("--engine", choices=list(ENGINES), help="what moves the rows")
     add("--config", metavar="FILE", type=Path, help="YAML file with options")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="any option, repeatable")
-    add("--label-col", metavar="COLUMN", help="true labels, to report the metrics")
+    add("--label-col", metavar="COLUMN", help="column of true labels, to report metrics")
     add("--carry-cols", metavar="A,B", help="input columns to keep (default: all)")
     add("--num-workers", metavar="N", type=int, help="model replicas (default: GPUs or CPU slots)")
     add("--device", choices=get_args(DeviceName), help="where the model runs")
     add("--acceleration", choices=["auto", *BACKENDS], help="what wraps the model")
     add("--dtype", choices=get_args(DTypeName), help="number format of the weights")
-    add("--max-batch-tokens", metavar="N", type=int, help="most tokens in one forward pass")
-    add("--max-length", metavar="N", type=int, help="tokens at which texts are cut")
+    add("--max-batch-tokens", metavar="N", type=int, help="maximum tokens per forward pass")
+    add("--max-length", metavar="N", type=int, help="tokens at which texts are truncated")
     add("--revision", help="branch, tag or commit of a hub model")
-    add("--input-format", choices=get_args(InputFormat), help="if the name does not tell")
+    add("--input-format", choices=get_args(InputFormat), help="if the name does not show it")
     add("--master", metavar="URL", help="Spark master, such as local[2] or spark://host:7077")
     add("--overwrite", action="store_true", default=None, help="replace an earlier run's output")
     add(
@@ -253,20 +253,20 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         "--retry-errors",
         action="store_true",
         default=None,
-        help="rescore the rows of an earlier run that have an error, before what is missing",
+        help="rescore an earlier run's rows with an error, before scoring what is left",
     )
-    add("--max-error-rows", metavar="N|P%", help="stop when more rows than that have an error")
+    add("--max-error-rows", metavar="N|P%", help="stop when more rows than this have an error")
     _add_debug(parser)
 
 
 def _add_demo(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
-        help="the whole job on a sample and a model that the package carries, offline",
+        help="the whole job, offline, on the bundled sample and model",
     )
     add = parser.add_argument
-    add("--output", metavar="FOLDER", help="default: demo-output, replaced by each demo")
-    add("--overwrite", action="store_true", help="replace an earlier run's output elsewhere")
+    add("--output", metavar="FOLDER", help="default: demo-output, replaced each time")
+    add("--overwrite", action="store_true", help="replace an earlier run's output in FOLDER")
     add("--engine", choices=list(ENGINES), default="pandas_udf")
     _add_debug(parser)
     parser.set_defaults(command=_demo)

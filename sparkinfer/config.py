@@ -1,8 +1,8 @@
-"""What a run is asked to do: one frozen, validated object.
+"""The configuration of a run: one frozen, validated object.
 
-`ScoringConfig` is built from keyword arguments, from a YAML file, from dotted overrides
-(`--set batching.max_batch_tokens=4096`) or from all three, the later winning. Anything unknown,
-ill-typed or contradictory raises `ConfigError` before a byte of input is read.
+`ScoringConfig` is built from a YAML file, from keyword arguments, from dotted overrides
+(`--set batching.max_batch_tokens=4096`) or from all three, the later ones taking precedence.
+Anything unknown, ill-typed or contradictory raises `ConfigError` before a byte of input is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DisplayMode = Literal["auto", "bar", "lines", "json", "none"]
 
 
 def _error_rows(value: Any) -> Any:
-    """Returns a number of rows as text; text that is no number or share is an error."""
+    """Returns a number of rows as text; raises for text that is neither a number nor a share."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)
     if isinstance(value, str) and re.fullmatch(r"\d+|(100|\d{1,2})(\.\d+)?%", value):
@@ -42,13 +42,13 @@ class BatchingConfig(Options):
     """Which rows go through the model together."""
 
     max_batch_tokens: int | None = field(default=None, metadata=at_least(1))
-    """Most tokens in one forward pass, padding included; None: chosen by the device."""
+    """Maximum tokens in one forward pass, padding included; None: chosen by the device."""
     max_batch_rows: int = field(default=1024, metadata=at_least(1))
-    """Most rows in one forward pass."""
+    """Maximum rows in one forward pass."""
     window_rows: int = field(default=8192, metadata=at_least(1))
     """Rows that are read ahead, sorted by length and batched together."""
     window_bytes: int = field(default=64 * 2**20, metadata=at_least(1))
-    """Most bytes of text held by one window (one row may exceed it alone)."""
+    """Maximum bytes of text held by one window (a single row may exceed it)."""
 
 
 @dataclass(frozen=True, init=False)
@@ -58,9 +58,9 @@ class LoadingConfig(Options):
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     allow_pickle_weights: bool = False
-    """Load `pytorch_model.bin`, a pickle that can run code, where no safetensors file exists."""
+    """Load `pytorch_model.bin`, a pickle that can run code, if no safetensors file exists."""
     cache_dir: str | None = field(default=None, metadata=PATH)
-    """Folder on each node for models that are fetched; None: the user's cache folder."""
+    """Folder on each node for fetched models; None: the user's cache folder."""
 
 
 @dataclass(frozen=True, init=False)
@@ -68,7 +68,7 @@ class DeepSpeedConfig(Options):
     """How `deepspeed.init_inference` is called."""
 
     kernel_inject: bool = False
-    """Try DeepSpeed's own kernels first; they are right for few architectures."""
+    """Try DeepSpeed's own kernels first; they are correct for few architectures."""
 
 
 @dataclass(frozen=True, init=False)
@@ -79,9 +79,10 @@ class HorovodConfig(Options):
     """What starts the ranks: `horovod.spark`, Databricks' `HorovodRunner`, or pyspark's
     `TorchDistributor`; auto: the first that is installed, on Databricks the second."""
     reader: ReaderName = "auto"
-    """What reads the prepared rows; auto: Petastorm where it is installed."""
+    """What reads the prepared rows; auto: Petastorm if it is installed and works, except on object
+    stores."""
     start_timeout_s: int = field(default=300, metadata=at_least(1))
-    """Seconds in which all ranks have to be running."""
+    """Seconds within which all ranks must be running."""
 
 
 @dataclass(frozen=True, init=False)
@@ -95,7 +96,7 @@ class ChunksConfig(Options):
 
 @dataclass(frozen=True, init=False)
 class GateConfig(Options):
-    """What an accelerated model has to match before it may score rows."""
+    """How closely an accelerated model must match the plain one before it may score rows."""
 
     tolerance: float | None = field(default=None, metadata=above(0))
     """Largest allowed difference of a probability from float32; None: by the dtype."""
@@ -106,7 +107,7 @@ C = TypeVar("C", bound="ScoringConfig")
 
 @dataclass(frozen=True, init=False)
 class ScoringConfig(Options):
-    """Everything that one scoring run is asked to do.
+    """Everything that defines one scoring run.
 
     Raises:
         ConfigError: an option is unknown, has the wrong type or contradicts another.
@@ -122,24 +123,24 @@ class ScoringConfig(Options):
     """What the model does, by its Hugging Face name."""
 
     input: str | None = field(default=None, metadata=PATH)
-    """Path or table to score; a DataFrame passed in Python takes its place."""
+    """Path or table to score; replaced by a DataFrame passed in Python."""
     input_format: InputFormat = "auto"
-    """How the input is stored; auto: by its name."""
+    """How the input is stored; auto: judged by its name."""
     output: str | None = field(default=None, metadata=PATH)
-    """Folder that receives the scored Parquet files."""
+    """Folder for the scored Parquet files."""
     overwrite: bool = False
     """Replace what an earlier run wrote to the output."""
     label_col: str | None = None
-    """Column with the true label (id or name); gives the metrics in the result."""
+    """Column with the true label (id or name); adds metrics to the result."""
     metrics: tuple[str, ...] = ()
     """Further metrics, each a class as `package.module:Name`; see `sparkinfer.metrics.base`."""
     max_error_rows: str | None = field(default=None, metadata=read_by(_error_rows))
-    """Rows with an error at which the run stops, a number or a share of the input such as `1%`;
-    None: any number."""
+    """Rows with an error beyond which the run stops, a number or a share of the input such as `1%`;
+    None: no limit."""
     incremental: bool = False
-    """Score only the input files that appeared since the last run on this output."""
+    """Score only the input files that are new since the last run on this output."""
     retry_errors: bool = False
-    """Rescore the rows with an error that earlier runs left, before anything that is missing."""
+    """Rescore earlier runs' rows with an error, before scoring what is left."""
     carry_cols: tuple[str, ...] | None = None
     """Input columns to keep in the output; None: all of them."""
     output_prefix: str = ""
@@ -151,22 +152,22 @@ class ScoringConfig(Options):
     num_workers: int | None = field(default=None, metadata=at_least(1))
     """Model replicas; None: one per GPU, else one per CPU slot."""
     master: str | None = None
-    """Spark master to start a session on; None: what the environment says."""
+    """Spark master to start a session on; None: as the environment specifies."""
     spark_conf: dict[str, str] = field(default_factory=dict)
     """Spark settings for a session that sparkinfer starts."""
 
     device: DeviceName = "auto"
-    """Where the model runs; `cuda` makes an absent GPU an error."""
+    """Where the model runs; with `cuda`, a missing GPU is an error."""
     acceleration: str = "auto"
     """What wraps the model."""
     dtype: DTypeName = "auto"
     """Number format of the weights; auto: the fastest that the device computes natively."""
     max_length: int | None = field(default=None, metadata=at_least(2))
-    """Longer texts are cut to this many tokens; None: the model's own limit."""
+    """Longer texts are truncated to this many tokens; None: the model's own limit."""
 
     stall_timeout_s: int | None = field(default=600, metadata=at_least(1))
-    """Seconds after which a worker whose forward pass or tokenizer hangs is named and ended, so
-    that Spark tries its rows again; None: never. Longer than a batch may take."""
+    """Seconds after which a worker whose forward pass or tokenizer hangs is reported and ended, so
+    that Spark retries its rows; None: never. Must be longer than a batch may take."""
 
     batching: BatchingConfig = BatchingConfig()
     loading: LoadingConfig = LoadingConfig()
@@ -190,11 +191,11 @@ class ScoringConfig(Options):
 
         Args:
             file: YAML file with a mapping of options, or None.
-            overrides: `section.key=value` texts, the value in YAML notation.
+            overrides: `section.key=value` strings, the value in YAML notation.
             **values: options by name; None means not given.
 
         Raises:
-            ConfigError: a source cannot be read, or the sum of them is not valid.
+            ConfigError: a source cannot be read, or the merged options are not valid.
         """
         merged = _read_yaml(Path(file)) if file is not None else {}
         merged.update({key: value for key, value in values.items() if value is not None})
@@ -221,7 +222,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         raise ConfigError(
             f"config file {str(path)!r} holds a {type(loaded).__name__}, expected `option: value` "
-            "lines with names of options"
+            "lines with option names"
         )
     return dict(loaded)
 
@@ -257,7 +258,7 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
         _refuse_spark_options(config)
     if config.acceleration == "none" and config.deepspeed.kernel_inject:
         raise ConfigError(
-            "deepspeed.kernel_inject=true with acceleration='none': kernels come from DeepSpeed; "
+            "deepspeed.kernel_inject=true with acceleration='none': kernels need DeepSpeed; "
             "use acceleration='deepspeed' or drop the option"
         )
     if config.device == "cpu" and config.dtype == "float16":
@@ -277,12 +278,12 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
         )
     if config.retry_errors and config.overwrite:
         raise ConfigError(
-            "retry_errors=true with overwrite=true: one mends what is there and the other replaces "
-            "it; drop one of them"
+            "retry_errors=true with overwrite=true: one repairs what is there and the other "
+            "replaces it; drop one of them"
         )
     if config.label_col is not None and config.label_col == config.input_col:
         raise ConfigError(
-            f"label_col={config.label_col!r} is the input column too; name the column that holds "
+            f"label_col={config.label_col!r} is also the input column; name the column that holds "
             "the true labels"
         )
     kept = config.carry_cols
@@ -293,8 +294,8 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
         )
     if config.label_col and kept is not None and config.label_col not in kept:
         raise ConfigError(
-            f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: the accuracy is "
-            "read from the output; add it there"
+            f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: metrics are "
+            "computed from the output; add it there"
         )
 
 

@@ -5,11 +5,11 @@ SparkInferError                      the root: catch this one to catch them all
 │   ├── ConfigError (ValueError)     an option is unknown, ill-typed or contradicts another
 │   ├── InputError                   the input is missing, unreadable or lacks a column
 │   ├── OutputError                  the output path cannot be used as asked
-│   │   └── ResumeError              the output is of a run with other settings or another input
+│   │   └── ResumeError              the output is from a run with other settings or another input
 │   ├── ModelLoadError               the model's files are missing, unsafe or do not load
-│   └── EngineUnavailableError (ImportError)   a package, Java or an accelerator is absent
+│   └── EngineUnavailableError (ImportError)   a package, Java or an accelerator is missing
 ├── JobError                         the job had started and failed
-│   └── RowConservationError         rows out are not rows in
+│   └── RowConservationError         the rows written are not the rows read
 └── DeviceError                      the accelerator's context is broken; the process must end
 
 Each takes one message, so that it survives pickling from an executor to the driver. A message
@@ -40,27 +40,27 @@ class InputError(UsageError):
 
 
 class OutputError(UsageError):
-    """The output path is taken, no folder or not writable."""
+    """The output path is in use, not a folder or not writable."""
 
 
 class ResumeError(OutputError):
-    """The output holds an earlier run that this one cannot go on with."""
+    """The output holds an earlier run that this one cannot resume."""
 
 
 class ModelLoadError(UsageError):
-    """The model's files are missing, unsafe by the current settings, or do not load."""
+    """The model's files are missing, unsafe under the current settings, or do not load."""
 
 
 class EngineUnavailableError(UsageError, ImportError):
-    """A package, a Java runtime or an accelerator that the job needs is not there."""
+    """A package, a Java runtime or an accelerator that the job needs is missing."""
 
 
 class JobError(SparkInferError):
-    """The job had started and failed; the same command goes on with what is missing."""
+    """The job had started and failed; the same command resumes it."""
 
 
 class RowConservationError(JobError):
-    """The number of rows written is not the number of rows read."""
+    """The number of rows written differs from the number of rows read."""
 
 
 class DeviceError(SparkInferError):

@@ -11,6 +11,6 @@ def without_secrets(text: str) -> str:
     if token := os.environ.get("HF_TOKEN", "").strip():
         text = text.replace(token, "***")
     text = re.sub(r"\bhf_[A-Za-z0-9]{20,}", "***", text)
-    # To the last @: a password may hold one, and a slash.
+    # Up to the last @: a password may contain one, and a slash.
     text = re.sub(r"://[^\s'\"]*@", "://***@", text)
     return re.sub(r"(://[^\s?]+)\?[^\s'\"]+", r"\1?***", text)

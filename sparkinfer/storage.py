@@ -1,7 +1,8 @@
-"""The one place where the package itself reads, writes, lists and moves files.
+"""The only place where the package itself reads, writes, lists and moves files.
 
-Paths are what the user wrote: local, `dbfs:/…`, `s3://…`, `abfss://…` and whatever else fsspec
-has a file system for. What Spark reads and writes goes to Spark as it is and does not pass here.
+Paths are as the user wrote them: local, `dbfs:/…`, `s3://…`, `abfss://…` and anything else that
+fsspec has a file system for. Paths that Spark reads and writes go to Spark unchanged and do not
+pass through here.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from sparkinfer.exceptions import ConfigError
 
 SUCCESS_FILE = "_SUCCESS"
 WORK_FOLDER = "_sparkinfer"
-"""Folder in the output for what is no data; readers skip names that start with `_`."""
+"""Folder in the output for what is not data; readers skip names that start with `_`."""
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
-"""There are no folders in these: a folder is what the names of its files begin with."""
+"""These have no folders: a folder is a common prefix of its files' names."""
 
 
 def join(path: str, *names: str) -> str:
-    """Returns the path of something in a folder, in the folder's own notation."""
+    """Returns the path of something in a folder, in the same notation as the folder's."""
     return posixpath.join(path.rstrip("/") or "/", *names)
 
 
 def file_system(path: str) -> tuple[Any, str]:
     """Returns the fsspec file system of a path, and the path as that file system names it.
 
-    It never answers from a listing that it has kept: another process may have written since.
+    It does not use cached listings, since another process may have written meanwhile.
 
     Raises:
-        ConfigError: no file system of this kind is known or installed.
+        ConfigError: no file system for this kind of path is known or installed.
     """
     try:
         return fsspec.core.url_to_fs(  # type: ignore[no-any-return]
@@ -72,7 +73,7 @@ def sizes_in(path: str) -> dict[str, int]:
     fs, folder = file_system(path)
     if not fs.isdir(folder):
         return {}
-    if _is_local(fs):  # of thousands of files, fsspec tells much more than their size
+    if _is_local(fs):  # faster: fsspec collects much more than the size
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     return {
@@ -89,7 +90,8 @@ def _name(path: str) -> str:
 def _is_self(path: str, folder: str) -> bool:
     """Returns whether this is the folder itself.
 
-    An empty object with the folder's own name: store consoles and Spark make folders so.
+    It may be an empty object with the folder's own name: store consoles and Spark create folders
+    this way.
     """
     return path.rstrip("/") == folder.rstrip("/")
 
@@ -101,9 +103,9 @@ def file_size(path: str) -> int:
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder and those above it; one that is there already is left as it is.
+    """Creates a folder and its parents, unless they exist.
 
-    On an object store nothing is made: there, fsspec would make a bucket of a mistyped name.
+    On an object store nothing is created: there, fsspec would turn a mistyped name into a bucket.
     """
     fs, name = file_system(path)
     if not _protocols(fs) & OBJECT_STORES:
@@ -111,7 +113,7 @@ def make_folder(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file or a folder with what it holds; nothing there is no error."""
+    """Removes a file or a folder with its contents, if it exists."""
     fs, name = file_system(path)
     if fs.exists(name):
         fs.rm(name, recursive=True)
@@ -128,7 +130,7 @@ def move(source: str, target: str) -> None:
 
 
 def rename_folder(source: str, target: str) -> None:
-    """Renames a folder, in one step where the file system can; on an object store it is removed."""
+    """Renames a folder in one step on a local file system; removes it elsewhere."""
     fs, name = file_system(source)
     _, target_name = file_system(target)
     if _is_local(fs):
@@ -138,7 +140,7 @@ def rename_folder(source: str, target: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Has the disk keep a local file over a loss of power; stores keep what they took."""
+    """Makes a local file survive a power failure; object stores are durable anyway."""
     fs, name = file_system(path)
     if _is_local(fs):
         handle = os.open(name, os.O_RDONLY)
@@ -149,21 +151,21 @@ def sync(path: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a small file whole."""
+    """Writes a small file."""
     fs, name = file_system(path)
     fs.pipe_file(name, text.encode("utf-8"))
 
 
 def replace_text(path: str, text: str, durable: bool = False) -> None:
-    """Writes a small file such that a reader sees the old text or the new one, never a part.
+    """Writes a small file so that a reader sees either the old text or the new one.
 
     Args:
         path: of the file.
-        text: what it holds then.
-        durable: whether it has to be there after a loss of power.
+        text: its new content.
+        durable: whether it must survive a power failure.
     """
     if not renames_atomically(path):
-        write_text(path, text)  # an object store shows an object once it is whole
+        write_text(path, text)  # an object store shows an object once it is complete
         return
     partial = f"{path}.{uuid.uuid4().hex}"
     write_text(partial, text)
@@ -173,7 +175,7 @@ def replace_text(path: str, text: str, durable: bool = False) -> None:
 
 
 def read_text(path: str) -> str | None:
-    """Returns what a small file holds, None if there is no such file."""
+    """Returns the content of a small file, None if there is no such file."""
     fs, name = file_system(path)
     try:
         content: bytes = fs.cat_file(name)
@@ -183,7 +185,7 @@ def read_text(path: str) -> str | None:
 
 
 def renames_atomically(path: str) -> bool:
-    """Returns whether a file there can take the place of another in one step."""
+    """Returns whether a file there can replace another in one step."""
     return _is_local(file_system(path)[0])
 
 

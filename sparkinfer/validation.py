@@ -5,8 +5,8 @@
         max_batch_rows: int = field(default=1024, metadata=at_least(1))
 
 A hint is one of bool, int, float, str, `Literal`, `tuple[X, ...]`, `dict[str, X]`, another group,
-or `X | None`. Nothing is converted, but for what YAML and Python write differently: a list for a
-tuple, an integer for a float, a mapping for a group and, where `PATH` says so, a Path for its text.
+or `X | None`. Nothing is converted except what YAML and Python write differently: a list for a
+tuple, an integer for a float, a mapping for a group and, with `PATH`, a Path for a string.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sparkinfer.exceptions import ConfigError
 
-_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
-_PLURALS = {int: "integers", float: "numbers", str: "texts"}
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_PLURALS = {int: "integers", float: "numbers", str: "strings"}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a value has to be beyond its type.
+    """What a value must satisfy beyond its type.
 
     Attributes:
         text: follows the name of the type, as in "an integer of at least 1".
@@ -39,7 +39,7 @@ class Limit:
 
 
 def at_least(least: int) -> dict[str, Any]:
-    """Returns the metadata of a field with a smallest value."""
+    """Returns the metadata of a field with a minimum."""
     return {"limit": Limit(f"of at least {least}", lambda value: value >= least)}
 
 
@@ -62,10 +62,10 @@ PATH = read_by(lambda value: os.fspath(value) if isinstance(value, Path) else va
 
 
 class Options:
-    """Base of the groups; unknown options and wrong values are errors.
+    """Base class of the groups; unknown options and wrong values are errors.
 
     Attributes:
-        given: names of the options that were given; it has no part in comparisons.
+        given: names of the options that were given; ignored in comparisons.
 
     Raises:
         ConfigError: one line with all problems.
@@ -79,22 +79,22 @@ class Options:
         if check.problems:
             raise ConfigError("; ".join(check.problems))
         for name, value in {**state, "given": frozenset(values)}.items():
-            object.__setattr__(self, name, value)  # frozen for everybody else
+            object.__setattr__(self, name, value)  # frozen for all others
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the options by name, groups as they are."""
+        """Returns the options by name, groups unchanged."""
         return {name: getattr(self, name) for name in _fields(type(self))}
 
 
 class _MisfitError(ValueError):
-    """A value is not what its hint says; the text is what was expected."""
+    """A value does not match its hint; the message is what was expected."""
 
 
 class _Check:
     """Checks one call and collects what is wrong with it.
 
     Attributes:
-        problems: a line for each.
+        problems: one line per problem.
     """
 
     def __init__(self, root: type[Options]) -> None:
@@ -107,9 +107,9 @@ class _Check:
         """Returns the value of each option, defaults included; complete if there is no problem.
 
         Args:
-            group: whose options they are.
+            group: that the options belong to.
             values: what was given, by name.
-            prefix: what stands before the names in messages, such as `batching.`.
+            prefix: put before the names in messages, such as `batching.`.
         """
         known, hints = _fields(group), get_type_hints(group)
         for name in values:
@@ -175,7 +175,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _checked(key: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
-    """Returns a value as its hint wants it, within its limit."""
+    """Returns a value of the hint's type and within its limit."""
     limit: Limit | None = metadata.get("limit")
     expected = f"{_describe(hint)} {limit.text}" if limit else _describe(hint)
     try:
@@ -190,7 +190,7 @@ def _checked(key: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
 
 
 def _fit(value: Any, hint: Any) -> Any:
-    """Returns a value as its hint wants it; raises _MisfitError for one that is of another type."""
+    """Returns a value of the hint's type; raises _MisfitError for a value of another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return None if value is None else _fit(value, _not_none(arguments))
@@ -218,7 +218,7 @@ def _describe(hint: Any) -> str:
     if origin is tuple:
         return f"a list of {_PLURALS[arguments[0]]}"
     if origin is dict:
-        return f"names with {_PLURALS[arguments[1]]}, such as {{name: 'value'}}"
+        return f"a mapping of names to {_PLURALS[arguments[1]]}, such as {{name: 'value'}}"
     return "a group of options" if _is_group(hint) else _NAMES[hint]
 
 

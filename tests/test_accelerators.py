@@ -179,7 +179,7 @@ def test_hosts_with_a_gpu_per_slot_run_on_gpus(device):
 def test_more_slots_than_gpus_are_refused(device):
     hosts = {"a": HostReport(1, 1, True), "b": HostReport(8, 1, True)}
     with pytest.raises(
-        ConfigError, match=r"host b runs 8 tasks at once and has 1 GPU\(s\).*local\[1\]"
+        ConfigError, match=r"host b runs 8 tasks at a time but has 1 GPU\(s\).*local\[1\]"
     ):
         choose_kind(hosts, device, 1, slots_known=True)
 
@@ -207,7 +207,7 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error():
     with pytest.raises(EngineUnavailableError) as caught:
         choose_kind(hosts, "cuda", 3, slots_known=True)
     message = str(caught.value)
-    assert "3 GPU(s) were asked for, none was found on 2 executor host(s) (a, b)" in message
+    assert "3 GPU(s) were requested, none was found on 2 executor host(s) (a, b)" in message
     assert "--device cpu" in message
 
 
@@ -219,7 +219,7 @@ def test_num_workers_overrides_the_gpu_count(slots, num_workers, count):
 
 
 def test_more_workers_than_gpus_are_refused():
-    with pytest.raises(ConfigError, match="num_workers=5: the executors hold 4 tasks with a GPU"):
+    with pytest.raises(ConfigError, match="num_workers=5: the executors run 4 tasks with a GPU"):
         choose_gpu_count(4, 5)
 
 
@@ -367,7 +367,7 @@ def test_num_workers_overrides_the_cpu_slots(spark, num_workers):
 
 @pytest.mark.spark
 def test_cuda_on_a_session_without_gpus_is_an_error(spark):
-    with pytest.raises(EngineUnavailableError, match=r"2 GPU\(s\) were asked for, none was found"):
+    with pytest.raises(EngineUnavailableError, match=r"2 GPU\(s\) were requested, none was found"):
         count_accelerators(spark, "cuda", 2)
 
 

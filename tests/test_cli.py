@@ -163,11 +163,11 @@ def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     assert process.returncode == 1
     done = len(list(records.glob("*.json")))
     assert said.strip() == (
-        f"sparkinfer: stopped; {done} of 200 chunks are done. Give the same command to go on"
+        f"sparkinfer: stopped; {done} of 200 chunks are done. Run the same command to resume"
     )
     assert not (tmp_path / "out" / "_sparkinfer" / "staging").exists()
     again = subprocess.run(command, capture_output=True, text=True)
-    assert f"{done * 100:,} of them were done before this run" in again.stdout
+    assert f"{done * 100:,} of them done before this run" in again.stdout
     frame = pads.dataset(str(tmp_path / "out"), format="parquet").to_table(columns=["id"])
     assert sorted(frame["id"].to_pylist()) == list(range(20_000))
 

@@ -25,7 +25,7 @@ def make(**options: object) -> ScoringConfig:
         ({"overwrite": "yes"}, ["overwrite='yes'", "expected true or false"]),
         ({"device": "tpu"}, ["device='tpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"batching": {"window_rows": 0}}, ["batching.window_rows=0", "an integer of at least 1"]),
-        ({"input_col": ""}, ["input_col=''", "a text that is not empty"]),
+        ({"input_col": ""}, ["input_col=''", "a string that is not empty"]),
     ],
 )
 def test_a_bad_option_is_named_with_its_value_and_what_was_expected(
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_file_with_keys_that_are_no_names_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("1: a\n")
-    with pytest.raises(ConfigError, match="names of options"):
+    with pytest.raises(ConfigError, match="option names"):
         ScoringConfig.load(file)
 
 

@@ -124,12 +124,12 @@ def test_a_file_without_rows_has_no_copies(tmp_path: Path) -> None:
 
 def test_a_file_that_is_gone_or_damaged_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    with pytest.raises(JobError, match=f"{path}' cannot be read.*FileNotFound.*mend it"):
+    with pytest.raises(JobError, match=f"{path}' cannot be read.*FileNotFound.*repair it"):
         copy(path, tmp_path / "copy", "text")
     pq.write_table(pa.table({"text": [f"{i}" * 9 for i in range(20_000)]}), path)
     content = bytearray(path.read_bytes())
     start = len(content) // 2
     content[start : start + 2000] = b"\xff" * 2000
     path.write_bytes(bytes(content))
-    with pytest.raises(JobError, match=f"{path}' cannot be read.*mend it"):
+    with pytest.raises(JobError, match=f"{path}' cannot be read.*repair it"):
         copy(path, tmp_path / "copy", "text")

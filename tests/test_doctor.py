@@ -172,11 +172,11 @@ def test_gpus_that_spark_assigns_and_torch_does_not_see_are_an_error(
     }
     found = run_driver(standalone_cluster, examine_until_gpus, {"output": str(tmp_path)}, conf)
     by_check = {check: (status, text) for check, status, text in found}
-    assert by_check["settings"] == ("ok", "1 core(s) and 1 GPU(s) for each task")
+    assert by_check["settings"] == ("ok", "1 core(s) and 1 GPU(s) per task")
     assert by_check["executors"][0] == "ok"
     assert "2 task slots" in by_check["executors"][1]
     assert by_check["gpus"][0] == "error"
-    assert "Spark gives tasks GPUs there, and torch sees none" in by_check["gpus"][1]
+    assert "Spark assigns GPUs to tasks there, but torch sees none" in by_check["gpus"][1]
     assert by_check["unseen"][1] == "set()"
 
 
@@ -217,7 +217,7 @@ def test_the_local_engine_is_examined_without_spark(source: Path, classifier: Pa
 
 def test_without_any_option_the_carried_model_stands_in() -> None:
     findings = findings_of(**LOCAL)
-    assert "the one of the demo" in findings["model"].found
+    assert "the demo's" in findings["model"].found
     assert statuses(findings)["input"] == statuses(findings)["output"] == "skipped"
     assert findings["gate"].status == "ok"
 
@@ -310,7 +310,7 @@ def fake_versions(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> No
 @pytest.mark.parametrize(
     ("versions", "said"),
     [
-        ({"petastorm": "0.13.1"}, "0.13 leaves out rows"),
+        ({"petastorm": "0.13.1"}, "0.13 skips rows"),
         ({"petastorm": "0.12.1", "numpy": "2.2.0"}, "numpy 2.2.0"),
         ({"petastorm": None}, "not installed"),
     ],
@@ -451,7 +451,7 @@ TASK_GPU = "spark.task.resource.gpu.amount"
         ({}, None),
         ({GPU: "4", TASK_GPU: "1", "spark.executor.cores": "8"}, None),
         ({GPU: "4", TASK_GPU: "1", "spark.executor.cores": "8", "spark.task.cpus": "4"}, "busy"),
-        ({GPU: "1"}, "Spark gives to no task"),
+        ({GPU: "1"}, "Spark assigns to no task"),
         ({GPU: "4", TASK_GPU: "2"}, "each task loads one model"),
         ({"spark.python.worker.reuse": "false"}, "loaded again for each task"),
         ({"spark.python.worker.idleTimeoutSeconds": "60"}, "killed while it waits"),

@@ -552,7 +552,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "_sparkinfer").write_text("a file")
     folder = tmp_path / "_sparkinfer" / "lease"
-    with pytest.raises(OutputError, match=f"output {str(tmp_path)!r} cannot be leased .* mend"):
+    with pytest.raises(OutputError, match=f"output {str(tmp_path)!r} cannot be leased .* fix"):
         leases(folder).acquire()
 
 

@@ -250,7 +250,7 @@ def test_a_process_without_standard_error_shows_nothing(monkeypatch: pytest.Monk
 def test_an_unknown_mode_is_refused() -> None:
     mode: Any = "loud"
     with (
-        pytest.raises(ConfigError, match="'loud' is not known; use one of auto, bar, lines"),
+        pytest.raises(ConfigError, match="'loud' is unknown; use one of auto, bar, lines"),
         live_display(scoring(), mode, Stream("", terminal=False)),
     ):
         pass

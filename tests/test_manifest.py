@@ -132,7 +132,7 @@ def test_a_record_whose_files_are_gone_or_changed_counts_as_absent(
     folder.add(RECORD)
     with caplog.at_level(logging.WARNING):
         assert list(folder.records(lambda: sizes)) == []
-    assert "part-1.parquet is gone or was changed; chunk 1 is scored again" in caplog.text
+    assert "part-1.parquet is missing or has changed; chunk 1 is scored again" in caplog.text
 
 
 def test_settings_that_differ_are_listed() -> None:

@@ -501,9 +501,9 @@ def test_rows_without_any_label_count_no_rows(tmp_path: Path) -> None:
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", sample(5, 2), TWO)
-    with pytest.raises(JobError, match="is none of the model's 2 labels"):
+    with pytest.raises(JobError, match="is not one of the model's 2 labels"):
         measure(("NEGATIVE?", "POSITIVE?"), [path])
-    with pytest.raises(JobError, match="expected 3 numbers, one for each label"):
+    with pytest.raises(JobError, match="expected 3 numbers, one per label"):
         measure((*TWO, "NEUTRAL"), [path])
 
 
@@ -605,8 +605,8 @@ def test_a_users_metric_that_is_no_metric_class_is_an_error(path: str, reason: s
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        (f"{__name__}:Failing", "gave ValueError: 'neutral' is not in list"),
-        (f"{__name__}:Nameless", "expected a `name` that is text, got None"),
+        (f"{__name__}:Failing", "raised ValueError: 'neutral' is not in list"),
+        (f"{__name__}:Nameless", "expected a `name` that is a string, got None"),
     ],
 )
 def test_a_users_metric_that_does_not_fit_the_labels_is_an_error(path: str, reason: str) -> None:

@@ -367,7 +367,7 @@ def test_an_input_object_that_goes_away_while_it_is_read_is_named(
         if task.chunk.number == 1:
             s3.rm_file(f"{config.input}/in-1.parquet")
 
-    with pytest.raises(JobError, match=r"in-1.parquet' cannot be read.*mend it and run again"):
+    with pytest.raises(JobError, match=r"in-1.parquet' cannot be read.*repair it and run"):
         run(config, before_chunk=remove_second)
     assert ids_of(config.output) == list(range(40))
     upload(tmp_path / "in", str(config.input))

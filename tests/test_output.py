@@ -49,7 +49,7 @@ def test_a_folder_that_no_run_wrote_is_refused(tmp_path: Path) -> None:
 def test_files_without_a_manifest_need_overwrite(tmp_path: Path) -> None:
     scored_file(tmp_path / "part-0.parquet")
     (tmp_path / "_sparkinfer").mkdir()
-    with pytest.raises(OutputError, match="'part-0.parquet', and no manifest.*--overwrite"):
+    with pytest.raises(OutputError, match="'part-0.parquet' but no manifest.*--overwrite"):
         Output(str(tmp_path)).check(overwrite=False)
     Output(str(tmp_path)).check(overwrite=True)
     (tmp_path / "_sparkinfer" / "manifest.json").write_text("{}")
@@ -62,7 +62,7 @@ def test_an_output_that_holds_the_input_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     output = Output("out")
-    with pytest.raises(ConfigError, match="hold one another"):
+    with pytest.raises(ConfigError, match="overlap; name another folder"):
         output.refuse_overlap(source or str(tmp_path))
     output.refuse_overlap("output.parquet")
 

@@ -282,7 +282,7 @@ def test_a_row_group_that_a_reader_gives_twice_is_an_error(
     def doubling(folder: str, files: Sequence[PreparedFile], names: Sequence[str]) -> Iterator:
         yield from readers.read_with_pyarrow(folder, [*files, files[0]], names)
 
-    with pytest.raises(RowConservationError, match="not expected, or read twice"):
+    with pytest.raises(RowConservationError, match="read unexpectedly or twice"):
         list(read_row_groups(doubling, str(tmp_path), files))
 
 
@@ -298,7 +298,7 @@ def test_rows_that_are_missing_or_out_of_place_are_an_error(
             rows = columns["row"][change]
             yield {**columns, "row": np.concatenate([columns["row"][:1], rows[1:]])}
 
-    with pytest.raises(RowConservationError, match="in the order that they were prepared in"):
+    with pytest.raises(RowConservationError, match="in the order in which they were prepared"):
         list(read_row_groups(changing, str(tmp_path), middle))
 
 

@@ -259,7 +259,7 @@ def test_rows_that_the_engine_loses_or_swaps_are_not_published(
             "_write",
             lambda self, plan, task, rows, spoil=spoil: whole(self, plan, task, spoil(rows)),
         )
-        with pytest.raises(JobError, match="5 rows were to be rescored, and [46] came back"):
+        with pytest.raises(JobError, match="5 rows were to be rescored, but the [46] returned"):
             retry(config)
         assert published(config) == before
 
@@ -469,7 +469,7 @@ def test_a_model_error_that_is_gone_the_second_time_is_gone_from_the_output(
     assert main([*given, "--progress", "none"]) == 0
     said = capsys.readouterr().out
     assert "scored     6 rows, 1 of them with an error" in said
-    assert "retried    2 rows that had an error; 2 of them have none any more" in said
+    assert "retried    2 rows that had an error; 2 of them no longer do" in said
     rows, expected = rows_of(config.output), rows_of(str(tmp_path / "whole"))
     for row, other in zip(rows, expected, strict=True):
         assert row.pop("probabilities") == pytest.approx(other.pop("probabilities"), abs=1e-6)

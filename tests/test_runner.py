@@ -418,7 +418,7 @@ def test_a_corrupted_row_group_is_named_and_what_is_done_is_kept(
     content[start : start + 40] = b"\xff" * 40
     path.write_bytes(bytes(content))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(JobError, match=f"{path}.*row groups 0 to 1.*mend it"):
+    with pytest.raises(JobError, match=f"{path}.*row groups 0 to 1.*repair it"):
         run(config)
     assert ids_of(config.output) == list(range(40))
     path.write_bytes(whole)
@@ -499,7 +499,7 @@ def test_a_file_that_no_record_names_is_gone_in_the_end(config: ScoringConfig) -
 def test_patterns_are_refused_and_not_taken_for_an_empty_input(
     config: ScoringConfig, source: Path
 ) -> None:
-    with pytest.raises(InputError, match="no file and no folder.*patterns"):
+    with pytest.raises(InputError, match="neither a file nor a folder.*patterns"):
         run(config.replace(input=f"{source}/*.parquet"))
     assert not Path(str(config.output)).exists()
 
@@ -557,7 +557,7 @@ def test_rows_that_an_engine_loses_are_not_published(
         "_write",
         lambda self, plan, task, table: whole(self, plan, task, table.slice(1)),
     )
-    with pytest.raises(JobError, match="chunk 0 has 20 rows and 19 were written"):
+    with pytest.raises(JobError, match="chunk 0 has 20 rows but 19 were written"):
         run(config)
     assert ids_of(config.output) == []
 

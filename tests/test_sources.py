@@ -190,9 +190,9 @@ CHECKS = {
     ),
     "shard absent": (
         shard_lost,
-        r"names model-00002-of-00002.safetensors, which is not there \(1 of 2 shards",
+        r"names model-00002-of-00002.safetensors, which is missing \(1 of 2 shards",
     ),
-    "shard outside": (shard_outside, "names ../outside.safetensors, which is not there"),
+    "shard outside": (shard_outside, "names ../outside.safetensors, which is missing"),
     "index is no JSON": (
         lambda f: (drop("model.safetensors")(f), put("model.safetensors.index.json", "x")(f)),
         "model.safetensors.index.json is not valid JSON",
@@ -452,7 +452,7 @@ def test_remote_model_that_changed_is_fetched_anew_by_the_next_run(
 def test_damaged_copy_in_the_cache_is_refused(watched: str, caching: LoadingConfig) -> None:
     source = resolve(watched, loading=caching)
     (stage(source, caching) / "vocab.txt").write_text("other")
-    with pytest.raises(ModelLoadError, match="else remove that folder"):
+    with pytest.raises(ModelLoadError, match="otherwise remove that folder"):
         stage(source, caching)
 
 
@@ -792,7 +792,7 @@ def test_offline_with_an_empty_cache_says_both(tmp_path: Path) -> None:
         assert answer["type"] == "ModelLoadError"
         assert "model 'models/foo': not in the cache of node" in answer["error"]
         assert "the hub could not be reached" in answer["error"]
-        assert "nor is there a folder of that name" in answer["error"]
+        assert "there is no folder of that name" in answer["error"]
 
 
 def test_hub_refusals_say_which_they_are(hub: FakeHub, model: Path, tmp_path: Path) -> None:

@@ -161,8 +161,8 @@ def test_a_rank_that_falls_silent_aborts_the_others(tmp_path: Path) -> None:
     with watch.supervisor, RankBeat(watch.folder, 0) as beat:
         silent = {"state": SCORING, "host": "h", "pid": 7, "beat": 3}
         (tmp_path / "rank-00001.json").write_text(json.dumps(silent))
-        assert "rank 1 (process 7 on h) was not heard of" in wait_for_abort(beat)
-    assert "rank 1 (process 7 on h) was not heard of" in watch.failure()
+        assert "rank 1 (process 7 on h) has been silent" in wait_for_abort(beat)
+    assert "rank 1 (process 7 on h) has been silent" in watch.failure()
 
 
 def test_the_chunk_over_which_a_rank_died_is_told(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_chunk_over_which_a_rank_died_is_told(tmp_path: Path) -> None:
         silent = {"state": SCORING, "host": "h", "pid": 7, "beat": 3, "chunk": 5}
         (tmp_path / "rank-00000.json").write_text(json.dumps(silent))
         wait_until_seen(watch.supervisor, 0)
-    assert "ended without a word" in watch.failure()
+    assert "ended without a report" in watch.failure()
     assert watch.supervisor.deadly_chunk == 5
 
 
@@ -217,7 +217,7 @@ def test_the_rank_that_fell_silent_first_is_named_when_the_launch_ends(tmp_path:
             state = {"state": SCORING, "host": "h", "pid": rank, "beat": 1}
             (tmp_path / f"rank-{rank:05d}.json").write_text(json.dumps(state))
             wait_until_seen(watch.supervisor, rank)
-    assert "rank 2 (process 2 on h) ended without a word" in watch.failure(RuntimeError("exit 1"))
+    assert "rank 2 (process 2 on h) ended without a report" in watch.failure(RuntimeError("exit 1"))
 
 
 def wait_until_seen(supervisor: Supervisor, rank: int) -> None:
@@ -248,7 +248,7 @@ def test_a_rank_that_spark_starts_again_does_not_run(tmp_path: Path) -> None:
         with pytest.raises(RunAbortedError), RankBeat(watch.folder, 0):
             pass
         assert watch.cancelled.wait(WAIT_S)
-    assert "rank 0 (process 7 on h) died and was started again" in watch.failure()
+    assert "rank 0 (process 7 on h) died and was restarted" in watch.failure()
 
 
 def test_a_rank_ends_when_its_driver_is_gone(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def start_beat(folder: str, rank: int) -> RankBeat:
 
 def test_a_folder_that_a_rank_cannot_reach_is_named(tmp_path: Path) -> None:
     folder = str(tmp_path / "elsewhere")
-    with pytest.raises(ControlFolderError, match="elsewhere is not there on .*same path"):
+    with pytest.raises(ControlFolderError, match="elsewhere does not exist on .*same path"):
         RankBeat(folder, 0).__enter__()
 
 
@@ -468,7 +468,7 @@ def test_a_commit_that_fails_aborts_the_ranks_and_is_raised() -> None:
     of = Commits({0: (0,), 1: (0,)}, commit)
     with pytest.raises(JobError, match="^chunk 0 refused$"):
         commit_and(of, lambda: of.add(1, 0))
-    assert of.aborted == ["a chunk was not committed: chunk 0 refused"]
+    assert of.aborted == ["committing a chunk failed: chunk 0 refused"]
     assert tried == [0]
 
 

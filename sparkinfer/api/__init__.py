@@ -1,1 +1,1 @@
-"""The package's functions as a notebook calls them."""
+"""The package's functions, for notebooks and other programs."""

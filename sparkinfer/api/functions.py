@@ -21,20 +21,20 @@ NOT_OF_SCORE = (
     *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
     *("incremental", "retry_errors", "chunks", "horovod", "master", "spark_conf"),
 )
-"""Options of a job that do nothing for a lazy DataFrame."""
+"""Options of a job that have no effect on a lazy DataFrame."""
 
 
 def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFrame:
     """Returns the DataFrame with the scored columns added; rows are scored when it is evaluated.
 
-    The model is checked, and the way to run it chosen, during this call (one small Spark job).
-    Row order is kept only where the DataFrame's plan keeps it: rows are spread over the workers.
+    The model is checked, and the way to run it chosen, during this call (one small Spark job). Row
+    order is not kept: rows are repartitioned over the workers.
 
     Args:
         df: any DataFrame with a string column to score.
         model: hub id, folder, `models:/` or `runs:/` URI.
         input_col: the column that holds the text.
-        **options: further options of `ScoringConfig`, but for those of a job.
+        **options: further options of `ScoringConfig`, except those of a job.
 
     Raises:
         UsageError: the call cannot work.
@@ -44,14 +44,14 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     refused = [name for name in NOT_OF_SCORE if name in options]
     if refused:
         raise ConfigError(
-            f"{refused[0]}={options[refused[0]]!r} with score: a lazy DataFrame is no job, and the "
-            "option would do nothing; leave it out, or use sparkinfer.run(config, df=df)"
+            f"{refused[0]}={options[refused[0]]!r} with score: the option has no effect on a lazy "
+            "DataFrame; leave it out, or use sparkinfer.run(config, df=df)"
         )
     config = ScoringConfig(model=model, input_col=input_col, **options)
     if config.engine != "pandas_udf":
         raise ConfigError(
-            f"engine={config.engine!r} with score: a lazy DataFrame is scored by the pandas_udf "
-            "engine only; leave the option out, or use sparkinfer.run(config, df=df)"
+            f"engine={config.engine!r} with score: only the pandas_udf engine scores a lazy "
+            "DataFrame; leave the option out, or use sparkinfer.run(config, df=df)"
         )
     spark = df.sparkSession
     engine = PandasUdfEngine(config, spark)
@@ -71,14 +71,14 @@ def run(
     """Scores `config.input`, or a DataFrame, into `config.output` and returns what was done.
 
     A DataFrame, like a table, is evaluated once and copied as Parquet below the output; a run that
-    goes on reads that copy.
+    resumes reads that copy.
 
     Args:
         config: what to do.
         spark: session for an engine on Spark; None: that of the DataFrame, the active one, or a
             new one.
         display: shows the progress; `sparkinfer.report.live.live_display` prints it.
-        df: the rows, in the place of `config.input`.
+        df: the rows, in place of `config.input`.
 
     Raises:
         UsageError: the call cannot work; nothing was written.
@@ -94,16 +94,16 @@ def run(
 def open_prelude(
     config: ScoringConfig, spark: SparkSession | None = None, df: DataFrame | None = None
 ) -> Prelude:
-    """Returns what comes before the first row, with the configured engine on a session.
+    """Returns the steps before the first row, with the configured engine on a session.
 
     Raises:
-        ConfigError: a DataFrame comes with an input, or with an engine that has no use for it.
-        EngineUnavailableError: what the engine needs is not there.
+        ConfigError: a DataFrame is given along with an input, or with an engine that cannot use it.
+        EngineUnavailableError: something that the engine needs is missing.
     """
     if df is not None and config.input is not None:
         raise ConfigError(
-            f"input={config.input!r} with df: the DataFrame takes the place of the input; give one "
-            "of them"
+            f"input={config.input!r} with df: the DataFrame replaces the input; give only one of "
+            "them"
         )
     if not find_engine(config.engine).on_spark:
         if df is not None:
@@ -120,7 +120,7 @@ def open_prelude(
 
 
 def qualified(config: ScoringConfig, spark: SparkSession) -> ScoringConfig:
-    """Returns the configuration with its paths as this session's file systems have them."""
+    """Returns the configuration with its paths resolved by this session's file systems."""
     from sparkinfer.spark.session import qualify
 
     paths: dict[str, str] = {}

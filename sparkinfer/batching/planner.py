@@ -1,4 +1,4 @@
-"""Batches of rows of like length under a token budget, and rows that are worth scoring once.
+"""Batches of rows of similar length under a token budget, and deduplication of rows.
 
 A batch is padded to its longest row, so the cost of a forward pass is rows x longest. Sorting a
 wide window by length before it is cut into batches keeps the padding small.
@@ -25,14 +25,14 @@ PADDING_ALLOWANCE_TOKENS = 32
 def plan_batches(lengths: npt.ArrayLike, *, max_tokens: int, max_rows: int) -> list[IntArray]:
     """Returns the rows of each batch, the longest rows first.
 
-    The longest batch comes first so that a batch too large for the device shows at once. Rows
+    The longest batch comes first so that a batch too large for the device shows immediately. Rows
     much shorter than the longest of their batch start a new one.
 
     Args:
         lengths: tokens of each row, int (rows,).
-        max_tokens: most tokens in a batch, padding included, at least 1. A row that is longer
-            than this gets a batch of its own.
-        max_rows: most rows in a batch, at least 1.
+        max_tokens: maximum tokens of a batch, padding included, at least 1. A longer row gets a
+            batch of its own.
+        max_rows: maximum rows of a batch, at least 1.
 
     Returns:
         Index arrays, int64; every row is in exactly one of them.
@@ -60,13 +60,13 @@ def _rows_of_like_length(sizes: IntArray) -> int:
 
 
 def padded_tokens(lengths: npt.ArrayLike, batches: Sequence[IntArray]) -> int:
-    """Returns the tokens that the batches cost, padding included."""
+    """Returns the number of tokens in the batches, padding included."""
     sizes = np.asarray(lengths, dtype=np.int64)
     return sum(int(sizes[rows].max()) * len(rows) for rows in batches)
 
 
 def deduplicate(keys: Sequence[Hashable]) -> tuple[list[Any], IntArray]:
-    """Returns the distinct keys in order of first sight, and for each key its place among them.
+    """Returns the distinct keys in order of first occurrence, and each key's position among them.
 
     Returns:
         The distinct keys, and an int64 array (len(keys),) such that

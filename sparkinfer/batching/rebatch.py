@@ -1,4 +1,4 @@
-"""A stream of Arrow batches, cut again by rows and bytes."""
+"""Re-cuts a stream of Arrow batches by rows and bytes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ FIRST_WINDOW_ROWS = 256
 """The first window is small, so that a consumer of a few rows does not wait for thousands."""
 
 WINDOW_GROWTH = 8
-"""Of each window over the one before. Small windows have more batches for the same rows, and a
+"""Factor from each window to the next. Small windows need more batches for the same rows, and every
 chunk's task begins with them, so there should be few."""
 
 
 def growing_rows(largest: int) -> Iterator[int]:
-    """Yields the most rows of each window: from `FIRST_WINDOW_ROWS` by `WINDOW_GROWTH` upwards."""
+    """Yields the maximum rows of each window, growing from `FIRST_WINDOW_ROWS` to `largest`."""
     limit = min(FIRST_WINDOW_ROWS, largest)
     while True:
         yield limit
@@ -23,7 +23,7 @@ def growing_rows(largest: int) -> Iterator[int]:
 
 
 def same_rows(rows: int) -> Iterator[int]:
-    """Yields the same limit for ever."""
+    """Yields the same limit forever."""
     while True:
         yield rows
 
@@ -38,8 +38,8 @@ def rebatch(
 
     Args:
         batches: of one schema; they may be empty.
-        max_rows: most rows of the next batch, taken one at a time; each at least 1.
-        max_bytes: most bytes of Arrow memory of a batch.
+        max_rows: maximum rows of each next batch, consumed one at a time; each at least 1.
+        max_bytes: maximum bytes of a batch in Arrow memory.
     """
     held: list[pa.RecordBatch] = []
     rows = size = 0
@@ -63,7 +63,7 @@ def rebatch(
 def _first_rows(
     batch: pa.RecordBatch, max_rows: int, max_bytes: int, may_be_empty: bool
 ) -> pa.RecordBatch:
-    """Returns as many of the first rows as fit, at least one unless there may be none."""
+    """Returns as many of the first rows as fit, at least one unless `may_be_empty`."""
     part = batch.slice(0, max_rows)
     if part.num_rows > 1 and part.nbytes > max_bytes:
         part = part.slice(0, max(1, part.num_rows * max_bytes // part.nbytes))
@@ -75,7 +75,7 @@ def _first_rows(
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Returns batches as one."""
+    """Returns batches concatenated into one."""
     if len(batches) == 1:
         return batches[0]
     table = pa.Table.from_batches(batches).combine_chunks()

@@ -1,6 +1,6 @@
-"""Rows cut into row groups before they are scored, and row groups dealt out to ranks.
+"""Cuts rows into row groups before they are scored, and distributes row groups over ranks.
 
-Pure functions over plain integers: what any rank of any world reads can be told without a cluster.
+Pure functions over plain integers: what any rank of any world reads is known without a cluster.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from sparkinfer.batching.planner import IntArray
 
 
 def growing_limits(first: int, largest: int) -> Iterator[int]:
-    """Yields token limits that double from the first to the largest, and then that one for ever.
+    """Yields token limits that double from the first to the largest, then the largest forever.
 
-    A short table gets small row groups, which ranks can share evenly; a long one few small ones.
+    A short table gets small row groups, which ranks can share evenly; a long one gets few small
+    ones.
     """
     limit = min(first, largest)
     while True:
@@ -28,13 +29,13 @@ def growing_limits(first: int, largest: int) -> Iterator[int]:
 def cut_row_groups(
     lengths: npt.ArrayLike, limits: Iterator[int], *, max_rows: int
 ) -> list[IntArray]:
-    """Returns the rows of each row group: rows of like length together, the longest first.
+    """Returns the rows of each row group: rows of similar length together, the longest first.
 
     Args:
         lengths: tokens of each row, int (rows,).
-        limits: most tokens of the next row group, taken one at a time; a row that is longer gets
-            a row group of its own.
-        max_rows: most rows in a row group, at least 1.
+        limits: maximum tokens of each next row group, consumed one at a time; a longer row gets a
+            row group of its own.
+        max_rows: maximum rows of a row group, at least 1.
 
     Returns:
         Index arrays, int64; every row is in exactly one of them.
@@ -54,10 +55,10 @@ def cut_row_groups(
 
 
 def deal_out(tokens: Sequence[int], world_size: int) -> list[list[int]]:
-    """Returns for each rank the row groups that it scores, so that ranks have like many tokens.
+    """Returns for each rank the row groups that it scores, balanced by tokens.
 
     Each row group goes to exactly one rank, whatever the number of ranks; with more ranks than row
-    groups some get none. The largest are dealt out first, each to the rank with the fewest tokens.
+    groups some get none. The largest are assigned first, each to the rank with the fewest tokens.
 
     Args:
         tokens: tokens of each row group.
@@ -67,7 +68,7 @@ def deal_out(tokens: Sequence[int], world_size: int) -> list[list[int]]:
         Indices into `tokens`, ascending, one list per rank.
     """
     shares: list[list[int]] = [[] for _ in range(world_size)]
-    # Row groups without tokens (all texts null) still are rows: they count as one token.
+    # Row groups without tokens (all texts null) still have rows: they count as one token.
     loads = [(0, 0, rank) for rank in range(world_size)]
     for group in sorted(range(len(tokens)), key=lambda index: -tokens[index]):
         load, held, rank = heapq.heappop(loads)

@@ -1,4 +1,4 @@
-"""The sample and the model that the package carries, and the job that shows both."""
+"""The sample and the model bundled with the package, and a job that shows both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_OUTPUT = "demo-output"
 def demo_config(
     output: str = DEFAULT_OUTPUT, *, engine: str = "pandas_udf", overwrite: bool = False
 ) -> ScoringConfig:
-    """Returns the configuration of the demo: the carried sample, scored with the carried model."""
+    """Returns the configuration of the demo: the bundled sample, scored with the bundled model."""
     folder = resources.files("sparkinfer.demo")
     return ScoringConfig(
         model=str(folder / "model"),

@@ -1,1 +1,1 @@
-"""What would go wrong in a run, found before it: installation, cluster, input, output, model."""
+"""Finds problems before a run: installation, cluster, input, output, model."""

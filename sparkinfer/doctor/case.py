@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, init=False)
 class ExaminedConfig(ScoringConfig):
-    """The options of a run, none of them required; the carried model stands in for an absent one.
+    """The options of a run, none of them required; the bundled model stands in for a missing one.
 
-    `given` tells which were given.
+    `given` says which were given.
     """
 
     model: str = field(
@@ -38,10 +38,10 @@ class Case:
     Attributes:
         config: options of the run.
         given: names of the options that were given.
-        spark: the session; absent until its check has found it.
-        slots: how many tasks run at once; None while that is unknown.
-        nodes: the answer of each task that was asked what its node has.
-        prelude: what comes before the first row; absent until the check of the engine.
+        spark: the session; not set until its check has found it.
+        slots: how many tasks run in parallel; None while unknown.
+        nodes: the report of each task that was asked what its node has.
+        prelude: the steps before the first row; not set until the check of the engine.
         table: the opened input, None while there is none.
     """
 
@@ -55,5 +55,5 @@ class Case:
 
     @property
     def tasks(self) -> int:
-        """How many tasks are asked what executors have."""
+        """How many tasks to ask what their nodes have."""
         return self.slots or self.config.num_workers or 1

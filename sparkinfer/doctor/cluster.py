@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 
 def check_java(case: Case) -> Outcome:
-    """Returns whether there is a Java that Spark runs on."""
+    """Checks for a Java that Spark runs on."""
     from sparkinfer.spark.java import ensure_java, pyspark_version
 
     version = pyspark_version()
     from pyspark.sql import SparkSession
 
     if "PYSPARK_GATEWAY_PORT" in os.environ or SparkSession.getActiveSession():
-        return Outcome("ok", "Spark runs already")
+        return Outcome("ok", "Spark is already running")
     return Outcome("ok", f"{ensure_java()}, which pyspark {version} supports")
 
 
 def check_spark(case: Case) -> Outcome:
-    """Returns whether there is a session of the version of pyspark; notes the session."""
+    """Checks for a session of pyspark's version; keeps the session."""
     import pyspark
 
     from sparkinfer.spark.session import start_session
@@ -61,13 +61,13 @@ def check_spark(case: Case) -> Outcome:
         return Outcome("ok", found)
     return Outcome(
         "warning",
-        f"{found}, and pyspark {pyspark.__version__} here",
-        "install the pyspark of the cluster's version",
+        f"{found}, but pyspark {pyspark.__version__} here",
+        "install pyspark in the cluster's version",
     )
 
 
 def check_settings(case: Case) -> Outcome:
-    """Returns whether Spark's settings suit a run."""
+    """Checks whether Spark's settings suit a run."""
     names = {
         *(GPUS_PER_TASK, GPUS_PER_EXECUTOR, CORES_PER_TASK, "spark.executor.cores"),
         *("spark.python.worker.reuse", "spark.python.worker.idleTimeoutSeconds"),
@@ -75,19 +75,19 @@ def check_settings(case: Case) -> Outcome:
     }
     read = {name: case.spark.conf.get(name, None) for name in names}
     settings = {name: value for name, value in read.items() if value is not None}
-    # In local mode such tasks would wait for ever: no job before this.
+    # In local mode such tasks would wait forever: check this before any job.
     refuse_gpu_tasks_in_local_mode(_master(case.spark), settings.get(GPUS_PER_TASK))
     owns_whole_gpus(settings.get(GPUS_PER_TASK))
     found = f"{settings.get(CORES_PER_TASK, '1')} core(s) and "
-    found += f"{settings.get(GPUS_PER_TASK, 'no')} GPU(s) for each task"
+    found += f"{settings.get(GPUS_PER_TASK, 'no')} GPU(s) per task"
     return judge(found, settings_problems(settings))
 
 
 def settings_problems(settings: Mapping[str, str]) -> list[Outcome]:
-    """Returns what in Spark's settings makes a run slow or leaves accelerators idle.
+    """Returns settings of Spark that make a run slow or leave accelerators idle.
 
     Args:
-        settings: values by name, as far as they are set.
+        settings: values by name, for those that are set.
     """
     problems = []
     if settings.get("spark.python.worker.reuse") == "false":
@@ -128,7 +128,7 @@ def _gpu_settings_problems(settings: Mapping[str, str]) -> list[Outcome]:
             Outcome(
                 "warning",
                 f"{GPUS_PER_EXECUTOR}={per_executor:g} and no {GPUS_PER_TASK}: executors have GPUs "
-                "that Spark gives to no task",
+                "that Spark assigns to no task",
                 f"set {GPUS_PER_TASK}=1",
             )
         ]
@@ -147,7 +147,7 @@ def _gpu_settings_problems(settings: Mapping[str, str]) -> list[Outcome]:
         problems.append(
             Outcome(
                 "warning",
-                f"{cores} cores of an executor at {cores_per_task} for each task do not keep its "
+                f"{cores} cores of an executor at {cores_per_task} per task do not keep its "
                 f"{per_executor:g} GPUs busy",
                 f"lower {CORES_PER_TASK} or raise spark.executor.cores",
             )
@@ -156,7 +156,7 @@ def _gpu_settings_problems(settings: Mapping[str, str]) -> list[Outcome]:
 
 
 def check_executors(case: Case) -> Outcome:
-    """Returns whether executors have what the driver has; notes slots and nodes."""
+    """Checks whether executors have what the driver has; keeps slots and nodes."""
     spark = case.spark
     if why_slots_are_unknown(spark) is None:
         case.slots = count_slots(spark.sparkContext)
@@ -169,10 +169,10 @@ def check_executors(case: Case) -> Outcome:
 
 
 def check_gpus(case: Case) -> Outcome:
-    """Returns whether the GPUs of the hosts can be used and would be."""
+    """Checks whether the hosts' GPUs can be used and would be."""
     device = case.config.device
     is_assigned = owns_whole_gpus(case.spark.conf.get(GPUS_PER_TASK, None))
-    # Asked without a driver on the host, too, if a GPU has to be there.
+    # If a GPU is required, torch is asked even on a host without a driver.
     asked = "cuda" if device == "cuda" or is_assigned else "auto"
     hosts = probe_hosts(case.spark, case.tasks, asked)
     if device != "cpu" and not is_assigned:
@@ -189,25 +189,25 @@ def gpu_problems(
 
     Args:
         hosts: what torch sees on each host.
-        device: what was asked for.
-        is_assigned: Spark gives each task a GPU.
+        device: the configured device.
+        is_assigned: whether Spark assigns each task a GPU.
     """
     problems = []
     for host, report in sorted(hosts.items()):
         if is_assigned and device != "cpu" and not report.gpus:
-            what = f"{host}: Spark gives tasks GPUs there, and torch sees none"
+            what = f"{host}: Spark assigns GPUs to tasks there, but torch sees none"
             advice = "install a CUDA build of torch and a working driver, or use --device cpu"
             problems.append(Outcome("error", what, advice))
         elif report.has_driver and not report.gpus:
-            what = f"{host}: there is an NVIDIA driver, and torch sees no GPU"
+            what = f"{host}: there is an NVIDIA driver, but torch sees no GPU"
             advice = "install a CUDA build of torch, or use --device cpu to leave the GPU alone"
             if device != "cpu":
                 problems.append(Outcome("warning", what, advice))
         elif report.gpus and device == "cpu":
-            what = f"{host}: {report.gpus} GPU(s) are there and device='cpu' leaves them idle"
+            what = f"{host}: device='cpu' leaves {report.gpus} GPU(s) idle"
             problems.append(Outcome("warning", what, "use --device auto"))
         elif report.gpus > report.tasks:
-            what = f"{host}: {report.gpus} GPUs, and only {report.tasks} task(s) at once"
+            what = f"{host}: {report.gpus} GPUs, but only {report.tasks} task(s) at a time"
             advice = f"set {GPUS_PER_EXECUTOR} and {GPUS_PER_TASK}=1, and cores for as many tasks"
             problems.append(Outcome("warning", what, advice))
     return problems

@@ -1,8 +1,8 @@
-"""All checks, and the examination that goes through them.
+"""All checks, and the examination that runs them.
 
-The checks are a table, cheapest first. Each one looks at one thing and returns what it found; one
-that raises becomes an error with the message, and those that need what it would have found are
-skipped. Nothing is written but an empty file beside the output, which is removed at once.
+The checks are a table, cheapest first. Each one looks at one thing and returns what it found; if it
+raises, that becomes an error with the message, and checks that need its result are skipped. Nothing
+is written except an empty file next to the output, which is removed immediately.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at.
+    """One thing to check.
 
     Attributes:
-        name: names it to the user.
+        name: shown to the user.
         run: returns the outcome, or raises.
         remedy: advice for an error whose message has none.
         needs: names of the checks that must not have failed.
-        on_spark: has no meaning for `engine="local"`.
+        on_spark: whether it does not apply to `engine="local"`.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Check:
 
 
 def examine(config: ScoringConfig) -> Iterator[Finding]:
-    """Yields one finding for each check, in the order of `CHECKS`, as soon as there is one.
+    """Yields one finding per check, in the order of `CHECKS`, as soon as it is available.
 
-    Cost: a Spark session (an active one is used), a few small jobs, the model fetched and loaded in
-    one worker. The session is left as it is, as a run leaves it.
+    Cost: a Spark session (an active one is used), a few small jobs, fetching the model and loading
+    it in one worker. Like a run, it leaves the session open.
 
     Args:
-        config: options of the run; `ExaminedConfig` where not all of them are known yet.
+        config: options of the run; `ExaminedConfig` if not all of them are known yet.
     """
-    # Workers unpickle it: what they get is what a run would send.
+    # Workers unpickle it: they must get what a run would send.
     case = Case(config.replace(), config.given)
     failed: dict[str, str] = {}
     for check in CHECKS:
@@ -66,23 +66,23 @@ def _run(check: Check, case: Case, failed: dict[str, str]) -> Outcome:
     """Returns the outcome of a check.
 
     Args:
-        check: what to look at.
+        check: what to check.
         case: what is examined.
-        failed: by the name of each check without a result, the one that is to blame; added to.
+        failed: for each check without a result, by name, the one to blame; updated.
     """
     if check.on_spark and case.config.engine == "local":
         return Outcome(
             "skipped",
             "engine='local' works without Spark",
-            "use --engine pandas_udf or --engine horovod to have it checked",
+            "use --engine pandas_udf or --engine horovod to check it",
         )
     blamed = next((failed[name] for name in check.needs if name in failed), None)
     if blamed is not None:
         failed[check.name] = blamed
-        return Outcome("skipped", f"it needs {blamed!r}", f"see to {blamed!r} and run again")
+        return Outcome("skipped", f"it needs {blamed!r}", f"fix {blamed!r} and run again")
     try:
         outcome = check.run(case)
-    except Exception as error:  # whatever a check raises is what a run would meet
+    except Exception as error:  # whatever a check raises, a run would run into
         text = _without_known_secrets(traceback.format_exc(), case.config)
         logger.debug("check %r: %s", check.name, text)
         outcome = as_outcome(error, check.remedy)
@@ -94,7 +94,7 @@ def _run(check: Check, case: Case, failed: dict[str, str]) -> Outcome:
 def _without_known_secrets(text: str, config: ScoringConfig) -> str:
     """Returns the text without passwords, signatures, tokens and keys.
 
-    What an environment variable or a Spark setting holds is a secret if its name says so.
+    The value of an environment variable or a Spark setting is a secret if its name says so.
     """
     for name, value in {**os.environ, **config.spark_conf}.items():
         if len(value) >= 8 and re.search(r"token|secret|passw|credential|key", name, re.IGNORECASE):

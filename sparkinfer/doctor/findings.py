@@ -1,4 +1,4 @@
-"""What checks find, and how it is shown to people and to programs."""
+"""What checks find, and how it is shown to people and programs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Finding:
 
     Attributes:
         check: name of the check.
-        status: `error`: a run would fail; `warning`: it would be slower or other than expected;
+        status: `error`: a run would fail; `warning`: it would be slower or different than expected;
             `skipped`: could not be checked.
-        found: what there is, in one line and without secrets.
+        found: what was found, in one line and without secrets.
         advice: what to do; empty when ok.
     """
 
@@ -34,7 +34,7 @@ class Finding:
 
 
 class Outcome(NamedTuple):
-    """A finding before it has the name of its check."""
+    """A finding without the name of its check."""
 
     status: Status
     found: str
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
 
 def judge(found: str, problems: Sequence[Outcome]) -> Outcome:
-    """Returns ok with what was found, or all problems as one."""
+    """Returns ok with what was found, or all problems merged into one."""
     if not problems:
         return Outcome("ok", found)
     worst: Status = "error" if any(p.status == "error" for p in problems) else "warning"
@@ -69,7 +69,7 @@ def has_errors(findings: Iterable[Finding]) -> bool:
 
 
 def print_findings(findings: Iterable[Finding], stream: TextIO) -> list[Finding]:
-    """Prints each finding as soon as it is there, then the counts; returns all of them."""
+    """Prints each finding as it comes, then the counts; returns all findings."""
     printed = []
     for finding in findings:
         mark = "ERROR" if finding.status == "error" else finding.status
@@ -87,7 +87,7 @@ def print_findings(findings: Iterable[Finding], stream: TextIO) -> list[Finding]
 
 
 def as_json(findings: Iterable[Finding]) -> str:
-    """Returns the findings and how many there are of each status as one JSON document."""
+    """Returns the findings and their number by status as one JSON document."""
     listed = list(findings)
     document = {
         "sparkinfer": __version__,

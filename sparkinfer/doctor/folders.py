@@ -1,4 +1,4 @@
-"""Checks of where a run writes, and of the room there."""
+"""Checks of where a run writes, and of the space there."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LOW_DISK_BYTES = 2**30
-"""Less holds neither a model of usual size nor what Spark spills of a table."""
+"""Less is not enough for a model of usual size or for what Spark spills of a table."""
 
 
 def check_output(case: Case) -> Outcome:
-    """Returns whether the output can be written, and executors write to the same."""
+    """Checks whether the output can be written, and executors see the same folder."""
     output = case.config.output
     if output is None:
-        return Outcome("skipped", "no output was given", "give --output to have it checked")
+        return Outcome("skipped", "no output was given", "give --output to check it")
     folder = Output(output)
     folder.check(case.config.overwrite)
     if case.table is not None and case.table.path is not None:
@@ -40,13 +40,14 @@ def check_output(case: Case) -> Outcome:
         return Outcome("ok", f"{output} can be written (tried in {nearest})")
     return Outcome(
         "error",
-        f"{nearest} of the driver is not that of executors on {', '.join(sorted(blind)[:8])}",
+        f"{nearest} on the driver is not the folder that executors on "
+        f"{', '.join(sorted(blind)[:8])} see",
         "name a folder on storage that every node sees",
     )
 
 
 def _try_to_write(case: Case, folder: str) -> set[str]:
-    """Returns the hosts that do not see a file which is written there for a moment.
+    """Writes a temporary file there and returns the hosts that do not see it.
 
     Raises:
         OutputError: it cannot be written.
@@ -59,14 +60,14 @@ def _try_to_write(case: Case, folder: str) -> set[str]:
     except OSError as error:
         raise OutputError(
             f"output {case.config.output!r}: no file can be written in {folder!r} "
-            f"({error.strerror or error}); name another folder or mend its permissions"
+            f"({error.strerror or error}); name another folder or fix its permissions"
         ) from None
     finally:
         remove(probe)
 
 
 def hosts_without(spark: SparkSession, tasks: int, path: str) -> set[str]:
-    """Returns the hosts of executors on which there is no such file on a mounted file system."""
+    """Returns the executor hosts that do not see a file on a mounted file system."""
     name = file_system(path)[1]
 
     def missing_on() -> str:
@@ -79,7 +80,7 @@ def hosts_without(spark: SparkSession, tasks: int, path: str) -> set[str]:
 
 
 def check_disk(case: Case) -> Outcome:
-    """Returns whether there is room on the driver and on the nodes."""
+    """Checks whether there is disk space on the driver and on the nodes."""
     host = socket.gethostname()
     used = [tempfile.gettempdir(), str(cache_folder(case.config.loading))]
     if case.config.output is not None and renames_atomically(case.config.output):
@@ -93,16 +94,16 @@ def check_disk(case: Case) -> Outcome:
 
 
 def judge_disk(free_bytes: Mapping[str, int]) -> Outcome:
-    """Returns whether there is room in each of the places."""
+    """Returns whether there is enough space in each of the places."""
     shown = {place: f"{size / 2**30:.1f} GiB free in {place}" for place, size in free_bytes.items()}
     low = [shown[place] for place, size in free_bytes.items() if size < LOW_DISK_BYTES]
     if low:
-        return Outcome("warning", ", ".join(low), "make room there for the model and Spark's files")
+        return Outcome("warning", ", ".join(low), "free space for the model and Spark's files")
     return Outcome("ok", shown[min(free_bytes, key=lambda place: free_bytes[place])] + " at least")
 
 
 def _nearest_folder(path: str) -> str:
-    """Returns the path, or the nearest folder above it that exists."""
+    """Returns the path, or its nearest existing parent folder."""
     if renames_atomically(path):
         name = Path(file_system(path)[1])
         return str(next(folder for folder in (name, *name.parents) if folder.is_dir()))

@@ -31,13 +31,13 @@ IMPORT_TIMEOUT_S = 120
 
 
 def check_python(case: Case) -> Outcome:
-    """Returns whether the package runs on this Python."""
+    """Checks whether the package runs on this Python."""
     from packaging.specifiers import SpecifierSet
 
     found = f"Python {platform.python_version()}, sparkinfer {__version__}"
     try:
         wanted = metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
-    except metadata.PackageNotFoundError:  # a copy of the sources
+    except metadata.PackageNotFoundError:  # a source checkout
         return Outcome("ok", found)
     if SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
         return Outcome("ok", found)
@@ -45,13 +45,13 @@ def check_python(case: Case) -> Outcome:
 
 
 def check_packages(case: Case) -> Outcome:
-    """Returns whether the packages that are always needed are there, new enough."""
+    """Checks whether the packages that are always needed are installed in a suitable version."""
     is_on_spark = case.config.engine != "local"
     required = [need for need in _requirements() if _is_needed(need, is_on_spark)]
     wrong = [problem for need in required for problem in [_requirement_problem(need)] if problem]
     versions = {name: _version(name) for name in ("pyspark", *PACKAGES[1:])}
     found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    advice = "install that package in a version that is expected, with pip"
+    advice = "install that package in an expected version, with pip"
     return judge(found, [Outcome("error", problem, advice) for problem in wrong])
 
 
@@ -60,18 +60,18 @@ def _is_needed(need: Requirement, is_on_spark: bool) -> bool:
 
 
 def check_deepspeed(case: Case) -> Outcome:
-    """Returns whether DeepSpeed can be used, if the options leave it to be."""
+    """Checks whether DeepSpeed can be used, if the options allow it."""
     check_acceleration(case.config.acceleration)
     if case.config.acceleration == "none":
         return Outcome("ok", f"{_installed('deepspeed')}; acceleration='none' does not use it")
     if _version("deepspeed") is None:
-        return Outcome("ok", "not installed; the model is run as it is")
+        return Outcome("ok", "not installed; the model is run without it")
     here = decode(node_reporter((), STUCK_BUILD_S)())
     return judge(_installed("deepspeed"), [*_extra_problems("deepspeed"), *lock_problems([here])])
 
 
 def check_horovod(case: Case) -> Outcome:
-    """Returns whether Horovod can be used, where ranks are started with it."""
+    """Checks whether Horovod can be used, if ranks are started with it."""
     from sparkinfer.engines.horovod.launchers import choose_launcher, has_horovod
 
     launcher = choose_launcher(case.config.horovod.launcher)
@@ -81,7 +81,7 @@ def check_horovod(case: Case) -> Outcome:
         "'.[horovod]' in a clone of the package"
     )
     if not has_horovod():
-        what = f"{_installed('horovod')}, without a part for torch"
+        what = f"{_installed('horovod')}, without its torch part"
         if _version("horovod") is None:
             what = "not installed"
         if is_used:
@@ -92,18 +92,18 @@ def check_horovod(case: Case) -> Outcome:
     problems = _extra_problems("horovod")
     if is_used and (reason := _import_problem("horovod.spark", "horovod.torch")):
         problems.append(Outcome("error", f"{_installed('horovod')}: {reason}", install))
-    return judge(f"{_installed('horovod')} with its part for torch", problems)
+    return judge(f"{_installed('horovod')} with its torch part", problems)
 
 
 def check_petastorm(case: Case) -> Outcome:
-    """Returns whether ranks can read with Petastorm."""
+    """Checks whether ranks can read with Petastorm."""
     is_asked = case.config.engine == "horovod" and case.config.horovod.reader == "petastorm"
     if _version("petastorm") is None and not is_asked:
         return Outcome("ok", "not installed; ranks would read with pyarrow")
     problem = _petastorm_problem(case.config)
     if problem is None:
         return Outcome("ok", _installed("petastorm"))
-    # By itself no engine takes a Petastorm that cannot work.
+    # Unless asked to, no engine uses a Petastorm that cannot work.
     return problem if is_asked else problem._replace(status="warning")
 
 
@@ -123,17 +123,17 @@ def _petastorm_problem(config: ScoringConfig) -> Outcome | None:
 
 
 def check_mlflow(case: Case) -> Outcome:
-    """Returns whether models of MLflow can be fetched."""
+    """Checks whether models can be fetched from MLflow."""
     if _version("mlflow") is not None:
         return judge(_installed("mlflow"), _extra_problems("mlflow"))
     if case.config.model.startswith(("models:/", "runs:/")):
         advice = "run pip install mlflow"
-        return Outcome("error", f"not installed, and model={case.config.model!r} needs it", advice)
+        return Outcome("error", f"not installed, but model={case.config.model!r} needs it", advice)
     return Outcome("ok", "not installed; only models:/ and runs:/ need it")
 
 
 def _version(name: str) -> str | None:
-    """Returns the version of an installed package, None where there is none."""
+    """Returns the version of an installed package, None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -146,7 +146,7 @@ def _installed(name: str) -> str:
 
 
 def _requirements() -> list[Requirement]:
-    """Returns what the package declares to need; empty for a copy of the sources."""
+    """Returns the requirements that the package declares; empty for a source checkout."""
     from packaging.requirements import Requirement
 
     try:
@@ -158,7 +158,7 @@ def _requirements() -> list[Requirement]:
 def _requirement_problem(need: Requirement) -> str | None:
     version = _version(need.name)
     if version is None and importlib.util.find_spec(need.name):
-        return None  # it is there without pip knowing it, as pyspark of a Spark folder
+        return None  # installed without pip's knowledge, like pyspark from a Spark folder
     if version is None:
         return f"{need.name} is not installed, expected {need.specifier}"
     if not need.specifier.contains(version, prereleases=True):
@@ -167,7 +167,7 @@ def _requirement_problem(need: Requirement) -> str | None:
 
 
 def _extra_problems(name: str) -> list[Outcome]:
-    """Returns a warning if an optional package has not the version that its extra declares."""
+    """Returns a warning if an optional package's version is not the one that its extra declares."""
     needs = {str(n.specifier): n for n in _requirements() if n.name == name and n.marker}
     wrong = [problem for need in needs.values() for problem in [_requirement_problem(need)]]
     advice = f"install the version that the extra of {name} names"
@@ -175,7 +175,7 @@ def _extra_problems(name: str) -> list[Outcome]:
 
 
 def _import_problem(*modules: str) -> str | None:
-    """Returns why modules cannot be imported, tried in a process of its own."""
+    """Returns why modules cannot be imported, tried in a separate process."""
     command = [sys.executable, "-W", "ignore", "-c", f"import {', '.join(modules)}"]
     try:
         done = subprocess.run(

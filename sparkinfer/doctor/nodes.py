@@ -1,4 +1,4 @@
-"""What the machines of a cluster have, asked with nothing of ours on them."""
+"""What the machines of a cluster have, asked without needing sparkinfer there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 DISTRIBUTION = "sparkinfer-spark"
-"""The name under which pip knows this package."""
+"""This package's name for pip."""
 PACKAGES = ("sparkinfer", "torch", "transformers", "pyarrow", "pandas", "numpy")
-"""What executors cannot do without."""
+"""What executors always need."""
 EXTRAS = ("deepspeed", "horovod", "petastorm")
-"""What executors need where the driver has it."""
+"""What executors need if the driver has it."""
 
 STUCK_BUILD_S = 900
-"""Age of a build lock at which nobody builds any more: DeepSpeed's builds take 100 to 170 s."""
+"""Age at which a build lock is stale: DeepSpeed's builds take 100 to 170 s."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class NodeReport:
 
     Attributes:
         host: name of the machine.
-        python: version in full.
-        packages: version by name; `?` for one without metadata, None for an absent one.
+        python: full version.
+        packages: version by name; `?` for one without metadata, None for a missing one.
         free_bytes: by folder for temporary files.
-        stuck_locks: lock files of torch extensions that nobody builds any more.
+        stuck_locks: stale lock files of torch extension builds.
     """
 
     host: str
@@ -46,8 +46,8 @@ class NodeReport:
 def node_reporter(names: Sequence[str], stuck_build_s: float) -> Callable[[], str]:
     """Returns a function that returns a `NodeReport` as JSON.
 
-    It travels to executors as code and needs nothing but Python there: that sparkinfer is absent
-    is one of the things it has to tell.
+    It is sent to executors as code and needs only Python there: that sparkinfer is missing is one
+    of the things it must be able to report.
     """
 
     def report() -> str:
@@ -97,7 +97,7 @@ def decode(report: str) -> NodeReport:
 
 
 def ask_executors(spark: SparkSession, tasks: int, question: Callable[[], str]) -> list[str]:
-    """Returns the answers of as many tasks as run at once; nothing of ours is imported there."""
+    """Returns the answers of this many tasks; nothing of sparkinfer is imported there."""
 
     def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -110,7 +110,7 @@ def ask_executors(spark: SparkSession, tasks: int, question: Callable[[], str]) 
 
 
 def node_problems(driver: NodeReport, nodes: Iterable[NodeReport]) -> list[Outcome]:
-    """Returns where executors have another Python or other packages than the driver."""
+    """Returns where executors have a different Python or different packages than the driver."""
     problems = []
     for node in {node.host: node for node in nodes}.values():
         here, there = (report.python.rsplit(".", 1)[0] for report in (driver, node))
@@ -134,7 +134,7 @@ def lock_problems(nodes: Iterable[NodeReport]) -> list[Outcome]:
     return [
         Outcome(
             "warning",
-            f"{lock} is left of a build that was killed; the next one waits for it for ever",
+            f"{lock} is left over from a killed build; the next one would wait for it forever",
             "remove that file",
         )
         for lock in sorted(locks)

@@ -1,4 +1,4 @@
-"""Checks of the run itself, as far as it goes without scoring a row."""
+"""Checks of the run itself, as far as possible without scoring a row."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from sparkinfer.plan.processors import make_processor
 
 
 def check_engine(case: Case) -> Outcome:
-    """Returns whether the engine can be made; notes what comes before its first row."""
+    """Checks whether the engine can be created; keeps the steps before its first row."""
     spark = case.spark if find_engine(case.config.engine).on_spark else None
     case.prelude = open_prelude(case.config, spark)
     return Outcome("ok", str(case.prelude.engine))
 
 
 def check_workers(case: Case) -> Outcome:
-    """Returns whether all workers of the engine run at once."""
+    """Checks whether all workers of the engine can run in parallel."""
     workers = case.prelude.workers
     found = f"{workers.count} x {workers.device_type}"
     if case.slots is None or workers.count <= case.slots:
         return Outcome("ok", found)
     return Outcome(
         "warning",
-        f"{found}, and {case.slots} tasks at once: the others run afterwards",
+        f"{found}, but only {case.slots} tasks at a time: the others run afterwards",
         f"use --num-workers {case.slots} or add executors",
     )
 
 
 def check_input(case: Case) -> Outcome:
-    """Returns whether the input can be opened and has its columns."""
+    """Checks whether the input can be opened and has the configured columns."""
     config = case.config
     if config.input is None:
         return Outcome("skipped", "no input was given", "give --input to have it checked")
@@ -44,9 +44,9 @@ def check_input(case: Case) -> Outcome:
 
 
 def check_model(case: Case) -> Outcome:
-    """Returns whether the model is found."""
+    """Checks whether the model is found."""
     config = case.config
-    # Without an engine the model is looked for all the same.
+    # The model is looked for even without an engine.
     opened = case.prelude if hasattr(case, "prelude") else None
     asked = opened.asked if opened else make_processor(config)
     asked.check()
@@ -59,17 +59,17 @@ def check_model(case: Case) -> Outcome:
 
 
 def check_gate(case: Case) -> Outcome:
-    """Returns how the model would be run: loads it in one worker."""
+    """Checks how the model would be run: loads it in one worker."""
     verdict = case.prelude.processor.verdict
     if verdict is None:
         return Outcome("skipped", "there is no model to try", "there is nothing to do")
     found = (
         f"{verdict.accepted} on {verdict.device}: differs from float32 by "
         f"{verdict.max_difference:.2g}, allowed {verdict.tolerance:g}; labels "
-        f"{', '.join(verdict.labels[:8])}; texts are cut at {verdict.max_length} tokens"
+        f"{', '.join(verdict.labels[:8])}; texts are truncated at {verdict.max_length} tokens"
     )
     if not verdict.rejected:
         return Outcome("ok", found)
     rejected = "; ".join(f"{name}: {reason}" for name, reason in verdict.rejected)
-    advice = "rows are scored as said first; --acceleration and --dtype spare the attempts"
+    advice = "rows are scored the first way; set --acceleration and --dtype to skip the attempts"
     return Outcome("warning", f"{found}; not used: {rejected}", advice)

@@ -1,4 +1,4 @@
-"""Engines move rows, nothing else. Adding one means a module and a line in `ENGINES`."""
+"""Engines move rows, nothing else. To add one, add a module and a line in `ENGINES`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class EngineEntry:
     """Where an engine is, and what it needs.
 
     Attributes:
-        home: its class, as `package.module:Class`; imported when it is used.
-        on_spark: whether it needs a session.
+        home: its class, as `package.module:Class`; imported on use.
+        on_spark: whether it needs a Spark session.
     """
 
     home: str
@@ -38,7 +38,7 @@ def find_engine(name: str) -> EngineEntry:
     """Returns the entry of an engine.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no engine of this name.
     """
     if name not in ENGINES:
         raise ConfigError(f"engine={name!r}: expected one of {', '.join(ENGINES)}")
@@ -46,7 +46,7 @@ def find_engine(name: str) -> EngineEntry:
 
 
 def make_engine(config: ScoringConfig, spark: SparkSession | None) -> Engine:
-    """Returns the configured engine, on a session where it needs one."""
+    """Returns the configured engine, on the session if it needs one."""
     entry = find_engine(config.engine)
     module, _, name = entry.home.partition(":")
     kind: Any = getattr(import_module(module), name)

@@ -63,7 +63,7 @@ class FileInput:
         fs, root = file_system(path)
         names = [file_system(name)[1] for name in source] if isinstance(source, list) else root
         form = _csv_format(fs, names) if kind == "csv" else kind
-        # As Spark has it, a folder's `key=value` parts are columns and a single file's are not.
+        # As in Spark, a folder's `key=value` parts are columns and a single file's are not.
         if fs.isfile(root):
             return pads.dataset(names, filesystem=fs, format=form)
         return pads.dataset(
@@ -72,7 +72,7 @@ class FileInput:
 
 
 def _csv_format(fs: Any, name: str | list[str]) -> pads.CsvFileFormat:
-    """Returns the format that reads CSV as Spark does with our options: all columns are texts."""
+    """Returns the format that reads CSV as Spark does with our options: all columns as strings."""
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
     header = pads.dataset(name, filesystem=fs, format=pads.CsvFileFormat(parse)).schema.names
     return pads.CsvFileFormat(

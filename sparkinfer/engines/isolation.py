@@ -1,8 +1,8 @@
 """Finds the rows that kill the process that scores them.
 
-A row may end its worker in a way that no exception handler sees: a crash in native code, or memory
-that the operating system takes back. Such a chunk is cut in parts again and again; what scores
-well is kept, until the rows that kill stand alone.
+A row may end its worker in a way that no exception handler sees: a crash in native code, or the
+operating system's out-of-memory killer. Such a chunk is cut into ever smaller parts; those that
+score are kept, until the deadly rows are isolated.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from collections.abc import Callable
 from sparkinfer.exceptions import JobError
 
 PARTS = 8
-"""Into how many parts a range is cut: each level costs the deaths of one part, and the others'
-work is not lost."""
+"""How many parts a range is cut into: each level costs the deaths in one part, while the others'
+work is kept."""
 
 DEATHS_BEFORE_ISOLATION = 2
-"""One may be the machine's fault: a preempted host, a neighbour that took the memory. So a row that
-is deadly alone is given up only after as many deaths, too."""
+"""A single one may be the machine's fault: a preempted host, a neighbour that used up the memory.
+For the same reason a row that is deadly on its own is given up only after this many deaths."""
 
 MOST_DEADLY_ROWS = 16
-"""Rows that are given up without one that scores between them, before it is not the rows' fault."""
+"""Consecutive rows given up, after which something other than the rows must be at fault."""
 
 _DEATH = re.compile(
     r"Python worker exited unexpectedly|ExecutorLostFailure|sparkinfer\.exceptions\.DeviceError"
-    # What Spark sees of a worker that is killed while it is written to.
+    # What Spark sees of a worker that is killed while Spark writes to it.
     r"|Connection reset(?=[\s\S]*PythonRunner)"
 )
 _FAILED_TIMES = re.compile(r"Task \d+ in stage [\d.]+ failed (\d+) times")
 
 
 def deaths_in(error: BaseException) -> int:
-    """Returns how often a worker process died for a Spark job to fail; 0 if none did.
+    """Returns how often a worker process died before a Spark job failed; 0 if none did.
 
-    A worker whose accelerator is broken ends, too.
+    A worker that exits because its accelerator is broken counts as well.
     """
     text = f"{error} {error.__cause__ or ''}"
     if _DEATH.search(text) is None:
@@ -44,12 +44,12 @@ def deaths_in(error: BaseException) -> int:
 
 
 class Isolation:
-    """Scores a range of rows whose workers die, but for the rows that kill them.
+    """Scores a range of rows whose workers die, except for the rows that kill them.
 
     Args:
-        score: scores a range (first row, number of rows); raises what `deaths_in` knows if the
-            worker dies.
-        give_up: takes a row that is deadly alone, and what was said of its worker's death.
+        score: scores a range (first row, number of rows); if the worker dies, raises an error that
+            `deaths_in` recognises.
+        give_up: called with a row that is deadly on its own, and the reason given for the death.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Isolation:
         """Scores a range in parts.
 
         Raises:
-            JobError: workers die over everything.
-            Exception: what `score` raises beside.
+            JobError: workers die over every row.
+            Exception: anything else that `score` raises.
         """
         size = max(1, -(-rows // PARTS))
         for start in range(first, first + rows, size):
@@ -78,7 +78,7 @@ class Isolation:
                 self._condemn(start, reason)
 
     def _try(self, first: int, rows: int) -> str | None:
-        """Returns None if the rows scored, else what was said of the worker's death."""
+        """Returns None if the rows were scored, else the reason given for the worker's death."""
         deaths, reason = 0, None
         while deaths < (DEATHS_BEFORE_ISOLATION if rows == 1 else 1):
             try:

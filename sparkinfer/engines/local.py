@@ -1,4 +1,4 @@
-"""The `local` engine: one process, no Spark. The reference, and the way to try a model."""
+"""The `local` engine: one process, no Spark. The reference engine, and a way to try out a model."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class LocalEngine:
         return Workers("cuda" if uses_gpu else "cpu", 1, torch.get_num_threads())
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
-        """Returns what a function returns here: this process is the one worker."""
+        """Calls a function here and returns its result: this process is the only worker."""
         return act(_slot(self.workers()))
 
     def close(self) -> None:
-        """Lets go of the model, which this process kept."""
+        """Releases the model that this process kept."""
         resident.release()
 
     def score(
@@ -71,8 +71,7 @@ class LocalEngine:
     ) -> None:
         """Scores one chunk after the other; see `Engine`.
 
-        A scorer that hangs is named on stderr, and that is all: nobody would start this process
-        again.
+        A processor that hangs is only reported on stderr: nothing would restart this process.
         """
         progress.enter(SCORE)
         slot = _slot(plan.workers)
@@ -106,7 +105,7 @@ def _slot(workers: Workers) -> WorkerSlot:
 
 
 class _Reporter:
-    """Tells the progress directly: the worker is in the driver's process."""
+    """Updates the progress directly: the worker is in the driver's process."""
 
     def __init__(self, progress: Progress, device: str) -> None:
         self._progress = progress

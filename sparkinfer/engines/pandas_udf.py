@@ -1,6 +1,6 @@
 """The `pandas_udf` engine: Spark moves the rows, one task per accelerator scores them.
 
-Each chunk is a DataFrame, repartitioned to the number of accelerators, and a Spark job of its own.
+Each chunk is a DataFrame, repartitioned to the number of accelerators, and its own Spark job.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 3
-"""Chunks whose jobs run or wait at once, and more where a chunk does not fill all slots."""
+"""Chunks whose jobs run or wait at the same time; more if a chunk does not fill all slots."""
 
 MOST_COMMITS = 16
 """Chunks that are counted and committed at once, before no more are scored."""
@@ -59,22 +59,22 @@ class PandasUdfEngine:
         return self._workers.workers()
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
-        """Returns what a function returns in one Python worker; see `Engine`."""
+        """Calls a function in one Python worker and returns its result; see `Engine`."""
         return self._workers.on_one_worker(act, warm_up)
 
     def scored(self, df: DataFrame, plan: Plan) -> DataFrame:
-        """Returns a DataFrame with its scored columns, not yet evaluated."""
+        """Returns a DataFrame with its scored columns, evaluated lazily."""
         return with_scores(df.repartition(plan.workers.count), WorkerJob(plan))
 
     def close(self) -> None:
-        """Does nothing: a model goes with its worker, which Spark ends."""
+        """Does nothing: a model is released with its worker, which Spark ends."""
 
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:
-        """Scores each chunk as a Spark job of its own; see `Engine`.
+        """Scores each chunk as its own Spark job; see `Engine`.
 
-        Several have their jobs submitted, so that no slot is idle at a chunk's end.
+        Several jobs are submitted at a time, so that no slot is idle at the end of a chunk.
         """
         progress.enter(SCORE)
         server = self._workers.listen(progress)
@@ -113,7 +113,7 @@ class _Scoring:
                 self._await_one()
         while self._scoring or self._committing:
             self._await_one()
-        # Alone: where a worker dies with its executor, it takes its neighbours along.
+        # One at a time: a worker that takes its executor down would kill its neighbours too.
         for task in self._deadly:
             self._threads.submit(self._isolate, task).result()
 

@@ -1,8 +1,8 @@
 """The scalar-iterator Pandas UDF that adds the scored columns to a DataFrame.
 
 Only the input columns go to the model's process; the carried columns stay in the JVM. The UDF
-returns one struct, marked as not deterministic so that Spark evaluates it once per row however many
-of its fields are selected.
+returns one struct and is marked non-deterministic, so that Spark evaluates it once per row however
+many of its fields are selected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STRUCT = "__sparkinfer_scored"
 
 
 def with_scores(df: DataFrame, job: WorkerJob) -> DataFrame:
-    """Returns the carried columns and the scored ones, not yet evaluated."""
+    """Returns the carried columns and the scored ones, evaluated lazily."""
     inputs = list(job.plan.columns.inputs)
 
     def score(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
@@ -39,7 +39,7 @@ def with_scores(df: DataFrame, job: WorkerJob) -> DataFrame:
 
 
 def with_error(df: DataFrame, plan: Plan, error: str) -> DataFrame:
-    """Returns the carried columns and nulls for scores, with the error."""
+    """Returns the carried columns, with null scores and the error."""
     fields = _unprefixed(plan)
 
     def give_up(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
@@ -55,7 +55,7 @@ def with_error(df: DataFrame, plan: Plan, error: str) -> DataFrame:
 
 
 def _with_columns(df: DataFrame, plan: Plan, function: Any) -> DataFrame:
-    # The stubs of pyspark know no iterator of DataFrames as a result; pyspark itself does.
+    # pyspark accepts an iterator of DataFrames as a result; its type stubs do not.
     make_udf: Any = pandas_udf
     udf = make_udf(function, returnType=from_arrow_schema(_unprefixed(plan))).asNondeterministic()
     carried = [F.col(quoted(name)) for name in plan.columns.carried.names]
@@ -69,7 +69,7 @@ def _with_columns(df: DataFrame, plan: Plan, function: Any) -> DataFrame:
 
 
 def _unprefixed(plan: Plan) -> pa.Schema:
-    """Returns the scored columns as the processor calls them."""
+    """Returns the scored columns with the processor's names for them."""
     prefix = plan.processor.prefix
     return pa.schema(
         [
@@ -93,15 +93,15 @@ def _as_rows(batch: Any, inputs: list[pa.Field]) -> pa.RecordBatch:
 
 
 def _series(batch: Any) -> tuple[pd.Series[Any], ...]:
-    """Returns a UDF's arguments; Spark gives a single one as itself."""
+    """Returns a UDF's arguments; Spark passes a single one without a tuple."""
     return batch if isinstance(batch, tuple) else (batch,)
 
 
 def _as_frame(scored: pa.RecordBatch) -> pd.DataFrame:
-    """Returns scored columns as Spark takes them.
+    """Returns scored columns in the form that Spark accepts.
 
-    Plain columns stay in Arrow memory, so that nulls and integers stay what they are. Lists become
-    objects: pyspark goes through them in Python and takes only None for a null.
+    Plain columns stay in Arrow memory, so that nulls and integers are preserved. Lists become
+    objects: pyspark iterates over them in Python and accepts only None as null.
     """
     frame: pd.DataFrame = scored.to_pandas(
         types_mapper=lambda kind: None if pa.types.is_nested(kind) else pd.ArrowDtype(kind)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEAST_ROWS = {"cpu": 128, "cuda": 4096}
-"""That are worth a task of their own: its start and its first window cost about a second's rows."""
+"""Worth a task of their own: its start and first window cost as much as about a second of rows."""
 
 
 TALLY_POOL = "sparkinfer-tally"
@@ -64,7 +64,7 @@ class SparkChunks:
     Args:
         spark: the session.
         plan: how rows are scored.
-        progress: where workers report, None for nowhere.
+        progress: where workers report; None: nowhere.
     """
 
     def __init__(self, spark: SparkSession, plan: Plan, progress: ProgressAddress | None) -> None:
@@ -75,7 +75,7 @@ class SparkChunks:
     def score(self, task: ChunkTask, attempt: str) -> WrittenChunk:
         """Returns a chunk once Spark has committed its files, which are not counted yet.
 
-        Spark tries a task several times, but for `local[n]`, where it tries it once.
+        Spark tries a task several times, except with `local[n]`, where it tries it once.
 
         Raises:
             JobError: a task failed for good; `deaths_in` tells whether its worker died.
@@ -96,9 +96,9 @@ class SparkChunks:
         return ScoredChunk(task.chunk, task.staging, tuple(files), written.seconds)
 
     def isolate(self, task: ChunkTask) -> ScoredChunk:
-        """Returns a chunk whose workers die, with an error in the rows that kill them.
+        """Returns a chunk over which workers die, with an error in the rows that kill them.
 
-        It is scored in parts, down to these rows.
+        It is scored in parts, down to single rows.
         """
         started = time.monotonic()
         files: list[WrittenFile] = []
@@ -120,7 +120,7 @@ class SparkChunks:
         return ScoredChunk(task.chunk, task.staging, tuple(files), time.monotonic() - started)
 
     def spread(self, rows: int) -> int:
-        """Returns in how many Spark tasks so many rows are scored."""
+        """Returns the number of Spark tasks in which this many rows are scored."""
         workers = self._plan.workers
         return max(1, min(workers.count, math.ceil(rows / LEAST_ROWS[workers.device_type])))
 

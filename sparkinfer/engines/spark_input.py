@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 COPIED_GROUP_BYTES = 8 << 20
-"""At which a row group of a copied input ends: rows are read from their row group's start."""
+"""Size of a row group in a copied input: rows are read from their row group's start."""
 
 
 class SparkInput:
@@ -29,7 +29,7 @@ class SparkInput:
     Args:
         config: names the input.
         spark: the session.
-        df: taken in the place of `config.input`.
+        df: used in place of `config.input`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SparkInput:
         for column in self._df.schema:
             try:
                 fields.append(arrow_field(column))
-            except Exception:  # Arrow has no such type; pyspark's own error, of changing classes
+            except Exception:  # Arrow has no such type; the class of pyspark's error varies
                 foreign[column.name] = column.dataType.simpleString()
         is_files = self._kind in ("parquet", "csv", "json")
         path = str(self._config.input) if is_files else None
@@ -67,7 +67,7 @@ class SparkInput:
             writer = df.write.option("maxRecordsPerFile", rows_per_file)
             writer.option("parquet.block.size", COPIED_GROUP_BYTES).parquet(folder)
         except Exception as error:  # py4j's and Spark's errors have no common root
-            raise JobError(f"the input was not copied to {folder!r}: {explain(error)}") from error
+            raise JobError(f"copying the input to {folder!r} failed: {explain(error)}") from error
 
     def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
         """Copies Parquet files, each in a Spark task; see `InputSource`."""

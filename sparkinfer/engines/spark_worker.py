@@ -1,4 +1,4 @@
-"""What runs inside a Spark task: the process is set up, and rows go through the scoring loop."""
+"""What runs inside a Spark task: sets up the process and runs rows through the scoring loop."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ resident.on_change(worker_reuse.settle_or_unsettle)
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """All that a task needs to score its rows; small, for it travels with every task.
+    """All that a task needs to score its rows; small, since it is sent with every task.
 
     Attributes:
         plan: how rows are scored.
-        progress: where to report, None for nowhere.
-        name: put before the task's number where it reports.
+        progress: where to report; None: nowhere.
+        name: put before the task's number in its reports.
     """
 
     plan: Plan
@@ -40,9 +40,9 @@ class WorkerJob:
 
 
 def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yields the scored columns of a partition's rows, in order; loads no model for no rows.
+    """Yields the scored columns of a partition's rows, in order; loads no model if there are none.
 
-    A scorer that hangs ends this process, and Spark tries the task again in a new one.
+    If the processor hangs, this process is ended, and Spark retries the task in a new one.
     """
     from pyspark import TaskContext
 
@@ -63,7 +63,7 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
 
 
 def task_slot(kind: str, cores: int, scores_later: bool = True) -> WorkerSlot:
-    """Returns what the running task owns, after its process was set up for it."""
+    """Sets up this process for the running task and returns the task's slot."""
     limit_threads(cores)
     return WorkerSlot(task_device(kind), cores, scores_later)
 
@@ -71,7 +71,7 @@ def task_slot(kind: str, cores: int, scores_later: bool = True) -> WorkerSlot:
 def call_in_worker(
     act: Callable[[WorkerSlot], Any], kind: str, cores: int, scores_later: bool
 ) -> bytes:
-    """Returns the pickled result of a function in this task, or the pickled error it ended with."""
+    """Calls a function in this task and returns its result or its SparkInferError, pickled."""
     try:
         return pickle.dumps(act(task_slot(kind, cores, scores_later)))
     except SparkInferError as error:

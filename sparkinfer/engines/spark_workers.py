@@ -1,4 +1,4 @@
-"""The workers of a Spark application: how many there are, and how one is asked something."""
+"""The workers of a Spark application: how many there are, and calling a function in one of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SparkWorkers:
     Args:
         config: which device, and how many replicas.
         spark: the session.
-        score_later: whether a Python worker that is asked something is one that scores later.
+        score_later: whether a Python worker that calls a function is likely to score later.
     """
 
     def __init__(self, config: ScoringConfig, spark: SparkSession, score_later: bool) -> None:
@@ -47,9 +47,9 @@ class SparkWorkers:
         return Workers(self._found.device_type, self._found.count, self._found.cores_per_task)
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
-        """Returns what a function returns in one Python worker; see `Engine`.
+        """Calls a function in one Python worker and returns its result; see `Engine`.
 
-        The others warm up meanwhile, which takes as long.
+        The others warm up meanwhile, which takes about as long.
         """
         workers = self.workers()
         kind, cores, scores_later = workers.device_type, workers.cores, self._score_later
@@ -74,9 +74,9 @@ class SparkWorkers:
         return result
 
     def listen(self, progress: Progress) -> ProgressServer | None:
-        """Returns a listener that workers can reach, None where there cannot be one."""
+        """Returns a listener that workers can reach, None if there cannot be one."""
         try:
             host = self._spark.conf.get("spark.driver.host") or "127.0.0.1"
             return ProgressServer(progress.update, host)
-        except Exception:  # Spark Connect, an address of another network: display only
+        except Exception:  # Spark Connect, an unreachable address: only the display suffers
             return None

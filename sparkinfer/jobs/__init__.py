@@ -1,1 +1,1 @@
-"""What makes a run safe to trust: the plan, its inputs and outputs, and its progress."""
+"""What makes a run trustworthy: lease, manifest and records, commits, resuming and retries."""

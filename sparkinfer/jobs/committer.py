@@ -1,7 +1,7 @@
 """Makes a scored chunk part of the output: checked, published, recorded, in this order.
 
-A crash between any two of these steps leaves the chunk done or to be done again. The lease is asked
-before a file is moved; what an earlier writer had staged is gone by then.
+A crash between any two of these steps leaves the chunk either done or to be done again. The lease
+is checked before a file is moved; anything that an earlier writer had staged is gone by then.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from sparkinfer.workers import heap
 logger = logging.getLogger(__name__)
 
 TRIM_EVERY = 32
-"""Chunks after which the heap is trimmed: footers and records are of ever other sizes."""
+"""Chunks after which the heap is trimmed: footers and records vary in size and fragment it."""
 
 TRIES, FIRST_PAUSE_S = 4, 0.5
-"""Of what a store refused for a moment; each pause is four times the one before."""
+"""For transient errors of a store; each pause is four times the previous one."""
 
 PASSING_ERRNOS = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT})
-"""What mounted and remote file systems say when they are overloaded or reconnect."""
+"""What mounted and remote file systems report when overloaded or reconnecting."""
 
 LASTING_ERRORS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
 class Committer:
-    """Commits the chunks of one run; used by several threads at once. A `ChunkLedger`.
+    """Commits the chunks of one run; thread-safe. A `ChunkLedger`.
 
     Args:
         config: what is scored.
-        measure: which metrics are taken.
+        measure: which metrics are computed.
         device: what the model runs on.
-        output: receives the files.
-        folder: receives the records.
-        lease: that the run holds.
-        progress: is told of what is committed.
+        output: where to publish the files.
+        folder: where to write the records.
+        lease: held by the run.
+        progress: receives what is committed.
         total_rows: of the whole input.
         errors: rows with an error in the chunks that an earlier run committed.
     """
@@ -89,8 +89,8 @@ class Committer:
         rows, is read from their footers.
 
         Raises:
-            RowConservationError: its files do not hold the rows of the chunk.
-            JobError: there are more rows with an error than are allowed; the chunk is committed.
+            RowConservationError: its files do not hold as many rows as the chunk.
+            JobError: more rows have an error than allowed; the chunk is committed nonetheless.
             LeaseLostError: another run writes here now.
         """
         tally = add_up((file.tally for file in scored.files), self._measure)
@@ -100,7 +100,7 @@ class Committer:
         moves = self._output.moves(scored.chunk, scored.staging, names)
         self._insist(lambda: self._output.publish(moves))
         record = self._record(scored, tally, {one.name: one.size for one in moves})
-        # Whoever took over meanwhile has removed these files, for they have no record.
+        # If another run has taken over meanwhile, it has removed these files: they have no record.
         self._insist(lambda: self._folder.add(record))
         self._output.remove_folder(scored.staging)
         if scored.chunk.number % TRIM_EVERY == 0:
@@ -109,12 +109,12 @@ class Committer:
         self._refuse_errors(tally)
 
     def note_deaths(self, number: int, deaths: int) -> None:
-        """Writes down that workers died over a chunk."""
+        """Records that workers died over a chunk."""
         with self._lock:
             self._folder.add_deaths(number, deaths)
 
     def _insist(self, act: Callable[[], None]) -> None:
-        """Does what may be done twice, while the lease is held; again if a store hesitates."""
+        """Does something idempotent while the lease is held; retries transient store errors."""
         pause_s = FIRST_PAUSE_S
         for left in reversed(range(TRIES)):
             with self._lock:
@@ -163,7 +163,7 @@ def _refuse_other_rows(scored: ScoredChunk, rows: int) -> None:
 
 
 def _is_passing(error: OSError) -> bool:
-    """Returns whether it is worth a second try: a store's error without a number may be."""
+    """Returns whether an error is worth a retry; those without an errno, from a store, may be."""
     if isinstance(error, LASTING_ERRORS):
         return False
     return error.errno is None or error.errno in PASSING_ERRNOS or isinstance(error, TimeoutError)
@@ -177,8 +177,8 @@ def refuse_errors(
         often = ", ".join(f"{n} x {reason!r}" for reason, n in reasons.most_common(3))
         raise JobError(
             f"{errors} rows have an error, and max_error_rows={config.max_error_rows!r} allows "
-            f"{limit}: {often or 'see the output'}. Mend the cause and run with --retry-errors, or "
-            "with --overwrite if the input changes; or raise the limit and run again to go on"
+            f"{limit}: {often or 'see the output'}. Fix the cause and run with --retry-errors, or "
+            "with --overwrite if the input changes; or raise the limit and run again to resume"
         )
 
 
@@ -193,5 +193,5 @@ def error_limit(config: ScoringConfig, total_rows: int) -> int | None:
 
 
 def utc_now() -> str:
-    """Returns the time in ISO 8601, for people; no decision depends on it."""
+    """Returns the current time in ISO 8601, for people; no decision depends on it."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

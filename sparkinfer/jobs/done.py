@@ -1,4 +1,4 @@
-"""What of an output is done."""
+"""Which part of an output is done."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from sparkinfer.jobs.manifest import ChunkRecord
 from sparkinfer.plan.chunks import Chunk
 
 MOST_REASONS = 100
-"""Whose counts are kept: a model may have another reason for each row."""
+"""Number of reasons kept: a model may give a different reason for each row."""
 
 
 @dataclass
 class Done:
-    """What of an output is done: the sum of its records, which are not kept.
+    """Which part of an output is done: the sum of its records, which are not kept.
 
     Attributes:
         numbers: of the chunks that have a record.
         files: names of their files.
-        rows: rows of them.
+        rows: rows in these files.
         errors: rows among them with an error.
-        truncated: rows among them whose text was cut.
+        truncated: rows among them whose text was truncated.
         tokens: tokens of all rows.
-        reasons: the most frequent reasons, and how often each is given.
-        wrong: numbers of chunks whose record has another number of rows.
+        reasons: the most frequent error reasons, and how often each occurs.
+        wrong: numbers of records that match no chunk of the manifest in number and rows.
     """
 
     numbers: set[int] = field(default_factory=set)
@@ -38,7 +38,7 @@ class Done:
     wrong: list[int] = field(default_factory=list)
 
     def add(self, record: ChunkRecord, chunks: Sequence[Chunk]) -> None:
-        """Takes a record; one of no chunk of the manifest leaves the output as not done."""
+        """Adds a record; if it matches no chunk of the manifest, the output cannot be finished."""
         number = record.number
         if number >= len(chunks) or chunks[number].rows != record.rows:
             self.wrong.append(number)

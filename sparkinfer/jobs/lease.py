@@ -1,15 +1,15 @@
 """One writer at a time on an output folder.
 
-Each holder has an epoch, and each epoch a file in the lease folder; the highest is the holder's.
-Whoever takes over creates the file of the next epoch, which only one can do. The holder rewrites
-its file with a growing count. Counts are compared with what was read before, never a clock with
-that of another machine.
+Each holder has an epoch, and each epoch a file in the lease folder; the highest epoch is the
+current holder's. A process that takes over creates the file of the next epoch, which only one can
+do. The holder keeps rewriting its file with a growing count. Counts are compared with earlier ones,
+clocks of different machines never.
 
 A holder that was taken for dead may wake up. So a holder first writes its count and then looks for
-a later epoch, and whoever takes over first creates the later epoch and then looks whether the count
-stood still: whatever the order in which these happen, one of the two steps back. What was started
-before a holder steps back is not stopped by this: the time between `check` and the end of what
-follows it is not guarded.
+a later epoch, and a process that takes over first creates the later epoch and then checks that the
+count has not changed: in whatever order these happen, one of the two steps back. This does not stop
+what was started before a holder steps back: the time between `check` and the end of what follows it
+is not guarded.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ from sparkinfer.storage import (
 logger = logging.getLogger(__name__)
 
 BEAT_S = 2.0
-"""Between two heartbeats of the holder."""
+"""Time between two heartbeats of the holder."""
 
 LOST_AFTER_S = 10.0
-"""A holder whose count stands still for so long is taken for dead; it stops at half of it."""
+"""A holder whose count does not change for this long is taken for dead; it stops at half of it."""
 
 BEAT_ON_OBJECT_STORE_S, LOST_AFTER_ON_OBJECT_STORE_S = 10.0, 45.0
-"""There, each heartbeat is a request that costs, and one request may take seconds."""
+"""Longer: there, each heartbeat is a billed request, and a request may take seconds."""
 
 SETTLE_S = 5.0
-"""Where a store cannot create exclusively: longer than from looking for a file to writing it."""
+"""If a store cannot create exclusively: longer than it takes to look for a file and write it."""
 
 LOOKS_PER_BEAT = 4
 ATTEMPTS = 5
 EPOCHS_KEPT = 2
 
 STORES_THAT_CREATE_EXCLUSIVELY = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
-"""Elsewhere fsspec's `mode="create"` may be a look and then a write, which two can pass."""
+"""Elsewhere fsspec's `mode="create"` may check and then write, so that two can both succeed."""
 
 CLIENT_IS_TOO_OLD = frozenset({"ParamValidationError", "TypeError"})
-"""What botocore before 1.35.20 makes of a conditional request, which it does not send."""
+"""What botocore before 1.35.20 raises for a conditional request, without sending it."""
 
 EPOCH_FILE = re.compile(r"epoch-(\d+)\.json(.*)")
 
@@ -78,16 +78,16 @@ class LeaseLostError(JobError):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds an output folder, or held it last.
+    """The process that holds an output folder, or held it last.
 
     Attributes:
-        epoch: counts the holders so far.
+        epoch: number of holders so far.
         host: where it runs; None if its file is damaged.
         pid: its process there; None if its file is damaged.
-        since: when it took the lease by the clock of its host, ISO 8601 in UTC.
-        released: whether it has given the lease back.
-        since_beat_s: seconds since its last heartbeat, by the store's time of modification and the
-            clock here; None if the store does not tell.
+        since: when it took the lease by its host's clock, ISO 8601 in UTC; None likewise.
+        released: whether it has released the lease.
+        since_beat_s: seconds since its last heartbeat, by the store's modification time and the
+            local clock; None if the store has no such time.
     """
 
     epoch: int
@@ -125,11 +125,11 @@ class Lease:
 
     Args:
         folder: the lease folder, `OUTPUT/_sparkinfer/lease`.
-        clock: seconds that only grow.
-        beat_s: between two heartbeats; None for what suits the store.
-        lost_after_s: how long a holder's count stands still before it is taken for dead; None for
-            what suits the store.
-        settle_s: how long a claim has to stand on a store that cannot create exclusively; at most
+        clock: returns monotonic seconds.
+        beat_s: seconds between two heartbeats; None: the default for the store.
+        lost_after_s: seconds without a change of its count after which a holder is taken for dead;
+            None: the default for the store.
+        settle_s: seconds that a claim must stand on a store that cannot create exclusively; at most
             half of `lost_after_s`.
     """
 
@@ -169,21 +169,21 @@ class Lease:
     def acquire(self) -> None:
         """Takes the lease, and beats until it is released or lost.
 
-        Takes at once what was released or what a process of this machine held that is gone.
-        Otherwise it watches the holder, for up to `lost_after_s` if the holder does not beat.
+        A lease that was released, or held by a process of this machine that is gone, is taken
+        immediately. Otherwise the holder is watched, for up to `lost_after_s` if it does not beat.
 
         Raises:
             OutputError: another process holds the folder, or the folder cannot be written.
         """
         if self._thread is not None:
-            raise RuntimeError("the lease was acquired before; release it first")
+            raise RuntimeError("the lease is already acquired; release it first")
         try:
             make_folder(self._folder)
             while not self._take(self._wait_until_free()):
                 logger.info("%s: another process was faster; looking again", self._folder)
         except SparkInferError:
             raise
-        except Exception as error:  # each store has its own
+        except Exception as error:  # each store has its own errors
             raise self._unusable(error) from error
         self._pid, self._lost = os.getpid(), None
         self._closing.clear()
@@ -192,14 +192,14 @@ class Lease:
         self._remove_old()
 
     def check(self) -> None:
-        """Raises unless the lease is held still; call it right before what must not happen twice.
+        """Raises unless the lease is still held; call it right before what must not happen twice.
 
-        One request: a listing. More where the last heartbeat is too long ago, or the store cannot
+        Cost: one request, a listing; more if the last heartbeat is too long ago or the store cannot
         create exclusively.
 
         Raises:
             LeaseLostError: a later epoch exists, no heartbeat could be written for half of
-                `lost_after_s`, or the lease is not this process's. It stays so.
+                `lost_after_s`, or this process does not hold the lease. A lost lease stays lost.
         """
         if self._thread is None or self._pid != os.getpid():
             raise LeaseLostError(f"{self._name()} is not leased by process {os.getpid()}")
@@ -209,20 +209,20 @@ class Lease:
                     self._beat()
                 self._lost = self._lost or self._find_loss()
                 break
-            except Exception as error:  # a store that fails now and then
+            except Exception as error:  # a flaky store
                 if self._is_stale():
                     silent_s = self._clock() - self._beaten_at
                     self._lost = f"no heartbeat could be written for {silent_s:.0f} s ({error})"
                 self._closing.wait(self._retry_s)
         if self._lost is not None:
             raise LeaseLostError(
-                f"the lease of {self._name()} (epoch {self.epoch}) is lost: {self._lost}; nothing "
-                "more is written there. Run again once no other run writes there"
+                f"the lease of {self._name()} (epoch {self.epoch}) is lost: {self._lost}; this run "
+                "writes nothing more there. Run again once no other run writes there"
             )
 
     def release(self) -> None:
-        """Gives the lease back, if it is held; a failing store is logged."""
-        if self._thread is None or self._pid != os.getpid():  # a forked child has no say
+        """Releases the lease, if it is held; a failing store is only logged."""
+        if self._thread is None or self._pid != os.getpid():  # a forked child does not hold it
             return
         thread, self._thread = self._thread, None
         self._closing.set()
@@ -233,13 +233,13 @@ class Lease:
                 if self._lost is None:
                     self._write(replace(self._claim, released=True))
         except Exception as error:
-            logger.warning("%s: the lease was not released: %s", self._name(), error)
+            logger.warning("%s: releasing the lease failed: %s", self._name(), error)
 
     def _wait_until_free(self) -> _Look:
         """Returns the latest epoch once its holder has released it or is taken for dead.
 
         Raises:
-            OutputError: the holder beats.
+            OutputError: the holder is alive.
         """
         seen, then, still_s = self._look(), self._clock(), 0.0
         while not _is_free(seen):
@@ -252,13 +252,13 @@ class Lease:
             found, now = self._look(), self._clock()
             if found != seen and not _is_free(found):
                 raise self._taken(found)
-            # Time without looks is no silence: the holder may have been suspended along with us.
+            # Time without looks is not silence: the holder may have been suspended along with us.
             still_s += min(max(now - then, 0.0), self._beat_s)
             seen, then = found, now
         return seen
 
     def _take(self, previous: _Look) -> bool:
-        """Returns whether the epoch after a free one became this process's."""
+        """Claims the epoch after a free one; returns whether this process got it."""
         epoch, claim = previous.epoch + 1, _new_claim()
         self._claim, self._beaten_at = claim, self._clock()
         file = _file(self._folder, epoch)
@@ -274,12 +274,12 @@ class Lease:
         return False
 
     def _create(self, file: str, text: str) -> bool:
-        """Returns whether the file is there now with this text, and not with another's."""
+        """Creates the file; returns whether it now has this text, and not another process's."""
         create = _create_local if self._local else _create_on_store
         self._exclusive = self._insist(lambda: create(file, text))
         if not self._exclusive:
             time.sleep(self._settle_s)
-        # An error may be an answer to a request that was sent twice: the token tells.
+        # An error may answer a request that was sent twice: only the token is conclusive.
         return self._insist(lambda: _token(_read(file))) == self._claim.token
 
     def _may_keep(self, epoch: int, previous: _Look) -> bool:
@@ -288,7 +288,7 @@ class Lease:
         if previous.epoch == 0:
             return True
         text = self._insist(lambda: _read(_file(self._folder, previous.epoch)))
-        return (text or "") == previous.text  # else the holder has woken up
+        return (text or "") == previous.text  # otherwise the holder has woken up
 
     def _withdraw(self, file: str) -> None:
         if _token(_read(file)) == self._claim.token:
@@ -301,7 +301,7 @@ class Lease:
                 if epoch <= self.epoch - EPOCHS_KEPT or (rest and epoch < self.epoch):
                     remove(join(self._folder, name))
         except Exception as error:  # the next holder tries again
-            logger.info("%s: old epochs were not removed: %s", self._name(), error)
+            logger.info("%s: removing old epochs failed: %s", self._name(), error)
 
     def _run(self) -> None:
         pause_s = self._beat_s
@@ -309,7 +309,7 @@ class Lease:
             try:
                 self._beat()
                 pause_s = self._beat_s
-            except Exception as error:  # a store that fails now and then; `check` tells silence
+            except Exception as error:  # a flaky store; `check` detects silence
                 if pause_s == self._beat_s:
                     logger.warning("%s: no heartbeat: %s", self._name(), error)
                 pause_s = self._retry_s
@@ -341,8 +341,8 @@ class Lease:
         """Returns why the lease is lost, None if it is held."""
         epochs = _epochs(self._folder)
         latest = max(epochs, default=0)
-        # A local listing may miss a file that is being replaced. The next epoch's is looked at
-        # before the own one: it goes last if both are removed.
+        # A local listing may miss a file that is being replaced. The next epoch's file is checked
+        # before our own: it is the last to go if both are removed.
         if self._local and latest <= self.epoch and _is_there(self._folder, self.epoch + 1):
             latest = self.epoch + 1
         if latest > self.epoch:
@@ -366,20 +366,20 @@ class Lease:
             try:
                 return read()
             except Exception as error:
-                logger.info("%s: tried again: %s", self._name(), error)
+                logger.info("%s: will retry: %s", self._name(), error)
                 time.sleep(self._retry_s)
         return read()
 
     def _taken(self, holder: _Look) -> OutputError:
         return OutputError(
-            f"{self._name()} is being written by {_describe(holder)}, expected no other run on it; "
-            "wait for that run, end that process, or name another folder"
+            f"{self._name()} is being written by {_describe(holder)}, expected no other run; wait "
+            "for that run, end that process, or name another folder"
         )
 
     def _unusable(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or error
         return OutputError(
-            f"{self._name()} cannot be leased ({reason}); name another folder or mend its "
+            f"{self._name()} cannot be leased ({reason}); name another folder or fix its "
             "permissions"
         )
 
@@ -388,7 +388,7 @@ class Lease:
 
 
 def read_holder(folder: str) -> Holder | None:
-    """Returns who holds a lease folder or held it last, None if nobody ever did."""
+    """Returns the current or last holder of a lease folder, None if there never was one."""
     look = _look(folder)
     if look.epoch == 0:
         return None
@@ -409,12 +409,12 @@ def _epochs(folder: str) -> set[int]:
 
 
 def _entries(folder: str) -> list[tuple[int, str, str]]:
-    """Returns epoch, rest of the name and name of each file of an epoch, lowest epoch first.
+    """Returns epoch, suffix and name of each epoch's files, lowest epoch first.
 
-    A file with a rest is one that was about to be put in an epoch's place.
+    A file with a suffix was about to be renamed to an epoch's file.
     """
     fs, path = file_system(folder)
-    fs.invalidate_cache(path)  # file systems remember listings
+    fs.invalidate_cache(path)  # file systems cache listings
     try:
         names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)]
     except FileNotFoundError:
@@ -432,7 +432,7 @@ def _file(folder: str, epoch: int) -> str:
 
 
 def _read(file: str) -> str | None:
-    """Returns the text of a file, empty if it is damaged, None if it is not there."""
+    """Returns the text of a file, empty if it is damaged, None if it is missing."""
     try:
         return read_text(file)
     except UnicodeDecodeError:
@@ -469,7 +469,7 @@ def _since_change_s(file: str) -> float | None:
     fs, name = file_system(file)
     try:
         modified: datetime = fs.modified(name)
-    except Exception:  # not every store has it, and each says so in its own way
+    except Exception:  # not every store has it, and errors differ
         return None
     if modified.tzinfo is None:  # fsspec before 2024
         modified = modified.replace(tzinfo=timezone.utc)
@@ -477,7 +477,7 @@ def _since_change_s(file: str) -> float | None:
 
 
 def _is_free(look: _Look) -> bool:
-    """Returns whether nobody can hold this epoch any more, without watching it."""
+    """Returns whether it is clear, without watching, that nobody holds this epoch any more."""
     claim = _parse(look.text)
     if look.epoch == 0 or (claim is not None and claim.released):
         return True
@@ -492,13 +492,13 @@ def _is_gone(claim: _Claim) -> bool:
     if not claim.place or (claim.host, claim.place) != (socket.gethostname(), _place()):
         return False
     try:
-        os.kill(claim.pid, 0)  # unlike /proc, also right where processes of others are hidden
+        os.kill(claim.pid, 0)  # unlike /proc, correct even where others' processes are hidden
     except ProcessLookupError:
         return True
     except PermissionError:
         pass
     state, start_id = _process(claim.pid)
-    # A killed process that its parent has not asked for yet is a zombie.
+    # A killed process that its parent has not yet reaped is a zombie.
     return state in ("Z", "X") or (bool(start_id) and start_id != claim.start_id)
 
 
@@ -511,9 +511,9 @@ def _new_claim() -> _Claim:
 
 
 def _place() -> str:
-    """Returns what two processes share only if they can tell by a pid whether the other lives.
+    """Returns what two processes share only if each can tell by pid whether the other is alive.
 
-    Containers may share a host's name and not its processes. Empty where there is no /proc.
+    Containers may share a host's name but not its processes. Empty if there is no /proc.
     """
     try:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -523,7 +523,7 @@ def _place() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """Returns state and start time, in ticks since boot, of a process; empty if not known.
+    """Returns state and start time, in ticks since boot, of a process; empty if unknown.
 
     Source: proc(5), fields 3 and 22 of /proc/PID/stat; field 2 may hold blanks and parentheses.
     """
@@ -535,10 +535,10 @@ def _process(pid: int) -> tuple[str, str]:
 
 
 def _create_local(file: str, text: str) -> bool:
-    """Makes a file, whole from the start, unless it is there.
+    """Creates a file, complete from the start, unless it exists.
 
     Returns:
-        Whether it is certain that no two processes can have made it.
+        Whether it is certain that no two processes can both have created it.
     """
     path = Path(file_system(file)[1])
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -547,7 +547,7 @@ def _create_local(file: str, text: str) -> bool:
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(partial)
         return True
-    except OSError:  # a mounted store may have no hard links, and may also check only when closing
+    except OSError:  # a mounted store may lack hard links, and may check only on closing
         with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as handle:
             handle.write(text)
         return False
@@ -556,13 +556,13 @@ def _create_local(file: str, text: str) -> bool:
 
 
 def _create_on_store(file: str, text: str) -> bool:
-    """Makes an object unless it is there.
+    """Creates an object unless it exists.
 
     Returns:
-        Whether it is certain that no two processes can have made it.
+        Whether it is certain that no two processes can both have created it.
 
     Raises:
-        Exception: as the store has it; the object may be made yet.
+        Exception: whatever the store raises; the object may still appear.
     """
     fs, name = file_system(file)
     option = _exclusive_option(fs)
@@ -575,7 +575,7 @@ def _create_on_store(file: str, text: str) -> bool:
         except Exception as error:
             if read_text(file) is not None:
                 return False
-            # Another's claim may be on its way: one that is not conditional would hide it.
+            # Another's claim may be on its way: an unconditional one of ours would overwrite it.
             if type(error).__name__ not in CLIENT_IS_TOO_OLD:
                 raise
             logger.info("%s was not created exclusively: %s", file, error)
@@ -596,7 +596,7 @@ def _refuses(fs: Any, name: str, text: str, option: dict[str, Any]) -> bool:
 
 
 def _exclusive_option(fs: Any) -> dict[str, Any] | None:
-    """Returns how a file system is told to create exclusively, None if it cannot."""
+    """Returns the option that makes a file system create exclusively, None if it cannot."""
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
     if not protocols & STORES_THAT_CREATE_EXCLUSIVELY:
         return None

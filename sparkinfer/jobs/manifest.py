@@ -1,9 +1,9 @@
-"""What a run was asked and what of it is done, kept in the output's work folder.
+"""What a run has to do and what of it is done, kept in the output's work folder.
 
-`manifest.json` says what: the settings that decide about the output, the input as it was, the
-chunks. `chunks/NUMBER.json` is a chunk's record: it is there if and only if the chunk's files are
-where readers look. `deaths/NUMBER` counts the workers that died over a chunk. All are written whole
-or not at all.
+`manifest.json` describes the work: the settings that determine the output, the input as it was, the
+chunks. `chunks/NUMBER.json` is a chunk's record: it exists if and only if the chunk's files are
+where readers look. `deaths/NUMBER` counts the workers that died over a chunk. Each is written
+completely or not at all.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_te
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-"""Of both kinds of files; another one is not read."""
+"""Of manifests and records; other versions are not read."""
 
 MANIFEST_FILE = "manifest.json"
 RECORDS_FOLDER, DEATHS_FOLDER = "chunks", "deaths"
 
 RECORDS_AT_ONCE = 32
-"""Records that are read at the same time: on an object store each takes a round trip."""
+"""Records that are read concurrently: on an object store each takes a round trip."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run was asked.
+    """What a run has to do.
 
     Attributes:
         settings: by name, everything that changes the output: the model's fingerprint, the way it
-            is run, the columns. What changes only the speed is not among them.
-        verdict: how the gate had the model run, and what it tried before.
+            is run, the columns. Settings that affect only speed are not included.
+        verdict: how the gate decided to run the model, and what it tried before.
         labels: of the model, in the order of the probabilities.
         input_files: the input as it was; empty for a table.
         read_files: names of the Parquet files that are read; see `InputFolders`. For an input
             that is not Parquet they are below the folder of its copies.
-        chunks: the work, in the order of their numbers.
+        chunks: the work, in the order of the chunks' numbers.
         created: when the run began, ISO 8601 in UTC.
         written_by: package and version.
     """
@@ -68,16 +68,16 @@ class Manifest:
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """What came out of a chunk whose files are published.
+    """The result of a chunk whose files are published.
 
     Attributes:
         number: of the chunk.
         rows: rows in its files.
         errors: rows among them that have an error.
-        reasons: the most frequent reasons of these, shortened, and how often each is given.
-        truncated: rows among them whose text was cut.
+        reasons: the most frequent error reasons, shortened, and how often each occurs.
+        truncated: rows among them whose text was truncated.
         tokens: tokens of all rows.
-        seconds: from the chunk's start to its files being whole, waiting included.
+        seconds: from the chunk's start until its files are complete, including waiting.
         device: what the model ran on.
         files: names in the output, with their sizes in bytes.
         epoch: of the writer that published it.
@@ -112,10 +112,10 @@ class ManifestFolder:
         self._deaths = join(output, WORK_FOLDER, DEATHS_FOLDER)
 
     def read(self) -> Manifest | None:
-        """Returns the manifest, None where there is none.
+        """Returns the manifest, None if there is none.
 
         Raises:
-            ResumeError: it is damaged or of another version.
+            ResumeError: it is damaged or has another schema version.
         """
         text = read_text(self._path)
         if text is None:
@@ -131,13 +131,13 @@ class ManifestFolder:
                 "copy, or give --overwrite to score everything again"
             ) from None
         raise ResumeError(
-            f"{self._path} has schema version {version}, expected {SCHEMA_VERSION}; go on with "
+            f"{self._path} has schema version {version}, expected {SCHEMA_VERSION}; resume with "
             f"the version of sparkinfer that wrote it ({values.get('written_by')}), or give "
             "--overwrite to score everything again"
         )
 
     def write(self, manifest: Manifest) -> None:
-        """Writes the manifest in the place of an earlier one."""
+        """Writes the manifest, replacing an earlier one."""
         indices = {path: index for index, path in enumerate(manifest.read_files)}
         chunks = [
             [[indices[piece.path], *_numbers(piece)] for piece in chunk.pieces]
@@ -153,13 +153,13 @@ class ManifestFolder:
         replace_text(self._path, json.dumps(values), durable=True)
 
     def records(self, sizes: Callable[[], Mapping[str, int]]) -> Iterator[ChunkRecord]:
-        """Yields the records in the order of their chunks, no more than a few held at a time.
+        """Yields the records in the order of their chunks, holding only a few at a time.
 
-        One that is damaged, or whose files are not there as they were published, counts as absent.
+        A record that is damaged, or whose files are missing or have changed, counts as absent.
 
         Args:
-            sizes: gives those of the files in the output; asked once the names of the records are
-                known, for a file is there before its record.
+            sizes: returns the sizes of the output's files; called once the names of the records are
+                known, since a file is there before its record.
         """
         names = [name for name in names_in(self._records) if name.endswith(".json")]
         there = sizes() if names else {}
@@ -171,15 +171,15 @@ class ManifestFolder:
                         yield record
 
     def add(self, record: ChunkRecord) -> None:
-        """Writes the record of a chunk; its files are published."""
+        """Writes the record of a chunk, whose files are already published."""
         values = {"schema_version": SCHEMA_VERSION, **asdict(record)}
         path = join(self._records, f"{record.number:08d}.json")
         replace_text(path, json.dumps(values), durable=True)
 
     def deaths(self) -> dict[int, int]:
-        """Returns how often workers died over a chunk, by its number; chunks without are left out.
+        """Returns how often workers died over a chunk, by its number, for chunks with deaths.
 
-        What cannot be read counts as none: then a deadly row costs two more deaths.
+        A count that cannot be read is left out: a deadly row then costs two more deaths.
         """
         found = {}
         for name in names_in(self._deaths):
@@ -188,7 +188,7 @@ class ManifestFolder:
         return found
 
     def add_deaths(self, number: int, deaths: int) -> None:
-        """Writes down that workers died over a chunk."""
+        """Adds to the number of workers that died over a chunk."""
         make_folder(self._deaths)
         total = self.deaths().get(number, 0) + deaths
         replace_text(join(self._deaths, f"{number:08d}"), str(total))
@@ -212,29 +212,29 @@ def _has_its_files(record: ChunkRecord, sizes: Mapping[str, int]) -> bool:
     wrong = [name for name, size in record.files.items() if sizes.get(name) != size]
     if wrong:
         logger.warning(
-            "%s is gone or was changed; chunk %d is scored again", wrong[0], record.number
+            "%s is missing or has changed; chunk %d is scored again", wrong[0], record.number
         )
     return not wrong
 
 
 MOST_DIFFERENCES = 10
-"""That an error lists."""
+"""Number that an error lists."""
 
 
 def refuse_other_settings(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ResumeError, with what differs, unless the settings that are in both are equal."""
+    """Raises ResumeError, listing differences, unless the settings in both are equal."""
     lines = [
         f"{name} was {before[name]!r}, is {now[name]!r}"
         for name in before
         if name in now and before[name] != now[name]
     ]
-    _refuse(output, "was begun with other settings", lines)
+    _refuse(output, "was started with different settings", lines)
 
 
 def refuse_other_input(
     output: str, before: Sequence[InputFile], now: Sequence[InputFile], may_grow: bool
 ) -> None:
-    """Raises ResumeError, with what differs, unless the input is what it was.
+    """Raises ResumeError, listing differences, unless the input is unchanged.
 
     Args:
         output: the output folder.
@@ -244,7 +244,7 @@ def refuse_other_input(
     """
     known = {file.name for file in before}
     compared = [file for file in now if file.name in known] if may_grow else now
-    _refuse(output, "is of an input that has changed", differences(before, compared))
+    _refuse(output, "is from an input that has changed", differences(before, compared))
 
 
 def _refuse(output: str, what: str, lines: list[str]) -> None:
@@ -252,13 +252,13 @@ def _refuse(output: str, what: str, lines: list[str]) -> None:
         return
     shown = lines[:MOST_DIFFERENCES] + (["..."] if len(lines) > MOST_DIFFERENCES else [])
     raise ResumeError(
-        f"output {output!r} {what}: {'; '.join(shown)}. Set them back to go on with it, name "
+        f"output {output!r} {what}: {'; '.join(shown)}. Undo the changes to resume it, name "
         "another folder, or give --overwrite to score everything again"
     )
 
 
 def _numbers(piece: Piece) -> list[int]:
-    """Returns a piece without its path; a piece of whole row groups, as most are, is short."""
+    """Returns a piece without its path; short for a piece of whole row groups, as most are."""
     numbers = [piece.first, piece.count, piece.rows]
     return [*numbers, piece.before, piece.after] if piece.before or piece.after else numbers
 

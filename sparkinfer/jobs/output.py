@@ -1,8 +1,8 @@
-"""The output folder: whole files under names that their chunk decides, and a work folder beside.
+"""The output folder: complete files named after their chunk, and a work folder next to them.
 
-Nothing is seen by readers that was not renamed into place. Attempts write below the work folder,
-each epoch of the lease in a folder of its own, which the next epoch takes away before it does
-anything else: a writer that was thought dead then has nothing left to publish.
+Readers see only what was renamed into place. Attempts write below the work folder, each epoch of
+the lease in its own folder, which the next epoch removes before it does anything else: a writer
+that was wrongly taken for dead then has nothing left to publish.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 REMOVAL_ATTEMPTS, REMOVAL_PAUSE_S = 5, 0.5
 
 GONE = "gone-"
-"""Begins the names of staged folders that are about to be removed."""
+"""Prefix of the names of staged folders that are about to be removed."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Move:
 
 
 class Output:
-    """A folder that receives scored Parquet files.
+    """A folder for scored Parquet files.
 
     Args:
-        path: the folder, in any notation that the storage seam reads.
+        path: the folder, as a path or URL that `sparkinfer.storage` accepts.
 
     Attributes:
         lease_folder: where the lease is kept.
-        input_folder: for copies of an input, or of some of its files.
+        input_folder: for copies of the input, or of some of its files.
     """
 
     def __init__(self, path: str) -> None:
@@ -85,12 +85,12 @@ class Output:
     def check(self, overwrite: bool) -> None:
         """Raises OutputError unless a run may write here.
 
-        The folder may be absent or empty, or hold an earlier run: one that can be gone on with, or
-        any that may be overwritten.
+        The folder may be missing or empty, or hold an earlier run: one that can be resumed, or any
+        with `overwrite`.
         """
         if not renames_atomically(self._path) and glob.has_magic(self._path):
             raise OutputError(
-                f"output {self._path!r}: fsspec takes '*', '?' and '[' for a pattern that matches "
+                f"output {self._path!r}: fsspec treats '*', '?' and '[' as a pattern that matches "
                 "other folders too; name a folder without them"
             )
         for folder in _with_parents(self._path):
@@ -110,25 +110,25 @@ class Output:
         foreign = [name for name in present if not _is_ours(name)]
         if foreign:
             raise OutputError(
-                f"output {self._path!r} holds {foreign[0]!r}, which no run wrote; move it away or "
-                "name another folder"
+                f"output {self._path!r} holds {foreign[0]!r}, which no run wrote; move it "
+                "elsewhere or name another folder"
             )
         if not overwrite and not exists(join(self._work, MANIFEST_FILE)):
             raise OutputError(
-                f"output {self._path!r} holds {present[0]!r}, and no manifest says what it is of; "
-                "give --overwrite to replace it, or name another folder"
+                f"output {self._path!r} holds {present[0]!r} but no manifest that says where it is "
+                "from; give --overwrite to replace it, or name another folder"
             )
 
     def refuse_overlap(self, source: str) -> None:
-        """Raises ConfigError if the output is, holds or lies in what is read."""
+        """Raises ConfigError if the output is the input, contains it or lies in it."""
         output, read = (_comparable(path) + "/" for path in (self._path, source))
         if output.startswith(read) or read.startswith(output):
             raise ConfigError(
-                f"output={self._path!r} and input={source!r} hold one another; name another folder"
+                f"output={self._path!r} and input={source!r} overlap; name another folder"
             )
 
     def prepare(self) -> None:
-        """Makes the work folder.
+        """Creates the work folder.
 
         Raises:
             OutputError: the output cannot be written.
@@ -138,15 +138,15 @@ class Output:
         except OSError as error:
             raise OutputError(
                 f"output {self._path!r} cannot be written ({error.strerror or error}); name "
-                "another folder or mend its permissions"
+                "another folder or fix its permissions"
             ) from None
 
     def staging_folder(self, epoch: int, *names: str) -> str:
-        """Returns a folder of an epoch for what is not published yet."""
+        """Returns an epoch's folder for what is not published yet."""
         return join(self._staging, f"{epoch:08d}", *names)
 
     def fence(self, epoch: int) -> None:
-        """Takes away what earlier epochs staged, so that they cannot publish it any more."""
+        """Removes what earlier epochs staged, so that they can no longer publish it."""
         for name in names_in(self._staging):
             if name < f"{epoch:08d}" or name.startswith(GONE):
                 gone = join(self._staging, f"{GONE}{uuid.uuid4().hex}")
@@ -154,13 +154,13 @@ class Output:
                 self.remove_folder(gone)
 
     def remove_published(self, keep: Collection[str] = ()) -> None:
-        """Removes what readers see, but for the scored files that are kept."""
+        """Removes what readers see, except the files to keep."""
         for name in names_in(self._path):
             if name != WORK_FOLDER and name not in keep:
                 remove(join(self._path, name))
 
     def remove_records(self) -> None:
-        """Removes what is known of an earlier run: its manifest, records and staged input."""
+        """Removes all traces of an earlier run: its manifest, records and staged input."""
         for name in names_in(self._work):
             if join(self._work, name) != self.lease_folder:
                 self.remove_folder(join(self._work, name))
@@ -170,10 +170,10 @@ class Output:
         return sizes_in(self._path)
 
     def moves(self, chunk: Chunk, staging: str, files: Sequence[str]) -> tuple[Move, ...]:
-        """Returns what publishing a chunk's staged files comes to.
+        """Returns the moves by which a chunk's staged files are published.
 
         Raises:
-            OSError: a file is not there (any more).
+            OSError: a file is missing, or gone by now.
         """
         return tuple(
             Move(
@@ -187,10 +187,10 @@ class Output:
     def publish(self, moves: Sequence[Move]) -> None:
         """Moves staged files to where readers look.
 
-        It may be done again after it failed: what is moved already is left as it is.
+        It can be repeated after a failure: files already moved are left as they are.
 
         Raises:
-            OSError: a file is not there (any more), or cannot be moved.
+            OSError: a file is missing, or gone by now, or cannot be moved.
         """
         for one in moves:
             try:
@@ -201,10 +201,10 @@ class Output:
                     raise
 
     def replace(self, staging: str, name: str) -> None:
-        """Has a staged file take the place of the published file of its name, in one step.
+        """Replaces the published file of this name with the staged one, in one step.
 
         Raises:
-            OSError: the file is not there (any more), or cannot be moved.
+            OSError: the file is missing, or gone by now, or cannot be moved.
         """
         sync(join(staging, name))
         move(join(staging, name), join(self._path, name))
@@ -212,25 +212,25 @@ class Output:
     def remove_folder(self, folder: str) -> None:
         """Removes a folder below the work folder.
 
-        A worker that outlives its attempt for a moment may still write there. What is left then is
-        out of the sight of readers, and the next run removes it.
+        A worker that briefly outlives its attempt may still write there. What is then left is
+        invisible to readers, and the next run removes it.
         """
         for _ in range(REMOVAL_ATTEMPTS):
             try:
                 remove(folder)
                 return
             except OSError as error:
-                logger.warning("%s was not removed: %s", folder, error)
+                logger.warning("removing %s failed: %s", folder, error)
                 time.sleep(REMOVAL_PAUSE_S)
 
     def remove_staging(self, epoch: int) -> None:
-        """Removes what an epoch staged; what others did is theirs or is fenced off later."""
+        """Removes what an epoch staged; other epochs' folders are left to them or to `fence`."""
         self.remove_folder(self.staging_folder(epoch))
         if names_in(self._staging) == []:
             remove(self._staging)
 
     def remove_empty(self) -> None:
-        """Removes the work folder, and the output, if there is nothing but a lease in them."""
+        """Removes the work folder, and the output, if they hold nothing but a lease."""
         if not set(names_in(self._work)) - {"lease"}:
             remove(self._work)
         if names_in(self._path) == []:
@@ -245,7 +245,7 @@ class Output:
         write_text(join(self._path, SUCCESS_FILE), "")
 
     def unfinish(self) -> None:
-        """Takes the mark away: there is more to do."""
+        """Removes the mark: there is more to do."""
         remove(join(self._path, SUCCESS_FILE))
 
 
@@ -256,13 +256,13 @@ def _is_ours(name: str) -> bool:
 
 
 def _comparable(path: str) -> str:
-    """Returns a path such that two notations of one place are equal."""
+    """Returns a path in a form in which different spellings of the same place are equal."""
     fs, name = file_system(path)
     return str(fs.unstrip_protocol(name)).rstrip("/")
 
 
 def _with_parents(path: str) -> list[str]:
-    """Returns a path and the folders above it that have names."""
+    """Returns a path and its named parent folders."""
     paths = [path.rstrip("/")]
     while "/" in paths[-1].split("://", 1)[-1].strip("/"):
         paths.append(paths[-1].rsplit("/", 1)[0])

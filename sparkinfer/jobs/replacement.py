@@ -1,9 +1,10 @@
-"""Puts rewritten files in the place of a chunk's published ones; their rows are the same rows.
+"""Replaces a chunk's published files with rewritten ones that hold the same rows.
 
-A reader finds each file as it was or as it is now, whole, at any time. Between the first file and
-the new record the old record's sizes are wrong. So before the first file there is a note: which
-record is about to come, and the sizes before. Whoever finds a note later, after whoever left it was
-fenced off, counts what the files hold now, old or new, and records that. Nothing is scored again.
+At any time a reader finds each file complete, in its old or new state. Between replacing the first
+file and writing the new record, the old record's sizes are wrong. So a note is written before the
+first file: the record to come, and the sizes before. A run that finds a note later, once the writer
+that left it is fenced off, tallies what the files hold now, old or new, and records that. Nothing
+is scored again.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Replacer:
 
     Args:
         config: what was scored.
-        measure: which metrics are taken.
+        measure: which metrics are computed.
         output: holds the files.
         folder: holds the records.
-        lease: that the run holds.
+        lease: held by the run.
     """
 
     def __init__(
@@ -62,11 +63,11 @@ class Replacer:
         self._notes = join(str(config.output), WORK_FOLDER, RECORDS_FOLDER)
 
     def replace(self, record: ChunkRecord, staging: str, names: Sequence[str]) -> ChunkRecord:
-        """Has files take the place of published ones of the same names; returns the new record.
+        """Replaces published files with staged ones of the same names; returns the new record.
 
         Args:
-            record: of the chunk, whose files are there.
-            staging: folder of the files, fenced off from later epochs.
+            record: of the chunk, whose published files exist.
+            staging: folder of the staged files, which later epochs fence off.
             names: of the files.
 
         Raises:
@@ -80,24 +81,24 @@ class Replacer:
         new = self._measured(replace(record, files=files), list(paths.values()))
         if new.rows != record.rows:
             raise RowConservationError(
-                f"chunk {record.number} has {record.rows} rows and would have {new.rows}; nothing "
-                "of it was replaced. Run again; if it persists, score the chunk again: remove "
+                f"chunk {record.number} has {record.rows} rows and would have {new.rows}; none "
+                "of it was replaced. Run again; if this persists, score the chunk again: remove "
                 f"{next(iter(record.files))!r} and run without --retry-errors"
             )
         self._lease.check()
         self._note(new, record.files)
         for name in names:
             self._output.replace(staging, name)
-        # Whoever took over meanwhile has read the note and records what the files hold.
+        # If another run has taken over, it has read the note and records what the files hold.
         self._lease.check()
         self._record(new)
         return new
 
     def recover(self) -> None:
-        """Records what the files hold where a replacement was broken off.
+        """Records what the files hold where a replacement was interrupted.
 
-        Chunks whose files were changed by others too have no valid record after this. The output
-        has been fenced, so the files stand still.
+        Chunks whose files were also changed by others have no valid record after this. The output
+        has been fenced, so the files no longer change.
         """
         for name in self._noted():
             found = self._read_note(name)
@@ -106,7 +107,7 @@ class Replacer:
             if record:
                 self._record(record)
             else:
-                logger.warning("%s: its chunk's files are others; it is dropped", name)
+                logger.warning("%s: its chunk's files have changed; dropping the note", name)
                 remove(join(self._notes, name))
 
     def has_notes(self) -> bool:
@@ -114,7 +115,7 @@ class Replacer:
         return bool(self._noted())
 
     def _now(self, new: ChunkRecord, before: Mapping[str, int]) -> ChunkRecord | None:
-        """Returns the record of what the files hold, None if one is neither old nor new."""
+        """Returns the record of what the files hold now, None if one is neither old nor new."""
         sizes = self._output.sizes()
         if any(sizes.get(name) not in (before[name], new.files[name]) for name in new.files):
             return None

@@ -1,4 +1,4 @@
-"""What a run gives back."""
+"""What a run returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparkinfer.workers.statistics import ScoringStatistics
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the output holds, and what this run did for it.
+    """What the output holds, and what this run contributed.
 
     Attributes:
         output: folder with the scored Parquet files.
@@ -22,15 +22,15 @@ class RunResult:
         metrics: by name, over all rows with a known label; empty without a label column.
         rows_before: rows among them that an earlier run had committed.
         seconds: from the call to the end.
-        phases: of these, what each part of the engine's work took: `score`, and before it
-            `prepare` and `start` where an engine has them.
+        phases: of these, the seconds for each part of the engine's work: `score`, preceded by
+            `prepare` and `start` if the engine has them.
         workers: replicas that scored, and on what; None if there was nothing to do.
         verdict: how the model was run, and what was tried before; None if there was nothing to do.
         model_fingerprint: hash of the model's files.
         statistics: counts and seconds, summed over the workers that could report.
         devices: what the model ran on, with the rows of each.
         retried_rows: rows with an error that this run rescored; None if it was not asked to.
-        mended_rows: rows among these that have no error any more.
+        mended_rows: rows among these that no longer have an error.
     """
 
     output: str
@@ -50,7 +50,7 @@ class RunResult:
 
     @property
     def rows_per_s(self) -> float:
-        """Rows per second of scoring, of the rows that this run scored."""
+        """Rows that this run scored, per second of scoring."""
         scoring_s = self.phases.get(SCORE, 0.0)
         rows = self.rows - self.rows_before + (self.retried_rows or 0)
         return rows / scoring_s if scoring_s else 0.0
@@ -66,9 +66,9 @@ class Retried:
 
     Attributes:
         rows: rows that were rescored.
-        mended_rows: rows among them that have no error any more.
+        mended_rows: rows among them that no longer have an error.
         progress: of the rescoring; None if there was nothing to rescore.
-        workers: that rescored; None likewise.
+        workers: what rescored them; None likewise.
         verdict: how the model was run; None likewise.
     """
 
@@ -80,7 +80,7 @@ class Retried:
 
 
 def with_retried(result: RunResult, retried: Retried | None) -> RunResult:
-    """Returns the result of the rest of a run, with what its retry did added."""
+    """Returns the result of a run with its retry's contribution added."""
     if retried is None:
         return result
     result = replace(result, retried_rows=retried.rows, mended_rows=retried.mended_rows)
@@ -103,7 +103,7 @@ def with_retried(result: RunResult, retried: Retried | None) -> RunResult:
 
 
 def _joined(devices: Sequence[DeviceProgress]) -> tuple[DeviceProgress, ...]:
-    """Returns each device once, with the sum of what it did; the rate is its last one."""
+    """Returns each device once, with the sum of what it did and its latest rate."""
     joined: dict[str, DeviceProgress] = {}
     for device in devices:
         statistics = replace(device.statistics)

@@ -1,10 +1,10 @@
-"""Rescores the rows with an error alone and puts what comes of it in their place.
+"""Rescores only the rows with an error and replaces them with the results.
 
-The rows' texts are taken from the published files and staged as an input of its own, with the place
-of each row. The engine scores that input as it would any other. Each published file with a row
-whose error is gone is then written anew, all other rows and columns as they were, and replaced.
+The rows' texts are taken from the published files and staged as a separate input, with the position
+of each row. The engine scores that input like any other. Each published file with a row whose error
+is gone is then rewritten, with all other rows and columns unchanged, and replaced.
 
-Rows go in rounds: what a round has mended is published and recorded when it ends.
+Rows are rescored in rounds: what a round has mended is published and recorded when it ends.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ is a scored column's name without a prefix."""
 STAGED = pa.schema([(FILE, pa.int32()), (ROW, pa.int64()), (TEXT, pa.string())])
 
 ROUND_ROWS = 1 << 18
-"""At which a round ends: its rows' scores are held in memory, and a crash costs a round."""
+"""Size at which a round ends: its rows' scores are held in memory, and a crash costs a round."""
 
 GROUP_ROWS, GROUP_BYTES = 4096, 64 << 20
-"""At which a row group of the staged rows ends."""
+"""Size at which a row group of the staged rows ends."""
 
 
 @dataclass
@@ -60,9 +60,9 @@ class _Round:
 
     Attributes:
         name: of the file with the staged rows.
-        files: published files, those of one chunk together, each with the record of its chunk.
+        files: published files, grouped by chunk, each with its chunk's record.
         rows: number of staged rows.
-        waiting: numbers of the chunks of staged rows that are not rescored yet.
+        waiting: numbers of the chunks of staged rows that are not yet rescored.
         scored: paths of the rescored rows.
     """
 
@@ -94,12 +94,12 @@ class ErrorRetry:
     """One retry on an output whose lease is held: `stage`, then `run`.
 
     Args:
-        prelude: of the run; its processor is asked for once there are rows to rescore.
+        prelude: of the run; its processor is needed only if there are rows to rescore.
         manifest: of the output.
         limits: of the chunks in which rows are rescored.
         output: holds the files.
         folder: holds the records.
-        lease: that the run holds.
+        lease: held by the run.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class ErrorRetry:
         """Rescores the staged rows and replaces the files of those that are mended.
 
         Raises:
-            JobError: a worker failed for good, or the lease is lost; what is replaced is recorded.
+            JobError: a worker failed for good, or the lease was lost; replaced files are recorded.
         """
         plan = self._plan()
         self._output.fence(self._lease.epoch)
@@ -161,15 +161,15 @@ class ErrorRetry:
         )
 
     def commit(self, scored: ScoredChunk) -> None:
-        """Takes rescored rows; those of a round are published once they are all there."""
+        """Takes rescored rows; a round's rows are published once they are complete."""
         with self._lock:
             self._take(scored)
 
     def note_deaths(self, number: int, deaths: int) -> None:
-        """Takes nothing down: the numbers are of no chunk of the output."""
+        """Records nothing: these numbers are not those of the output's chunks."""
 
     def _plan(self) -> Plan:
-        """Returns how the staged rows are rescored: as all others, under names of their own."""
+        """Returns how the staged rows are rescored: like all others, under other column names."""
         processor = self._prelude.processor.renamed((TEXT,), prefix="")
         indices = pa.schema([STAGED.field(FILE), STAGED.field(ROW)])
         columns = Columns(indices, pa.schema([STAGED.field(TEXT)]), processor.fields)
@@ -238,10 +238,10 @@ class ErrorRetry:
         self._mended_rows += mended.num_rows
 
     def _mended(self, staged: _Round) -> pa.Table:
-        """Returns the rescored rows of a round that have no error, in the order of their places.
+        """Returns the rescored rows of a round that have no error, in order of file and row.
 
         Raises:
-            RowConservationError: a row was lost or doubled.
+            RowConservationError: a row was lost or duplicated.
         """
         schema = self._plan().columns.output.remove_metadata()
         table = pa.concat_tables([_read(path, schema) for path in staged.scored])
@@ -249,8 +249,8 @@ class ErrorRetry:
         keys = pa.schema([STAGED.field(FILE), STAGED.field(ROW)])
         if not table.select(keys.names).equals(_read(join(self._staging, staged.name), keys)):
             raise RowConservationError(
-                f"{staged.rows} rows were to be rescored, and {table.num_rows} came back that are "
-                "not these; nothing of them was published. Run again"
+                f"{staged.rows} rows were to be rescored, but the {table.num_rows} returned are "
+                "not the same ones; none of them were published. Run again"
             )
         return table.filter(pc.is_null(table[ERROR]))
 
@@ -267,21 +267,21 @@ class ErrorRetry:
 
 
 def rewrite(source: str, target: str, rows: npt.NDArray[np.int64], columns: pa.Table) -> None:
-    """Writes a Parquet file anew with other values in some rows of some columns.
+    """Rewrites a Parquet file with other values in some rows of some columns.
 
-    Rows, their order, row groups, schema and metadata stay; but INT96 timestamps become those of
-    Parquet's present type, in UTC. Held in memory is one row group.
+    Rows, their order, row groups, schema and metadata are kept, except that INT96 timestamps become
+    Parquet's current timestamp type, in UTC. One row group is held in memory.
 
     Args:
         source: the file.
-        target: receives the new one.
-        rows: growing numbers of the rows, int64 (rows,).
+        target: where to write the new one.
+        rows: numbers of the rows, ascending, int64 (rows,).
         columns: their new values, with the names of columns of the file.
     """
     fs, name = file_system(source)
     target_fs, target_name = file_system(target)
     with fs.open(name, "rb") as handle:
-        # Spark's INT96 timestamps may lie outside of what nanoseconds can say.
+        # Spark's INT96 timestamps may be outside the range of nanoseconds.
         file = pq.ParquetFile(handle, coerce_int96_timestamp_unit="us")
         schema = _writable(file)
         with (
@@ -311,7 +311,7 @@ def _with_values(table: pa.Table, rows: npt.NDArray[np.int64], columns: pa.Table
 
 
 def _compression(file: pq.ParquetFile) -> str:
-    """Returns how a file is compressed, by the name that a writer takes."""
+    """Returns a file's compression, by the name that a writer accepts."""
     metadata = file.metadata
     codec = "snappy"
     if metadata.num_row_groups and metadata.num_columns:
@@ -320,11 +320,11 @@ def _compression(file: pq.ParquetFile) -> str:
 
 
 def _writable(file: pq.ParquetFile) -> pa.Schema:
-    """Returns the schema with which a file is written anew.
+    """Returns the schema with which a file is rewritten.
 
-    It is the file's own but for INT96 timestamps, as Spark writes them by default: Arrow writes
-    those before 1970 such that it does not read them back (a negative time of day). They become
-    timestamps in UTC, which for Spark are the same type, whichever way a file keeps them.
+    It is the file's own except for INT96 timestamps, Spark's default: Arrow writes those before
+    1970 in a way that it cannot read back (a negative time of day). They become timestamps in UTC,
+    which are the same type to Spark, however a file stores them.
     """
     columns = [file.schema.column(index) for index in range(len(file.schema))]
     if all(column.physical_type != "INT96" for column in columns):
@@ -335,7 +335,7 @@ def _writable(file: pq.ParquetFile) -> pa.Schema:
 
 
 def _without_int96(kind: pa.DataType, leaves: Iterator[Any]) -> pa.DataType:
-    """Returns a type with UTC timestamps for INT96; takes its columns off the leaves."""
+    """Returns a type with UTC timestamps for INT96; consumes its columns from the leaves."""
 
     def mended(field: pa.Field) -> pa.Field:
         return field.with_type(_without_int96(field.type, leaves))
@@ -350,22 +350,22 @@ def _without_int96(kind: pa.DataType, leaves: Iterator[Any]) -> pa.DataType:
 
 
 def _refuse_legacy_times(file: pq.ParquetFile, path: str) -> None:
-    """Raises JobError for INT96 timestamps of another calendar: others are not of that one."""
+    """Raises JobError if INT96 timestamps use a calendar that rewriting would not preserve."""
     if b"org.apache.spark.legacyINT96" in (file.metadata.metadata or {}):
         raise JobError(
-            f"{path!r} keeps timestamps by the calendar of Spark 2 and cannot be written anew; "
-            "score again with --overwrite and the Spark setting "
+            f"{path!r} keeps timestamps in the calendar of Spark 2 and cannot be rewritten; score "
+            "again with --overwrite and the Spark setting "
             "spark.sql.parquet.int96RebaseModeInWrite=CORRECTED"
         )
 
 
 def _retryable(record: ChunkRecord) -> int:
-    """Returns how many rows of a chunk have an error that is not the lack of a text; at most."""
+    """Returns how many rows of a chunk, at most, have an error other than a missing text."""
     return record.errors - record.reasons.get(NULL_TEXT, 0)
 
 
 def _cut_rounds(records: Iterable[ChunkRecord], rows: int) -> Iterator[list[ChunkRecord]]:
-    """Yields runs of records, each with as many rows to retry or few more; whole chunks."""
+    """Yields consecutive records in rounds of at least `rows` rows to retry; the last has fewer."""
     held: list[ChunkRecord] = []
     for record in records:
         held.append(record)
@@ -377,7 +377,7 @@ def _cut_rounds(records: Iterable[ChunkRecord], rows: int) -> Iterator[list[Chun
 
 
 def _rows_with_error(path: str, text_column: str, error_column: str) -> Iterator[pa.Table]:
-    """Yields the rows of a published file that have an error and a text: their number and text."""
+    """Yields number and text of the rows of a published file that have an error and a text."""
     fs, name = file_system(path)
     with fs.open(name, "rb") as handle:
         file = pq.ParquetFile(handle)
@@ -400,7 +400,7 @@ def _numbered(index: int, table: pa.Table) -> pa.Table:
 
 
 def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yields the rows of all tables in tables of a size for a row group."""
+    """Yields the rows of all tables in tables of row group size."""
     held: list[pa.Table] = []
     rows = size = 0
     for whole in tables:

@@ -1,6 +1,6 @@
-"""A whole run: check everything, cut the input, score and commit the chunks, say what was done.
+"""A whole run: check everything, cut the input, score and commit the chunks, return the result.
 
-The same call goes on with a run that was broken off: chunks with a record are done.
+The same call resumes an interrupted run: chunks with a record are done.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ Display = Callable[[Progress], AbstractContextManager[object]]
 
 
 def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
-    """Scores what is missing of the input and commits it to the output.
+    """Scores the part of the input that is not done and commits it to the output.
 
     Everything that can be wrong with the call is checked before the first row is scored.
 
     Args:
-        prelude: what to do, with what; the configuration's `output` is required.
+        prelude: what to do; the configuration's `output` is required.
         display: shows the progress while rows are scored.
 
     Raises:
         UsageError: the call cannot work; nothing was written.
-        JobError: the job had started and failed; the same call goes on with it.
+        JobError: the job had started and failed; the same call resumes it.
     """
     started = time.monotonic()
     config = prelude.config
@@ -81,13 +81,13 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     elif config.incremental:
         raise ConfigError(
             f"incremental=true with {config.input or 'df'!r}, a {prelude.table.input_format}: new "
-            "rows are told by new files, and it has none to compare; give a path, or score it anew "
-            "with --overwrite"
+            "rows are recognised by new files, and it has none to compare; give a path, or score "
+            "it from scratch with --overwrite"
         )
     _ = (
         prelude.workers,
         prelude.resolved,
-    )  # what is wrong with them is found before anything is written
+    )  # so that errors in them are found before anything is written
     output.prepare()
     lease = Lease(output.lease_folder)
     try:
@@ -102,7 +102,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
 
 
 def _remove_empty(output: Output, lease: Lease) -> None:
-    """Removes what is left of a run that did nothing, unless another one holds the output now."""
+    """Removes what a run that did nothing left, unless another run holds the output now."""
     holder = read_holder(output.lease_folder)
     if holder is not None and holder.released and holder.epoch == lease.epoch:
         with suppress(OSError):
@@ -122,7 +122,7 @@ class _Run:
         self._input = InputChunks(prelude, output.input_folder)
 
     def run(self, display: Display) -> RunResult:
-        """Does what is missing and returns what there is then; see `run_job`."""
+        """Does what is not done yet and returns the result; see `run_job`."""
         settings = _settings(self._prelude)
         files = self._input.files()
         manifest = None if self._config.overwrite else self._folder.read()
@@ -157,7 +157,7 @@ class _Run:
         return done
 
     def _recover(self, manifest: Manifest) -> None:
-        """Records what files hold whose replacement by a retry was broken off."""
+        """Records what files hold whose replacement by a retry was interrupted."""
         measure = self._prelude.measure(manifest.labels)
         replacer = Replacer(self._config, measure, self._output, self._folder, self._lease)
         if replacer.has_notes():
@@ -209,7 +209,7 @@ class _Run:
     def _extend(
         self, manifest: Manifest, files: Sequence[InputFile], added: Sequence[InputFile]
     ) -> Manifest:
-        """Writes a manifest that has the chunks of more files."""
+        """Writes a manifest with the chunks of more files added."""
         read_files, chunks = self._input.cut(added, first_number=len(manifest.chunks))
         manifest = replace(
             manifest,
@@ -257,7 +257,7 @@ class _Run:
         return replace(result, seconds=time.monotonic() - self._started)
 
     def _tasks(self, manifest: Manifest, done: Done) -> Iterator[ChunkTask]:
-        """Yields what is missing, made as it is asked for."""
+        """Yields the chunks that are not done, lazily."""
         deaths = self._folder.deaths()
         for chunk in manifest.chunks:
             if chunk.number not in done.numbers:
@@ -270,11 +270,11 @@ class _Run:
         return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)
 
     def _finished(self, manifest: Manifest) -> RunResult:
-        """Marks the output as complete, unless it is; returns the sum of the records.
+        """Marks the output as complete unless it already is; returns the sum of the records.
 
         Raises:
-            JobError: the input is not what it was when the run began.
-            RowConservationError: the records are not those of all chunks.
+            ResumeError: the input has changed since the run began.
+            RowConservationError: the records do not match the chunks.
         """
         done = Done()
 
@@ -306,7 +306,7 @@ class _Run:
         if not is_finished:
             now = self._input.files()
             refuse_other_input(str(self._config.output), manifest.input_files, now, may_grow=True)
-        # What no record names goes: on an object store, an earlier writer's copy may end late.
+        # Remove what no record names: on an object store, an earlier writer's copy may end late.
         self._lease.check()
         self._output.remove_published(keep={SUCCESS_FILE, *files})
         if not is_finished:
@@ -333,13 +333,13 @@ def _refuse_missing(manifest: Manifest, done: Done) -> None:
     if missing or done.wrong:
         raise RowConservationError(
             f"{len(done.numbers)} records for {len(manifest.chunks)} chunks, those of chunks "
-            f"{[*missing, *done.wrong][:10]} absent or of another number of rows; run again to "
-            "score these"
+            f"{[*missing, *done.wrong][:10]} missing or with a different number of rows; run again "
+            "to score these"
         )
 
 
 def _settings(prelude: Prelude) -> dict[str, Any]:
-    """Returns what decides about the output before the processor is tried out, as JSON has it."""
+    """Returns what determines the output before the processor is tried out, as JSON values."""
     config = prelude.config
     carried = config.carry_cols
     columns = prelude.asked_columns.carried

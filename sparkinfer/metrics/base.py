@@ -1,4 +1,4 @@
-"""What a metric is, and what of a task's results metrics are taken from."""
+"""What a metric is, and how a task's results are passed to metrics."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from sparkinfer.exceptions import JobError
 
 
 class Metric(Protocol):
-    """A mergeable metric; a user's is a class made with the label names by label id.
+    """A mergeable metric; a user's is a class, called with the label names in order of label id.
 
     Attributes:
-        name: what its state is kept under; no two metrics share it.
+        name: key of its state, unique among the metrics.
     """
 
     name: str
 
     def update(self, rows: Any) -> None:
-        """Adds rows as the task's `Evaluation` gives them; there may be none in a call."""
+        """Adds rows, as yielded by the task's `Evaluation`; a call may have none."""
 
     def state(self) -> dict[str, Any]:
-        """Returns what was added so far as JSON values, of a size that rows do not change."""
+        """Returns the sums so far as JSON values, whose size does not depend on the rows."""
 
     def merge(self, state: Mapping[str, Any]) -> None:
-        """Adds the state of other rows, in whatever order states come."""
+        """Adds the state of other rows; the order of states must not matter."""
 
     def compute(self) -> dict[str, float]:
-        """Returns values by name; empty where there is nothing to say."""
+        """Returns values by name; empty if there are none."""
 
 
 class Evaluation(Protocol):
     """How the results of a task are measured against true labels.
 
     Attributes:
-        columns: scored columns that are looked at, without a prefix.
-        names: of its own metrics; a user's metric cannot have one of them.
+        columns: scored columns that are read, without a prefix.
+        names: of the task's own metrics; a user's metric must not use any of them.
     """
 
     columns: tuple[str, ...]
     names: tuple[str, ...]
 
     def metrics(self, labels: Sequence[str]) -> list[Metric]:
-        """Returns new metrics that fit a model with these labels."""
+        """Returns new metrics for a model with these labels."""
 
     def rows(self, batch: pa.RecordBatch, labels: Sequence[str]) -> Iterator[Any]:
-        """Yields what metrics are updated with for some rows.
+        """Yields what to update metrics with for some rows.
 
         Args:
             batch: the column of true labels, then `columns`, in their order.
@@ -62,8 +62,8 @@ class Evaluation(Protocol):
 class Sums:
     """A metric whose state is a few arrays that add up.
 
-    In a state, an array of up to one dimension is a number or a list; one of more is packed as
-    `{"shape": [...], "data": base64(zlib(int64, little-endian, C order))}`.
+    In a state, an array of up to one dimension is a number or a list; one with more dimensions is
+    packed as `{"shape": [...], "data": base64(zlib(int64, little-endian, C order))}`.
     """
 
     name: str
@@ -79,20 +79,20 @@ class Sums:
         """Adds the arrays of another state.
 
         Raises:
-            JobError: they have other shapes.
+            JobError: they have different shapes.
         """
         for key, array in self._sums.items():
             other = _decoded(state[key])
             if other.shape != array.shape:
                 raise JobError(
                     f"state of metric {self.name!r}: {key!r} has shape {other.shape}, expected "
-                    f"{array.shape}; it was measured for other labels, so score the chunk again"
+                    f"{array.shape}; it was computed for other labels, so score the chunk again"
                 )
             array += other.astype(array.dtype)
 
 
 def _encoded(array: npt.NDArray[Any]) -> Any:
-    """Returns an array as JSON values; of more than one dimension only int64."""
+    """Returns an array as JSON values; with more than one dimension it must be int64."""
     if array.ndim < 2:
         return array.tolist()
     data = zlib.compress(array.astype("<i8").tobytes())

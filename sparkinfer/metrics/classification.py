@@ -1,13 +1,13 @@
 """Metrics of classification: one label out of several, with the probability of each.
 
-What is left out, never NaN:
+Values that are undefined are left out, never NaN:
 
-* a model with one label (regression, or a single sigmoid) gives the row counts alone, since its
-  output names no label;
-* `log_loss`, `calibration_error` and `auc_roc` need label names that differ (a prediction is
-  stored by name) and rows that are distributions: numbers of at least 0 that sum to 1. One row
-  that is none, as from a sigmoid per label or a regression, leaves them out for the whole run;
-* `auc_roc` needs rows with and rows without each label, as scikit-learn's does.
+* a model with one label (regression, or a single sigmoid) has only the row counts, since its output
+  names no label;
+* `log_loss`, `calibration_error` and `auc_roc` need distinct label names (a prediction is stored by
+  name) and rows that are distributions: numbers of at least 0 that sum to 1. A single row that is
+  not, as from a sigmoid per label or a regression, leaves them out for the whole run;
+* `auc_roc` needs rows with and without each label, like scikit-learn's.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from sparkinfer.metrics.labels import label_ids, label_text, matrix, predicted_i
 
 MAX_BATCH_ROWS = 2**16
 MAX_BATCH_NUMBERS = 2**22
-"""Most probabilities read at a time, 16 MiB; the arrays made from them are a few times that."""
+"""Maximum probabilities read at a time, 16 MiB; arrays made from them take a few times that."""
 
 SUM_TOLERANCE = 3.5e-4
-"""How far from 1 a row of probabilities may sum. Source: scikit-learn, root of float32's eps."""
+"""How far a row of probabilities may sum from 1. Source: scikit-learn, root of float32's eps."""
 
 CALIBRATION_BINS = 15
 """Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 5."""
 
 OCTAVES_BELOW_HALF = 40
 OCTAVES_ABOVE_HALF = 24
-"""The AUC's grid: halvings of p from 1/2 to 2**-40, and of 1 - p until float32 has no more."""
+"""The AUC's grid: halvings of p from 1/2 to 2**-40, and of 1 - p down to float32's resolution."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class LabelledRows:
         labels: true label ids, int64 (rows,).
         predictions: predicted label ids, int64 (rows,).
         probabilities: float32 (rows, num_labels).
-        unknown_labels: rows beside these with a prediction and a label that is none of the
-            model's.
+        unknown_labels: further rows with a prediction and a label that the model does not have.
     """
 
     labels: npt.NDArray[np.int64]
@@ -57,7 +56,7 @@ class LabelledRows:
 
 
 class RowCounts(Sums):
-    """How many rows the other metrics are of."""
+    """How many rows the other metrics cover."""
 
     name = "rows"
 
@@ -92,8 +91,8 @@ class Confusion(Sums):
     def compute(self) -> dict[str, float]:
         """Returns both values.
 
-        Macro F1 is the mean over the labels that occur in truth or predictions. None of them
-        divides by zero, so it does not matter what a zero division would give.
+        Macro F1 is the mean over the labels that occur among true labels or predictions. None of
+        them divides by zero, so scikit-learn's `zero_division` does not matter.
 
         Source: `f1_score(average="macro")` of scikit-learn.
         """
@@ -121,8 +120,8 @@ class LogLoss(Sums):
     def update(self, rows: LabelledRows) -> None:
         """Adds the rows' losses.
 
-        Source: `log_loss` of scikit-learn on float64: probabilities are clipped by its eps and
-        not made to sum to 1 (releases before 1.5 did that; float32 rows then differ by 1e-7).
+        Source: `log_loss` of scikit-learn on float64: probabilities are clipped by its eps and not
+        normalised to sum to 1 (releases before 1.5 did so; float32 rows then differ by 1e-7).
         """
         usable = _is_distribution(rows.probabilities)
         chosen = rows.probabilities[np.arange(len(usable)), rows.labels][usable]
@@ -164,7 +163,7 @@ class Calibration(Sums):
         self._sums["unusable"] += len(usable) - len(top)
 
     def compute(self) -> dict[str, float]:
-        """Returns the mean over rows of their bin's |share of right ones - mean confidence|."""
+        """Returns the mean over rows of their bin's |share correct - mean confidence|."""
         total = self._sums["rows"].sum()
         if self._sums["unusable"] or not total:
             return {}
@@ -175,13 +174,14 @@ class Calibration(Sums):
 class AucRoc(Sums):
     """Area under the ROC curve: of label 1 of two, else the mean of each label against the rest.
 
-    Rows are counted on a fixed grid of probabilities, and those of one bin as tied. Each bin is an
-    equal part of an octave, a halving of p below 1/2 and of 1 - p above; that is nearly uniform in
-    the logit, exact in float32 and the same on every machine. Labels share the bins, 64 octaves of
-    64 parts for up to four curves and fewer for more, so that a state stays small.
+    Rows are counted on a fixed grid of probabilities, and those in the same bin as tied. Each bin
+    is an equal part of an octave, a halving of p below 1/2 and of 1 - p above; that is nearly
+    uniform in the logit, exact in float32 and the same on every machine. A curve has 64 octaves of
+    64 parts with up to four curves and fewer parts with more, so that a state stays small.
 
-    Source: the area is the chance that a row of the label has a higher probability than one that
-    is not, ties counting half (Mann-Whitney); `roc_auc_score(multi_class="ovr")` of scikit-learn.
+    Source: the area is the chance that a row with the label has a higher probability than one
+    without it, ties counting half (Mann-Whitney); `roc_auc_score(multi_class="ovr")` of
+    scikit-learn.
     """
 
     name = "auc_roc"
@@ -192,7 +192,7 @@ class AucRoc(Sums):
         num_bins = (OCTAVES_BELOW_HALF + OCTAVES_ABOVE_HALF) << self._parts_log2
         super().__init__(
             rows=_zero_counts(2, len(self._ids), num_bins), unusable=_zero_counts()
-        )  # rows: first those of the label, then the rest
+        )  # rows: first those with the label, then the rest
 
     def update(self, rows: LabelledRows) -> None:
         """Counts rows by bin, once per curve."""
@@ -206,7 +206,7 @@ class AucRoc(Sums):
         self._sums["unusable"] += np.count_nonzero(~usable)
 
     def compute(self) -> dict[str, float]:
-        """Returns the area, and the most by which it can differ from that without bins."""
+        """Returns the area, and a bound on its difference from the area without bins."""
         positives, negatives = self._sums["rows"].astype(np.float64)
         pairs = positives.sum(axis=1) * negatives.sum(axis=1)
         if self._sums["unusable"] or not pairs.all():
@@ -224,7 +224,7 @@ def _zero_counts(*shape: int) -> npt.NDArray[np.int64]:
 
 
 def _is_distribution(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Returns which rows are at least 0 everywhere and sum to 1, bool (rows,)."""
+    """Returns which rows are non-negative and sum to 1, bool (rows,)."""
     total = probabilities.sum(axis=1, dtype=np.float64)
     near_one = np.abs(total - 1) <= SUM_TOLERANCE
     result: npt.NDArray[np.bool_] = near_one & (probabilities >= 0).all(axis=1)
@@ -232,13 +232,13 @@ def _is_distribution(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.b
 
 
 def _bins(p: npt.NDArray[np.float32], parts_log2: int) -> npt.NDArray[np.int64]:
-    """Returns the bin of each probability, int64, rising with it.
+    """Returns the bin of each probability, int64, increasing with it.
 
-    The bits of a positive float32, read as an integer, rise with it: 8 of exponent, then 23 of
+    The bits of a positive float32, read as an integer, increase with it: 8 of exponent, then 23 of
     mantissa, of which the first `parts_log2` cut each octave into equal parts.
     """
     p = np.clip(p, 0, 1)
-    to_nearer_end = np.minimum(p, 1 - p)  # exact: 1 - p is for p from 1/2
+    to_nearer_end = np.minimum(p, 1 - p)  # exact, since 1 - p is exact for p from 1/2
     shift = 23 - parts_log2
     half = int(np.float32(0.5).view(np.int32)) >> shift
     depth = half - (to_nearer_end.view(np.int32) >> shift).astype(np.int64)
@@ -256,7 +256,7 @@ class ClassificationEvaluation:
     )
 
     def metrics(self, labels: Sequence[str]) -> list[Metric]:
-        """Returns new metrics that fit a model with these labels."""
+        """Returns new metrics for a model with these labels."""
         num_labels = len(labels)
         metrics: list[Metric] = [RowCounts()]
         if num_labels > 1:

@@ -11,7 +11,7 @@ from sparkinfer.exceptions import JobError
 
 
 def label_text(column: pa.Array) -> pa.Array:
-    """Returns labels as text, a whole number by its digits; null where there is none, as NaN."""
+    """Returns labels as text, whole numbers as digits; null where there is no label, as for NaN."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_boolean(column.type):
@@ -30,11 +30,11 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def label_ids(labels: pa.Array, names: pa.Array, of_type: pa.DataType) -> pa.Array:
-    """Returns the id that each label is the digits or the name of, else null.
+    """Returns the id that each label gives as digits or by name, else null.
 
-    Where labels may be both, such as a rating "1" of a model with names "1" to "5", those in a
-    text column are names and those in a column of numbers are ids. A name that several ids share
-    stands for the first: predictions do not tell them apart.
+    Where labels may be either, such as a rating "1" of a model with names "1" to "5", those in a
+    text column are names and those in a numeric column are ids. A name that several ids share
+    stands for the first: predictions do not distinguish them.
     """
     digits = pa.array([str(i) for i in range(len(names))], pa.string())
     first = pc.index_in(names, value_set=names)
@@ -49,7 +49,7 @@ def predicted_ids(column: pa.Array, names: pa.Array) -> npt.NDArray[np.int64]:
     """Returns the label ids of predictions, which are stored by name.
 
     Raises:
-        JobError: a prediction is none of the names.
+        JobError: a prediction is not among the names.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -57,23 +57,23 @@ def predicted_ids(column: pa.Array, names: pa.Array) -> npt.NDArray[np.int64]:
     if ids.null_count:
         strange = column.filter(pc.is_null(ids))[0].as_py()
         raise JobError(
-            f"prediction {strange!r} is none of the model's {len(names)} labels; the file was "
+            f"prediction {strange!r} is not one of the model's {len(names)} labels; the file was "
             "scored by another model, so score it again"
         )
     return ids.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
 
 def matrix(column: pa.Array, width: int) -> npt.NDArray[np.float32]:
-    """Returns lists of one width as float32 (rows, width).
+    """Returns lists of the same length as float32 (rows, width).
 
     Raises:
-        JobError: a list has another width.
+        JobError: a list has another length.
     """
     wrong = pc.fill_null(pc.not_equal(pc.list_value_length(column), width), True)
     if pc.any(wrong).as_py():
         strange = column.filter(wrong)[0].as_py()
         raise JobError(
-            f"probabilities {strange}: expected {width} numbers, one for each label; the file was "
+            f"probabilities {strange}: expected {width} numbers, one per label; the file was "
             "scored by another model, so score it again"
         )
     values = column.flatten().to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""The metrics of one run: made on the driver, measured by workers, added up again on the driver."""
+"""The metrics of one run: chosen on the driver, computed by workers, merged on the driver."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sparkinfer.exceptions import ConfigError
 from sparkinfer.metrics.base import Evaluation, Metric
 
 States = Mapping[str, Mapping[str, Any]]
-"""The state of each metric by its name, as JSON has it."""
+"""The state of each metric by its name, as JSON values."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured of scored rows; travels to the workers.
+    """What is measured of scored rows; sent to the workers.
 
     Attributes:
         evaluation: how the task's results are measured; None: they are not.
@@ -38,7 +38,7 @@ class Measure:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of the output that are looked at; none where nothing is measured."""
+        """The columns of the output that are read; none if nothing is measured."""
         if self.evaluation is None or self.label_col is None or not self.labels:
             return ()
         return (self.label_col, *(self.prefix + name for name in self.evaluation.columns))
@@ -47,7 +47,7 @@ class Measure:
         """Returns new metrics: those of the task that fit the labels, then the user's in order.
 
         Raises:
-            ConfigError: a class cannot be loaded or is no metric, or two metrics share a name.
+            ConfigError: a class cannot be loaded or is not a metric, or two metrics share a name.
         """
         if self.evaluation is None or not self.columns:
             return []
@@ -57,28 +57,28 @@ class Measure:
         return metrics
 
     def start(self) -> Measuring:
-        """Returns what takes rows."""
+        """Returns an object that takes rows."""
         return Measuring(self)
 
     def add_up(self, states: Iterable[States]) -> States:
         """Returns the sum of the states of several files or chunks.
 
-        A metric that one of them has no state of is left out, since its values would be those of a
+        A metric for which any of them has no state is left out, since its values would cover only
         part of the rows.
 
         Raises:
-            JobError: a state was measured for other labels.
+            JobError: a state was computed for other labels.
         """
         return {metric.name: metric.state() for metric in self._merged(states)}
 
     def values(self, states: Iterable[States]) -> dict[str, float]:
         """Returns the metrics' values over the rows of all states; all are finite.
 
-        States are taken one at a time. See `add_up` for what is left out. A user's value whose name
-        is taken is given as `metric.value`.
+        States are read one at a time. See `add_up` for what is left out. A user's value whose name
+        is already used is returned as `metric.value`.
 
         Raises:
-            JobError: a state was measured for other labels.
+            JobError: a state was computed for other labels.
         """
         values: dict[str, float] = {}
         for metric in self._merged(states):
@@ -99,7 +99,7 @@ class Measure:
 
 
 class Measuring:
-    """Takes scored rows as they come.
+    """Updates the metrics with scored rows as they come.
 
     Args:
         measure: what is measured.
@@ -110,10 +110,10 @@ class Measuring:
         self._metrics = measure.metrics()
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Takes rows with all columns of the output, or at least those that are looked at.
+        """Adds rows with all columns of the output, or at least those that are read.
 
         Raises:
-            JobError: they were not scored with a model of these labels.
+            JobError: they were not scored by a model with these labels.
         """
         evaluation = self._measure.evaluation
         if not self._metrics or evaluation is None:
@@ -131,7 +131,7 @@ class Measuring:
 
 
 def check_metrics(user_metrics: Sequence[str], evaluation: Evaluation | None) -> None:
-    """Raises ConfigError for classes that `Measure` would refuse, before labels are known."""
+    """Raises ConfigError for classes that `Measure` would reject, before labels are known."""
     classes = [_user_class(path) for path in user_metrics]
     own = evaluation.names if evaluation is not None else ()
     _refuse_repeated([*own, *(kind.name for kind in classes if hasattr(kind, "name"))], own)
@@ -141,8 +141,8 @@ def _refuse_repeated(names: Iterable[str], own: Sequence[str]) -> None:
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
         raise ConfigError(
-            f"metrics: more than one is called {repeated[0]!r}; name each class once and give it a "
-            f"`name` of its own, other than {', '.join(own)}"
+            f"metrics: more than one is called {repeated[0]!r}; name each class once and give it "
+            f"its own `name`, other than {', '.join(own)}"
         )
 
 
@@ -153,10 +153,10 @@ def _user_class(path: str) -> Any:
         raise ConfigError(f"{expected}, such as 'my_metrics:TopTwoAccuracy'")
     try:
         kind = getattr(importlib.import_module(module), class_name)
-    except Exception as error:  # importing runs the user's code: anything may come
+    except Exception as error:  # importing runs the user's code, which may raise anything
         raise ConfigError(
-            f"{expected}, but got {type(error).__name__}: {error}; put the module where Python "
-            "finds it or correct the name"
+            f"{expected}, but got {type(error).__name__}: {error}; put the module where Python can "
+            "find it or correct the name"
         ) from error
     methods = ("update", "state", "merge", "compute")
     lacking = [name for name in methods if not callable(getattr(kind, name, None))]
@@ -174,12 +174,12 @@ def _user_metric(path: str, label_names: Sequence[str]) -> Metric:
         metric: Metric = kind(list(label_names))
     except Exception as error:  # as above
         raise ConfigError(
-            f"metric {path!r}: expected a class that can be made with the label names, but "
-            f"{list(label_names)[:8]} gave {type(error).__name__}: {error}; correct the class"
+            f"metric {path!r}: expected a class that can be called with the label names, but "
+            f"{list(label_names)[:8]} raised {type(error).__name__}: {error}; correct the class"
         ) from error
     if not isinstance(getattr(metric, "name", None), str):
         raise ConfigError(
-            f"metric {path!r}: expected a `name` that is text, got "
+            f"metric {path!r}: expected a `name` that is a string, got "
             f"{getattr(metric, 'name', None)!r}; add it to the class"
         )
     return metric

@@ -1,1 +1,1 @@
-"""What runs on the accelerator; nothing here knows of Spark."""
+"""What runs on the accelerator; nothing here knows about Spark."""

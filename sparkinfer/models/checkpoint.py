@@ -13,10 +13,10 @@ from sparkinfer.models.tokens import Encoder, length_limit, pads_batches
 
 
 class Checkpoint:
-    """A folder with a model's files, loaded when and as often as it is needed.
+    """A folder with a model's files, loaded when and as often as needed.
 
-    A module is loaded in float32. Wrapping and casting change it in place, so whoever does that
-    takes it; the next one loads it anew.
+    A module is loaded in float32. Wrapping and casting change it in place, so a caller that does
+    either uses `take_module`; the next call loads the module again.
 
     Args:
         path: the folder.
@@ -46,7 +46,7 @@ class Checkpoint:
 
         Raises:
             ModelLoadError: it cannot be read.
-            ConfigError: `max_length` is more than the model takes.
+            ConfigError: `max_length` exceeds the model's limit.
         """
         tokenizer = self._load("AutoTokenizer")
         return Encoder(tokenizer, length_limit(tokenizer, self.config, self.options.max_length))
@@ -57,7 +57,7 @@ class Checkpoint:
         return pads_batches(self.encoder.tokenizer, self.config)
 
     def module(self) -> Any:
-        """Returns the plain module in float32; the caller leaves it as it is."""
+        """Returns the plain module in float32; the caller must not change it."""
         if self._module is None:
             self._module = self._load_module()
         return self._module
@@ -97,7 +97,7 @@ class Checkpoint:
         return module.float().eval()
 
     def _load(self, auto_class: str, **options: Any) -> Any:
-        """Returns what a class of transformers makes of the folder."""
+        """Returns what a transformers class loads from the folder."""
         quiet_transformers()
         import transformers
 

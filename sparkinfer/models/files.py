@@ -22,7 +22,7 @@ _TOKENIZER_FILES = (
 """Patterns of what tokenizers read. Source: every `VOCAB_FILES_NAMES` of transformers 5."""
 
 _CODE_FILES = ("*.py", "*.json", "*.txt")
-"""What a model's own Python code may read, beyond the names that are known."""
+"""What a model's own Python code may read, beyond the known names."""
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -30,7 +30,7 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 @dataclass(frozen=True)
 class Listing:
-    """The files directly in a model's folder, wherever that is."""
+    """The files directly in a model's folder, local or remote."""
 
     shown: str
     names: frozenset[str]
@@ -42,7 +42,7 @@ class Listing:
 
 
 def fingerprint(folder: Path, shown: str, loading: LoadingConfig) -> str:
-    """Returns the sha256 over name and content of the files that matter, after checking them."""
+    """Returns the sha256 over names and contents of the files that matter, after checking them."""
     total = hashlib.sha256()
     for name in select_files(_list_folder(folder, shown), loading):
         digest = hashlib.sha256()
@@ -88,7 +88,7 @@ def _check_config(files: Listing, loading: LoadingConfig) -> dict[str, Any]:
     """Returns the content of config.json."""
     if "adapter_config.json" in files.names:
         raise ModelLoadError(
-            f"{files.shown}: an adapter (adapter_config.json), expected a whole model; merge it "
+            f"{files.shown}: an adapter (adapter_config.json), expected a full model; merge it "
             "into its base with `merge_and_unload()` and save the result"
         )
     if "config.json" not in files.names:
@@ -100,7 +100,7 @@ def _check_config(files: Listing, loading: LoadingConfig) -> dict[str, Any]:
     config = _read_json(files, "config.json")
     if "auto_map" in config and not loading.trust_remote_code:
         raise ModelLoadError(
-            f"{files.shown}: config.json names Python code of its own (auto_map), which is not run "
+            f"{files.shown}: config.json names custom Python code (auto_map), which is not run "
             "unless trusted; read the code, then pass --set loading.trust_remote_code=true"
         )
     return config
@@ -122,7 +122,7 @@ def _weights(files: Listing, config: dict[str, Any], loading: LoadingConfig) -> 
     if pickles and not loading.allow_pickle_weights:
         raise ModelLoadError(
             f"{files.shown}: weights only as a pickle ({pickles[0]}), which can run code when "
-            "read; save the model as safetensors, or if you trust its origin pass "
+            "loaded; save the model as safetensors, or if you trust its origin pass "
             "--set loading.allow_pickle_weights=true"
         )
     return chosen
@@ -133,11 +133,11 @@ def _shards(files: Listing, index: str) -> set[str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelLoadError(f"{files.shown}: {index} has no weight_map; save the model again")
     shards = {str(name) for name in weight_map.values()}
-    # Comparing with the listing also refuses names that lead out of the folder.
+    # Comparing with the listing also rejects names that lead out of the folder.
     if absent := sorted(shards - files.names):
         raise ModelLoadError(
-            f"{files.shown}: {index} names {absent[0]}, which is not there ({len(absent)} of "
-            f"{len(shards)} shards absent); complete the copy"
+            f"{files.shown}: {index} names {absent[0]}, which is missing ({len(absent)} of "
+            f"{len(shards)} shards missing); complete the copy"
         )
     return shards
 

@@ -1,8 +1,8 @@
 """The gate: which way of running a model may score rows.
 
 It runs once, in one worker before the job. It scores a padded probe batch in plain float32, then
-has the backends run the same texts, the wanted way first. An exception or a difference beyond the
-tolerance rules a way out, and the next best is tried. Its verdict is what every worker follows.
+has the backends run the same texts, the preferred way first. An exception or a difference beyond
+the tolerance rules a way out, and the next best is tried. Every worker follows its verdict.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 TOLERANCES = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}
 """Largest difference of a probability from float32 that rounding to the dtype explains.
 
-Half-precision formats keep 11 and 8 significant bits; a silently wrong kernel was seen to be off by
-0.35. An output that is no probability is compared relative to its size where that exceeds 1.
+Half-precision formats keep 11 and 8 significant bits; a silently wrong kernel was observed to be
+off by 0.35. An output that is not a probability is compared relative to its size if that exceeds 1.
 """
 
 PROBE_TEXTS = (
@@ -48,16 +48,16 @@ PROBE_TEXTS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate decided, and what it learned of the model on the way.
+    """What the gate decided, and what it learned about the model in the process.
 
     Attributes:
         accepted: how every worker runs the model.
         device: kind of device it was tried on, `cpu` or `cuda`.
         max_difference: largest difference of a probability from plain float32.
-        tolerance: what was allowed.
-        rejected: for each way tried before, its name and why it was not taken.
-        labels: names in the order of the probabilities; empty where the task has none.
-        max_length: tokens at which texts are cut.
+        tolerance: largest difference allowed.
+        rejected: for each way tried before, its name and why it was rejected.
+        labels: names in the order of the probabilities; empty if the task has none.
+        max_length: tokens at which texts are truncated.
     """
 
     accepted: Acceleration
@@ -70,7 +70,7 @@ class Verdict:
 
 
 def run_gate(path: Path, options: ModelOptions, device: str) -> tuple[RunningModel, Verdict]:
-    """Returns the model in the best way that passes, and the verdict.
+    """Returns the model, run in the best way that passes, and the verdict.
 
     Cost: one load of the model and two passes over a small batch; a rejected way costs another
     load. Runs where the model runs, never on a Spark driver.
@@ -105,12 +105,12 @@ def run_gate(path: Path, options: ModelOptions, device: str) -> tuple[RunningMod
 
 
 def load_way(checkpoint: Checkpoint, way: Acceleration) -> RunningModel:
-    """Returns the model run in one way."""
+    """Returns the model, run in this way."""
     return RunningModel(checkpoint, BACKENDS[way.backend].load(checkpoint, way))
 
 
 def candidates(options: ModelOptions, device: str) -> list[Acceleration]:
-    """Returns the ways to try, the wanted one first and plain float32 last."""
+    """Returns the ways to try, the preferred one first and plain float32 last."""
     dtype = options.dtype if options.dtype != "auto" else native_dtype(device)
     if dtype == "float16" and not device.startswith("cuda"):
         raise ConfigError(
@@ -145,7 +145,10 @@ def _try(
     reference: npt.NDArray[np.float32],
     tolerance: float,
 ) -> tuple[RunningModel | None, float, str]:
-    """Returns the model, its largest difference from the reference, and why it fails ("": not)."""
+    """Returns the model, its largest difference from the reference, and why it fails, if it does.
+
+    The reason is empty if the model passes.
+    """
     try:
         model = load_way(checkpoint, way)
         values = _score_probe(model)
@@ -161,9 +164,9 @@ def _try(
 
 
 def _score_probe(model: RunningModel) -> npt.NDArray[np.float32]:
-    """Returns the numbers of the task for the probe texts, in one padded batch where there can be.
+    """Returns the task's numbers for the probe texts, in one padded batch if the model allows it.
 
-    A task with several columns gets the probe texts in each, in turned order.
+    A task with several columns gets the probe texts in each, rotated by one per column.
     """
     turns = range(model.num_inputs)
     columns = [[*PROBE_TEXTS[turn:], *PROBE_TEXTS[:turn]] for turn in turns]

@@ -1,4 +1,4 @@
-"""What is asked of one model: the part of the configuration that travels to its workers."""
+"""Options of one model: the part of the configuration that is sent to its workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparkinfer.models.tasks import get_task
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How one model is loaded, run and fed.
+    """How one model is loaded and run, and what it is fed.
 
     Attributes:
         task: what the model does, by its Hugging Face name.
@@ -19,7 +19,7 @@ class ModelOptions:
         dtype: number format of the weights, or `auto`.
         acceleration: name of a backend, or `auto`.
         tolerance: largest allowed difference of a probability from float32; None: by the dtype.
-        max_length: tokens at which texts are cut; None: the model's own limit.
+        max_length: tokens at which texts are truncated; None: the model's own limit.
         batching: budgets and window sizes.
         loading: what loading allows.
         deepspeed: options of that backend.

@@ -33,8 +33,8 @@ class ModelScoring:
     Attributes:
         model: the model as the user gave it.
         revision: branch, tag or commit of a hub model.
-        options: how it is loaded, run and fed.
-        source: the model's files; None before they were looked for.
+        options: how it is loaded and run, and what it is fed.
+        source: the model's files; None before they are resolved.
         verdict: how every worker runs it; None before the gate has decided.
     """
 
@@ -51,7 +51,7 @@ class ModelScoring:
 
     @property
     def prefix(self) -> str:
-        """Before the name of each scored column."""
+        """Of the name of each scored column."""
         return self.options.prefix
 
     @property
@@ -71,24 +71,24 @@ class ModelScoring:
 
     @property
     def fields(self) -> pa.Schema:
-        """The scored columns; once the gate has decided, they say which model makes them."""
+        """The scored columns; once the gate has decided, their metadata names the model."""
         metadata = None
         if self.verdict and self.source:
             metadata = column_metadata(self.source.fingerprint, self.labels)
         return scored_schema(self.task, self.prefix, metadata)
 
     def check(self) -> None:
-        """Raises UsageError for an unknown task, or a backend that is not there."""
+        """Raises UsageError for an unknown task or an unavailable backend."""
         get_task(self.options.task)
         check_acceleration(self.options.acceleration)
 
     def resolved(self) -> ModelScoring:
-        """Returns it with the model's files, found and fetched."""
+        """Returns the spec with the model's files found and fetched."""
         loading = self.options.loading
         return replace(self, source=resolve(self.model, revision=self.revision, loading=loading))
 
     def settings(self) -> dict[str, Any]:
-        """Returns what of the model decides about the output, by name."""
+        """Returns the model settings that determine the output, by name."""
         settings = {
             "model_fingerprint": self.found.fingerprint,
             "task": self.options.task,
@@ -102,15 +102,15 @@ class ModelScoring:
     def found(self) -> ModelSource:
         """The model's files."""
         if self.source is None:
-            raise AssertionError("the model's files are looked for before they are used")
+            raise AssertionError("the model's files must be resolved before they are used")
         return self.source
 
     def decided(self, found: Verdict) -> ModelScoring:
-        """Returns it run as the gate says."""
+        """Returns the spec, to be run as the gate decided."""
         return replace(self, verdict=found)
 
     def renamed(self, inputs: tuple[str, ...], prefix: str) -> ModelScoring:
-        """Returns it for rows in which the columns have other names."""
+        """Returns the spec for rows whose columns have other names."""
         return replace(self, options=replace(self.options, input_cols=inputs, prefix=prefix))
 
     def warm_up(self) -> None:
@@ -121,8 +121,8 @@ class ModelScoring:
     def try_out(self, slot: WorkerSlot) -> Verdict:
         """Returns how every worker is to run the model, tried in this process.
 
-        The model that passed stays loaded where the process is likely to score next. One that is
-        not must not hold the accelerator's memory.
+        The model that passed stays loaded if this process is likely to score later; otherwise it is
+        released, so that the process does not hold the accelerator's memory.
         """
         resident.release()
         path = stage(self.found, self.options.loading)
@@ -137,7 +137,7 @@ class ModelScoring:
         return verdict
 
     def open(self, slot: WorkerSlot, report: Callable[[ScoringStatistics], None]) -> Scorer:
-        """Returns a scorer of this process's one copy of the model, loaded where it is not."""
+        """Returns a scorer of this process's one copy of the model; loads it if needed."""
         verdict = self._decided()
 
         def load() -> RunningModel:
@@ -148,7 +148,7 @@ class ModelScoring:
         return Scorer(model, self.options, report)
 
     def encode(self, batch: pa.RecordBatch, cores: int) -> EncodedRows:
-        """Returns what the model is fed for some rows; needs no accelerator and loads no weights.
+        """Returns the model's inputs for some rows; needs no accelerator and loads no weights.
 
         Args:
             batch: the rows, with the input columns.
@@ -167,7 +167,7 @@ class ModelScoring:
 
     def _decided(self) -> Verdict:
         if self.verdict is None:
-            raise AssertionError("rows are scored after the gate has decided")
+            raise AssertionError("rows can be scored only after the gate has decided")
         return self.verdict
 
     def _key(self, slot: WorkerSlot) -> tuple[object, ...]:

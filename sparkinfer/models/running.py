@@ -1,4 +1,4 @@
-"""A model that is ready: inputs to token ids, padded batches of them to scored columns."""
+"""A model that is ready: turns inputs into token ids, and padded batches into scored columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparkinfer.models.tokens import Inputs
 
 
 class RunningModel:
-    """A checkpoint that a backend runs, seen through its task.
+    """A checkpoint as run by a backend for its task.
 
     Args:
         checkpoint: the model's files.
@@ -25,7 +25,7 @@ class RunningModel:
         encoder: its tokenizer.
         runtime: as given.
         pads_batches: whether sequences of different length can share a batch.
-        labels: names in the order of the probabilities; empty where the task has none.
+        labels: names in the order of the probabilities; empty if the task has none.
         num_inputs: columns that the task reads.
     """
 

@@ -1,9 +1,9 @@
 """The scorer: batches of rows in, scored batches out, in the same order.
 
-A thread tokenises the next window while the model works on this one. Within a window, inputs that
-repeat are scored once, and sequences of like length share a batch. A batch that fails is cut in two
-until the guilty sequence is alone; a batch that does not fit in memory halves the budget and goes
-on from the same sequences.
+A thread tokenises the next window while the model works on the current one. Within a window,
+repeated inputs are scored once, and sequences of similar length share a batch. A batch that fails
+is cut in two until the failing sequence is alone; a batch that does not fit in memory halves the
+budget, and scoring continues with the same sequences.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import Activity, ForwardPass, Tokenising
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-"""Token budget by kind of device: beyond it, rates measured on a CPU stop growing."""
+"""Token budget by kind of device: rates measured on a CPU stop growing beyond it."""
 
 NULL_TEXT = "text is null"
 """The `error` of a row without a text."""
@@ -42,7 +42,7 @@ NOT_FINITE = "model: the output is not finite (NaN or infinity)"
 
 @dataclass(frozen=True)
 class _Window:
-    """Rows read ahead together, tokenised and cut into batches."""
+    """Rows that are read ahead together, tokenised and cut into batches."""
 
     rows: EncodedRows
     tokens: int  # of the sequences that go through the model
@@ -58,7 +58,7 @@ class Scorer:
         report: called with the statistics so far after each forward pass.
 
     Attributes:
-        statistics: what was done so far.
+        statistics: what it has done so far.
         schema: of the columns that it adds, without a prefix.
     """
 
@@ -75,38 +75,38 @@ class Scorer:
         self._batching = options.batching
         self._budget = options.batching.max_batch_tokens or _default_budget(model.device)
         self._report = report
-        # For the watchdog, which looks at them from its thread. Each is set and cleared once per
-        # batch or window: an object and two assignments, which are atomic and take no lock.
+        # For the watchdog, which reads them from its own thread. Each is set and cleared once per
+        # batch or window: an object and two assignments, which are atomic and need no lock.
         self._forwarding: ForwardPass | None = None
         self._tokenising: Tokenising | None = None
 
     def activities(self) -> tuple[Activity | None, Activity | None]:
         """Returns what the model and the tokenizer are doing now, None for one that waits.
 
-        An object stands for one activity: the next one, however alike, is another object.
+        An object stands for one activity: the next one, even if equal, is another object.
         """
         return self._forwarding, self._tokenising
 
     def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yields the scored columns of every row, in the order of the rows.
 
-        The output batches together have as many rows as the input batches together; their cuts
-        differ. Closing the iterator stops the thread and leaves the rest of the input unread.
+        The output batches have as many rows in total as the input batches, but are cut differently.
+        Closing the iterator stops the thread and leaves the rest of the input unread.
 
         Args:
-            batches: rows with the input columns; others are not looked at.
+            batches: rows with the input columns; others are ignored.
 
         Raises:
-            DeviceError: the accelerator's context is broken; the process must end.
+            DeviceError: the accelerator's context is broken; the process must exit.
         """
         limits = growing_rows(self._batching.window_rows)
         windows = rebatch(map(self._input_columns, batches), limits, self._batching.window_bytes)
         yield from self._score_windows(LookAhead(windows, self._tokenize))
 
     def process_encoded(self, windows: Iterable[EncodedRows]) -> Iterator[pa.RecordBatch]:
-        """Yields the scored columns of rows that are tokenised already, in their order.
+        """Yields the scored columns of rows that are already tokenised, in order.
 
-        Each item is a window: its rows share batches with one another and not with others.
+        Each item is a window: its rows share batches with each other and not with other windows'.
 
         Args:
             windows: rows with the token ids of this model's tokenizer.
@@ -125,7 +125,7 @@ class Scorer:
             ready = iter(ahead)
             while (window := self._next(ready)) is not None:
                 yield self._score_window(window)
-                del window  # else its pages are not free yet
+                del window  # otherwise its pages are not free yet
                 heap.trim()
         finally:
             ahead.close()
@@ -170,7 +170,7 @@ class Scorer:
         for sequences, tensors in window.batches:
             scored += self._score_batch(encoded, sequences, tensors, errors)
             through += int(encoded.n_tokens[sequences].sum())
-            # By tokens: the longest come first, and rows alone would promise a late end.
+            # By tokens: the longest come first, so that by rows the end would seem too far off.
             share = through / window.tokens
             self.statistics.rows_in_window = int(share * len(window.rows.indices))
             if self._report is not None:
@@ -184,7 +184,7 @@ class Scorer:
         tensors: dict[str, Any],
         errors: dict[int, str],
     ) -> list[tuple[IntArray, pa.RecordBatch]]:
-        """Scores one batch, in parts where it must be; adds to `errors` what fails alone."""
+        """Scores one batch, in parts where needed; adds sequences that fail alone to `errors`."""
         done = []
         waiting: list[tuple[IntArray, dict[str, Any] | None]] = [(sequences, tensors)]
         while waiting:
@@ -202,7 +202,7 @@ class Scorer:
     def _score_part(
         self, encoded: Encoded, part: IntArray, tensors: dict[str, Any] | None
     ) -> tuple[pa.RecordBatch | None, str | None]:
-        """Returns scored sequences, or why there are none: None if they are over the budget."""
+        """Returns scored sequences, or why there are none: None if they exceed the budget."""
         lengths = encoded.n_tokens[part]
         longest = int(lengths.max())
         padded = longest * len(part)
@@ -243,7 +243,7 @@ class Scorer:
             self.statistics.forward_s += time.perf_counter() - started
 
     def _make_room(self, padded: int, rows: int) -> None:
-        """Frees what is cached, and halves the budget unless one row alone was too much."""
+        """Frees cached memory, and halves the budget unless a single row was too much."""
         self.statistics.out_of_memory += 1
         if rows > 1:
             self._budget = max(1, min(self._budget, padded) // 2)
@@ -264,14 +264,14 @@ class Scorer:
         """Returns one scored row per row of the window, in order."""
         inputs, indices = rows.inputs, rows.indices
         results, result_of = self._results(inputs, scored)
-        take = np.append(result_of, -1)[indices]  # the last stands for a row without an input
+        take = np.append(result_of, -1)[indices]  # the last is for rows without an input
         taken = _take(results, pa.array(take, mask=take < 0))
         reasons = np.full(len(inputs) + 1, None, dtype=object)
         of_inputs = inputs.errors(errors)
         reasons[list(of_inputs)] = list(of_inputs.values())
         reasons[-1] = NULL_TEXT
         error = reasons[indices]
-        # A task leaves a row null whose output is no number.
+        # A task makes a row null if its output is not finite.
         error[taken[0].is_null().to_numpy(zero_copy_only=False) & (take >= 0)] = NOT_FINITE
         is_null = indices < 0
         truncated = np.append(inputs.truncated, False)[indices]
@@ -290,7 +290,7 @@ class Scorer:
     def _results(
         self, inputs: Inputs, scored: list[tuple[IntArray, pa.RecordBatch]]
     ) -> tuple[pa.Table, IntArray]:
-        """Returns the task's columns for inputs, and for each input its row there, -1 for none."""
+        """Returns the task's columns, and for each input its row in them, -1 for none."""
         schema = pa.schema(self._model.task.fields)
         table = pa.Table.from_batches([batch for _, batch in scored], schema).combine_chunks()
         row_of = np.full(len(inputs.encoded.n_tokens), -1, dtype=np.int64)
@@ -309,12 +309,12 @@ class Scorer:
 
 
 def _sequences_of_rows(rows: EncodedRows) -> IntArray:
-    """Returns the sequences that go through the model: those of rows, but for inputs with errors.
+    """Returns the sequences to run through the model: those of rows, except inputs with errors.
 
-    An input of which one sequence could not be tokenised is not scored at all.
+    An input with a sequence that could not be tokenised is not scored at all.
     """
     inputs = rows.inputs
-    used = np.zeros(len(inputs) + 1, dtype=np.bool_)  # the last: of rows without an input
+    used = np.zeros(len(inputs) + 1, dtype=np.bool_)  # the last is for rows without an input
     used[rows.indices] = True
     used[list(inputs.errors(inputs.encoded.errors))] = False
     return inputs.sequences_of(np.flatnonzero(used[:-1]))
@@ -326,7 +326,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _take(table: pa.Table, indices: pa.Array) -> list[pa.Array]:
-    """Returns a table's columns at these places, null where the place is null."""
+    """Returns a table's columns at these indices, null where the index is null."""
     taken = table.take(indices).combine_chunks()
     return [
         column.chunk(0) if column.num_chunks else pa.array([], column.type)

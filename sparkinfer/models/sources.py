@@ -1,8 +1,8 @@
-"""Hub id, folder, MLflow URI or remote folder to local files that are the same on every node.
+"""Turns a hub id, folder, MLflow URI or remote folder into local files, the same on every node.
 
 The driver calls `resolve`: it finds the model, fetches it, checks that it can be loaded under the
-current settings, and takes a fingerprint of its files. Each worker calls `stage`: it makes the same
-files available on its node, fetched at most once per node, and refuses others.
+current settings, and computes a fingerprint of its files. Each worker calls `stage`: it makes the
+same files available on its node, fetched at most once per node, and rejects any others.
 
 Folders are used in place. Hub models go through the hub's own cache. MLflow and remote models are
 kept in the cache folder under their fingerprint, so a cache folder that every node sees is filled
@@ -66,19 +66,19 @@ def resolve(
     """Returns the model pinned to exact files, after fetching and checking them.
 
     Cost: each file that matters is read once; an MLflow or remote model is downloaded each time,
-    since only its content tells whether it changed. Configuration and file names are checked before
-    weights are downloaded (not for MLflow, which hands out whole models).
+    since only its content shows whether it changed. Configuration and file names are checked before
+    weights are downloaded (not for MLflow, which only provides whole models).
 
     Args:
         name_or_path: hub id, folder, `dbfs:/` path, `models:/` or `runs:/` URI, or a URL that
-            fsspec understands.
+            fsspec supports.
         revision: branch, tag or commit of a hub model.
         loading: what is allowed, and where fetched files are kept.
 
     Raises:
-        ModelLoadError: the model is not there, not complete, or not allowed by `loading`.
-        EngineUnavailableError: a package that fetches this kind of model is not installed.
-        ConfigError: `revision` was given for something that is no hub model.
+        ModelLoadError: the model is missing, incomplete, or not allowed by `loading`.
+        EngineUnavailableError: the package that fetches this kind of model is not installed.
+        ConfigError: `revision` was given for something other than a hub model.
     """
     kind, location = _locate(name_or_path)
     shown = f"model {without_secrets(name_or_path)!r}"
@@ -100,12 +100,12 @@ def resolve(
 def stage(source: ModelSource, loading: LoadingConfig) -> Path:
     """Returns a local folder in which the files that matter are those that the driver saw.
 
-    Fetches what is not there, once per node however many processes ask. Cost: each file that
-    matters is read once to verify the fingerprint.
+    Fetches what is missing, once per node however many processes ask. Cost: each file that matters
+    is read once to verify the fingerprint.
 
     Raises:
-        ModelLoadError: the files are absent on this node or differ from the driver's.
-        EngineUnavailableError: a package that fetches this kind of model is not installed.
+        ModelLoadError: the files are missing on this node or differ from the driver's.
+        EngineUnavailableError: the package that fetches this kind of model is not installed.
     """
     shown = f"model {without_secrets(source.name_or_path)!r}"
     if source.kind == "folder":
@@ -131,7 +131,7 @@ def stage(source: ModelSource, loading: LoadingConfig) -> Path:
 
 
 def cache_folder(loading: LoadingConfig) -> Path:
-    """Returns where fetched models are kept: option, `SPARKINFER_CACHE` or the user's cache."""
+    """Returns where fetched models are kept: the option, `SPARKINFER_CACHE` or the user's cache."""
     given = loading.cache_dir or os.environ.get("SPARKINFER_CACHE")
     if given:
         return _local_path(given)
@@ -140,7 +140,7 @@ def cache_folder(loading: LoadingConfig) -> Path:
 
 
 def _locate(name: str) -> tuple[SourceKind, str]:
-    """Returns the kind of source that a name means and where it is."""
+    """Returns the kind of source that a name refers to, and where it is."""
     if name.startswith(("models:/", "runs:/")):
         return "mlflow", name
     is_local_url = name.startswith(("file:", "dbfs:/"))
@@ -162,20 +162,20 @@ def _local_path(text: str) -> Path:
 
 
 def _hub_snapshot(repo: str, revision: str | None, shown: str, loading: LoadingConfig) -> Path:
-    """Returns the snapshot folder of a hub model, downloaded or, without connection, cached."""
+    """Returns the snapshot folder of a hub model, downloaded or, without a connection, cached."""
     from huggingface_hub import HfApi
 
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S)
-    # The hub's HTTP library, and with it the errors of a lost connection, differs by version.
+    # The hub's HTTP library, and so what a lost connection raises, differs by version.
     except Exception as error:
         if refusal := _hub_refusal(error, revision, shown):
             raise ModelLoadError(refusal) from None
         if cached := _cached_snapshot(repo, revision, loading):
             return cached
         raise ModelLoadError(
-            f"{shown}: not in the cache of node {_node()}, and the hub could not be reached "
-            f"({_reason(error)}), nor is there a folder of that name; connect, fill the cache, or "
+            f"{shown}: not in the cache of node {_node()}, the hub could not be reached "
+            f"({_reason(error)}), and there is no folder of that name; connect, fill the cache, or "
             "give a folder"
         ) from None
     paths = (file.rfilename for file in info.siblings or ())
@@ -208,20 +208,20 @@ def _download(
 
     chosen = select_files(Listing(shown, names, read), loading)
     weights = [name for name in chosen if name.endswith((".safetensors", ".bin"))]
-    # Weights last, so that a broken-off download is never a model with half a tokenizer; the
-    # revision as given, so that the cache knows it when there is no connection.
+    # Weights last, so that an interrupted download never looks like a model with half a tokenizer;
+    # the revision as given, so that the cache can resolve it without a connection.
     fetched = fetch([name for name in chosen if name not in weights], revision)
     return fetch(weights, fetched.name)
 
 
 def _staged_snapshot(source: ModelSource, shown: str, loading: LoadingConfig) -> Path:
-    """Returns the snapshot folder on this node; asks the hub only if the cache does not do."""
+    """Returns the snapshot folder on this node; asks the hub only if the cache does not suffice."""
     cached = _cached_snapshot(source.location, source.revision, loading)
     try:
         if cached and fingerprint(cached, shown, loading) == source.fingerprint:
             return cached
     except ModelLoadError:
-        pass  # A part of the model, from a download that broke off.
+        pass  # A partial model, from an interrupted download.
     return _hub_snapshot(source.location, source.revision, shown, loading)
 
 
@@ -239,7 +239,7 @@ def _cached_snapshot(repo: str, revision: str | None, loading: LoadingConfig) ->
 
 def _hub_refusal(error: Exception, revision: str | None, shown: str) -> str | None:
     """Returns what the hub answered, or None if it gave no answer about the model."""
-    from huggingface_hub import utils as hub  # where old and new versions have the errors
+    from huggingface_hub import utils as hub  # exports the errors in old and new versions
 
     if isinstance(error, hub.HFValidationError):
         return f"{shown}: neither an existing folder nor a valid hub id; correct the path or id"
@@ -259,7 +259,7 @@ def _hub_refusal(error: Exception, revision: str | None, shown: str) -> str | No
 
 
 def _pin_mlflow(uri: str, shown: str) -> tuple[str, tuple[str, str]]:
-    """Returns the URI with alias or stage replaced by the version, and where the driver looked."""
+    """Returns the URI with alias or stage replaced by the version, and the driver's MLflow URIs."""
     mlflow = _import_mlflow(shown)
     if uri.startswith("models:/"):
         with _translated(shown, "MLflow has no such model or version"):
@@ -272,7 +272,7 @@ def _pin_mlflow(uri: str, shown: str) -> tuple[str, tuple[str, str]]:
 def _fetch_mlflow(source: ModelSource, into: Path, shown: str, loading: LoadingConfig) -> None:
     mlflow = _import_mlflow(shown)
     tracking, registry = source.mlflow_uris or (None, None)
-    # Parameters would not do: MLflow looks models up in the registry of the process.
+    # Passing URIs is not enough: MLflow looks models up in the process-wide registry.
     if mlflow.get_tracking_uri() != tracking:
         mlflow.set_tracking_uri(tracking)
     if mlflow.get_registry_uri() != registry:
@@ -288,10 +288,10 @@ def _fetch_mlflow(source: ModelSource, into: Path, shown: str, loading: LoadingC
 
 
 def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
-    """Returns the files of a logged model by their name in a flat folder.
+    """Returns the files of a logged model by the names they get in a flat folder.
 
-    Source: `mlflow.transformers` puts the model in `model/`, its tokenizer in
-    `components/tokenizer/`; plain artifacts are a folder as `save_pretrained` wrote it.
+    Source: `mlflow.transformers` puts the model in `model/` and its tokenizer in
+    `components/tokenizer/`; plain artifacts are a folder as written by `save_pretrained`.
     """
     folders = [root]
     if (root / "MLmodel").is_file() and not (root / "config.json").is_file():
@@ -300,7 +300,7 @@ def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
             raise ModelLoadError(
                 f"{shown}: an MLflow model without model/config.json, expected one logged by "
                 "`mlflow.transformers` with its weights, or plain artifacts with config.json; "
-                "log it so, or give the hub id or folder it refers to"
+                "log it that way, or give the hub id or folder it refers to"
             )
     # The model's folder last: its config.json is the one that counts.
     present = [folder for folder in folders if folder.is_dir()]
@@ -341,7 +341,7 @@ def _fetch_into_cache(source: ModelSource, shown: str, loading: LoadingConfig) -
     with _writable(cache, shown), FileLock(cache / f"{key}.lock"):
         if source.fingerprint and (cache / source.fingerprint).is_dir():
             return cache / source.fingerprint
-        # Whatever lies here is from a process that was killed: the lock is ours.
+        # We hold the lock, so anything here is left over from a process that was killed.
         shutil.rmtree(work, ignore_errors=True)
         try:
             into = work / "model"
@@ -356,7 +356,7 @@ def _publish(folder: Path, target: Path) -> Path:
     try:
         folder.replace(target)
     except OSError:
-        # The same files under another name, published a moment ago, do as well.
+        # The same files from another location, published a moment ago, will do.
         if not target.is_dir():
             raise
     return target
@@ -376,7 +376,7 @@ def _writable(cache: Path, shown: str) -> Iterator[None]:
 
 @contextmanager
 def _translated(shown: str, what: str) -> Iterator[None]:
-    """Turns any error of a fetching library into one of ours, without secrets."""
+    """Turns any error of the libraries that fetch into one of ours, without secrets."""
     try:
         yield
     except SparkInferError:
@@ -402,4 +402,4 @@ def _remedy(source: ModelSource) -> str:
         return "put the model on storage that every node sees"
     if source.kind == "hub":
         return "remove it from the cache of that node"
-    return "if it was changed since the run began, run again; else remove that folder"
+    return "if it has changed since the run began, run again; otherwise remove that folder"

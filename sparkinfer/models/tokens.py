@@ -1,4 +1,4 @@
-"""Texts to token ids, cut to the model's limit, and token ids to padded tensors."""
+"""Turns texts into token ids, truncated to the model's limit, and token ids into padded tensors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _NO_LIMIT = 10**9
 """Tokenizers without a limit of their own report 1e30 (`VERY_LARGE_INTEGER` of transformers)."""
 
 SLICE_CHARACTERS = 2**20
-"""Texts tokenised in one call: what a tokenizer cuts off it keeps until the call is over, at many
-times the size of the text."""
+"""Maximum characters tokenised in one call: a tokenizer keeps what it cuts off until the call ends,
+at many times the size of the text."""
 
 _POSITION_OFFSET_MODELS = frozenset({"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"})
 """Their positions start after the padding index: 514 positions hold 512 tokens."""
@@ -30,7 +30,7 @@ class Encoded:
     """Token ids of some sequences, one after the other.
 
     Attributes:
-        columns: for each model input (`input_ids`, ...), and for what else a task keeps of each
+        columns: for each model input (`input_ids`, ...), and for anything else a task keeps per
             token, the values of all sequences, one after the other, int32 (sum of n_tokens,).
         n_tokens: tokens of each sequence after truncation, int64 (sequences,).
         truncated: whether tokens were cut off, bool (sequences,).
@@ -44,11 +44,11 @@ class Encoded:
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:
-        """Where each sequence's values begin in every column, int64 (sequences,)."""
+        """Where each sequence's values start in every column, int64 (sequences,)."""
         return np.cumsum(self.n_tokens) - self.n_tokens
 
     def values_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Returns where the values of some sequences lie in every column, one after the other."""
+        """Returns the positions of some sequences' values in every column, in order."""
         lengths = self.n_tokens[sequences]
         shift = self.starts[sequences] - (np.cumsum(lengths) - lengths)
         values: npt.NDArray[np.int64] = np.repeat(shift, lengths) + np.arange(int(lengths.sum()))
@@ -57,7 +57,7 @@ class Encoded:
 
 @dataclass
 class Inputs:
-    """Distinct inputs of a model, each a run of one or more sequences.
+    """Distinct inputs of a model, each one or more consecutive sequences.
 
     Attributes:
         encoded: the sequences, those of one input one after the other.
@@ -87,11 +87,11 @@ class Inputs:
 
     @property
     def truncated(self) -> npt.NDArray[np.bool_]:
-        """Whether any sequence of an input was cut, bool (inputs,)."""
+        """Whether any sequence of an input was truncated, bool (inputs,)."""
         return self._sums(self.encoded.truncated.astype(np.int64)) > 0
 
     def errors(self, of_sequences: Mapping[int, str]) -> dict[int, str]:
-        """Returns the reason of each input that has a sequence with one: that of its first."""
+        """Returns for each input with a failed sequence the reason of its first one."""
         found: dict[int, str] = {}
         for sequence in sorted(of_sequences):
             index = int(np.searchsorted(self.starts, sequence, side="right")) - 1
@@ -120,11 +120,11 @@ class Inputs:
 
 @dataclass
 class EncodedRows:
-    """Rows and what the model is fed for them; rows with the same input share one.
+    """Rows and the model inputs for them; equal rows share one input.
 
     Attributes:
-        indices: for each row its input's index in `inputs`, -1 where the row has none (null), int64
-            (rows,). Not every input needs to be some row's.
+        indices: for each row its input's index in `inputs`, -1 if the row has none (null), int64
+            (rows,). Some inputs may belong to no row.
         inputs: the inputs.
     """
 
@@ -135,7 +135,7 @@ class EncodedRows:
 def encode_rows(
     columns: Sequence[Sequence[str | None]], encode: Callable[[Sequence[Sequence[str]]], Inputs]
 ) -> EncodedRows:
-    """Returns what the model is fed for some rows; an input that repeats is encoded once.
+    """Returns the model inputs for some rows; a repeated input is encoded once.
 
     Args:
         columns: the input columns, each with a text per row; a row with a null in any has no input.
@@ -159,7 +159,7 @@ class Encoder:
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        max_length: tokens at which texts are cut, special tokens included.
+        max_length: tokens at which texts are truncated, special tokens included.
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
@@ -174,17 +174,17 @@ class Encoder:
         if unknown:
             raise ModelLoadError(
                 f"the tokenizer makes {sorted(unknown)}, expected only "
-                f"{sorted(self._pad_values)}: models with other inputs than text are not supported"
+                f"{sorted(self._pad_values)}: models with inputs other than text are not supported"
             )
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
-        """What the tokenizer makes of a text, in its order: `input_ids`, ..."""
+        """The model inputs that the tokenizer returns for a text, in its order: `input_ids`, ..."""
         made = self.tokenizer("text", verbose=False)
         return tuple(name for name in self.tokenizer.model_input_names if name in made)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Returns the token ids of texts; a text that the tokenizer refuses gets an error."""
+        """Returns the token ids of texts; a text that cannot be tokenised gets an error."""
         return _joined(self.input_names, [self._encode_or_refuse(part) for part in _slices(texts)])
 
     def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class Encoder:
     def _encode_or_refuse(self, texts: Sequence[str]) -> Encoded:
         try:
             return self._encode(texts)
-        except Exception as error:  # whatever a tokenizer raises, it is about one of the texts
+        except Exception as error:  # whatever a tokenizer raises concerns one of the texts
             if len(texts) > 1:
                 return _joined(self.input_names, [self._encode_or_refuse([text]) for text in texts])
             reason = f"tokenizer: {type(error).__name__}: {error}"
@@ -260,7 +260,7 @@ def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _joined(names: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
-    """Returns what was encoded in parts as one."""
+    """Returns the concatenation of what was encoded in parts."""
     errors: dict[int, str] = {}
     rows = 0
     for part in parts:
@@ -276,10 +276,10 @@ def _joined(names: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
 
 
 def length_limit(tokenizer: Any, model_config: Any, max_length: int | None) -> int:
-    """Returns the tokens at which texts are cut: the model's limit, or less if asked for.
+    """Returns the tokens at which texts are truncated: `max_length`, or else the model's limit.
 
     Raises:
-        ConfigError: `max_length` is more than the model can take.
+        ConfigError: `max_length` exceeds the model's limit.
     """
     limits = [getattr(tokenizer, "model_max_length", None) or _NO_LIMIT]
     positions = getattr(model_config, "max_position_embeddings", None)

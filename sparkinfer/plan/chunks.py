@@ -1,8 +1,8 @@
 """The input, cut into chunks: the unit of commit and resume.
 
-A chunk is a run of whole row groups where these are small. A larger row group is cut into ranges of
-rows, each of which is read from the row group's start; see `sparkinfer.plan.copies`. Where the
-input is cut depends on the files alone and on how large a chunk should be, not on who scores it.
+A chunk is a sequence of whole row groups where these are small. A larger row group is cut into
+ranges of rows, each read from the row group's start; see `sparkinfer.plan.copies`. Where the input
+is cut depends only on the files and on the chunk limits, not on what scores it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class RowGroups:
         path: name of the file; see `InputFolders`.
         rows: rows of each row group.
         text_bytes: size of each row group's text column, as Parquet encodes it before compression.
-        read_bytes: likewise of all columns that are read.
+        read_bytes: the same for all columns that are read.
     """
 
     path: str
@@ -32,10 +32,10 @@ class RowGroups:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is scored, published and recorded as one.
+    """Rows that are scored, published and recorded as a unit.
 
     Attributes:
-        number: counts the chunks of an output, from 0.
+        number: position among the chunks of an output, from 0.
         pieces: where its rows are.
     """
 
@@ -49,17 +49,17 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """The number as it stands in the names of files, which then sort by it."""
+        """The number as used in file names, padded so that they sort by it."""
         return f"{self.number:08d}"
 
 
 @dataclass(frozen=True)
 class ChunkLimits:
-    """How large a chunk becomes; the bytes of a row group count as spread evenly over its rows.
+    """Maximum size of a chunk; a row group's bytes are taken to be spread evenly over its rows.
 
     Attributes:
-        rows: most rows.
-        text_bytes: most bytes of text, unless a single row has more.
+        rows: maximum rows.
+        text_bytes: maximum bytes of text, unless a single row has more.
     """
 
     rows: int
@@ -74,12 +74,12 @@ DEFAULT_LIMITS = {
     "cpu": ChunkLimits(rows=1 << 14, text_bytes=2 << 20),
     "cuda": ChunkLimits(rows=1 << 18, text_bytes=64 << 20),
 }
-"""By what the model runs on. A crash costs the chunks that are being scored, which should be
-minutes; each chunk costs about 0.4 s of its own on Spark, which should be little beside its rows.
-A worker with a model of BERT's base size scores tens to a few hundred rows/s on CPUs, so that one
-alone has 16,384 rows for 1 to 30 minutes and ten have them for 5 s to 3 minutes. A GPU scores
-thousands of rows/s: 262,144 rows are 1 to 4 minutes for one and 7 to 30 s for eight. The limits in
-bytes are those of rows of 128 and 256 bytes: longer ones take longer."""
+"""By what the model runs on. A crash loses the chunks being scored, which should be minutes of
+work; each chunk has an overhead of about 0.4 s on Spark, which should be small next to its rows. A
+worker with a model the size of BERT base scores tens to a few hundred rows/s on CPUs, so 16,384
+rows take one worker 1 to 30 minutes and ten workers 5 s to 3 minutes. A GPU scores thousands of
+rows/s: 262,144 rows take one 1 to 4 minutes and eight 7 to 30 s. The limits in bytes correspond to
+rows of 128 and 256 bytes: longer rows take longer."""
 
 
 def cut_chunks(
@@ -87,13 +87,13 @@ def cut_chunks(
 ) -> tuple[Chunk, ...]:
     """Returns chunks that together hold each row once, in order.
 
-    A chunk ends before the row group that would take it over a limit. A row group that is over a
-    limit by itself is cut into ranges of even size before. An input without rows is one chunk
-    without pieces, so that its output has columns all the same.
+    A chunk ends before the row group that would take it over a limit. A row group that exceeds a
+    limit on its own is first cut into ranges of even size. An input without rows is one chunk
+    without pieces, so that its output still has columns.
 
     Args:
         files: in the order in which they are read.
-        limits: how large a chunk becomes.
+        limits: maximum size of a chunk.
         first_number: number of the first chunk.
     """
     chunks: list[Chunk] = []
@@ -103,7 +103,7 @@ def cut_chunks(
 
 
 def count_ranges(rows: int, text_bytes: int, limits: ChunkLimits) -> int:
-    """Returns into how many ranges a row group is cut; 1 if it stays whole, 0 without rows."""
+    """Returns how many ranges a row group is cut into; 1 if it stays whole, 0 if it has no rows."""
     return -(-rows // _fitting_rows(rows, text_bytes, limits))
 
 
@@ -141,9 +141,9 @@ def _ranges(file: RowGroups, limits: ChunkLimits) -> Iterator[tuple[Piece, int]]
 
 
 def _extend(pieces: list[Piece], piece: Piece) -> None:
-    """Adds a piece to the others, to the last of them if it follows on it.
+    """Appends a piece, merging it with the last one if it directly follows it.
 
-    Two ranges of one row group are never in one chunk: together they are over a limit.
+    Two ranges of one row group are never in the same chunk: together they exceed a limit.
     """
     last = pieces[-1] if pieces else None
     if last and last.path == piece.path and last.first + last.count == piece.first:

@@ -1,7 +1,7 @@
 """When a file is copied into small row groups before it is read.
 
-A range within a row group is read by decoding the row group from its start. Of `n` even ranges the
-rows before them are `(n - 1) / 2` times the row group, which are decoded to no purpose.
+A range within a row group is read by decoding the row group from its start. With `n` even ranges,
+the rows decoded only to be skipped add up to `(n - 1) / 2` times the row group.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from sparkinfer.plan.chunks import ChunkLimits, RowGroups, count_ranges
 
 DECODED_BYTES_PER_S = 250e6
 """Of encoded columns, on one core. Arrow 14 and 25 decoded 730 to 1,600 MB/s of short and long
-texts, packed by snappy or zstd, that were in the disk's cache; an object store gives less."""
+texts, compressed with snappy or zstd, from the disk cache; an object store is slower."""
 
 ROWS_PER_S = {"cpu": 300, "cuda": 5_000}
-"""That a worker scores, by what the model runs on: much for a model of BERT's base size, so that
-decoding counts for much."""
+"""Scored by a worker, by what the model runs on: high for a model the size of BERT base, so that
+decoding weighs heavily."""
 
 DECODING_SHARE = 0.03
-"""Of the time for scoring, at which repeated decoding is too much."""
+"""Of the scoring time; repeated decoding that takes more is too much."""
 
 COPY_COST = 4
-"""How often a file is decoded in the time that a copy of it takes; 2.6 to 4.3 times were measured
+"""How often a file could be decoded in the time it takes to copy it; 2.6 to 4.3 times as measured
 with the files above. Less repeated decoding than that is not worth a copy."""
 
 
 def should_copy(file: RowGroups, limits: ChunkLimits, kind: str) -> bool:
-    """Returns whether reading a file in chunks costs too much for what is decoded again and again.
+    """Returns whether reading a file in chunks would spend too much time on repeated decoding.
 
     Args:
         file: its row groups, with the sizes of the columns that are read.

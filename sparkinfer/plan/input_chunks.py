@@ -26,7 +26,7 @@ class InputChunks:
         copies: folder for copies of the input, or of some of its files.
 
     Attributes:
-        folders: where the files lie that are read.
+        folders: where the files to read are.
     """
 
     def __init__(self, prelude: Prelude, copies: str) -> None:
@@ -38,12 +38,12 @@ class InputChunks:
         self.folders = InputFolders(self._root if self._is_parquet else copies, copies=copies)
 
     def files(self) -> tuple[InputFile, ...]:
-        """Returns the files of the input as they are now; none for a table or a DataFrame."""
+        """Returns the current files of the input; none for a table or a DataFrame."""
         return list_files(self._path) if self._path is not None else ()
 
     @property
     def limits(self) -> ChunkLimits:
-        """How large a chunk becomes."""
+        """Maximum size of a chunk."""
         target_rows = self._prelude.config.chunks.target_rows
         if target_rows is None:
             return DEFAULT_LIMITS[self._prelude.workers.device_type]
@@ -52,7 +52,7 @@ class InputChunks:
     def cut(
         self, files: Sequence[InputFile], first_number: int
     ) -> tuple[tuple[str, ...], tuple[Chunk, ...]]:
-        """Returns the names of the files that are read, and their chunks; copies what must be.
+        """Returns the names of the files to read and their chunks; makes copies where needed.
 
         Args:
             files: of the input; none for a table or a DataFrame.
@@ -60,7 +60,7 @@ class InputChunks:
 
         Raises:
             InputError: a file is not readable.
-            JobError: a copy was not made, or has other rows.
+            JobError: a copy could not be made, or its row count differs.
         """
         names = [file.name for file in files]
         if self._is_parquet:
@@ -83,7 +83,7 @@ class InputChunks:
         return read_row_groups(self.folders, names, columns.inputs.names, columns.read.names)
 
     def _copy_large(self, files: Sequence[RowGroups]) -> list[RowGroups]:
-        """Returns the files that are read: copies where a file's row groups are too large."""
+        """Returns the files to read: copies where a file's row groups are too large."""
         kind = self._prelude.workers.device_type
         large = [file.path for file in files if should_copy(file, self.limits, kind)]
         if not large:
@@ -101,7 +101,7 @@ class InputChunks:
     def _in_place_of(
         self, files: Sequence[RowGroups], copies: Mapping[str, Sequence[str]]
     ) -> list[RowGroups]:
-        """Returns the files, those that have copies replaced by these.
+        """Returns the files, with those that have copies replaced by their copies.
 
         Raises:
             RowConservationError: copies have more or fewer rows than their file.

@@ -1,4 +1,4 @@
-"""How an input is stored, told by its name, and what its columns must be."""
+"""How an input is stored, judged by its name, and what its columns must be."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def input_format(config: ScoringConfig) -> str:
     """Returns `parquet`, `csv`, `json` or `table` for the configured input.
 
     Raises:
-        InputError: there is nothing at the path, or its name does not tell its format.
+        InputError: there is nothing at the path, or the format cannot be told from file names.
     """
     path = config.input
     if path is None:
@@ -57,7 +57,7 @@ def input_format(config: ScoringConfig) -> str:
 
 
 def looks_like_table(name: str) -> bool:
-    """Returns whether this may be the name of a table: `table`, `schema.table` or three parts."""
+    """Returns whether this may be a table name: `table`, `schema.table` or three parts."""
     return _TABLE_NAME.fullmatch(name) is not None and _format_of(name) is None
 
 
@@ -70,8 +70,8 @@ def choose_columns(config: ScoringConfig, table: InputTable, processor: Processo
         processor: what reads and adds columns.
 
     Raises:
-        InputError: one is not there or has a type that does not fit.
-        ConfigError: a scored column would overwrite one of the input.
+        InputError: a column is missing or has an unsuitable type.
+        ConfigError: a scored column would overwrite an input column.
     """
     carried = table.columns if config.carry_cols is None else config.carry_cols
     wanted = {
@@ -136,7 +136,7 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
-    lowered = {name.lower() for name in scored}  # Spark does not tell names apart by case
+    lowered = {name.lower() for name in scored}  # Spark's names are case-insensitive
     clash = [name for name in carried if name.lower() in lowered]
     if clash:
         raise ConfigError(
@@ -146,7 +146,7 @@ def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
 
 
 def _data_names(path: str) -> list[str]:
-    """Returns names of files in a folder, one level of `key=value` folders looked into."""
+    """Returns names of files in a folder, or in the first of its `key=value` folders."""
     names = [name for name in names_in(path) if not name.startswith(("_", "."))]
     partitioned = next((name for name in names if "=" in name), None)
     while partitioned is not None and not any(_format_of(name) for name in names):

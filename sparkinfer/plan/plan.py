@@ -12,7 +12,7 @@ from sparkinfer.rows.reading import ChunkReader, InputFolders
 
 @dataclass(frozen=True)
 class Workers:
-    """How many model replicas score at once, and on what.
+    """How many model replicas score in parallel, and on what.
 
     Attributes:
         device_type: `cpu` or `cuda`.
@@ -32,11 +32,11 @@ class Plan:
     Attributes:
         processor: what scores the rows, tried out and decided.
         columns: what is read, kept and added.
-        measure: which metrics are taken of the scored rows.
-        read_from: folders that the chunks' files lie in.
-        staging: folder for what the engine itself has to keep meanwhile.
+        measure: which metrics are computed from the scored rows.
+        read_from: folders of the chunks' files.
+        staging: folder for the engine's own temporary files.
         workers: what scores.
-        stall_timeout_s: seconds after which a worker that hangs is ended; None: never.
+        stall_timeout_s: seconds after which a worker that hangs is killed; None: never.
     """
 
     processor: ProcessorSpec

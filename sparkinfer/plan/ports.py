@@ -1,8 +1,8 @@
 """The ports between a run and what moves its rows.
 
-A run opens an input, asks an engine on what it scores, has one worker try the processor out, and
-then has the engine score chunks. The files of a chunk are written into a staging folder of its own,
-where readers do not see them; publishing is the run's business.
+A run opens an input, asks an engine what it scores on, has one worker try out the processor, and
+then has the engine score chunks. Each chunk's files are written to its own staging folder, where
+readers do not see them; publishing them is up to the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class InputTable:
         input_format: `parquet`, `csv`, `json`, `table` or `DataFrame`.
         path: where its files are; None for a table or a DataFrame.
         schema: the columns that Arrow has a type for.
-        foreign: the type of each other column, by its name.
+        foreign: the type of each other column, by column name.
     """
 
     columns: tuple[str, ...]
@@ -56,16 +56,16 @@ class InputSource(Protocol):
         """Copies an input that is not Parquet to a folder of Parquet files.
 
         Args:
-            folder: receives them.
-            rows_per_file: most rows of a file.
-            paths: those of the input's files that are copied; none for a table.
+            folder: where to write them.
+            rows_per_file: maximum rows of a file.
+            paths: of the input's files to copy; none for a table.
 
         Raises:
-            JobError: it could not be read or written.
+            JobError: the input could not be read or the copy not written.
         """
 
     def copy_files(self, copier: FileCopier, names: Sequence[str]) -> Mapping[str, list[str]]:
-        """Copies Parquet files, several at once, and returns the names of the copies of each.
+        """Copies Parquet files, several in parallel, and returns the names of each one's copies.
 
         Raises:
             JobError: a file could not be read or a copy not written.
@@ -74,12 +74,12 @@ class InputSource(Protocol):
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """A chunk that is to be scored.
+    """A chunk to score.
 
     Attributes:
         chunk: where its rows are.
-        staging: receives its files; no reader looks there. The engine makes the folder.
-        deaths: how often a worker died while it scored this chunk, as far as is known.
+        staging: folder for its files; no reader looks there. The engine creates it.
+        deaths: how often a worker is known to have died while scoring this chunk.
     """
 
     chunk: Chunk
@@ -89,13 +89,13 @@ class ChunkTask:
 
 @dataclass(frozen=True)
 class ScoredChunk:
-    """A chunk whose files lie in its staging folder, whole.
+    """A chunk whose files are complete in its staging folder.
 
     Attributes:
         chunk: see `ChunkTask`.
         staging: see `ChunkTask`.
-        files: its Parquet files, as those who wrote them tell.
-        seconds: from the chunk's start to its files being whole.
+        files: its Parquet files, as reported by those that wrote them.
+        seconds: from the chunk's start until its files are complete.
     """
 
     chunk: Chunk
@@ -105,13 +105,13 @@ class ScoredChunk:
 
 
 class ChunkLedger(Protocol):
-    """Takes what becomes of chunks; from several threads at once."""
+    """Records what becomes of chunks; may be called from several threads at the same time."""
 
     def commit(self, scored: ScoredChunk) -> None:
-        """Makes a chunk part of the output; what it raises ends the run."""
+        """Makes a chunk part of the output; an exception raised here ends the run."""
 
     def note_deaths(self, number: int, deaths: int) -> None:
-        """Takes the number of a chunk and how often a worker died while it scored it."""
+        """Records how often a worker died while scoring the chunk of this number."""
 
 
 class Engine(Protocol):
@@ -121,36 +121,36 @@ class Engine(Protocol):
         """Returns the replicas that the run will use.
 
         Raises:
-            EngineUnavailableError: an accelerator was asked for and is not there.
+            EngineUnavailableError: an accelerator was requested and there is none.
         """
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
-        """Returns what a function returns in one of the workers.
+        """Calls a function in one of the workers and returns its result.
 
         Args:
-            act: picklable, as is what it returns.
-            warm_up: called in the other workers meanwhile, where they are likely to score later.
+            act: picklable, as is its result.
+            warm_up: called meanwhile in other workers that are likely to score later.
 
         Raises:
-            SparkInferError: what it raised.
+            SparkInferError: raised by the function.
             JobError: the worker failed.
         """
 
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:
-        """Scores chunks, several at once, and commits each when its files are written.
+        """Scores chunks, several in parallel, and commits each once its files are written.
 
         Args:
-            plan: how.
-            tasks: the chunks, in the order in which they should be begun; taken as they are needed
-                where the engine can.
-            ledger: takes what becomes of them.
-            progress: is told of phases and of what workers do.
+            plan: how to score them.
+            tasks: the chunks, in the order in which to start them; consumed as needed where the
+                engine can.
+            ledger: records what becomes of them.
+            progress: receives phases and what workers report.
 
         Raises:
             JobError: a worker failed for good.
         """
 
     def close(self) -> None:
-        """Lets go of what the engine keeps in this process."""
+        """Releases what the engine holds in this process."""

@@ -1,6 +1,6 @@
-"""What comes before the first row, the same for a run, a lazy DataFrame and an examination.
+"""The steps before the first row, the same for a run, a lazy DataFrame and an examination.
 
-Each step is taken once, when something asks for it; those after it ask for what it needs.
+Each step is taken once, when its result is first needed, and triggers the steps that it needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Prelude:
     """The steps before scoring.
 
     Args:
-        config: what is asked for.
+        config: what the user asked for.
         source: where the rows come from.
         engine: what will score them.
     """
@@ -37,13 +37,13 @@ class Prelude:
         self.engine = engine
 
     def check(self) -> None:
-        """Raises UsageError for what can be found wrong without input, workers or model."""
+        """Raises UsageError for mistakes that show without input, workers or model."""
         self.asked.check()
         check_metrics(self.config.metrics, self.asked.evaluation)
 
     @cached_property
     def asked(self) -> ProcessorSpec:
-        """The processor as it was asked for."""
+        """The processor as configured."""
         return make_processor(self.config)
 
     @cached_property
@@ -75,7 +75,7 @@ class Prelude:
         """The processor, pinned to exact files.
 
         Raises:
-            ModelLoadError: the model is not there, not complete, or not allowed.
+            ModelLoadError: the model is missing, incomplete or not allowed.
         """
         return self.asked.resolved()
 
@@ -100,8 +100,8 @@ class Prelude:
         """Returns how chunks are scored.
 
         Args:
-            read_from: folders that the chunks' files lie in.
-            staging: folder for what the engine has to keep meanwhile.
+            read_from: folders of the chunks' files.
+            staging: folder for the engine's own temporary files.
         """
         return Plan(
             processor=self.processor,
@@ -114,7 +114,7 @@ class Prelude:
         )
 
     def measure(self, labels: tuple[str, ...]) -> Measure:
-        """Returns which metrics are taken, for a model with these labels."""
+        """Returns which metrics are computed, for a model with these labels."""
         return Measure(
             self.asked.evaluation,
             self.config.label_col,

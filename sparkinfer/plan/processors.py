@@ -1,6 +1,6 @@
-"""What a configuration's `task` stands for: a model, or what else adds columns to rows.
+"""What a configuration's `task` stands for: a model, or anything else that adds columns to rows.
 
-Adding a kind of processor means a file with its spec and a line in `PROCESSORS`.
+To add a kind of processor, add a file with its spec and a line in `PROCESSORS`.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ PROCESSORS: dict[str, Callable[[ScoringConfig], ProcessorSpec]] = dict.fromkeys(
 
 
 def make_processor(config: ScoringConfig) -> ProcessorSpec:
-    """Returns what the configuration has rows go through, nothing of it looked for yet."""
+    """Returns the processor that the configuration asks for, not yet resolved."""
     return PROCESSORS.get(config.task, model_scoring)(config)

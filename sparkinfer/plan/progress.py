@@ -1,8 +1,8 @@
 """How far a run is, for display and statistics.
 
-What workers report is advisory, and no figure that decides anything comes from here. What counts is
-what the driver itself tells: the rows that an earlier run had done (`Progress.skip`) and those it
-has recorded (`Progress.commit`).
+What workers report is advisory, and no decision depends on it. What counts is what the driver
+itself reports: the rows that an earlier run had done (`Progress.skip`) and those it has recorded
+(`Progress.commit`).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from sparkinfer.workers.channel import WorkerReport
 from sparkinfer.workers.statistics import ScoringStatistics
 
 PREPARE, START, SCORE = "prepare", "start", "score"
-"""Phases of a job: the input is made ready for the workers, the workers start, rows go through the
+"""Phases of a job: the input is prepared for the workers, the workers start, rows go through the
 model. An engine without the first two has only the last."""
 
 RATE_WINDOW_S = 30.0
-"""What `rows_per_s_now` looks back on."""
+"""How far `rows_per_s_now` looks back."""
 
 SAMPLE_INTERVAL_S = 1.0
-"""Least time between the samples of a rate that are kept; a window holds some sixty."""
+"""Minimum time between the samples of a rate that are kept; a window holds up to about sixty."""
 
 MIN_RATE_S = 1.0
-"""Least time that a rate is taken over: the first reports of many workers arrive together."""
+"""Minimum time that a rate is taken over: the first reports of many workers arrive together."""
 
 ETA_AFTER_S = 5.0
 """Time from the first row to the first estimate of the end."""
 
 MAX_WORKER_NAMES = 10_000
-"""Running workers, and ended ones, that are known by name; the totals hold the others."""
+"""Maximum number of running workers, and of ended ones, kept by name; totals cover the others."""
 
 
 @dataclass(frozen=True)
 class DeviceProgress:
-    """What the workers on one device did so far.
+    """What the workers on one device have done so far.
 
     Attributes:
         device: what the model runs on, with the host's name.
@@ -61,17 +61,17 @@ class ProgressState:
     """How far a run is at one moment.
 
     Attributes:
-        phase: name of the phase that is going on, empty if there is none.
-        elapsed_s: since the progress was made, until the run ended.
-        rows: rows done before this run and rows through the model by the workers' reports; at
-            least the rows that are recorded, at most `total_rows`.
-        total_rows: rows of the input, None where that is not known.
+        phase: name of the current phase, empty if there is none.
+        elapsed_s: since this progress was created, until the run ended.
+        rows: rows done before this run plus rows through the model by the workers' reports; at
+            least the rows recorded, at most `total_rows`.
+        total_rows: rows of the input, None if unknown.
         skipped_rows: rows among `rows` that an earlier run had done.
-        chunks: chunks that are recorded, by this run or an earlier one.
-        total_chunks: None where that is not known.
+        chunks: chunks recorded, by this run or an earlier one.
+        total_chunks: None if unknown.
         rows_per_s: of this run since its first row, so without start-up and skipped rows.
-        rows_per_s_now: over about the last 30 seconds; 0 where nothing moved.
-        eta_s: seconds to the end, None where it cannot be told.
+        rows_per_s_now: over about the last 30 seconds; 0 if nothing moved.
+        eta_s: seconds to the end, None if it cannot be estimated.
         errors: rows of this run that have an error.
         padding_share: share of the model's tokens that were padding, 0 to 1.
         devices: what each device did, by its name.
@@ -99,7 +99,7 @@ class _RecentRate:
         self._samples: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, rows: int) -> None:
-        """Takes the rows done until now; the last sample is always the newest count."""
+        """Takes the rows done so far; the last sample is always the newest count."""
         samples = self._samples
         if len(samples) > 1 and now - samples[-2][0] < SAMPLE_INTERVAL_S:
             samples.pop()
@@ -107,7 +107,7 @@ class _RecentRate:
         self._forget(now)
 
     def at(self, now: float) -> float:
-        """Returns the rate, 0 where no rows came within the window or some were lost."""
+        """Returns the rate, 0 if no rows came within the window or some were lost."""
         self._forget(now)
         if not self._samples:
             return 0.0
@@ -115,14 +115,14 @@ class _RecentRate:
         return max(rows - before, 0) / max(now - since, MIN_RATE_S)
 
     def _forget(self, now: float) -> None:
-        """Drops samples before the window, but for the last: it tells the rows at its start."""
+        """Drops samples before the window, except the last: it has the rows at its start."""
         while len(self._samples) > 1 and self._samples[1][0] <= now - RATE_WINDOW_S:
             self._samples.popleft()
 
 
 @dataclass
 class _Device:
-    """What is kept of one device: the sum over ended workers, and the rows of all of them."""
+    """What is kept for one device: the sum over ended workers, and the rows of all workers."""
 
     ended: ScoringStatistics = field(default_factory=ScoringStatistics)
     rows: int = 0
@@ -130,23 +130,23 @@ class _Device:
 
 
 class Progress:
-    """How far a run is; safe to use from several threads.
+    """How far a run is; thread-safe.
 
-    Its memory grows with workers and devices at one time, not with chunks: the statistics of a
+    Its memory grows with concurrent workers and devices, not with chunks: the statistics of a
     worker that ended are added to its device's sum, and only the last `MAX_WORKER_NAMES` names are
-    kept, to know a late report. A worker whose end was never heard of is taken to have ended once
-    that many others were heard of later.
+    kept, to recognise late reports. A worker that never reported its end is taken to have ended
+    once that many others have reported after it.
 
     Args:
-        total_rows: rows of the input, None where that is not known beforehand.
+        total_rows: rows of the input, None if not known beforehand.
         total_chunks: chunks of the input, likewise.
-        clock: returns seconds that never go back.
+        clock: returns monotonic seconds.
 
     Attributes:
         total_rows: as given; may be set once it is known.
         total_chunks: as given; may be set once it is known.
-        phases: seconds that each part of the job took so far, by name, in the order of their
-            start; the last is the one that is going on.
+        phases: seconds that each part of the job has taken so far, by name, in the order of their
+            start; the last is the current one, counted once it ends.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Progress:
         self._recent = _RecentRate()
 
     def enter(self, phase: str) -> None:
-        """Ends the phase that is going on and starts another."""
+        """Ends the current phase and starts another."""
         with self._lock:
             now = self._clock()
             self._end_phase(now)
@@ -184,7 +184,7 @@ class Progress:
             self.phases.setdefault(phase, 0.0)
 
     def end(self) -> None:
-        """Ends the phase that is going on; time and rates stay as they are."""
+        """Ends the current phase; time and rates stay as they are."""
         with self._lock:
             self._ended_at = self._clock()
             self._end_phase(self._ended_at)
@@ -197,7 +197,7 @@ class Progress:
 
     @property
     def phase(self) -> str:
-        """Name of the phase that is going on, empty if there is none."""
+        """Name of the current phase, empty if there is none."""
         phase = self._phase
         return phase[0] if phase else ""
 
@@ -221,7 +221,7 @@ class Progress:
             self._sample(self._clock())
 
     def update(self, report: WorkerReport) -> None:
-        """Takes a report in the place of the worker's last one; ended workers are not heard."""
+        """Replaces the worker's last report; reports of ended workers are ignored."""
         with self._lock:
             if not self._is_news(report):
                 return
@@ -239,9 +239,9 @@ class Progress:
             self._sample(now)
 
     def _is_news(self, report: WorkerReport) -> bool:
-        """Returns whether a report counts: not one of an ended worker or of a dead attempt.
+        """Returns whether a report counts: not if its worker has ended or its attempt is dead.
 
-        The end counts whichever attempt it is of: of two that run at once, the first one wins.
+        The end counts whichever attempt it is from: of two concurrent attempts, the first wins.
         """
         if report.worker in self._ended:
             return False
@@ -255,7 +255,7 @@ class Progress:
         self._reported_rows += rows
 
     def _end_worker(self, report: WorkerReport) -> None:
-        """Adds what a worker did to its device's sum and keeps no more than its name."""
+        """Adds what a worker did to its device's sum and keeps only its name."""
         self._devices[report.device].ended.add(report.statistics)
         self._ended[report.worker] = None
         if len(self._ended) > MAX_WORKER_NAMES:
@@ -297,11 +297,11 @@ class Progress:
 
     @property
     def devices(self) -> tuple[DeviceProgress, ...]:
-        """What each device did so far, by its name."""
+        """What each device has done so far, sorted by name."""
         return self.state().devices
 
     def statistics(self) -> ScoringStatistics:
-        """Returns the sum over the workers that reported, ended or running."""
+        """Returns the sum over all workers that reported, ended or running."""
         return _sum(device.statistics for device in self.devices)
 
     def _device_progress(self, now: float) -> tuple[DeviceProgress, ...]:
@@ -323,9 +323,9 @@ class Progress:
     def _eta(self, now: float, rate: float, rate_now: float) -> float | None:
         """Returns the seconds that the remaining rows take at the mean of both rates.
 
-        The recent rate counts as no less than half and no more than twice the overall one. So a
-        change of speed shows at once, while a pause between two chunks, in which the recent rate
-        is 0, moves the estimate by a third.
+        The recent rate is clamped to between half and twice the overall one. So a change of speed
+        shows immediately, while a pause between two chunks, in which the recent rate is 0, moves
+        the estimate by a third.
         """
         if self.total_rows is None:
             return None
@@ -334,7 +334,7 @@ class Progress:
         remaining = self.total_rows - self._rows()
         if self._first_rows is None or now - self._first_rows[0] < ETA_AFTER_S:
             return None
-        if not rate or not remaining:  # all rows are through the model, yet not all recorded
+        if not rate or not remaining:  # all rows are through the model but not all recorded
             return None
         return remaining / ((rate + min(max(rate_now, rate / 2), 2 * rate)) / 2)
 

@@ -1,6 +1,6 @@
 """What the input was when the run began: its files, with sizes and versions, and their row groups.
 
-A run that goes on later compares the files with these, so that one output never holds rows of two
+A run that resumes later compares the files with these, so that an output never mixes rows of two
 states of the input.
 """
 
@@ -29,7 +29,7 @@ FOOTERS_AT_ONCE = 16
 """Files whose footers are read at the same time: on an object store each takes a round trip."""
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
-"""Where file systems keep what changes with a file's content, the surest first."""
+"""Where file systems keep what changes with a file's content, the most reliable first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class InputFile:
     Attributes:
         name: path below the input's folder; see `input_root`.
         size: in bytes.
-        version: changes when the file does: a store's tag, else the time of its last change.
+        version: changes when the file does: a store's tag, else the modification time.
     """
 
     name: str
@@ -48,7 +48,7 @@ class InputFile:
 
 
 def input_root(path: str) -> str:
-    """Returns the folder that an input's files lie in: itself, or that of a single file."""
+    """Returns the folder of an input's files: the input itself, or the folder of a single file."""
     fs, name = file_system(path)
     if not fs.isfile(name):
         return path
@@ -59,10 +59,11 @@ def input_root(path: str) -> str:
 def list_files(path: str) -> tuple[InputFile, ...]:
     """Returns the data files of an input, sorted by name.
 
-    As Spark has it, names that begin with `_` or `.` are no data, nor is what lies in such folders.
+    As in Spark, names that begin with `_` or `.` are not data, nor is anything in such folders.
 
     Raises:
-        InputError: the path is a Delta table, whose files are not all of its current version.
+        InputError: the path does not exist, or is a Delta table, whose files do not all belong to
+            its current version.
     """
     fs, root = file_system(path)
     if fs.isfile(root):
@@ -70,18 +71,18 @@ def list_files(path: str) -> tuple[InputFile, ...]:
     root = root.rstrip("/")
     if not fs.isdir(root):
         raise InputError(
-            f"input {path!r} is no file and no folder; give one (patterns are not understood), or "
-            "register a table and give its name"
+            f"input {path!r} is neither a file nor a folder; give one (patterns are not "
+            "supported), or register a table and give its name"
         )
     if fs.exists(f"{root}/_delta_log"):
         raise InputError(
-            f"input {path!r} is a Delta table, and not all of its files are of its last version; "
-            "register it and give the table's name"
+            f"input {path!r} is a Delta table, and not all of its files belong to its last "
+            "version; register it and give the table's name"
         )
     files = []
     for full, info in fs.find(root, detail=True).items():
         name = full[len(root) + 1 :]
-        # On an object store an empty object may stand for a folder; its name ends in a slash.
+        # On an object store, an empty object whose name ends in a slash may stand for a folder.
         is_folder = not name or name.endswith("/")
         if not is_folder and not any(_is_hidden(part) for part in name.split("/")):
             files.append(_input_file(name, info))
@@ -94,10 +95,10 @@ def read_row_groups(
     """Returns the row groups of Parquet files, read from their footers.
 
     Args:
-        folders: where the files lie.
+        folders: where the files are.
         names: of the files.
-        text_columns: whose size is asked for.
-        columns: that are read, the texts among them; files may lack some.
+        text_columns: columns whose size counts as text.
+        columns: columns that are read, including the texts; files may lack some.
 
     Raises:
         InputError: a file is not Parquet, or is damaged.
@@ -108,7 +109,7 @@ def read_row_groups(
 
 
 def differences(before: Iterable[InputFile], now: Iterable[InputFile]) -> list[str]:
-    """Returns what changed between two states of an input, one line a file."""
+    """Returns what changed between two states of an input, one line per file."""
     old, new = _by_name(before), _by_name(now)
     lines = [f"{name} is gone" for name in old if name not in new]
     lines += [f"{name} is new" for name in new if name not in old]
@@ -145,7 +146,7 @@ def _row_groups(
             read = column_places(file, _present(file, columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
-            f"input file {path!r} is not readable as Parquet ({_first_line(error)}); mend or "
+            f"input file {path!r} is not readable as Parquet ({_first_line(error)}); repair or "
             "remove it"
         ) from None
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]

@@ -1,6 +1,6 @@
 """Progress on the screen: a bar in a terminal or a notebook, lines of text or JSON elsewhere.
 
-A display is for looking at: whatever goes wrong with it ends the display and never the run.
+An error in the display ends the display, never the run.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ logger = logging.getLogger(__name__)
 
 BAR_INTERVAL_S = 0.5
 NOTEBOOK_INTERVAL_S = 1.0
-"""Between two updates in a notebook: each of them is a message to the browser."""
+"""Time between two updates in a notebook: each is a message to the browser."""
 
 LINES_INTERVAL_S = 10.0
-"""Between two plain lines: a log of an hour stays readable."""
+"""Time between two plain lines, so that an hour's log stays readable."""
 
 JSON_INTERVAL_S = 5.0
 
 CLOSE_TIMEOUT_S = 2.0
-"""What the end of a run waits for a stream that nobody reads."""
+"""How long the end of a run waits for a stream that nobody reads."""
 
 MAX_DEVICES = 16
 """Devices that a bar lists; JSON has all."""
 
 _States = Iterator[tuple[ProgressState, bool]]
-"""The state now and then, and whether it is the last one."""
+"""The state at intervals, and whether it is the last one."""
 
 _View = Callable[[_States], None]
 """Shows states until there are no more."""
@@ -62,16 +62,16 @@ def live_display(
 
     Args:
         progress: what is shown.
-        mode: `bar` for a terminal or a notebook, `lines` of text, `json` with one object a line,
+        mode: `bar` for a terminal or a notebook, `lines` of text, `json` with one object per line,
             `none`, or `auto`: a bar in a notebook or a terminal and lines elsewhere.
-        stream: where to; if not given, the notebook's cell or standard error.
+        stream: where to write; if not given, the notebook's cell or standard error.
 
     Raises:
         ConfigError: there is no such mode.
     """
     if mode not in get_args(DisplayMode):
         raise ConfigError(
-            f"display mode {mode!r} is not known; use one of {', '.join(get_args(DisplayMode))}"
+            f"display mode {mode!r} is unknown; use one of {', '.join(get_args(DisplayMode))}"
         )
     done = threading.Event()
     thread = threading.Thread(target=_open(progress, mode, stream, done), daemon=True)
@@ -86,7 +86,7 @@ def live_display(
 def _open(
     progress: Progress, mode: DisplayMode, stream: TextIO | None, done: threading.Event
 ) -> Callable[[], None]:
-    """Returns what shows the progress until `done`; called in the thread that runs the cell."""
+    """Returns a function that shows progress until `done`; call this in the cell's thread."""
     view: _View = _show_nothing
     interval_s = LINES_INTERVAL_S
     with contextlib.suppress(Exception):
@@ -102,9 +102,9 @@ def _open(
 
 
 def _choose_view(mode: DisplayMode, stream: TextIO | None) -> tuple[_View, float]:
-    """Returns what shows the states, and the seconds between two of them."""
+    """Returns the view that shows the states, and the seconds between two states."""
     if mode in ("auto", "bar") and stream is None and (notebook := _notebook()) is not None:
-        # Here and not in the display's thread: an output belongs to the cell of its thread.
+        # Not in the display's thread: an output belongs to the cell of the thread that creates it.
         handle = notebook.display(notebook.HTML("sparkinfer"), display_id=True)
         return partial(_show_in_notebook, notebook.HTML, handle), NOTEBOOK_INTERVAL_S
     stream = stream or sys.stderr
@@ -122,9 +122,9 @@ def _has_cursor(stream: TextIO) -> bool:
 
 
 def _notebook() -> Any:
-    """Returns `IPython.display` where a kernel runs this process (Jupyter, Databricks), else None.
+    """Returns `IPython.display` if this process is a kernel (Jupyter, Databricks), else None.
 
-    A kernel has loaded IPython; the terminal's IPython has no kernel.
+    A kernel has loaded IPython; IPython in a terminal has no kernel.
     """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
@@ -165,7 +165,7 @@ def describe(state: ProgressState) -> str:
 
 
 def describe_devices(state: ProgressState) -> list[str]:
-    """Returns one line per device: its rows and its rate now; of many devices, the first ones."""
+    """Returns one line per device, its rows and current rate, for at most `MAX_DEVICES`."""
     lines = [
         f"{device.device}: {device.rows:,} rows, {_rate(device.rows_per_s)} now"
         for device in state.devices[:MAX_DEVICES]
@@ -218,17 +218,17 @@ def _print_json(stream: TextIO, states: _States) -> None:
 
 
 def _print_line(stream: TextIO, line: str) -> None:
-    """Writes in one piece: other processes write to the same log."""
+    """Writes the line in one piece, since other processes may write to the same log."""
     stream.write(f"{line}\n")
     stream.flush()
 
 
 def as_event(state: ProgressState, event: str) -> dict[str, Any]:
-    """Returns the state as plain values, ready for JSON; what is not known is None.
+    """Returns the state as plain values, ready for JSON; None for what is unknown.
 
     Args:
-        state: what is told.
-        event: `progress`, or `end` for the last one, also where the run failed.
+        state: what is reported.
+        event: `progress`, or `end` for the last one, also if the run failed.
     """
     values: dict[str, Any] = {"event": event, **asdict(state)}
     values["devices"] = [
@@ -250,10 +250,10 @@ class _BarConsole(Console):
 
 
 def _show_bar(stream: TextIO, states: _States) -> None:
-    # `force_terminal`: whoever asks for a bar gets one, and `_has_cursor` has decided otherwise.
+    # `force_terminal`: a bar was requested, or `_has_cursor` has chosen it.
     console = _BarConsole(file=stream, force_terminal=True, force_jupyter=False)
-    # Without rich's own thread: an error of the stream is to come out here. What the run prints
-    # goes above the bar, but not where it is on its way to a file.
+    # Without rich's own thread, so that an error of the stream is raised here. What the run prints
+    # goes above the bar, unless it goes to a file.
     with Live(
         console=console,
         auto_refresh=False,
@@ -274,7 +274,7 @@ def _as_bar(state: ProgressState) -> Group:
 
 
 def _show_in_notebook(make_html: Callable[[str], Any], handle: Any, states: _States) -> None:
-    """Updates one output in place: rich's live display needs ipywidgets, which not all have.
+    """Updates one output in place: rich's live display needs ipywidgets, which may be missing.
 
     Source: https://rich.readthedocs.io/en/stable/progress.html (no automatic refresh in Jupyter).
     """
@@ -283,7 +283,7 @@ def _show_in_notebook(make_html: Callable[[str], Any], handle: Any, states: _Sta
 
 
 def as_html(state: ProgressState) -> str:
-    """Returns the state as a fragment of HTML, its texts escaped."""
+    """Returns the state as an HTML fragment with escaped texts."""
     known = "" if state.total_rows is None else f'value="{state.rows}" max="{state.total_rows}" '
     lines = [describe(state), *describe_devices(state)]
     text = "<br>".join(html.escape(line) for line in lines)

@@ -1,4 +1,4 @@
-"""What is done of a run and what is missing, read from its output alone."""
+"""What part of a run is done and what is left, read from its output alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparkinfer.report.live import format_seconds
 from sparkinfer.report.summary import describe_metrics
 
 BEAT_IS_OLD_S = 60.0
-"""A writer whose last heartbeat is older is not taken for living."""
+"""A writer whose last heartbeat is older is not considered alive."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class RunStatus:
 
     Attributes:
         output: its output folder.
-        state: `finished`, `running`, `broken off`, or `ready to finish` where every chunk is
-            recorded and only the mark of the end is missing.
-        settings: what decides about the output, by name.
+        state: `finished`, `running`, `broken off`, or `ready to finish` if every chunk is recorded
+            and only the completion mark is missing.
+        settings: those that determine the output, by name.
         created: when the run began.
         rows: rows that are done.
         total_rows: rows of the input.
@@ -37,13 +37,13 @@ class RunStatus:
         total_chunks: chunks of the input.
         missing: numbers of the first chunks that are not done.
         errors: rows among those done that have an error.
-        reasons: the most frequent reasons, and how often each is given.
-        truncated: rows among those done whose text was cut.
+        reasons: the most frequent error reasons, and how often each occurs.
+        truncated: rows among those done whose text was truncated.
         tokens: tokens of the rows that are done.
-        rows_per_s: rows done by the time from the first chunk's end to the last one's; None where
-            that tells nothing.
+        rows_per_s: of the newest writer, from the end of its first chunk to the end of its last;
+            None if it cannot be computed.
         metrics: over the rows that are done.
-        writer: who writes there, or did last; None if that is not known.
+        writer: the process that writes there, or did last; None if unknown.
     """
 
     output: str
@@ -72,7 +72,7 @@ MOST_MISSING, MOST_REASONS = 20, 10
 
 
 def read_status(path: str) -> RunStatus:
-    """Returns the status of the run whose output is there; changes nothing.
+    """Returns the status of the run that wrote an output; changes nothing.
 
     Raises:
         OutputError: no run wrote there.
@@ -83,8 +83,7 @@ def read_status(path: str) -> RunStatus:
     manifest = folder.read()
     if manifest is None:
         raise OutputError(
-            f"output {path!r} holds no manifest of a run; give the folder that a run was told to "
-            "write to"
+            f"output {path!r} holds no manifest of a run; give the output folder of a run"
         )
     done, rate = Done(), _RecentRate()
 
@@ -118,7 +117,7 @@ def read_status(path: str) -> RunStatus:
 
 
 def describe_status(status: RunStatus) -> str:
-    """Returns the status for people, one fact a line."""
+    """Returns the status for people, one fact per line."""
     share = status.rows / status.total_rows if status.total_rows else 1.0
     lines = [
         f"state      {status.state}{_writer(status.writer)}",
@@ -137,7 +136,7 @@ def describe_status(status: RunStatus) -> str:
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
     lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
     lines += describe_metrics(status.metrics)
-    lines.append(f"begun      {status.created}")
+    lines.append(f"started    {status.created}")
     lines.append(f"output     {status.output}")
     return "\n".join(lines)
 
@@ -155,7 +154,7 @@ def _writer(writer: Holder | None) -> str:
     if writer is None or writer.released or writer.since_beat_s is None:
         return ""
     return (
-        f" (process {writer.pid} on {writer.host}, last heard of "
+        f" (process {writer.pid} on {writer.host}, last heartbeat "
         f"{format_seconds(writer.since_beat_s)} ago)"
     )
 
@@ -170,7 +169,7 @@ class _RecentRate:
         self._rows = 0
 
     def add(self, record: ChunkRecord) -> None:
-        """Takes a record, in whatever order they come."""
+        """Adds a record; records may come in any order."""
         if record.epoch < self._epoch:
             return
         if record.epoch > self._epoch:
@@ -183,7 +182,7 @@ class _RecentRate:
 
     @property
     def rows_per_s(self) -> float | None:
-        """The rate; None where it tells nothing."""
+        """The rate; None if it cannot be computed."""
         if self._first is None or self._last is None:
             return None
         seconds = (_finished(self._last) - _finished(self._first)).total_seconds()
@@ -195,7 +194,7 @@ def _finished(record: ChunkRecord) -> datetime:
 
 
 def _measure(manifest: Manifest) -> Measure:
-    """Returns which metrics the run takes."""
+    """Returns which metrics the run computes."""
     settings = manifest.settings
     task = TASKS.get(str(settings.get("task")))
     return Measure(

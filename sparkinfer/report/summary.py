@@ -11,16 +11,16 @@ from sparkinfer.report.live import format_seconds
 from sparkinfer.storage import file_system
 
 CELL_WIDTH = 48
-"""Longest text shown of one cell."""
+"""Maximum width of a cell, in characters."""
 
 
 def summarize(result: RunResult) -> str:
-    """Returns what a run did, one fact a line."""
+    """Returns what a run did, one fact per line."""
     lines = [f"scored     {result.rows:,} rows, {result.error_rows:,} of them with an error"]
     if result.workers is None:
-        lines.append("           nothing to do: every chunk was done before")
+        lines.append("           nothing to do: every chunk was already done")
     elif result.rows_before:
-        lines.append(f"           {result.rows_before:,} of them were done before this run")
+        lines.append(f"           {result.rows_before:,} of them done before this run")
     if result.retried_rows is not None:
         lines.append(_retried_line(result.retried_rows, result.mended_rows))
     if result.workers is not None:
@@ -36,7 +36,7 @@ def summarize(result: RunResult) -> str:
 def _retried_line(retried: int, mended: int) -> str:
     if not retried:
         return "retried    nothing: no row that an earlier run scored has a text and an error"
-    return f"retried    {retried:,} rows that had an error; {mended:,} of them have none any more"
+    return f"retried    {retried:,} rows that had an error; {mended:,} of them no longer do"
 
 
 def _model_lines(result: RunResult) -> list[str]:
@@ -78,11 +78,11 @@ def _figure(name: str, value: float) -> str:
 
 
 def _seconds_by_phase(result: RunResult) -> str:
-    """Returns what each phase took, the rest of the job first: check, publish."""
+    """Returns the time that each phase took, the rest of the job first: check, publish."""
     known = sum(result.phases.values())
     parts = {"check and publish": result.seconds - known, **result.phases}
     listed = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in parts.items())
-    return f"{listed}; {format_seconds(result.seconds)} in all"
+    return f"{listed}; {format_seconds(result.seconds)} in total"
 
 
 def first_rows(output: str, rows: int = 5) -> str:

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a run, made once on the driver; engines and workers only follow it.
+    """The columns of a run, chosen once on the driver; engines and workers only follow them.
 
     Attributes:
         carried: input columns that the output keeps, in order.
         inputs: input columns that the processor reads, in its order.
-        scored: columns that the processor adds, behind their prefix and with their metadata.
+        scored: columns that the processor adds, with their prefix and metadata.
         notes: metadata of a file as a whole.
     """
 
@@ -26,7 +26,7 @@ class Columns:
 
     @property
     def read(self) -> pa.Schema:
-        """What is read of the input: the carried columns, then the inputs among the others."""
+        """What is read of the input: the carried columns, then the inputs that are not carried."""
         return pa.schema({field.name: field for field in [*self.carried, *self.inputs]}.values())
 
     @property

@@ -15,21 +15,21 @@ from sparkinfer.rows.reading import READ_ROWS, halved, match_names, open_parquet
 from sparkinfer.storage import file_system, join, make_folder
 
 GROUP_ROWS, GROUP_BYTES = READ_ROWS, 2 << 20
-"""In a row group at most; a row that is larger is one alone."""
+"""Maximum of a row group; a larger row is a row group of its own."""
 
 GROUPS_PER_FILE = 1024
-"""After which another file is begun: whoever reads one row group reads a footer that names all."""
+"""After which a new file is started: reading one row group means reading the whole footer."""
 
 
 @dataclass(frozen=True)
 class FileCopier:
-    """Copies files; small, for it travels with every task.
+    """Copies files; small, since it is sent with every task.
 
     Attributes:
         root: the folder of the files.
-        folder: receives the copies, each in the folders that its file is in below the root.
-        columns: that are copied, with the values and types that the file has. Those that it does
-            not have are left out; INT96 timestamps become microseconds, as they are read.
+        folder: where to put the copies, each in the same subfolder as its file below the root.
+        columns: columns to copy, with the file's values and types. Those that the file lacks are
+            left out; INT96 timestamps become microseconds, as they are read.
     """
 
     root: str
@@ -37,10 +37,10 @@ class FileCopier:
     columns: tuple[str, ...]
 
     def copy(self, name: str) -> list[str]:
-        """Copies a file and returns the names of its copies, which hold its rows one after another.
+        """Copies a file and returns the names of its copies, which together hold its rows in order.
 
-        The names are new each time: a task may be tried again while its first attempt still runs.
-        Held in memory is one row group of a copy.
+        The names are new each time: a task may be retried while its first attempt still runs.
+        One row group of a copy is held in memory.
 
         Raises:
             JobError: the file is damaged or gone.
@@ -68,6 +68,6 @@ class FileCopier:
         except (pa.ArrowException, OSError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise JobError(
-                f"input file {path!r} cannot be read ({type(error).__name__}: {reason}); mend it "
+                f"input file {path!r} cannot be read ({type(error).__name__}: {reason}); repair it "
                 "and run again"
             ) from error

@@ -1,6 +1,6 @@
-"""What adds columns to rows: a model, a user's function.
+"""What adds columns to rows: a model or a user's function.
 
-A driver plans with a `ProcessorSpec`; it travels to the workers, where it is opened to a
+The driver plans with a `ProcessorSpec` and sends it to the workers, where it is opened as a
 `Processor`.
 """
 
@@ -17,14 +17,14 @@ from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import Activity
 
 Report = Callable[[ScoringStatistics], None]
-"""Takes what a processor did so far."""
+"""Receives what a processor has done so far."""
 
 
 class Processor(Protocol):
-    """Opened in a worker process.
+    """Adds columns to rows, in a worker process.
 
     Attributes:
-        statistics: what was done so far.
+        statistics: what it has done so far.
     """
 
     statistics: ScoringStatistics
@@ -32,28 +32,28 @@ class Processor(Protocol):
     def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yields the added columns of every row, in the order of the rows.
 
-        The output batches together have as many rows as the input batches together; their cuts may
-        differ. A row that cannot be processed has nulls and a reason in `error`.
+        The output batches have as many rows in total as the input batches, but may be cut
+        differently. A row that cannot be processed has nulls and a reason in `error`.
         """
 
     def activities(self) -> Sequence[Activity | None]:
-        """Returns what each of its threads does now, for the watchdog; None for one that waits."""
+        """Returns what each of its threads is doing, for the watchdog; None for one that waits."""
 
 
 S = TypeVar("S", bound="ProcessorSpec")
 
 
 class ProcessorSpec(Protocol):
-    """What a processor is made of; small and picklable, for it travels with every task.
+    """What a processor is made of; small and picklable, since it is sent with every task.
 
     Attributes:
         inputs: columns that it reads, in its order.
-        fields: columns that it adds, behind their prefix. `n_tokens`, `truncated` and `error` come
+        fields: columns that it adds, with their prefix. `n_tokens`, `truncated` and `error` come
             last.
-        prefix: before the name of each.
-        labels: names of what it may predict, in the order of their ids; empty where there are none.
+        prefix: of the name of each added column.
+        labels: names of what it may predict, in the order of their ids; empty if there are none.
         evaluation: how its results are measured; None: they are not.
-        verdict: what a trial brought up, for people and for the manifest; None before one.
+        verdict: what a trial found, for people and for the manifest; None before one.
     """
 
     @property
@@ -70,16 +70,16 @@ class ProcessorSpec(Protocol):
     def verdict(self) -> Any: ...  # noqa: D102
 
     def check(self) -> None:
-        """Raises UsageError for what can be found wrong without a worker."""
+        """Raises UsageError for mistakes that show without a worker."""
 
     def resolved(self: S) -> S:
-        """Returns it pinned to the exact files that every worker will have to use."""
+        """Returns the spec pinned to the exact files that every worker must use."""
 
     def settings(self) -> Mapping[str, Any]:
-        """Returns what of it decides about the output, by name, as JSON has it."""
+        """Returns the settings that determine the output, by name, as JSON values."""
 
     def renamed(self: S, inputs: tuple[str, ...], prefix: str) -> S:
-        """Returns it for rows in which the columns have other names."""
+        """Returns the spec for rows whose columns have other names."""
 
     def warm_up(self) -> None:
         """Imports what it needs, in a worker that will open it soon."""
@@ -88,7 +88,7 @@ class ProcessorSpec(Protocol):
         """Returns what one worker finds out before the job; picklable."""
 
     def decided(self: S, found: Any) -> S:
-        """Returns it as every worker opens it, given what `try_out` returned."""
+        """Returns the spec as every worker opens it, given what `try_out` returned."""
 
     def open(self, slot: WorkerSlot, report: Report) -> Processor:
         """Returns the processor, ready in this process."""

@@ -1,4 +1,4 @@
-"""Reads the rows of a chunk as Arrow, with the types that the run has for its columns."""
+"""Reads the rows of a chunk as Arrow, with the column types of the run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from sparkinfer.exceptions import JobError
 from sparkinfer.storage import file_system, join
 
 READ_ROWS, READ_BYTES = 4096, 16 << 20
-"""In a batch at most; a row that is larger is a batch alone."""
+"""Maximum of a batch; a larger row is a batch of its own."""
 
 BUFFER_BYTES = 4 << 20
-"""That are read ahead of each column. Without a bound Arrow reads the columns of a row group whole;
-a small one would have many requests for few bytes on an object store."""
+"""Read ahead per column. Without a bound, Arrow reads the whole columns of a row group; a small
+one would mean many requests for few bytes on an object store."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 COPIES = "_copies/"
-"""Begins the names of files that are read from a copy. No file of an input has such a name, for
-names that begin with `_` are no data."""
+"""Prefix of the names of files that are read from a copy. No input file has such a name, since
+names that begin with `_` are not data."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one file, in row groups that follow one another.
+    """Rows of one file, in consecutive row groups.
 
     Attributes:
         path: name of the file; see `InputFolders`.
@@ -56,7 +56,7 @@ class Piece:
         return f"rows {self.before} to {self.before + self.rows - 1} of {groups}"
 
     def cut(self, max_rows: int) -> list[Piece]:
-        """Returns the piece in parts of even size that have at most so many rows."""
+        """Returns the piece in parts of even size with at most `max_rows` rows each."""
         count = -(-self.rows // max_rows)
         ends = [self.rows * number // count for number in range(count + 1)]
         return [
@@ -72,11 +72,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class InputFolders:
-    """Where the files lie that are read.
+    """Where the files to read are.
 
     Attributes:
-        root: the folder of the input's files; files have the names that they have below it.
-        copies: the folder of copies that are read in the place of files; see `COPIES`.
+        root: the folder of the input's files; file names are relative to it.
+        copies: the folder of copies that are read in place of files; see `COPIES`.
     """
 
     root: str
@@ -91,12 +91,12 @@ class InputFolders:
 
 @dataclass(frozen=True)
 class ChunkReader:
-    """Reads pieces of the input's files; small, for it travels with every task.
+    """Reads pieces of the input's files; small, since it is sent with every task.
 
     Attributes:
-        folders: where the files lie; the parts `key=value` of their names are columns.
-        schema: the columns that are read, with the types that they get. One that a file does not
-            have is null, as it is for Spark.
+        folders: where the files are; the `key=value` parts of their names are columns.
+        schema: the columns to read, with the types to give them. One that a file lacks is null, as
+            in Spark.
     """
 
     folders: InputFolders
@@ -106,7 +106,7 @@ class ChunkReader:
         """Yields the rows of all pieces, in order, in batches bounded in rows and bytes.
 
         Raises:
-            JobError: a file is damaged, gone, or does not hold the rows that it held.
+            JobError: a file is damaged, gone, or no longer holds the same number of rows.
         """
         for piece in pieces:
             path = self.folders.find(piece.path)
@@ -119,11 +119,11 @@ class ChunkReader:
                 reason = str(error).strip().split("\n", 1)[0]
                 raise JobError(
                     f"input file {path!r} cannot be read in {piece} ({type(error).__name__}: "
-                    f"{reason}); mend it and run again: what is done is kept"
+                    f"{reason}); repair it and run again: what is done is kept"
                 ) from error
             if rows != piece.rows:
                 raise JobError(
-                    f"input file {path!r} holds {rows} rows in {piece}, and held {piece.rows} when "
+                    f"input file {path!r} holds {rows} rows in {piece}, but held {piece.rows} when "
                     "the run began; restore it, or give --overwrite to score everything again"
                 )
 
@@ -157,11 +157,11 @@ class ChunkReader:
         if name is None:
             return pa.nulls(batch.num_rows, field.type)
         column = batch.column(batch.schema.get_field_index(name))
-        # Spark has microseconds; it cuts off what is finer, and so does a cast that may lose it.
+        # Spark has microseconds and truncates what is finer, as does a cast that may lose it.
         return _cast(column, field, safe=not pa.types.is_timestamp(field.type))
 
     def _partition_values(self, path: str) -> dict[str, str | None]:
-        """Returns the values of the columns that stand in the path and not in the file."""
+        """Returns the values of the columns that are in the path and not in the file."""
         pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
         values = {unquote(key): unquote(value) for key, value in pairs}
         names = match_names(self.schema.names, list(values))
@@ -173,7 +173,7 @@ class ChunkReader:
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file such that its row groups can be read bit by bit."""
+    """Opens a Parquet file so that its row groups can be read in parts."""
     fs, name = file_system(path)
     with fs.open(name, "rb") as handle:
         yield pq.ParquetFile(
@@ -198,12 +198,12 @@ def read_batches(
     Args:
         file: that holds them.
         groups: indexes of the row groups.
-        names: of the columns, as the file has them.
-        max_rows: most rows of a batch.
-        max_bytes: most bytes of a batch.
+        names: of the columns, as spelled in the file.
+        max_rows: maximum rows of a batch.
+        max_bytes: maximum bytes of a batch.
     """
     indices = column_places(file, names)
-    # One row group after the other: read ahead, a chunk would lie in memory whole.
+    # One row group at a time: reading ahead would hold a whole chunk in memory.
     for group in groups:
         metadata = file.metadata.row_group(group)
         size = max(1, encoded_bytes(metadata, indices))
@@ -212,10 +212,10 @@ def read_batches(
 
 
 def column_places(file: pq.ParquetFile, names: Iterable[str]) -> list[int]:
-    """Returns the indexes of the Parquet columns that hold some columns; nested ones have many.
+    """Returns the indexes of the Parquet columns that store some columns; nested ones have many.
 
-    None for a file without row groups. The schema of `file.metadata` is not asked: it and the
-    metadata refer to one another, and both would stay until the collector finds them.
+    Empty for a file without row groups. The schema of `file.metadata` is not used: it and the
+    metadata refer to each other, and both would stay in memory until garbage collection.
     """
     wanted = set(names)
     metadata = file.metadata
@@ -229,14 +229,14 @@ def column_places(file: pq.ParquetFile, names: Iterable[str]) -> list[int]:
 
 
 def encoded_bytes(row_group: pq.RowGroupMetaData, indices: Iterable[int]) -> int:
-    """Returns the size of some columns of a row group, as Parquet encodes them, not compressed."""
+    """Returns the bytes of some columns of a row group, as Parquet encodes them, uncompressed."""
     return sum(row_group.column(index).total_uncompressed_size for index in indices)
 
 
 def halved(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
-    """Yields a batch in halves of halves that have at most so many bytes, or are one row.
+    """Yields a batch, halved repeatedly until each part has at most `max_bytes` or is one row.
 
-    What all rows share, such as a dictionary, is not made smaller so; such a batch stays whole.
+    What all rows share, such as a dictionary, does not shrink this way; such a batch stays whole.
     """
     half = batch.num_rows // 2
     if batch.nbytes > max_bytes and half:
@@ -249,7 +249,7 @@ def halved(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
 
 
 def _reached(file: pq.ParquetFile, piece: Piece) -> tuple[range, int]:
-    """Returns the row groups from a piece's first row on, and the rows in them before it."""
+    """Returns the row groups from a piece's first row on, and how many rows in them precede it."""
     first, before = piece.first, piece.before
     while before and before >= file.metadata.row_group(first).num_rows:
         before -= file.metadata.row_group(first).num_rows
@@ -258,7 +258,7 @@ def _reached(file: pq.ParquetFile, piece: Piece) -> tuple[range, int]:
 
 
 def _refuse_other_rows(file: pq.ParquetFile, path: str, piece: Piece) -> None:
-    """Raises JobError unless the row groups of a piece have the rows that they had."""
+    """Raises JobError unless the row groups of a piece have as many rows as before."""
     metadata = file.metadata
     groups = range(piece.first, min(piece.first + piece.count, metadata.num_row_groups))
     rows = sum(metadata.row_group(group).num_rows for group in groups)
@@ -266,7 +266,7 @@ def _refuse_other_rows(file: pq.ParquetFile, path: str, piece: Piece) -> None:
     if rows != expected:
         raise JobError(
             f"input file {path!r} holds {rows} rows in row groups {piece.first} to "
-            f"{piece.first + piece.count - 1}, and held {expected} when the run began; restore "
+            f"{piece.first + piece.count - 1}, but held {expected} when the run began; restore "
             "it, or give --overwrite to score everything again"
         )
 
@@ -301,7 +301,7 @@ def cut_rows(
 
 
 def match_names(wanted: Iterable[str], present: list[str]) -> dict[str, str]:
-    """Returns for the wanted names the present ones; as for Spark, case does not count."""
+    """Maps each wanted name to the present one; as in Spark, case does not matter."""
     lowered = {name.lower(): name for name in reversed(present)}
     exact = set(present)
     return {

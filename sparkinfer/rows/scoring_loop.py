@@ -1,4 +1,4 @@
-"""The loop of a worker, whatever started it: rows through the processor, watched and reported."""
+"""A worker's loop, whatever engine started it: scores rows, watched for hangs, and reports."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from sparkinfer.workers.watchdog import StallReport, Watchdog
 
 
 class Reporter(Protocol):
-    """Where a worker tells what it did; `ProgressClient` is one."""
+    """Where a worker reports what it did; `ProgressClient` is one."""
 
     def send(self, statistics: ScoringStatistics) -> None:
         """Takes the statistics so far."""
 
     def finish(self, statistics: ScoringStatistics) -> None:
-        """Takes those of a worker that ended well."""
+        """Takes the final statistics of a worker that succeeded."""
 
     def close(self) -> None:
-        """Lets go of the connection."""
+        """Closes the connection."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What is done about a processor that hangs.
+    """What to do about a processor that hangs.
 
     Attributes:
         timeout_s: an activity that lasts longer is a stall; None: nothing is watched.
@@ -50,8 +50,8 @@ class ScoringLoop:
     Args:
         spec: what scores them.
         slot: what this process has been given.
-        reporter: is told of it, and closed at the end.
-        watch: what is done about a hang.
+        reporter: receives the statistics, and is closed at the end.
+        watch: what to do about a hang.
         where: names the work in a report of a hang.
     """
 
@@ -130,11 +130,11 @@ class ScoringLoop:
     def write_encoded(
         self, name: str, writer: ScoredWriter, windows: Iterable[tuple[Any, pa.RecordBatch]]
     ) -> WrittenFile:
-        """Scores rows that were encoded before; see `write`.
+        """Scores rows that were encoded in advance; see `write`.
 
         Args:
             name: of the file.
             writer: writes it.
-            windows: encoded rows, each with the columns of theirs that are carried.
+            windows: encoded rows, each with their carried columns.
         """
         return writer.write(name, windows, self._processor.process_encoded)

@@ -1,4 +1,4 @@
-"""What scored rows hold: counts, reasons of errors, states of metrics."""
+"""What scored rows hold: counts, error reasons, metric states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTED = ("n_tokens", "truncated", "error")
 """Scored columns that every processor adds."""
 
 MOST_REASONS, REASON_LENGTH = 10, 200
-"""That are kept of a file: a model may have another reason for each row."""
+"""Kept per file: a model may give a different reason for each row."""
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Tally:
     Attributes:
         rows: rows, those with an error included.
         errors: rows among them that have an error.
-        truncated: rows among them whose text was cut.
+        truncated: rows among them whose text was truncated.
         tokens: tokens of all rows.
-        reasons: the most frequent reasons of errors, shortened, and how often each is given.
+        reasons: the most frequent error reasons, shortened, and how often each occurs.
         metrics: state of each metric, by its name.
     """
 
@@ -43,10 +43,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A Parquet file of scored rows, as whoever wrote or read it tells.
+    """A Parquet file of scored rows, as reported by what wrote or read it.
 
     Attributes:
-        name: below the folder that its chunk is staged in.
+        name: relative to its chunk's staging folder.
         tally: of its rows.
     """
 
@@ -55,10 +55,10 @@ class WrittenFile:
 
 
 class TallyTaker:
-    """Takes scored rows as they come.
+    """Tallies scored rows as they come.
 
     Args:
-        measure: which metrics are taken of them.
+        measure: which metrics are computed from them.
     """
 
     def __init__(self, measure: Measure) -> None:
@@ -81,14 +81,14 @@ class TallyTaker:
         self._measuring.add(rows)
 
     def tally(self) -> Tally:
-        """Returns what was taken so far."""
+        """Returns the tally of all rows so far."""
         self._tally.reasons = dict(self._reasons.most_common(MOST_REASONS))
         self._tally.metrics = self._measuring.states()
         return self._tally
 
 
 def tally_file(path: str, measure: Measure) -> Tally:
-    """Returns what a scored Parquet file holds, read from the few columns that say so."""
+    """Returns what a scored Parquet file holds; reads only the few columns needed for it."""
     taker = TallyTaker(measure)
     columns = [measure.prefix + name for name in COUNTED]
     fs, name = file_system(path)

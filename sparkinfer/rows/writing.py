@@ -1,4 +1,4 @@
-"""Scored columns beside the columns that they belong to, written as they come."""
+"""Joins scored columns with the carried columns of their rows and writes them as they come."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class CarriedRows:
             self._waiting.append(pa.Table.from_arrays(carried, schema=self._columns.carried))
 
     def complete(self, scored: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-        """Yields the carried columns with the scored ones behind them, as the latter come."""
+        """Yields the carried columns followed by the scored ones, as the latter come."""
         for batch in scored:
             carried = self._take(batch.num_rows) if self._columns.carried.names else ()
             yield pa.Table.from_arrays([*carried, *batch.columns], schema=self._columns.output)
 
     def _take(self, rows: int) -> list[pa.ChunkedArray]:
-        """Returns the columns of the first rows that wait and leaves the rest."""
+        """Removes the first waiting rows and returns their columns."""
         taken = []
         while rows > 0:
             table = self._waiting.popleft()
@@ -58,9 +58,9 @@ class ScoredWriter:
     """Writes scored rows to Parquet files in one folder.
 
     Args:
-        folder: receives them; it is there, or needs not be made.
+        folder: where to write them; it exists, or need not be created.
         columns: of the run.
-        measure: which metrics are taken of the rows.
+        measure: which metrics are computed from the rows.
     """
 
     def __init__(self, folder: str, columns: Columns, measure: Measure) -> None:
@@ -78,7 +78,7 @@ class ScoredWriter:
 
         Args:
             name: of the file.
-            pairs: what is scored of some rows, and the columns of theirs that are carried.
+            pairs: what is scored of some rows, and their carried columns.
             process: scores them.
         """
         carried = CarriedRows(self._columns)

@@ -1,9 +1,9 @@
-"""How many model replicas a Spark application holds at once, and which device a task owns.
+"""How many model replicas a Spark application can run in parallel, and which device a task owns.
 
-One replica belongs to one task slot. Where Spark schedules GPUs (`spark.task.resource.gpu.amount`)
-a slot owns a GPU and Spark says which; where it does not, the executors are asked what they have,
-and tasks on one host take GPUs by lock files. A layout in which several replicas would be loaded
-on one GPU is refused on the driver. The driver itself never touches CUDA.
+One replica belongs to one task slot. If Spark schedules GPUs (`spark.task.resource.gpu.amount`), a
+slot owns a GPU and Spark says which; if not, the executors are probed for what they have, and tasks
+on one host claim GPUs through lock files. A layout in which several replicas would be loaded on one
+GPU is rejected on the driver. The driver itself never touches CUDA.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Accelerators:
 
     Attributes:
         device_type: of each replica.
-        count: replicas at once, over all executors.
+        count: replicas that run in parallel, over all executors.
         cores_per_task: CPU cores that Spark gives to each of them.
     """
 
@@ -71,22 +71,22 @@ def count_accelerators(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     num_workers: int | None = None,
 ) -> Accelerators:
-    """Returns how many replicas run at once and on what; called on the driver.
+    """Returns how many replicas run in parallel and on what; called on the driver.
 
-    The slots are those of the executors that are registered, which is waited for. `device="auto"`
-    takes GPUs where there are any. `num_workers` overrides the count; more than the CPU slots run
-    one after the other.
+    The slots are those of the registered executors, whose registration is awaited. `device="auto"`
+    uses GPUs if there are any. `num_workers` overrides the count; those beyond the CPU slots run
+    after the others.
 
     Raises:
         ConfigError: several replicas would share one GPU, `num_workers` exceeds the GPUs, or it is
-            needed (Spark Connect, dynamic allocation) and not given.
+            needed (Spark Connect, dynamic allocation) but not given.
         EngineUnavailableError: `device="cuda"` and there is no GPU, or no executor registers.
     """
     refuse_gpu_tasks_in_local_mode(spark.conf.get("spark.master", None), _gpus_per_task(spark))
     cores = int(spark.conf.get(CORES_PER_TASK, None) or 1)
     unknown = why_slots_are_unknown(spark)
     if unknown is not None and num_workers is None:
-        raise ConfigError(f"{unknown}; give num_workers, the model replicas to run at once")
+        raise ConfigError(f"{unknown}; give num_workers, the model replicas to run in parallel")
     if device == "cpu":
         return Accelerators("cpu", num_workers or count_slots(spark.sparkContext), cores)
     spark_assigns_gpus = owns_whole_gpus(_gpus_per_task(spark))
@@ -106,11 +106,11 @@ def task_device(kind: str) -> str:
     process ends.
 
     Args:
-        kind: `cuda` or `cpu`, as `Accelerators.device_type`.
+        kind: `cuda` or `cpu`, as in `Accelerators.device_type`.
 
     Raises:
-        EngineUnavailableError: the GPU is not visible to torch, or all of them are taken; a GPU
-            that was asked for is never replaced by the CPU.
+        EngineUnavailableError: the GPU is not visible to torch, or all of them are taken; there is
+            no fallback from a requested GPU to the CPU.
     """
     return "cpu" if kind == "cpu" else worker_device(kind, assigned_gpu(), 0)
 
@@ -120,11 +120,11 @@ def _gpus_per_task(spark: SparkSession) -> str | None:
 
 
 def refuse_gpu_tasks_in_local_mode(master: str | None, gpus_per_task: str | None) -> None:
-    """Raises ConfigError where no task would ever start: local mode has no resources to give."""
+    """Raises ConfigError if no task would ever start: local mode does not schedule GPUs."""
     if _is_local(master) and float(gpus_per_task or 0) > 0:
         raise ConfigError(
-            f"{GPUS_PER_TASK}={gpus_per_task} with master {master!r}: Spark's local mode hands out "
-            "no GPUs and its tasks would wait forever; leave the setting out there"
+            f"{GPUS_PER_TASK}={gpus_per_task} with master {master!r}: Spark's local mode assigns "
+            "no GPUs, so its tasks would wait forever; leave the setting out there"
         )
 
 
@@ -133,10 +133,10 @@ def _is_local(master: str | None) -> bool:
 
 
 def owns_whole_gpus(gpus_per_task: str | None) -> bool:
-    """Returns whether Spark gives each task GPUs of its own.
+    """Returns whether Spark gives each task its own GPUs.
 
     Raises:
-        ConfigError: it gives a task a part of a GPU.
+        ConfigError: it gives a task a fraction of a GPU.
     """
     amount = float(gpus_per_task or 0)
     if 0 < amount < 1:
@@ -148,16 +148,16 @@ def owns_whole_gpus(gpus_per_task: str | None) -> bool:
 
 
 def why_slots_are_unknown(spark: SparkSession) -> str | None:
-    """Returns why the driver cannot tell how many tasks run at once, or None if it can."""
+    """Returns why the driver cannot tell how many tasks run in parallel, or None if it can."""
     if not is_classic(spark):
-        return "Spark Connect does not tell how many tasks the cluster runs at once"
+        return "Spark Connect does not tell how many tasks the cluster runs in parallel"
     if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         return "spark.dynamicAllocation.enabled=true leaves the number of executors open"
     return None
 
 
 def is_classic(spark: SparkSession) -> bool:
-    """Returns whether the session has a SparkContext, which Spark Connect has not."""
+    """Returns whether the session has a SparkContext, which Spark Connect lacks."""
     try:
         return spark.sparkContext is not None
     except (AttributeError, NotImplementedError):  # the former since Spark 4
@@ -165,7 +165,7 @@ def is_classic(spark: SparkSession) -> bool:
 
 
 def count_slots(sc: SparkContext) -> int:
-    """Returns how many tasks run at once on the executors that are registered.
+    """Returns how many tasks run in parallel on the registered executors.
 
     Raises:
         EngineUnavailableError: none registers in time.
@@ -183,7 +183,7 @@ def count_slots(sc: SparkContext) -> int:
     if slots == 0:
         raise EngineUnavailableError(
             f"master {sc.master!r}: no executor that can run a task registered within "
-            f"{EXECUTOR_TIMEOUT_S:.0f} s; free cores, memory or GPUs of the cluster, or ask for "
+            f"{EXECUTOR_TIMEOUT_S:.0f} s; free cores, memory or GPUs of the cluster, or request "
             "fewer per executor"
         )
     return slots
@@ -195,13 +195,13 @@ def wait_for_slots(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Returns the slots as soon as they no longer change and the expected executors are there.
+    """Returns the slots once they no longer change and the expected executors have registered.
 
     Args:
-        read: gives the registered executors and their slots.
-        expected_executors: how many were asked for, 0 if nothing says it; when the time is up, the
-            slots of fewer are returned.
-        clock: time in seconds.
+        read: returns the numbers of registered executors and of their slots.
+        expected_executors: how many were requested, 0 if unknown; after the timeout, the slots of
+            fewer are returned.
+        clock: returns monotonic seconds.
         sleep: waits for a number of seconds.
     """
     start = last_change = clock()
@@ -217,11 +217,11 @@ def wait_for_slots(
 
 
 def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostReport]:
-    """Returns what each host of the executors has, by a job of as many tasks as there are slots."""
+    """Returns what each executor host has, by running a job with as many tasks as slots."""
     here = is_classic(spark) and _is_local(spark.conf.get("spark.master", None))
     if device == "auto" and here and not has_nvidia_driver():
         return {socket.gethostname(): HostReport(tasks, 0, has_driver=False)}
-    # Importing torch takes seconds; a host without a driver is not worth them.
+    # Importing torch takes seconds, not worth it on a host without a driver.
     always_ask_torch = device == "cuda"
 
     def report(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -233,7 +233,7 @@ def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostR
 
 
 def merge_reports(reports: Iterable[tuple[str, int, bool]]) -> dict[str, HostReport]:
-    """Returns one report per host from those of its tasks: (host, gpus, has_driver)."""
+    """Merges the reports of tasks, (host, gpus, has_driver), into one per host."""
     hosts: dict[str, HostReport] = {}
     for host, gpus, has_driver in reports:
         tasks = hosts[host].tasks if host in hosts else 0
@@ -248,14 +248,14 @@ def choose_kind(
     *,
     slots_known: bool,
 ) -> Literal["cuda", "cpu"]:
-    """Returns what the replicas run on where Spark does not schedule GPUs.
+    """Returns what the replicas run on if Spark does not schedule GPUs.
 
     Args:
         hosts: what each host has.
         device: `auto` or `cuda`.
-        num_workers: replicas that were asked for.
-        slots_known: `tasks` of a report are slots; else tasks run after each other may be counted,
-            and it is left to the locks to refuse a second replica on a GPU.
+        num_workers: replicas that were requested.
+        slots_known: whether `tasks` of a report are slots; if not, they may include tasks that ran
+            one after another, and it is left to the locks to reject a second replica on a GPU.
 
     Raises:
         EngineUnavailableError: `device="cuda"` and no host has a GPU.
@@ -269,7 +269,7 @@ def choose_kind(
     for host, report in sorted(hosts.items()):
         if slots_known and report.tasks > report.gpus:
             raise ConfigError(
-                f"host {host} runs {report.tasks} tasks at once and has {report.gpus} GPU(s): "
+                f"host {host} runs {report.tasks} tasks at a time but has {report.gpus} GPU(s): "
                 f"several copies of the model would be loaded on one GPU; set "
                 f"{GPUS_PER_EXECUTOR} and {GPUS_PER_TASK}=1, or on one machine --master "
                 f"'local[{max(report.gpus, 1)}]', or use device='cpu'"
@@ -280,7 +280,7 @@ def choose_kind(
 def _no_gpu(hosts: Mapping[str, HostReport], wanted: int) -> str:
     names = ", ".join(sorted(hosts)[:8])
     return (
-        f"device='cuda': {wanted} GPU(s) were asked for, none was found on {len(hosts)} executor "
+        f"device='cuda': {wanted} GPU(s) were requested, none was found on {len(hosts)} executor "
         f"host(s) ({names}); use device='cpu' (--device cpu), or a cluster whose workers have GPUs "
         f"and a CUDA build of torch, with {GPUS_PER_EXECUTOR} and {GPUS_PER_TASK} set"
     )
@@ -298,14 +298,14 @@ def _warn_of_unused_gpus(hosts: Mapping[str, HostReport]) -> None:
 
 
 def choose_gpu_count(slots: int | None, num_workers: int | None) -> int:
-    """Returns the replicas on GPUs: those asked for, else one per slot.
+    """Returns the replicas on GPUs: as many as requested, else one per slot.
 
     Raises:
-        ConfigError: more are asked for than there are slots with a GPU.
+        ConfigError: more are requested than there are slots with a GPU.
     """
     if slots is not None and num_workers is not None and num_workers > slots:
         raise ConfigError(
-            f"num_workers={num_workers}: the executors hold {slots} tasks with a GPU at once; use "
+            f"num_workers={num_workers}: the executors run {slots} tasks with a GPU at a time; use "
             f"num_workers={slots} or fewer, or add GPUs"
         )
     return num_workers or slots or 1

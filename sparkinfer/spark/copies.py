@@ -1,4 +1,4 @@
-"""Files copied by Spark tasks, one file each."""
+"""Copies files with Spark tasks, one file per task."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def copy_by_tasks(
         rows = one_file_each.mapInArrow(copy, "index long, copies array<string>").collect()
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(
-            f"{len(names)} files were not copied to {copier.folder!r}: {explain(error)}"
+            f"copying {len(names)} files to {copier.folder!r} failed: {explain(error)}"
         ) from error
     return {names[row["index"]]: list(row.copies) for row in rows}

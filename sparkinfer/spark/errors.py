@@ -1,4 +1,4 @@
-"""What a Spark error says, in one line."""
+"""Condenses a Spark error into one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 _OUR_ERROR = re.compile(
     r"(?:sparkinfer\.exceptions\.\w+|Python worker exited unexpectedly \(crashed\)): (.+)"
 )
-"""Ours, or the first line of what a worker left behind when it ended: see `worker_end`."""
+"""Our own errors, or the first line of what a worker left when it ended: see `worker_end`."""
 
 _PYTHON_ERROR = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
 """A traceback's frames, which are indented, and the line after them."""
@@ -15,7 +15,7 @@ _PYTHON_ERROR = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)
 _DEAD_WORKER = re.compile(r"Python worker exited unexpectedly[^\n]*")
 
 _CUT_WORKER = re.compile(r"Connection reset(?=[\s\S]*PythonRunner)")
-"""What Spark sees of a worker that is killed while it is written to."""
+"""What Spark sees of a worker that is killed while Spark writes to it."""
 
 
 _OTHER_PYTHON = re.compile(
@@ -27,7 +27,7 @@ _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s
 
 
 def installation_problem(error: Exception) -> str | None:
-    """Returns what the workers' Python lacks and what to do about it, None if it lacks nothing."""
+    """Returns what is wrong with the workers' Python and what to do, None if nothing is."""
     text = str(error)
     if other := _OTHER_PYTHON.search(text):
         workers, driver = ".".join(re.findall(r"\d+", other[1])), other[2]
@@ -47,7 +47,7 @@ def installation_problem(error: Exception) -> str | None:
 
 
 def explain(error: Exception) -> str:
-    """Returns the one line of a Spark error that says what happened."""
+    """Returns the line of a Spark error that says what happened."""
     if problem := installation_problem(error):
         return problem
     text = str(error)

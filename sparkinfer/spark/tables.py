@@ -1,4 +1,4 @@
-"""How Spark reads the input, and how it names a column."""
+"""How Spark reads the input, and how to quote a column's name."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructField, StructType
 
 CSV_OPTIONS = {"header": "true", "multiLine": "true", "escape": '"', "nullValue": "\x00"}
-"""RFC 4180: a header line, line breaks within quotes, quotes doubled. All columns are strings.
+"""RFC 4180: a header line, line breaks within quotes, doubled quotes. All columns are strings.
 
-A field without anything is null and "" is an empty text: only with a null value other than the
-empty text does Spark tell them apart.
+An empty field is null and "" is an empty string: Spark distinguishes them only if its null value is
+not the empty string.
 """
 
 
 def read_table(spark: SparkSession, kind: str, path: str) -> DataFrame:
-    """Returns the input as a DataFrame, not yet read.
+    """Returns the input as a lazy DataFrame.
 
     Args:
         spark: the session.
@@ -48,12 +48,12 @@ def read_table(spark: SparkSession, kind: str, path: str) -> DataFrame:
 def read_files(
     spark: SparkSession, kind: str, schema: StructType, paths: Sequence[str], root: str
 ) -> DataFrame:
-    """Returns some files of an input as a DataFrame, not yet read.
+    """Returns some files of an input as a lazy DataFrame.
 
     Args:
         spark: the session.
         kind: `csv` or `json`.
-        schema: of the whole input, columns that stand in the paths included.
+        schema: of the whole input, including columns that are in the paths.
         paths: of the files.
         root: the input.
     """
@@ -64,12 +64,12 @@ def read_files(
 
 
 def literal_path(path: str) -> str:
-    """Returns a path as Spark's reader takes it for itself and not for a pattern."""
+    """Returns a path escaped so that Spark's reader does not take it for a pattern."""
     return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)
 
 
 def quoted(name: str) -> str:
-    """Returns a column's name as Spark reads it literally, dots and backticks included."""
+    """Returns a column's name quoted so that Spark takes dots and backticks literally."""
     return "`" + name.replace("`", "``") + "`"
 
 
@@ -100,12 +100,12 @@ def arrow_field(field: StructField) -> pa.Field:
     """Returns a Spark column's field in Arrow, which remembers its type; timestamps are in UTC.
 
     Raises:
-        Exception: Arrow has no such type; pyspark's own, of changing classes.
+        Exception: Arrow has no such type; the class of pyspark's error varies.
     """
     from pyspark.sql.pandas.types import to_arrow_type
     from pyspark.sql.types import StructField
 
-    # Spark 4 asks for the time zone that Spark 3.5 takes for granted.
+    # Spark 4 has a parameter for the time zone that Spark 3.5 assumes.
     takes_timezone = "timezone" in inspect.signature(to_arrow_type).parameters
     options: dict[str, Any] = {"timezone": "UTC"} if takes_timezone else {}
     kind = to_arrow_type(field.dataType, **options)

@@ -1,9 +1,9 @@
-"""How a Python worker of Spark ends itself such that Spark's error says why.
+"""How a Python worker of Spark ends itself so that Spark's error says why.
 
-Where `spark.python.worker.faulthandler.enabled` is set (from Spark 4 on also
-`spark.sql.execution.pyspark.udf.faulthandler.enabled`), the worker opens a file, named by its
-process id, in the folder that PYTHON_FAULTHANDLER_DIR names; Spark puts what the file holds behind
-"Python worker exited unexpectedly (crashed):".
+If `spark.python.worker.faulthandler.enabled` is set (from Spark 4 on also
+`spark.sql.execution.pyspark.udf.faulthandler.enabled`), the worker opens a file named after its
+process id in the folder PYTHON_FAULTHANDLER_DIR; Spark appends its content to "Python worker exited
+unexpectedly (crashed):".
 
 Source: `main` of pyspark/worker.py, `handleException` of PythonRunner.scala; Spark 3.5 and 4.0.
 """
@@ -21,11 +21,11 @@ from pathlib import Path
 from sparkinfer.workers.watchdog import end_process
 
 HANG_UP_S = 5.0
-"""What Spark gets to see the end of what the worker sends, and to close the connection."""
+"""Time that Spark gets to see the end of the worker's output and close the connection."""
 
 
 def end_worker(report: str) -> None:
-    """Ends this process; its task fails with the report, also on stderr, and Spark retries it."""
+    """Ends this process: its task fails with the report, also on stderr, and Spark retries it."""
 
     def tell() -> None:
         folder = os.environ.get("PYTHON_FAULTHANDLER_DIR")
@@ -39,10 +39,10 @@ def end_worker(report: str) -> None:
 
 
 def _hang_up() -> None:
-    """Ends the connection to Spark in good order.
+    """Closes the connection to Spark in an orderly way.
 
-    A process that ends while there is input that it has not read resets the connection, and
-    Spark 3.5 looks for the report only after an orderly end.
+    A process that ends with unread input resets the connection, and Spark 3.5 looks for the report
+    only after an orderly close.
     """
     connection = _connection()
     if connection is None:
@@ -52,14 +52,14 @@ def _hang_up() -> None:
     deadline = time.monotonic() + HANG_UP_S
     with contextlib.suppress(OSError):
         while time.monotonic() < deadline and connection.recv(2**16):
-            pass  # what Spark still sends would keep it from closing
+            pass  # unread, what Spark still sends would keep it from closing
 
 
 def _connection() -> socket.socket | None:
-    """Returns the worker's connection to Spark, None where pyspark is not as we know it.
+    """Returns the worker's connection to Spark, None if pyspark is not as expected.
 
-    pyspark gives it to nobody; it is what the function that runs the task, outermost in the main
-    thread, calls `outfile`.
+    pyspark does not expose it; it is the variable `outfile` of the function that runs the task,
+    outermost in the main thread.
     """
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None:

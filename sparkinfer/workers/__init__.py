@@ -1,1 +1,1 @@
-"""What a worker process needs, whatever started it."""
+"""What a worker process needs, whatever engine started it."""

@@ -1,7 +1,7 @@
-"""Reports of workers to a listener on the driver.
+"""Workers' reports to a listener on the driver.
 
-Reports are JSON over an authenticated socket (`multiprocessing.connection`, HMAC of a secret made
-for the run). They are advisory: a worker that cannot reach the driver scores all the same.
+Reports are JSON over an authenticated socket (`multiprocessing.connection`, HMAC with a secret made
+for the run). They are advisory: a worker that cannot reach the driver scores regardless.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from sparkinfer.workers.statistics import ScoringStatistics
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.5
-"""Least time between two reports of one worker; the last one follows at once."""
+"""Minimum time between two reports of one worker; the final one is sent immediately."""
 
 MAX_REPORT_BYTES = 65536
 
 CLOSE_TIMEOUT_S = 2.0
-"""What a worker, and the driver at the end of a run, gives the last reports to arrive."""
+"""Time that a worker, and the driver at the end of a run, allows for the last reports to arrive."""
 
 BACKLOG = 512
-"""Workers that may connect in the same moment."""
+"""Workers that may connect at the same moment."""
 
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What one worker did so far.
+    """What one worker has done so far.
 
     Attributes:
         worker: name of the worker and its share of the rows, the same for every attempt at them
             and never used for other rows: `chunk 12 task 1`.
-        attempt: which try at these rows; a higher one takes the place of a lower one.
+        attempt: which attempt at these rows; a higher one replaces a lower one.
         device: what the model runs on, with the host's name.
         statistics: counts and seconds so far.
-        done: whether the worker ended well; nothing more is heard of this name.
+        done: whether the worker succeeded; no more reports have this name.
     """
 
     worker: str
@@ -68,7 +68,7 @@ class WorkerReport:
 
 @dataclass(frozen=True)
 class ProgressAddress:
-    """Where and with which secret a worker reports; travels to the workers with their task."""
+    """Where and with which secret a worker reports; sent to the workers with their task."""
 
     host: str
     port: int
@@ -76,16 +76,16 @@ class ProgressAddress:
 
 
 class ProgressServer:
-    """Listens for reports of workers.
+    """Listens for workers' reports.
 
     Args:
-        on_report: receives the reports, from several threads at once.
+        on_report: receives the reports, concurrently from several threads.
         host: address of the driver that workers can reach.
     """
 
     def __init__(self, on_report: Callable[[WorkerReport], None], host: str) -> None:
         self._on_report = on_report
-        # Without a key here: a stranger who connects and stays silent would block `accept`.
+        # No key here: a stranger who connects and stays silent would block `accept`.
         self._listener = Listener((host, 0), backlog=BACKLOG)
         port = int(self._listener.address[1])
         self.address = ProgressAddress(host, port, secrets.token_bytes(32))
@@ -95,7 +95,7 @@ class ProgressServer:
         self._acceptor.start()
 
     def close(self) -> None:
-        """Stops listening, after what workers sent before they ended has been read."""
+        """Stops listening once everything that ended workers had sent has been read."""
         self._closed.set()
         with contextlib.suppress(OSError):  # wakes the thread that waits in `accept`
             socket.create_connection((self.address.host, self.address.port), 1).close()
@@ -110,7 +110,7 @@ class ProgressServer:
             with contextlib.suppress(OSError):
                 connection = self._listener.accept()
                 receiver = threading.Thread(target=self._receive, args=(connection,), daemon=True)
-                # Tasks come by the ten thousand: threads that ended are not kept.
+                # There may be tens of thousands of tasks: ended threads are not kept.
                 self._receivers = [one for one in self._receivers if one.is_alive()]
                 receiver.start()
                 self._receivers.append(receiver)
@@ -124,10 +124,10 @@ class ProgressServer:
 
 
 class ProgressClient:
-    """Sends a worker's latest statistics now and then, from a thread of its own.
+    """Sends a worker's latest statistics periodically, from a separate thread.
 
-    The scoring never waits for it: a driver that cannot be reached, or stops reading, costs only
-    the display.
+    Scoring never waits for it: if the driver cannot be reached or stops reading, only the display
+    suffers.
 
     Args:
         address: the listener, or None to send nothing.
@@ -153,11 +153,11 @@ class ProgressClient:
         self._put(statistics, done=False)
 
     def finish(self, statistics: ScoringStatistics) -> None:
-        """Takes the final statistics of a worker that ended well; `close` sends them."""
+        """Takes the final statistics of a worker that succeeded; `close` sends them."""
         self._put(statistics, done=True)
 
     def close(self) -> None:
-        """Sends what is waiting, if the driver takes it soon, and closes the connection."""
+        """Sends what is waiting, if the driver accepts it soon, and closes the connection."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -175,7 +175,7 @@ class ProgressClient:
             with self._connect() as connection:
                 while (latest := self._next()) is not None:
                     connection.send_bytes(_encode(latest))
-        except Exception as error:  # display only: a firewall must not stop the scoring
+        except Exception as error:  # display only: a firewall must not stop scoring
             logger.warning("no progress from this worker: driver not reachable (%s)", error)
 
     def _connect(self) -> Connection:

@@ -1,7 +1,7 @@
 """Which device a worker process owns.
 
-A GPU that nobody assigned is held by a lock file of its host until the process ends, so that two
-workers never load a model on the same one.
+A GPU that was not assigned by Spark is held through a lock file on its host until the process ends,
+so that two workers never load a model on the same one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def worker_device(kind: str, address: str | None, local_rank: int) -> str:
-    """Returns the torch device of a rank: the GPU that Spark gave it, else that of its local rank.
+    """Returns the torch device of a rank: the GPU assigned by Spark, else that of its local rank.
 
-    A GPU that Spark has not assigned is held by a lock: a launcher that counts local ranks by
+    A GPU that Spark has not assigned is held through a lock: a launcher that counts local ranks by
     container and not by host gives several ranks the same one, and the others then take the next.
 
     Args:
-        kind: `cuda` or `cpu`, as `Workers.device_type`.
-        address: what Spark assigned to the rank's task, None where it schedules no GPUs.
+        kind: `cuda` or `cpu`, as in `Workers.device_type`.
+        address: the GPU that Spark assigned to the rank's task, None if it schedules no GPUs.
         local_rank: the rank among those on its host.
 
     Raises:
@@ -51,7 +51,7 @@ def worker_device(kind: str, address: str | None, local_rank: int) -> str:
 
 
 def release_memory(device: str) -> None:
-    """Gives back what freed models and batches held on a device."""
+    """Releases cached memory of freed models and batches on a device."""
     gc.collect()
     if device.startswith("cuda"):
         import torch
@@ -60,20 +60,20 @@ def release_memory(device: str) -> None:
 
 
 def release_gpus() -> None:
-    """Gives back the GPUs that this process held for its tasks."""
+    """Releases the GPUs that this process holds for its tasks."""
     while _held:
         _held.popitem()[1].release()
 
 
 def has_nvidia_driver() -> bool:
-    """Returns whether an NVIDIA driver is loaded on this host; asks no library."""
+    """Returns whether an NVIDIA driver is loaded on this host; uses no library."""
     if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/dxg").exists():  # Linux, WSL
         return True
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def count_cuda_devices() -> int:
-    """Returns the CUDA devices that torch sees here."""
+    """Returns the number of CUDA devices that torch sees here."""
     try:
         import torch
     except ImportError:
@@ -82,22 +82,22 @@ def count_cuda_devices() -> int:
 
 
 def _visible_devices(environment: Mapping[str, str]) -> list[str]:
-    """Returns the entries of CUDA_VISIBLE_DEVICES; empty where it is not set."""
+    """Returns the entries of CUDA_VISIBLE_DEVICES; empty if it is not set."""
     text = environment.get("CUDA_VISIBLE_DEVICES", "")
     return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def gpu_index(address: str, visible: list[str]) -> int:
-    """Returns torch's index of a GPU address.
+    """Returns torch's index for a GPU address.
 
-    A number indexes into CUDA_VISIBLE_DEVICES where that is set; both torch and Spark count so.
+    A number indexes into CUDA_VISIBLE_DEVICES if that is set, for both torch and Spark.
 
     Args:
         address: what Spark reports, a number or `GPU-<uuid>`.
         visible: the entries of CUDA_VISIBLE_DEVICES.
 
     Raises:
-        EngineUnavailableError: an address that is no number is not among the visible devices.
+        EngineUnavailableError: an address that is not a number is not among the visible devices.
     """
     if address.isdecimal():
         return int(address)
@@ -110,16 +110,16 @@ def gpu_index(address: str, visible: list[str]) -> int:
     )
 
 
-# A lock is given back when its object is collected: this one lives as long as the process.
+# A lock is released when its object is garbage-collected: these live as long as the process.
 _held: dict[int, FileLock] = {}
 
 
 def _lock_free_gpu(visible: list[str], first: int) -> int:
-    """Returns the index of a GPU that no other process on this host holds, and holds it.
+    """Locks a GPU that no other process on this host holds, and returns its index.
 
     Args:
         visible: the entries of CUDA_VISIBLE_DEVICES.
-        first: the index that is tried first.
+        first: the index to try first.
     """
     if _held:
         return next(iter(_held))
@@ -132,7 +132,7 @@ def _lock_free_gpu(visible: list[str], first: int) -> int:
             _held[index] = lock
             return index
     if count == 0:
-        return 0  # for the caller to refuse: it names what torch sees
+        return 0  # the caller rejects it, naming what torch sees
     raise EngineUnavailableError(
         f"host {socket.gethostname()}: more tasks load a model than there are GPUs ({count}), and "
         f"all of them are held by other processes; set spark.executor.resource.gpu.amount "
@@ -144,7 +144,7 @@ def _try_lock(gpu: str) -> Any:
     """Returns a held lock on the GPU's file in the temporary folder, or None if it is taken."""
     from filelock import FileLock, Timeout
 
-    # By user: the file of another one could not be opened for writing.
+    # One file per user: another user's could not be opened for writing.
     file = f"sparkinfer-{os.getuid()}-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
     lock = FileLock(Path(tempfile.gettempdir()) / file)
     try:

@@ -1,4 +1,4 @@
-"""The heaps of a process that scores for days: C's and Arrow's."""
+"""The C and Arrow heaps of a process that scores for days."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pyarrow as pa
 
 
 def trim() -> None:
-    """Gives the pages that hold nothing any more back to the system.
+    """Returns unused pages to the system.
 
-    The buffers of batches and windows have ever other sizes and live in turn with small objects
-    that stay, so that glibc by itself keeps more free pages with every window. Arrow's allocator
-    gives them back after a second, in which a fast run fills many.
+    The buffers of batches and windows vary in size and alternate with small objects that stay, so
+    glibc on its own keeps more free pages with every window. Arrow's allocator returns them after a
+    second, in which a fast run fills many.
     """
     pa.default_memory_pool().release_unused()
     if _malloc_trim is not None:

@@ -1,4 +1,4 @@
-"""Work done on an iterator's items in a thread, a bounded number of items ahead of the consumer."""
+"""Prepares an iterator's items in a thread, a bounded number of items ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class _Failure:
 class LookAhead(Generic[T, R]):
     """Yields `prepare(item)` for each item of a source, in order, prepared in a thread.
 
-    At most two prepared items wait while the consumer works: one in the queue, one in the hands
-    of the thread. The thread pulls from the source, so reading input is overlapped too.
+    At most two prepared items wait while the consumer works: one in the queue and one in the
+    thread. The thread pulls from the source, so reading input is overlapped too.
 
     Args:
-        source: items; pulled, and closed where it can be, by the thread.
+        source: items; pulled, and closed if possible, by the thread.
         prepare: what is done to each item.
     """
 
@@ -50,11 +50,11 @@ class LookAhead(Generic[T, R]):
             if isinstance(item, _Failure):
                 raise item.error
             handed_over = [item]
-            del item  # while the next one is waited for, this one is the consumer's alone
+            del item  # so that only the consumer refers to it while this waits for the next one
             yield handed_over.pop()
 
     def close(self) -> None:
-        """Stops the thread; items not yet given out are dropped."""
+        """Stops the thread; items not yet yielded are dropped."""
         self._stopped.set()
         if self._thread.ident is None:
             return

@@ -1,6 +1,6 @@
-"""The one large thing of a process, such as a loaded model, kept from one task to the next.
+"""The one large object of a process, such as a loaded model, kept from one task to the next.
 
-A second one would share the accelerator's memory with it.
+Only one, since a second would compete with it for the accelerator's memory.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _on_change: list[Callable[[bool], None]] = []
 
 
 def get(key: object, load: Callable[[], Any], on_release: Callable[[], None]) -> Any:
-    """Returns what is kept under a key, else what `load` returns, which is kept from now on.
+    """Returns what is kept under a key, else what `load` returns, which is then kept.
 
     Args:
-        key: tells apart what may be kept.
-        load: makes it; what was kept before is gone by then.
-        on_release: called when it is gone.
+        key: identifies what is kept.
+        load: creates it; what was kept before has been released by then.
+        on_release: called once it is released.
     """
     if key in _kept:
         return _kept[key][0]
@@ -30,14 +30,14 @@ def get(key: object, load: Callable[[], Any], on_release: Callable[[], None]) ->
 
 
 def keep(key: object, thing: Any, on_release: Callable[[], None]) -> None:
-    """Keeps something in the place of what was kept; see `get`."""
+    """Keeps something in place of what was kept; see `get`."""
     release()
     _kept[key] = (thing, on_release)
     _tell(True)
 
 
 def release() -> None:
-    """Lets go of what is kept, if there is anything."""
+    """Releases what is kept, if anything."""
     if not _kept:
         return
     _tell(False)
@@ -46,7 +46,7 @@ def release() -> None:
 
 
 def on_change(act: Callable[[bool], None]) -> None:
-    """Has a function told when something is kept (True) and before it is let go (False)."""
+    """Registers a function to call when something is kept (True) and before its release (False)."""
     if act not in _on_change:
         _on_change.append(act)
 

@@ -12,7 +12,7 @@ class WorkerSlot:
     Attributes:
         device: torch device that it owns, such as `cpu` or `cuda:0`.
         cores: CPU cores for its threads.
-        scores_later: whether it is likely to score rows after what it is doing now.
+        scores_later: whether it is likely to score rows later.
     """
 
     device: str

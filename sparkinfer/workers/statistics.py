@@ -1,4 +1,4 @@
-"""What a scorer did and where its time went; adds up over workers."""
+"""What a scorer did and where its time went; can be summed over workers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ class ScoringStatistics:
     """Counts and seconds of one scorer, or the sum over several.
 
     Attributes:
-        rows: rows given out, rows with an error included.
-        rows_in_window: rows of the current window that are done by share of tokens, not yet given
-            out.
-        errors: rows among them that have an error.
-        truncated: rows whose text was cut.
-        forward_rows: rows that went through the model; fewer than `rows` where texts repeat.
-        tokens: tokens of those, padding excluded.
-        padded_tokens: tokens of those, padding included.
+        rows: rows yielded, rows with an error included.
+        rows_in_window: rows of the current window that are done, by share of tokens, but not yet
+            yielded.
+        errors: rows among `rows` that have an error.
+        truncated: rows among `rows` whose text was truncated.
+        forward_rows: sequences that went through the model; fewer than `rows` if texts repeat.
+        tokens: tokens of these, padding excluded.
+        padded_tokens: tokens of these, padding included.
         batches: forward passes that succeeded.
         out_of_memory: times the device ran out of memory and the budget was halved.
         load_s: seconds until the model was ready.
-        tokenize_s: seconds spent tokenising and padding, beside the forward pass.
-        wait_s: seconds in which the forward pass waited for tokens or for input.
+        tokenize_s: seconds spent tokenising and padding, in parallel with the forward pass.
+        wait_s: seconds in which the forward pass waited for tokens or input.
         forward_s: seconds in the forward pass and in reading its output.
     """
 

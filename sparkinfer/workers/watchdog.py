@@ -1,10 +1,10 @@
-"""The watchdog: names what a scorer hangs in, and where, once it has hung there for too long.
+"""The watchdog: reports what a scorer hangs in, and where, once it has hung for too long.
 
-A forward pass can hang in a driver call or a kernel, a tokenizer in a pattern; nothing is raised
-then, and a job waits for ever. A thread of its own sees that, for the one that hangs cannot.
+A forward pass can hang in a driver call or a kernel, a tokenizer in a regular expression; nothing
+is raised then, and a job waits forever. A separate thread notices, since the one that hangs cannot.
 
-Code that hangs without giving Python's lock back stops the watchdog too; torch and the fast
-tokenizers give it back.
+Code that hangs without releasing Python's global lock stops the watchdog too; torch and the fast
+tokenizers release it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 POLL_S = 1.0
-"""Between two looks at what the scorer does; less where the timeout is short."""
+"""Time between two looks at what the scorer is doing; less if the timeout is short."""
 
 LAST_WORD_S = 30.0
-"""What a process that has to end may spend on telling why."""
+"""Time that a process that must end may spend on reporting why."""
 
 
 class ForwardPass(NamedTuple):
@@ -77,14 +77,14 @@ class StallReport:
 
 
 class Watchdog:
-    """Watches what a scorer does while its context is open, from a thread of its own.
+    """Watches what a scorer does while its context is open, from a separate thread.
 
-    An activity is timed by the looks at it, not by a clock: a process that was stopped and goes on,
-    or a machine that slept, has not stalled.
+    An activity is timed by the looks at it, not by a clock: a process that was stopped and then
+    continued, or a machine that slept, has not stalled.
 
     Args:
-        activities: returns what the scorer is doing now; None for a thread that waits. An object
-            per activity: one that is still the same is still the same activity.
+        activities: returns what the scorer is doing now; None for a thread that waits. One object
+            per activity: the same object means the same activity.
         timeout_s: an activity that lasts longer is a stall; None: nothing is watched.
         on_stall: called with a report once for each stall, in the watchdog's thread.
 
@@ -122,7 +122,7 @@ class Watchdog:
         lasted_s = [0.0] * len(seen)
         looked = time.monotonic()
         while not self._closed.wait(pause_s):
-            # A pause that took much longer was no pause of the scorer alone.
+            # If the pause took much longer, more than the scorer was suspended.
             passed_s = min(time.monotonic() - looked, 2 * pause_s)
             looked = time.monotonic()
             for index, activity in enumerate(self._activities()):
@@ -131,7 +131,7 @@ class Watchdog:
                     continue
                 lasted_s[index] += passed_s
                 if lasted_s[index] >= self._timeout_s:
-                    lasted_s[index] = -math.inf  # each stall is told once
+                    lasted_s[index] = -math.inf  # each stall is reported once
                     self._on_stall(self._report(activity))
 
     def _report(self, activity: Activity) -> StallReport:
@@ -142,25 +142,25 @@ class Watchdog:
 
 
 def end_process(tell: Callable[[], None]) -> None:
-    """Ends this process, whatever its other threads do, after a last word.
+    """Ends this process, whatever its other threads do, after a final report.
 
     Args:
-        tell: gives the last word; it is waited for, but not for ever.
+        tell: sends the report; waited for, but not forever.
     """
     deadline = threading.Timer(LAST_WORD_S, os._exit, [1])
     deadline.daemon = True
     deadline.start()
     try:
         tell()
-    except BaseException:  # it must not keep the process
+    except BaseException:  # it must not keep the process alive
         traceback.print_exc()
     finally:
-        # sys.exit ends only its own thread, and waits for code that never returns.
+        # sys.exit ends only its own thread, and would wait for code that never returns.
         os._exit(1)
 
 
 def _stacks() -> str:
-    """Returns the Python frames of every thread but this one."""
+    """Returns the Python frames of every other thread."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"

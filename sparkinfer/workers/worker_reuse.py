@@ -1,7 +1,7 @@
-"""What Spark does in a Python worker before and after every task, made cheap.
+"""Makes cheap what Spark does in a Python worker before and after every task.
 
 A worker that scores serves many tasks. With torch and a model loaded, what Spark does between two
-of them takes longer than reading the rows of a chunk.
+tasks takes longer than reading the rows of a chunk.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 def settle() -> None:
-    """Tells the process that what is loaded now stays.
+    """Tells the process that what is loaded now will stay.
 
     After a task Spark has the garbage collector walk over all objects (pyspark.daemon): those that
-    are here now are left out from now on. Before a task it has every finder of modules forget what
-    it knows (pyspark.worker), for which Python 3.11 reads pyspark's zip file again, once for each
-    of its packages. Such finders are made anew where a later import looks for one.
+    exist now are excluded from here on. Before a task it invalidates the caches of all module
+    finders (pyspark.worker), for which Python 3.11 reads pyspark's zip file again, once per
+    package. These finders are dropped here; a later import that needs one creates it again.
     """
     gc.collect()
     gc.freeze()
@@ -32,12 +32,12 @@ def _is_sparks(archive: str) -> bool:
 
 
 def unsettle() -> None:
-    """Lets the collector have what was loaded, for it is to go."""
+    """Lets the garbage collector free what was loaded, before it is released."""
     gc.unfreeze()
 
 
 def settle_or_unsettle(is_kept: bool) -> None:
-    """Settles once something large is kept in this process, and unsettles before it goes."""
+    """Settles once something large is kept in this process, and unsettles before its release."""
     if is_kept:
         settle()
     else:

@@ -339,7 +339,7 @@ def test_a_row_that_prepare_loses_fails_the_run(
     options = ranks_in_turn | OPTIONS | {"chunks": {"target_rows": 20}}
     with pytest.raises(RowConservationError, match="chunk 1 has 20 rows and") as raised:
         sparkinfer.run(config_for(classifier, source, tmp_path / "out", **options), spark)
-    assert f"and {20 - lost[0]} were written; nothing of it was published" in str(raised.value)
+    assert f"but {20 - lost[0]} were written; none of it was published" in str(raised.value)
     assert visible(tmp_path / "out") == ["part-00000000-000.parquet"]
     assert list(records(tmp_path / "out")) == [0]
 
@@ -470,7 +470,7 @@ def test_more_ranks_than_slots_are_refused(
 ) -> None:
     source = write(tmp_path / "in.parquet", ["good"])
     config = config_for(classifier, source, tmp_path / "out", num_workers=3)
-    with pytest.raises(ConfigError, match="num_workers=3: the executors hold 2 tasks"):
+    with pytest.raises(ConfigError, match="num_workers=3: the executors run 2 tasks"):
         sparkinfer.run(config, spark)
     assert not (tmp_path / "out").exists()
 

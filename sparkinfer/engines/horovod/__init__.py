@@ -1,1 +1,1 @@
-"""The `horovod` engine: ranks that score what Spark prepared."""
+"""The `horovod` engine: ranks score what Spark prepared."""

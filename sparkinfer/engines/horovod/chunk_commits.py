@@ -1,4 +1,4 @@
-"""Commits the chunks of a launch while its ranks go on."""
+"""Commits the chunks of a launch while its ranks keep scoring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.rows.tally import Tally, WrittenFile
 
 COMMITS_AT_ONCE = 4
-"""On an object store a commit is a few round trips."""
+"""On an object store a commit takes a few round trips."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class SharedChunk:
     Attributes:
         task: the chunk.
         ranks: how many ranks have a share of it.
-        results: what they wrote so far.
+        results: what they have written so far.
     """
 
     task: ChunkTask
@@ -33,13 +33,13 @@ class SharedChunk:
 class ChunkCommits:
     """Commits each chunk once all ranks that share it have written their part.
 
-    That happens in threads of its own: publishing must not keep anyone from watching the ranks.
-    Leaving the context waits for them, and raises what a commit raised.
+    Commits run in separate threads: publishing must not hold up watching the ranks. Leaving the
+    context waits for them, and raises the first error of a commit.
 
     Args:
-        ledger: takes the chunks.
-        chunks: by their numbers; those that are committed are taken out.
-        abort: ends the launch, called with the reason when a commit has failed.
+        ledger: commits the chunks.
+        chunks: by their numbers; copied.
+        abort: ends the launch; called with the reason when a commit has failed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ChunkCommits:
             raise self._error
 
     def add(self, result: RankResult) -> None:
-        """Takes what a rank has written of a chunk; called from one thread at a time."""
+        """Adds what a rank has written of a chunk; call it from one thread at a time."""
         shared = self._chunks[result.chunk]
         shared.results.append(result)
         if len(shared.results) == shared.ranks:
@@ -85,4 +85,4 @@ class ChunkCommits:
             self._ledger.commit(ScoredChunk(task.chunk, task.staging, files, seconds))
         except BaseException as error:
             self._error = error
-            self._abort(f"a chunk was not committed: {error}")
+            self._abort(f"committing a chunk failed: {error}")

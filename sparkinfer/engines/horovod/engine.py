@@ -1,8 +1,8 @@
 """The `horovod` engine: Spark prepares the input, ranks pull it through loaders and score it.
 
 Three steps. Prepare: Spark tasks on the CPUs tokenise the rows and write row groups. Start: a
-launcher starts all ranks at once. Score: each rank reads its share of the row groups, scores and
-writes it, on its own. There is one launch for all chunks, for a launch costs many seconds.
+launcher starts all ranks together. Score: each rank independently reads, scores and writes its
+share of the row groups. There is one launch for all chunks, since a launch takes many seconds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PREPARED, SHARES, CONTROL = "prepared", "shares", "ranks"
-"""Folders of a run: of the prepared rows, of what each rank scores of them, of the ranks' beats."""
+"""Folders of a run: for the prepared rows, for each rank's share of them, for the ranks' beats."""
 
 SPARK_SCHEMA_KEY = b"org.apache.spark.sql.parquet.row.metadata"
 """Where Spark's Parquet files keep their schema, with the metadata of its columns."""
@@ -54,7 +54,7 @@ class HorovodEngine:
     """Scores prepared rows in ranks; see `Engine`.
 
     Args:
-        config: which device, how many replicas, what starts the ranks and what they read with.
+        config: which device, how many replicas, which launcher and which reader.
         spark: a classic session.
     """
 
@@ -62,7 +62,7 @@ class HorovodEngine:
         if not is_classic(spark):
             raise EngineUnavailableError(
                 "engine='horovod' on Spark Connect: ranks are started through a SparkContext, "
-                "which such a session has not; use a classic session or --engine pandas_udf"
+                "which such a session lacks; use a classic session or --engine pandas_udf"
             )
         self._spark = spark
         self._batching = config.batching
@@ -70,17 +70,18 @@ class HorovodEngine:
         self._launcher_name = choose_launcher(config.horovod.launcher)
         self._launcher: Launcher = LAUNCHERS[self._launcher_name](spark, self._start_timeout_s)
         self._reader = choose_reader(config.horovod.reader, str(config.output))
-        # Ranks are processes of their own: no worker that ran the gate scores later.
+        # Ranks are separate processes: the worker that runs the gate does not score later.
         self._workers = SparkWorkers(config, spark, score_later=False)
 
     def __str__(self) -> str:
         return f"horovod, launcher {self._launcher_name}, reader {self._reader}"
 
     def workers(self) -> Workers:
-        """Returns one rank per GPU, else per CPU slot; all of them run at once.
+        """Returns one rank per GPU, else per CPU slot; all of them run at the same time.
 
         Raises:
-            ConfigError: there are fewer slots than ranks, or the launcher cannot work so.
+            ConfigError: there are fewer slots than ranks, or the launcher does not support the
+                configuration.
             EngineUnavailableError: the launcher is not installed.
         """
         workers = self._workers.workers()
@@ -89,24 +90,25 @@ class HorovodEngine:
             slots = count_slots(self._spark.sparkContext)
             if workers.count > slots:
                 raise ConfigError(
-                    f"num_workers={workers.count}: the executors hold {slots} tasks at once, and "
-                    f"all ranks run at once; use num_workers={slots} or fewer, or add executors"
+                    f"num_workers={workers.count}: the executors run {slots} tasks at a time, and "
+                    f"all ranks must run together; use num_workers={slots} or fewer, or add "
+                    "executors"
                 )
         return workers
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
-        """Returns what a function returns in one Python worker; see `Engine`."""
+        """Calls a function in one Python worker and returns its result; see `Engine`."""
         return self._workers.on_one_worker(act, warm_up)
 
     def close(self) -> None:
-        """Does nothing: a model goes with its worker, which Spark ends."""
+        """Does nothing: a model is released with its worker, which Spark ends."""
 
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:
         """Prepares all chunks, then has the ranks score them; see `Engine`.
 
-        A dead rank ends the launch, so a chunk over which ranks died again and again is not left
+        A dead rank ends the launch, so a chunk over which ranks have died repeatedly is not given
         to ranks: Spark tasks score it in parts.
         """
         plan = replace(plan, columns=_with_spark_schema(plan.columns))
@@ -146,7 +148,7 @@ class HorovodEngine:
         lists: Mapping[int, Sequence[str]],
         ledger: ChunkLedger,
     ) -> dict[int, SharedChunk]:
-        """Writes down each rank's share of the chunks; commits those without rows at once."""
+        """Writes down each rank's share of the chunks; commits those without rows immediately."""
         prepared = join(plan.staging, PREPARED)
         shared: dict[int, SharedChunk] = {}
         with ShareWriter(join(plan.staging, SHARES), plan.workers.count) as writer:
@@ -158,7 +160,7 @@ class HorovodEngine:
                 ranks = writer.add(number, task.staging, files)
                 if ranks:
                     shared[number] = SharedChunk(task, ranks)
-                else:  # an output without rows has columns all the same
+                else:  # an output without rows still has columns
                     empty = ScoredWriter(task.staging, plan.columns, plan.measure)
                     file = empty.write_tables("empty.parquet", [])
                     ledger.commit(ScoredChunk(task.chunk, task.staging, (file,), 0.0))
@@ -172,7 +174,7 @@ class HorovodEngine:
         ledger: ChunkLedger,
         progress: Progress,
     ) -> None:
-        """Has the ranks score the chunks, as many as there are, in one launch."""
+        """Has the ranks score all chunks in one launch."""
         if not shared:
             progress.enter(SCORE)
             return
@@ -201,11 +203,11 @@ class HorovodEngine:
                 raise
 
     def _launch(self, job: RankJob, supervisor: Supervisor) -> Exception | None:
-        """Returns what the launcher raised once the ranks have ended."""
+        """Runs the ranks until they have ended and returns what the launcher raised."""
         try:
             with supervisor:
                 self._launcher.launch(job, job.plan.workers.device_type)
-        except Exception as error:  # launchers raise what they please
+        except Exception as error:  # launchers may raise anything
             return error
         return None
 

@@ -1,7 +1,7 @@
 """What starts the ranks: `horovod.spark`, Databricks' `HorovodRunner` or `TorchDistributor`.
 
-A launcher starts all ranks at once, each a process beside a Spark task of its own, runs one
-function in each of them and returns when they have ended. None of them says reliably why a rank
+A launcher starts all ranks together, each as a process next to its own Spark task, runs one
+function in each of them and returns when they have ended. No launcher reliably reports why a rank
 ended; that is what `supervision` is for.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IGNORE_SSL = "pytorch.spark.distributor.ignoreSsl"
-"""Setting by which TorchDistributor is told that plain connections will do."""
+"""Setting that tells TorchDistributor that unencrypted connections are acceptable."""
 
 
 class Launcher(Protocol):
@@ -45,7 +45,7 @@ class Launcher(Protocol):
 
         Raises:
             EngineUnavailableError: a package is not installed.
-            ConfigError: it is called in a way that it does not support.
+            ConfigError: the launcher does not support how it is called or configured.
         """
 
     def launch(self, job: RankJob, kind: str) -> None:
@@ -56,7 +56,7 @@ class Launcher(Protocol):
         """
 
     def cancel(self) -> None:
-        """Ends the ranks of a launch that is going on; called from another thread."""
+        """Ends the ranks of the current launch; called from another thread."""
 
 
 class HorovodSparkLauncher:
@@ -64,7 +64,7 @@ class HorovodSparkLauncher:
 
     Args:
         spark: a classic session.
-        start_timeout_s: in which Spark has to start all tasks.
+        start_timeout_s: seconds within which Spark must start all tasks.
     """
 
     def __init__(self, spark: SparkSession, start_timeout_s: int) -> None:
@@ -109,7 +109,7 @@ class HorovodSparkLauncher:
 
 
 class _JobGroupLauncher:
-    """A launcher whose ranks hang on Spark jobs that this thread starts, in a group of their own.
+    """A launcher whose ranks belong to Spark jobs that this thread starts, in their own job group.
 
     Args:
         spark: a classic session.
@@ -131,8 +131,8 @@ class HorovodRunnerLauncher(_JobGroupLauncher):
         """Raises if this launcher cannot work here; see `Launcher`."""
         if importlib.util.find_spec("sparkdl") is None:
             raise EngineUnavailableError(
-                "horovod.launcher='horovod_runner': the package sparkdl, which Databricks ML "
-                "runtimes up to 15.4 LTS bring, is not installed; use --set horovod.launcher=torch"
+                "horovod.launcher='horovod_runner': the package sparkdl, part of Databricks ML "
+                "runtimes up to 15.4 LTS, is not installed; use --set horovod.launcher=torch"
             )
 
     def launch(self, job: RankJob, kind: str) -> None:
@@ -154,18 +154,18 @@ class TorchLauncher(_JobGroupLauncher):
         gpus = conf.get(GPUS_PER_TASK, None)
         if kind == "cuda" and gpus != "1":
             raise ConfigError(
-                f"horovod.launcher='torch' with {GPUS_PER_TASK}={gpus}: TorchDistributor takes the "
-                f"GPUs that Spark schedules, one for each task; set it to 1, or {other}"
+                f"horovod.launcher='torch' with {GPUS_PER_TASK}={gpus}: TorchDistributor uses the "
+                f"GPUs that Spark schedules, one per task; set it to 1, or {other}"
             )
         if conf.get("spark.dynamicAllocation.enabled", "false") == "true":
             raise ConfigError(
                 "horovod.launcher='torch' with spark.dynamicAllocation.enabled=true: "
-                f"TorchDistributor starts a barrier stage, which Spark then refuses; {other}"
+                f"TorchDistributor starts a barrier stage, which Spark then rejects; {other}"
             )
         if conf.get("spark.ssl.enabled", "false") == "true" and not _ignores_ssl(conf):
             raise ConfigError(
                 "horovod.launcher='torch' with spark.ssl.enabled=true: TorchDistributor does not "
-                f"encrypt; set {IGNORE_SSL}=true to run it all the same, or {other}"
+                f"encrypt; set {IGNORE_SSL}=true to run it anyway, or {other}"
             )
 
     def launch(self, job: RankJob, kind: str) -> None:
@@ -188,7 +188,7 @@ LAUNCHERS: dict[str, Callable[[SparkSession, int], Launcher]] = {
 
 
 def choose_launcher(wanted: str) -> str:
-    """Returns the name of the launcher that is used; `auto` takes the first that is installed."""
+    """Returns the name of the launcher to use; `auto` picks the first that is installed."""
     if wanted != "auto":
         return wanted
     if importlib.util.find_spec("sparkdl") is not None and has_horovod():
@@ -216,11 +216,11 @@ def horovod_rank(job: RankJob) -> None:
 
 
 def horovod_placement() -> Placement:
-    """Returns the rank's place in the world, without connecting it to the others where possible.
+    """Returns the rank's placement, without connecting it to other ranks where possible.
 
-    Horovod's launcher says it in the environment. `hvd.init` would say it too, but it connects
-    every rank with every other, which scoring needs nowhere, and a rank that is gone would then
-    trouble the rest. It is asked only where a launcher of another kind set nothing.
+    Horovod's launcher puts it in the environment. `hvd.init` would provide it too, but it connects
+    all ranks with each other, which scoring does not need, and a rank that dies would then affect
+    the rest. It is used only if another kind of launcher set no variables.
     """
     names = ("HOROVOD_RANK", "HOROVOD_LOCAL_RANK", "HOROVOD_SIZE")
     if all(name in os.environ for name in names):
@@ -235,19 +235,19 @@ def horovod_placement() -> Placement:
 
 
 def torch_rank(job: RankJob) -> None:
-    """What torch's launcher runs in each rank; each is a world of its own for torch."""
+    """What torch's launcher runs in each rank; to torch, each is its own world."""
     rank, local_rank, world_size = (
         int(os.environ.pop(name)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     )
-    # Replicas do not talk to each other: a library that looks for a world must find none.
+    # Replicas do not communicate: a library that looks for a world must find none.
     for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK"):
         os.environ.pop(name, None)
-    # CUDA_VISIBLE_DEVICES names the task's GPU, unless it was set for the executors before.
+    # CUDA_VISIBLE_DEVICES names the task's GPU, unless it was already set for the executors.
     run_rank(job, Placement(rank, local_rank, world_size))
 
 
 def _gpu_of_horovod_task() -> str | None:
-    """Returns the GPU that Spark assigned to this rank's task, None where there is none."""
+    """Returns the GPU that Spark assigned to this rank's task, None if there is none."""
     with contextlib.suppress(ImportError):
         from horovod.spark.task import get_available_devices
 
@@ -258,10 +258,10 @@ def _gpu_of_horovod_task() -> str | None:
 
 @contextlib.contextmanager
 def _signals_heard() -> Iterator[None]:
-    """Raises KeyboardInterrupt at the end if SIGINT or SIGTERM came meanwhile.
+    """Raises KeyboardInterrupt at the end if SIGINT or SIGTERM arrived meanwhile.
 
-    `horovod.spark.run` takes both for itself, ends the ranks and raises as if one had failed; it
-    leaves its handlers behind, too.
+    `horovod.spark.run` handles both itself, ends the ranks and raises as if one had failed; it also
+    leaves its handlers installed.
     """
     taken = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in taken}
@@ -285,7 +285,7 @@ def _signals_heard() -> Iterator[None]:
 def _thread_errors_logged() -> Iterator[None]:
     """Keeps the traceback of Horovod's Spark thread out of the run's output.
 
-    The thread raises what it has already told its launcher, or that it was cancelled.
+    The thread raises what it has already reported to its launcher, or that it was cancelled.
     """
     before = threading.excepthook
 

@@ -1,11 +1,12 @@
 """The prepare stage: Spark tokenises chunks and writes them as Parquet that ranks can share.
 
-Every row gets a key and goes into one row group with rows of like length. A row group is a pair of
-files of one name, one row group each: `tokens/NAME` holds the key, the token ids and what is known
-of the text, `carried/NAME` the columns that the output keeps, in the same order. Padding is left to
-the ranks. Rows are sorted within what a task holds at a time, so nothing is shuffled for it.
+Every row gets a key and goes into one row group with rows of similar length. A row group is a pair
+of files of the same name, one Parquet row group each: `tokens/NAME` holds the key, the token ids
+and what is known about the text, `carried/NAME` the columns that the output keeps, in the same
+order. Padding is left to the ranks. Rows are sorted only within what a task holds at a time, so no
+shuffle is needed.
 
-Where the processor encodes nothing ahead, there is only the second file, with what it reads.
+If the processor does not encode ahead, there is only the second file, with the columns it reads.
 """
 
 from __future__ import annotations
@@ -39,26 +40,26 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 TOKENS, CARRIED, LISTS = "tokens", "carried", "lists"
-"""Folders of the two files of a row group, and of the lists of them."""
+"""Folders for the two files of a row group, and for lists of row groups."""
 
 ROW, N_TOKENS, TRUNCATED, SEQUENCES = "row", "n_tokens", "truncated", "sequences"
 NUMBERS = (ROW, N_TOKENS, TRUNCATED, SEQUENCES)
 ERROR, LENGTHS = "error", "lengths"
-"""Columns of a tokens file beside those of the model's inputs. `n_tokens` is NULL_LENGTH where the
-text is null; `error` says why a row has no tokens; `sequences` is the number of sequences of a row,
-and `lengths` lists the tokens of each."""
+"""Columns of a tokens file besides the model's inputs. `n_tokens` is NULL_LENGTH where the text is
+null; `error` says why a row has no tokens; `sequences` is the number of sequences of a row, and
+`lengths` lists the number of tokens of each."""
 
 NULL_LENGTH = -1
 
 BATCHES_IN_ROW_GROUP = 16
-"""Full batches that the tokens of a full row group make: many, so that its last, partial batch
-costs little."""
+"""Full batches in a full row group, by tokens: many, so that its last, partial batch costs
+little."""
 
 LEAST_PART_ROWS = 4096
-"""That are worth a task of their own."""
+"""Worth a task of their own."""
 
 KEYS_PER_PART = 1 << 33
-"""Row keys that a task has for itself, as in Spark's `monotonically_increasing_id`."""
+"""Row keys reserved for each task, as in Spark's `monotonically_increasing_id`."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class PreparedFile:
     """One row group.
 
     Attributes:
-        chunk: number of the chunk that its rows are of.
+        chunk: number of the chunk that its rows belong to.
         name: of both its files.
-        first_row: key of its first row; the others follow without a gap.
-        rows: its rows.
-        tokens: their tokens.
+        first_row: key of its first row; the other keys follow without gaps.
+        rows: number of rows.
+        tokens: number of tokens of all its rows.
     """
 
     chunk: int
@@ -86,10 +87,10 @@ class PrepareJob:
 
     Attributes:
         plan: how rows are scored.
-        batching: limits of what a task holds at a time, and the token budget of a batch.
-        cores: that Spark gives to a task.
-        folder: receives the files, in one folder for each of their kinds. Files there that no list
-            names are of attempts that failed.
+        batching: limits on what a task holds at a time, and the token budget of a batch.
+        cores: cores that Spark gives to a task.
+        folder: where to write the files, in one folder per kind. Files there that no list names
+            are left over from failed attempts.
     """
 
     plan: Plan
@@ -101,8 +102,8 @@ class PrepareJob:
 def prepare(spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob) -> dict[int, list[str]]:
     """Returns the names of the lists of each chunk's row groups, by the chunk's number.
 
-    One Spark job writes the row groups, and what each task wrote into a list beside them: the
-    driver does not hold what all of them wrote.
+    One Spark job writes the row groups and, per task, a list of those that it wrote, so that the
+    driver need not hold them all.
 
     Raises:
         JobError: a task failed for good.
@@ -145,7 +146,7 @@ def _write_list(folder: str, files: Iterable[PreparedFile]) -> str:
 
 
 def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
-    """Returns what each task prepares: a chunk, or a part of one where there are few chunks."""
+    """Returns what each task prepares: a chunk, or part of one if there are few chunks."""
     whole = [chunk for chunk in chunks if chunk.rows]
     if len(whole) >= cores:
         return whole
@@ -159,12 +160,12 @@ def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
 
 
 def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
-    """Returns the rows of a DataFrame whose last stage asks for cores and no GPU.
+    """Returns the rows of a DataFrame, with a last stage that requests cores but no GPU.
 
     With `spark.task.resource.gpu.amount` set, Spark would run only as many tasks as there are
-    GPUs, and tokenising needs none. A profile that has task resources only applies to the
-    executors that are there (standalone since Spark 3.4, YARN and Kubernetes since 3.5); with
-    dynamic allocation it would ask for executors of its own, so there the tasks keep their GPUs.
+    GPUs, and tokenising needs none. A profile with only task resources applies to the existing
+    executors (standalone since Spark 3.4, YARN and Kubernetes since 3.5); with dynamic allocation
+    it would request separate executors, so there the tasks keep their GPUs.
     """
     gpus = float(spark.conf.get(GPUS_PER_TASK, None) or 0)
     if gpus == 0 or spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
@@ -177,11 +178,11 @@ def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
 
 
 def prepare_part(job: PrepareJob, index: int, part: Chunk) -> Iterator[PreparedFile]:
-    """Yields the row groups of a chunk or a part of one, each once its files are written.
+    """Yields the row groups of a chunk or part of one, each once its files are written.
 
     Args:
-        job: how.
-        index: among the parts; decides about the keys of the rows.
+        job: how to prepare them.
+        index: of the part among all parts; determines the keys of the rows.
         part: where the rows are.
     """
     row = index * KEYS_PER_PART
@@ -212,7 +213,7 @@ def _encoded(processor: ProcessorSpec, window: pa.RecordBatch, cores: int) -> En
 
 
 def _row_tokens(rows: EncodedRows) -> IntArray:
-    """Returns the tokens of each row, int64 (rows,); a row without an input has none."""
+    """Returns the number of tokens of each row, int64 (rows,); 0 for a row without an input."""
     tokens: IntArray = np.append(rows.inputs.n_tokens, 0)[rows.indices]
     return tokens
 

@@ -1,4 +1,4 @@
-"""What runs inside a rank: it reads its share of the row groups, scores and writes them."""
+"""What runs inside a rank: reads its share of the row groups, scores and writes them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a process stands in its world.
+    """A process's place in its world.
 
     Attributes:
         rank: 0 to world_size - 1.
         local_rank: the rank among the processes of its host.
         world_size: number of processes.
-        gpu_address: the GPU that Spark gave it, None where it schedules none.
+        gpu_address: the GPU that Spark assigned to it, None if Spark schedules none.
     """
 
     rank: int
@@ -64,7 +64,7 @@ class RankJob:
 
     Attributes:
         plan: how rows are scored.
-        progress: where to report, None for nowhere.
+        progress: where to report; None: nowhere.
         prepared: folder of the prepared files.
         shares: folder of the files that say what each rank scores.
         world_size: ranks that share each chunk.
@@ -82,13 +82,13 @@ class RankJob:
 
 
 def run_rank(job: RankJob, placement: Placement) -> None:
-    """Scores this rank's share of every chunk; what happened is told through the control folder.
+    """Scores this rank's share of every chunk; reports the outcome through the control folder.
 
-    It returns also after a failure: launchers report one poorly, and the driver knows more. A
-    scorer that hangs ends the process.
+    It returns normally even after a failure: launchers report failures poorly, and the driver knows
+    more. If the processor hangs, the process is ended.
 
     Raises:
-        ControlFolderError: nothing can be told.
+        ControlFolderError: the outcome cannot be reported.
     """
     warnings.simplefilter("ignore")  # other libraries' notes to their callers
     try:
@@ -109,7 +109,7 @@ def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
     if placement.world_size != job.world_size:
         raise RowConservationError(
             f"{placement.world_size} ranks were started, expected {job.world_size}: rows would be "
-            "left out or doubled; check the launcher"
+            "missed or duplicated; check the launcher"
         )
     shares = read_shares(job.shares, placement.rank)
     first = next(shares, None)
@@ -162,7 +162,7 @@ def _encoded_windows(job: RankJob, share: RankShare) -> Iterator[tuple[Any, pa.R
 
 
 class _Reporter:
-    """Tells the driver's progress, and hears of an abort between batches."""
+    """Reports progress to the driver, and checks for an abort between batches."""
 
     def __init__(
         self, address: ProgressAddress | None, rank: int, device: str, beat: RankBeat

@@ -1,8 +1,8 @@
-"""How a rank reads the token ids of its row groups: through Petastorm, or by Arrow alone.
+"""How a rank reads the token ids of its row groups: through Petastorm, or with Arrow alone.
 
-A reader is given the row groups of one rank; who reads which is decided before. Each row group
-comes out once and whole, and is checked against what was prepared: a row that is missing, doubled
-or out of place is an error, never a silent gap.
+A reader is given the row groups of one rank; which rank reads which is decided beforehand. Each row
+group is returned once and whole, and is checked against what was prepared: a row that is missing,
+duplicated or out of order is an error, never a silent gap.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ Columns = Mapping[str, npt.NDArray[Any]]
 """A row group: its number columns, and for each list column the values of all rows in one array."""
 
 Reader = Callable[[str, Sequence[PreparedFile], Sequence[str]], Iterator[Columns]]
-"""Reads row groups (folder, row groups, list columns); the order is the reader's own."""
+"""Reads row groups (folder, row groups, list columns), in any order."""
 
 LAST_PYARROW_OF_PETASTORM = 14
 
 RESULTS_QUEUE_SIZE = 2
-"""Row groups that Petastorm holds ready; its default of 50 would hold seconds of work in memory."""
+"""Row groups that Petastorm prefetches; its default of 50 would hold seconds of work in memory."""
 
 
 def read_row_groups(
     reader: Reader, folder: str, files: Sequence[PreparedFile]
 ) -> Iterator[tuple[PreparedFile, EncodedRows, pa.Table]]:
-    """Yields each row group once: what it is, its token ids, and the columns that it carries.
+    """Yields each row group once: its description, its token ids and its carried columns.
 
     Args:
         reader: reads the token ids.
         folder: of the prepared files.
-        files: the row groups to read; there may be none.
+        files: the row groups to read; may be empty.
 
     Raises:
-        RowConservationError: what was read is not what was prepared.
+        RowConservationError: what was read differs from what was prepared.
     """
     list_columns = _list_columns(folder, files[0]) if files else []
     expected = {file.first_row: file for file in files}
@@ -66,8 +66,8 @@ def read_row_groups(
         file = expected.pop(int(rows[0]), None)
         if file is None:
             raise RowConservationError(
-                f"{folder}: the row group from row {int(rows[0])} on was read and not expected, or "
-                "read twice; run again, and with --set horovod.reader=pyarrow if it happens again"
+                f"{folder}: the row group that starts at row {int(rows[0])} was read unexpectedly "
+                "or twice; run again, and with --set horovod.reader=pyarrow if it happens again"
             )
         _check_rows(folder, file, rows)
         errors, carried = _read_beside(folder, file)
@@ -85,7 +85,7 @@ def _check_rows(folder: str, file: PreparedFile, rows: npt.NDArray[Any]) -> None
     if not np.array_equal(rows, wanted):
         raise RowConservationError(
             f"{folder}: {len(rows)} rows of {file.name} were read, expected {file.rows} in the "
-            "order that they were prepared in; run again, and with --set horovod.reader=pyarrow "
+            "order in which they were prepared; run again, and with --set horovod.reader=pyarrow "
             "if it happens again"
         )
 
@@ -93,13 +93,13 @@ def _check_rows(folder: str, file: PreparedFile, rows: npt.NDArray[Any]) -> None
 def read_carried(
     folder: str, files: Sequence[PreparedFile]
 ) -> Iterator[tuple[PreparedFile, pa.Table]]:
-    """Yields each row group's columns where nothing was encoded ahead."""
+    """Yields each row group's columns, for rows that were not encoded ahead."""
     for file in files:
         yield file, _read_columns(join(folder, CARRIED, file.name), None)
 
 
 def _list_columns(folder: str, file: PreparedFile) -> list[str]:
-    """Returns the names of the columns with a list per row: the tokens' and their lengths."""
+    """Returns the names of the columns with a list per row: token columns and their lengths."""
     fs, name = file_system(join(folder, TOKENS, file.name))
     with fs.open(name, "rb") as handle:
         schema = pq.ParquetFile(handle).schema_arrow
@@ -109,7 +109,7 @@ def _list_columns(folder: str, file: PreparedFile) -> list[str]:
 def _encoded_rows(
     columns: Columns, list_columns: Sequence[str], errors: Mapping[int, str]
 ) -> EncodedRows:
-    """Returns the rows of a row group; those that are fed the same share one input."""
+    """Returns the rows of a row group; rows with the same tokens share one input."""
     counts = columns[SEQUENCES].astype(np.int64)
     starts = np.cumsum(counts) - counts
     fed = {name: columns[name] for name in list_columns if name != LENGTHS}
@@ -123,7 +123,7 @@ def _encoded_rows(
 
 
 def _indices(columns: Columns, fed: Columns, errors: Mapping[int, str]) -> npt.NDArray[np.int64]:
-    """Returns for each row the first row that is fed the same, -1 where the row is null."""
+    """Returns for each row the first row with the same tokens, -1 if the row is null."""
     n_tokens = columns[N_TOKENS].astype(np.int64)
     is_null = n_tokens < 0
     ends = np.cumsum(np.maximum(n_tokens, 0))
@@ -149,7 +149,7 @@ def _read_columns(path: str, names: list[str] | None) -> pa.Table:
 
 
 def _read_beside(folder: str, file: PreparedFile) -> tuple[dict[int, str], pa.Table]:
-    """Returns the errors of a row group's rows by place, and the carried columns."""
+    """Returns the errors of a row group's rows by position, and the carried columns."""
     reasons = _read_columns(join(folder, TOKENS, file.name), [ERROR]).column(0)
     errors = {}
     if reasons.null_count < len(reasons):
@@ -176,9 +176,9 @@ def read_with_petastorm(
 ) -> Iterator[Columns]:
     """Yields row groups read by Petastorm, through its torch loader.
 
-    One thread and no shuffling; one pass (the loader's own default is to go on for ever). The
-    torch loader takes neither texts nor lists of different lengths, so a transform in the reading
-    thread makes of each row group one row of flat arrays, which also spares a loop over rows.
+    One thread, no shuffling, one epoch (the loader's own default is to repeat forever). The torch
+    loader accepts neither strings nor lists of different lengths, so a transform in the reading
+    thread turns each row group into one row of flat arrays, which also avoids a loop over rows.
     """
     from petastorm import TransformSpec, make_batch_reader
     from petastorm.pytorch import DataLoader
@@ -204,7 +204,7 @@ def read_with_petastorm(
 
 
 def _as_one_row(frame: Any, list_columns: Sequence[str]) -> Any:
-    """Returns a row group as one row: each column one flat array."""
+    """Returns a row group as a single row in which each column is one flat array."""
     import pandas as pd
 
     none = np.zeros(0, np.int32)
@@ -222,18 +222,18 @@ READERS: dict[str, Reader] = {
 
 
 def choose_reader(wanted: str, output: str) -> str:
-    """Returns the name of the reader that is used.
+    """Returns the name of the reader to use.
 
     Args:
         wanted: `auto`, or a name in `READERS`.
         output: the run's output folder, below which the prepared rows will be.
 
     Raises:
-        EngineUnavailableError: Petastorm was asked for, and is absent or cannot work.
+        EngineUnavailableError: Petastorm was requested, and is missing or cannot work.
     """
     problem = _petastorm_problem(output)
     if wanted == "auto":
-        # Petastorm opens object stores in ways of its own, with settings of its own.
+        # Petastorm opens object stores in its own way, with its own settings.
         is_local = renames_atomically(output)
         return "petastorm" if problem is None and is_local else "pyarrow"
     if wanted == "petastorm" and problem is not None:
@@ -253,10 +253,10 @@ def _petastorm_problem(output: str) -> str | None:
     if "#" in output or "?" in output:
         return f"it reads output={output!r} as a URL that ends before the first # or ?"
     if not petastorm.startswith("0.12."):
-        return f"petastorm {petastorm} is installed, expected 0.12.1 (0.13 leaves out rows)"
+        return f"petastorm {petastorm} is installed, expected 0.12.1 (0.13 skips rows)"
     if int(pa.__version__.partition(".")[0]) > LAST_PYARROW_OF_PETASTORM:
         return (
-            f"pyarrow {pa.__version__} is installed, and Petastorm uses what was removed after "
+            f"pyarrow {pa.__version__} is installed, but Petastorm uses functions removed after "
             f"{LAST_PYARROW_OF_PETASTORM}"
         )
     return None

@@ -1,7 +1,7 @@
-"""Which rank scores which row groups of which chunk, told through one file per rank.
+"""Which rank scores which row groups of which chunk, passed on in one file per rank.
 
 A table may have thousands of chunks of many row groups: lists of them are neither held by the
-driver nor sent along with every rank's job.
+driver nor sent with every rank's job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RankShare:
 
     Attributes:
         chunk: number of the chunk.
-        staging: receives the scored file.
+        staging: folder for the scored file.
         files: the row groups.
     """
 
@@ -33,10 +33,10 @@ class RankShare:
 
 
 class ShareWriter:
-    """Deals out chunks to ranks and writes down each rank's shares, while its context is open.
+    """Distributes chunks over ranks and writes each rank's shares, while its context is open.
 
     Args:
-        folder: receives the files.
+        folder: where to write the files.
         world_size: number of ranks.
     """
 
@@ -58,7 +58,7 @@ class ShareWriter:
         self._open.__exit__(*error)
 
     def add(self, chunk: int, staging: str, files: Sequence[PreparedFile]) -> int:
-        """Deals out a chunk; returns how many ranks have a share of it."""
+        """Distributes a chunk; returns how many ranks have a share of it."""
         shares = deal_chunk(files, self._world_size, self._turn)
         self._turn += 1
         for file, share in zip(self._files, shares, strict=True):
@@ -69,7 +69,7 @@ class ShareWriter:
 
 
 def read_shares(folder: str, rank: int) -> Iterator[RankShare]:
-    """Yields what a rank scores, in the order in which it should."""
+    """Yields a rank's shares, in the order in which to score them."""
     fs, name = file_system(join(folder, _file_name(rank)))
     with fs.open(name, "r", encoding="utf-8") as file:
         for line in file:
@@ -85,7 +85,7 @@ def deal_chunk(
     Args:
         files: the chunk's row groups.
         world_size: number of ranks.
-        turn: counts the chunks, so that it is not always the same rank that gets more.
+        turn: number of chunks dealt before, so that it is not always the same rank that gets more.
     """
     shares = deal_out([file.tokens for file in files], world_size)
     turned = [shares[(rank + turn) % world_size] for rank in range(world_size)]

@@ -1,10 +1,10 @@
-"""How the driver and the ranks know of each other: small files in a folder that all can reach.
+"""How the driver and the ranks communicate: small files in a folder that all can reach.
 
 A rank writes its state and a count that grows every second; the driver reads them. The driver
-writes a count of its own and, when a rank has failed or fallen silent, that the run is aborted; the
-ranks hear of that between batches. Nobody waits for anybody: there are no collectives. The count is
-written by a thread of its own, so that a rank whose batch takes long is not taken for dead. Counts
-are compared with what was read before, never with a clock of another machine.
+writes its own count and, when a rank has failed or fallen silent, that the run is aborted; the
+ranks check for that between batches. Nothing waits for anything else: there are no collectives.
+The count is written by a separate thread, so that a rank with a slow batch is not taken for dead.
+Counts are compared with earlier ones, never with another machine's clock.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from sparkinfer.storage import (
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-"""Between two beats, and two looks at those of the others."""
+"""Time between two beats, and between two looks at the beats of others."""
 
 BEAT_ON_OBJECT_STORE_S = 5.0
-"""There, each beat is a request that costs, and one object takes few writes a second."""
+"""Longer: there, each beat is a billed request, and an object allows few writes per second."""
 
 RANK_LOST_AFTER_S = 20.0
-"""A rank whose count stands still for so long is taken for dead ..."""
+"""A rank whose count does not change for this long is taken for dead ..."""
 
 RANK_LOST_AFTER_LOOKS = 4
-"""... if the driver has looked so often meanwhile."""
+"""... if the driver has looked this often meanwhile."""
 
 DRIVER_LOST_AFTER_S = 60.0
-"""A rank whose driver's count stands still for so long ends itself."""
+"""A rank ends itself if the driver's count does not change for this long."""
 
 ABORT_GRACE_S = 10.0
-"""What the ranks get to end by themselves before the launcher is told to end them."""
+"""Time the ranks get to end on their own before the launcher is told to end them."""
 
 ATTEMPTS, ATTEMPT_PAUSE_S = 10, 1.0
-"""Of what has to be written or read once, on a store that fails now and then."""
+"""For reads and writes that must succeed, on a store with occasional failures."""
 
 READERS = 32
-"""States of ranks that the driver reads at once."""
+"""States of ranks that the driver reads concurrently."""
 
 RESULTS = "results"
-"""Folder of a file for each `RankResult`."""
+"""Folder with one file per `RankResult`."""
 
 DRIVER_FILE = "driver.json"
 RESTARTED_FILE = "restarted"
@@ -70,15 +70,15 @@ STARTING, SCORING, DONE, FAILED = "starting", "scoring", "done", "failed"
 
 
 class RunAbortedError(Exception):
-    """Ends a rank of a run that was aborted; the reason is told by whoever aborted it."""
+    """Ends a rank of an aborted run; the side that aborted it reports the reason."""
 
 
 class ControlFolderError(Exception):
-    """The folder through which driver and ranks talk cannot be read or written for good."""
+    """The folder through which driver and ranks communicate is permanently unusable."""
 
 
 class RankTracebackError(Exception):
-    """The traceback of a rank, as the cause of what is raised for it on the driver."""
+    """The traceback of a rank, as the cause of the error raised on the driver."""
 
     def __init__(self, trace: str) -> None:
         super().__init__(f"in the rank:\n{trace}")
@@ -90,10 +90,10 @@ class RankResult:
 
     Attributes:
         chunk: number of the chunk.
-        rank: whose rows they are.
+        rank: the rank.
         file: name of the Parquet file in the chunk's staging folder.
-        tally: what it holds, as JSON has a `Tally`.
-        seconds: that the rank spent on it.
+        tally: what it holds, a `Tally` as a dict.
+        seconds: time that the rank spent on it.
     """
 
     chunk: int
@@ -105,7 +105,7 @@ class RankResult:
 
 @dataclass
 class _RankState:
-    """What a rank says of itself, and when the driver saw it change."""
+    """What a rank reports about itself."""
 
     state: str
     host: str
@@ -118,11 +118,11 @@ class _RankState:
 
 
 class RankBeat:
-    """A rank's side: beats while its context is open, and hears of an abort.
+    """A rank's side: beats while its context is open, and notices an abort.
 
     Args:
         folder: the control folder.
-        rank: whose side this is.
+        rank: this rank.
     """
 
     def __init__(self, folder: str, rank: int) -> None:
@@ -137,15 +137,15 @@ class RankBeat:
 
     def __enter__(self) -> RankBeat:
         if read_text(self._file) is not None:
-            # Spark starts a failed task again; a second process must not go on where rows of the
-            # first one may lie.
+            # Spark restarts a failed task; a second process must not continue where the first may
+            # have left rows.
             replace_text(join(self._folder, RESTARTED_FILE), "")
             raise RunAbortedError("this rank ran before")
         try:
             _insist(self._write)
         except FileNotFoundError:
             raise ControlFolderError(
-                f"{self._folder} is not there on {self._state.host}: driver and executors have to "
+                f"{self._folder} does not exist on {self._state.host}: driver and executors must "
                 "reach the output at the same path"
             ) from None
         self._thread.start()
@@ -166,39 +166,39 @@ class RankBeat:
                 self._state.deadly = self._state.deadly or isinstance(error, DeviceError)
             self._changed.notify()
         self._thread.join()
-        with contextlib.suppress(FileNotFoundError):  # the driver has cleared away
+        with contextlib.suppress(FileNotFoundError):  # the driver has cleaned up
             _insist(self._write)
 
     def check(self) -> None:
-        """Raises RunAbortedError if the run was aborted; costs nothing, call it between batches."""
+        """Raises RunAbortedError if the run was aborted; cheap, to be called between batches."""
         if self._aborted is not None:
             raise RunAbortedError(self._aborted)
 
     def enter(self, state: str) -> None:
-        """Tells the driver what the rank does now."""
+        """Tells the driver what the rank is doing."""
         with self._changed:
             self._state.state = state
             self._changed.notify()
 
     def begin(self, chunk: int) -> None:
-        """Tells the driver which chunk the rank scores from now on."""
+        """Tells the driver which chunk the rank starts to score."""
         with self._changed:
             self._state.chunk = chunk
             self._changed.notify()
 
     def add(self, result: RankResult) -> None:
-        """Tells the driver of a file that is whole."""
+        """Tells the driver about a file that is complete."""
         path = join(self._folder, RESULTS, f"{result.chunk:08d}-{result.rank:05d}.json")
         _insist(lambda: replace_text(path, json.dumps(vars(result))))
 
     def fail(self, error: str, trace: str) -> None:
-        """Tells the driver that the rank failed, before it returns; for a process about to end."""
+        """Tells the driver before returning that the rank failed; for a process about to end."""
         with self._changed:
             self._closing = True
             self._state.state, self._state.error, self._state.trace = FAILED, error, trace
             self._state.deadly = True
             self._changed.notify()
-        self._thread.join()  # a beat that is being written would undo this
+        self._thread.join()  # a beat still being written would overwrite this
         _insist(self._write)
 
     def _run(self) -> None:
@@ -212,9 +212,9 @@ class RankBeat:
                     self._aborted = str(driver["abort"])
                 self._state.beat += 1
                 self._write()
-            except FileNotFoundError:  # the driver has given up and cleared away
+            except FileNotFoundError:  # the driver has given up and cleaned up
                 self._aborted = f"{self._folder} is gone"
-            except Exception as error:  # a store that fails now and then; the driver tells silence
+            except Exception as error:  # a flaky store; the driver detects silence
                 logger.warning("no beat: %s", error)
             if time.monotonic() - last_change > DRIVER_LOST_AFTER_S:
                 self._aborted = self._aborted or "the driver is gone"
@@ -232,15 +232,15 @@ class Supervisor:
     """The driver's side: watches the ranks while its context is open, and aborts the run.
 
     Attributes:
-        deadly_chunk: number of the chunk over which a rank died or hung; None as long as none did.
+        deadly_chunk: number of the chunk over which a rank died or hung; None if none did.
 
     Args:
         folder: the control folder.
         world_size: number of ranks.
-        start_timeout_s: in which all ranks have to beat.
-        cancel: ends the launch, called when the ranks do not end by themselves.
-        on_scoring: called once, when the first rank scores.
-        on_result: called with what a rank wrote, once for each.
+        start_timeout_s: seconds within which all ranks must beat.
+        cancel: ends the launch; called when the ranks do not end on their own.
+        on_scoring: called once, when the first rank starts to score.
+        on_result: called once for each result of a rank.
     """
 
     def __init__(
@@ -283,18 +283,18 @@ class Supervisor:
         self._thread.join()
 
     def abort(self, reason: str) -> None:
-        """Has the ranks end."""
+        """Makes the ranks end."""
         self._failure = self._failure or reason
 
     def conclude(self, launch_error: Exception | None) -> None:
-        """Tells of the last results; the launch is over and the context closed.
+        """Passes on the last results; call it once the launch is over and the context closed.
 
         Args:
             launch_error: what the launcher raised.
 
         Raises:
-            JobError: a rank failed, was lost or did not start; a failed rank's traceback is its
-                cause.
+            JobError: a rank failed, was lost or did not start; the cause is a failed rank's
+                traceback.
         """
         _insist(self._look)
         _insist(self._collect)
@@ -311,15 +311,15 @@ class Supervisor:
             for act in (self._look, self._judge, self._write, self._collect):
                 try:
                     act()
-                except Exception as error:  # a store that fails now and then
-                    logger.warning("the ranks' folder was not read or written: %s", error)
+                except Exception as error:  # a flaky store
+                    logger.warning("the ranks' folder could not be read or written: %s", error)
             if self._failure is not None and aborted_at is None:
                 aborted_at = time.monotonic()
             if aborted_at is not None and time.monotonic() - aborted_at > ABORT_GRACE_S:
                 try:
                     self._cancel()
-                except Exception as error:  # tried again after another grace
-                    logger.warning("the ranks' launch was not cancelled: %s", error)
+                except Exception as error:  # retried after another grace period
+                    logger.warning("cancelling the ranks' launch failed: %s", error)
                 aborted_at = time.monotonic()
 
     def _look(self) -> None:
@@ -351,7 +351,7 @@ class Supervisor:
             raise errors[0]
 
     def _collect(self) -> None:
-        """Reads the results that came since the last look."""
+        """Reads the results that have arrived since the last call."""
         new = [name for name in names_in(self._results) if name.endswith(".json")]
         for name in new:
             if name not in self._known_results:
@@ -367,7 +367,7 @@ class Supervisor:
         self._failure = self._failure or self._find_failure()
 
     def _find_failure(self) -> str | None:
-        """Returns why the run cannot succeed any more, None as long as it can."""
+        """Returns why the run can no longer succeed, None if it still can."""
         now = time.monotonic()
         for rank, state in enumerate(self._ranks):
             if state is None:
@@ -380,7 +380,7 @@ class Supervisor:
             elif state.state != DONE and self._is_silent(rank, now):
                 return self._lost(rank, state)
         if read_text(join(self._folder, RESTARTED_FILE)) is not None:
-            return self._silent_longest("died and was started again by Spark")
+            return self._silent_longest("died and was restarted by Spark")
         return None
 
     def _is_silent(self, rank: int, now: float) -> bool:
@@ -392,10 +392,10 @@ class Supervisor:
         if all(state is None for state in self._ranks):
             reason = f": {launch_error}" if launch_error else ""
             return f"no rank started{reason}"
-        return self._silent_longest("ended without a word")
+        return self._silent_longest("ended without a report")
 
     def _silent_longest(self, what: str) -> str:
-        """Names the rank that is not done and was heard of least lately: it ended first."""
+        """Names the unfinished rank that has been silent longest: it ended first."""
         waiting = [
             (self._seen[rank] if state else self._started, rank)
             for rank, state in enumerate(self._ranks)
@@ -410,14 +410,14 @@ class Supervisor:
 
     def _lost(self, rank: int, state: _RankState) -> str:
         self.deadly_chunk = state.chunk
-        return f"{_name(rank, state)} was not heard of for {RANK_LOST_AFTER_S:.0f} s: {_ADVICE}"
+        return f"{_name(rank, state)} has been silent for {RANK_LOST_AFTER_S:.0f} s: {_ADVICE}"
 
     def _did_not_start(self, rank: int) -> str:
         running = sum(state is not None for state in self._ranks)
         return (
             f"rank {rank} did not start within {self._start_timeout_s:.0f} s ({running} of "
-            f"{len(self._ranks)} run): all ranks run at once, and something else may hold the "
-            "slots; free them, lower num_workers or raise horovod.start_timeout_s"
+            f"{len(self._ranks)} run): all ranks must run together, and something else may hold "
+            "the slots; free them, lower num_workers or raise horovod.start_timeout_s"
         )
 
     def _all_done(self) -> bool:
@@ -440,7 +440,7 @@ def _beat_s(folder: str) -> float:
 
 
 def _insist(act: Callable[[], None]) -> None:
-    """Does what has to be done once, several times if the store fails; at last raises."""
+    """Does what must succeed, retrying if the store fails; raises if it keeps failing."""
     for attempt in range(ATTEMPTS):
         try:
             act()
@@ -450,7 +450,7 @@ def _insist(act: Callable[[], None]) -> None:
         except Exception as error:
             if attempt == ATTEMPTS - 1:
                 raise ControlFolderError(f"the ranks' folder: {error}") from error
-            logger.warning("tried again: %s", error)
+            logger.warning("will retry: %s", error)
             time.sleep(ATTEMPT_PAUSE_S)
 
 
@@ -463,7 +463,7 @@ def _rank_file(rank: int) -> str:
 
 
 def _read(path: str) -> dict[str, Any] | None:
-    """Returns what a state file holds, None where it is not there or not whole."""
+    """Returns what a state file holds, None if it is missing or incomplete."""
     text = read_text(path)
     try:
         values: dict[str, Any] | None = json.loads(text) if text else None

@@ -1,4 +1,4 @@
-"""Backends: what makes a model run faster. Adding one means a file and a line in `BACKENDS`."""
+"""Backends: what makes a model run faster. To add one, add a file and a line in `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
 from sparkinfer.models.backends.torch import TorchBackend
 
 PLAIN = Acceleration("none", "float32")
-"""How the reference is run that every other way is compared with."""
+"""How the reference is run, which every other way is compared with."""
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (DeepSpeedBackend(), TorchBackend())
@@ -24,10 +24,10 @@ def wanted_backends(acceleration: str) -> list[Backend]:
 
 
 def check_acceleration(acceleration: str) -> None:
-    """Raises unless there is a backend of this name that is installed here.
+    """Raises unless there is a backend of this name and it is installed here.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no backend of this name.
         EngineUnavailableError: it is not installed.
     """
     if acceleration == "auto":

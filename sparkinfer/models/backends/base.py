@@ -1,7 +1,7 @@
-"""What a backend is: one way, or a few, to make a checkpoint run faster.
+"""What a backend is: one or more ways to make a checkpoint run faster.
 
-A backend is one file beside this one and one line in `BACKENDS`. Whether it may be used is not its
-business but the gate's.
+A backend is one file next to this one and one line in `BACKENDS`. Whether it may be used is decided
+by the gate, not by the backend.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Acceleration:
     Attributes:
         backend: name in `BACKENDS`.
         dtype: number format of the weights.
-        variant: tells ways of one backend apart, empty for its plain one.
+        variant: distinguishes ways of one backend, empty for its plain one.
     """
 
     backend: str
@@ -37,19 +37,22 @@ class Backend(Protocol):
     """What runs models.
 
     Attributes:
-        name: as the user gives it.
+        name: value of the option `acceleration`.
     """
 
     name: str
 
     def problem(self) -> str | None:
-        """Returns why it cannot be used in this process, None if it can; imports nothing."""
+        """Returns why the backend cannot be used in this process, None if it can.
+
+        Imports nothing.
+        """
 
     def warm_up(self) -> None:
         """Imports what `load` needs, for a process that will call it later."""
 
     def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
-        """Returns the ways in which it would run a model, the one to be tried first first."""
+        """Returns the ways in which it could run a model, in the order in which to try them."""
 
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> Runtime:
-        """Returns the model, run that way; whatever it raises, the gate takes another way."""
+        """Returns the model, run in this way; if it raises anything, the gate tries another way."""

@@ -14,7 +14,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
 
 KERNELS = "kernel injection"
-"""The variant in which DeepSpeed replaces layers by kernels of its own."""
+"""The variant in which DeepSpeed replaces layers with its own kernels."""
 
 
 class DeepSpeedBackend:
@@ -23,7 +23,7 @@ class DeepSpeedBackend:
     name = "deepspeed"
 
     def problem(self) -> str | None:
-        """Returns whether the package is absent."""
+        """Returns how to install the package if it is missing, else None."""
         if importlib.util.find_spec("deepspeed") is not None:
             return None
         return (
@@ -36,10 +36,10 @@ class DeepSpeedBackend:
         _import_deepspeed()
 
     def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
-        """Returns the plain wrapper, and before it the kernels if they were asked for.
+        """Returns the plain wrapper, preceded by the kernels if they were requested.
 
-        Without being asked for, kernels are left out: they are wrong or absent for most
-        architectures, and right for none that could be measured yet.
+        Kernels are used only on request: they are wrong or absent for most architectures, and
+        right for none of those measured so far.
         """
         plain = Acceleration(self.name, dtype)
         if not options.deepspeed.kernel_inject:
@@ -57,8 +57,8 @@ class DeepSpeedBackend:
 
         deepspeed = _import_deepspeed()
         dtype = getattr(torch, way.dtype)
-        # The pipeline turns the cache off through a parameter that it looks for in the signature of
-        # `forward`; DeepSpeed's wrapper hides that signature.
+        # The pipeline disables the cache through a parameter that it looks for in the signature of
+        # `forward`, which DeepSpeed's wrapper hides.
         module.config.use_cache = False
         if way.variant != KERNELS:
             return deepspeed.init_inference(module, dtype=dtype, replace_with_kernel_inject=False)

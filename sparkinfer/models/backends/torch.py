@@ -31,7 +31,7 @@ class TorchBackend:
     name = "none"
 
     def problem(self) -> str | None:
-        """Returns None: what every installation has."""
+        """Returns None: every installation has it."""
         return None
 
     def warm_up(self) -> None:

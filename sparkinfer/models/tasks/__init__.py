@@ -1,4 +1,4 @@
-"""Tasks: what a model does. Adding one means a file here and a line in `TASKS`."""
+"""Tasks: what a model does. To add one, add a file here and a line in `TASKS`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a task is: which columns a model reads and adds, and how one becomes the other.
+"""What a task is: which columns a model reads and adds, and how the former become the latter.
 
-A task is one file beside this one and one line in `TASKS`. Its numbers are those of the Hugging
-Face pipeline of its name, computed for a whole batch at once.
+A task is one file next to this one and one line in `TASKS`. Its numbers are those of the Hugging
+Face pipeline of the same name, computed for a whole batch at a time.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ ROW_FIELDS = (
     pa.field("truncated", pa.bool_()),
     pa.field("error", pa.string()),
 )
-"""What every task says of a row: tokens fed to the model, whether the text was cut, and why it
-has no result (null where it has one)."""
+"""What every task reports for a row: tokens fed to the model, whether the text was truncated, and
+why it has no result (null if it has one)."""
 
 METADATA_KEY = "sparkinfer"
-"""Under it, a scored column's metadata holds its model's fingerprint and its labels in order."""
+"""Key in a scored column's metadata; holds the model's fingerprint and the labels in order."""
 
 Tensors = Mapping[str, Any]
-"""The padded tensors of a batch by name, int64 (sequences, longest): the model's inputs, and what
-else the task's `encode` keeps for `decode`."""
+"""The padded tensors of a batch by name, int64 (sequences, longest): the model's inputs, and
+anything else the task's `encode` keeps for `decode`."""
 
 Decoder = Callable[[Any, Tensors], pa.RecordBatch]
-"""From what `run` returned for a batch, and its tensors, to one row per sequence in the order of
+"""Turns what `run` returned for a batch, and its tensors, into one row per sequence in the order of
 the batch; a row whose output is not finite is null."""
 
 
@@ -49,11 +49,11 @@ class Task(Protocol):
     """What a model does, by its Hugging Face name.
 
     Attributes:
-        name: as the user gives it.
+        name: value of the option `task`.
         pipeline: name of the transformers pipeline that runs such models.
-        auto_class: name of the class of transformers that loads them.
-        fields: columns that it adds to a row, beside `ROW_FIELDS`.
-        evaluation: what its results are measured by; None: by nothing.
+        auto_class: name of the transformers class that loads them.
+        fields: columns that it adds to a row, besides `ROW_FIELDS`.
+        evaluation: how its results are measured; None: they are not.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Task(Protocol):
     evaluation: Evaluation | None
 
     def inputs(self, config: ScoringConfig) -> tuple[str, ...]:
-        """Returns the columns that a configuration has it read, in the order of `encode`."""
+        """Returns the columns that it reads under a configuration, in the order of `encode`."""
 
     def labels(self, model_config: Any) -> tuple[str, ...]:
         """Returns the label names in the order of the probabilities; empty if it has none."""
@@ -77,13 +77,13 @@ class Task(Protocol):
         """
 
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
-        """Returns what the model makes of a batch: one forward pass, or many."""
+        """Returns the model's output for a batch, from one forward pass or many."""
 
     def decoder(self, model_config: Any) -> Decoder:
-        """Returns the function that reads the task's columns off what `run` returned."""
+        """Returns the function that turns what `run` returned into the task's columns."""
 
     def join(self, decoded: pa.RecordBatch, starts: npt.NDArray[np.int64]) -> pa.RecordBatch:
-        """Returns one row per input where an input may be several sequences.
+        """Returns one row per input, which may be several sequences.
 
         Args:
             decoded: one row per sequence, those of an input one after the other.
@@ -91,13 +91,13 @@ class Task(Protocol):
         """
 
     def gate_values(self, decoded: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """Returns the numbers in which an accelerated model is compared with the plain one."""
+        """Returns the numbers by which an accelerated model is compared with the plain one."""
 
 
 def scored_schema(
     task: Task, prefix: str = "", metadata: dict[str, str] | None = None
 ) -> pa.Schema:
-    """Returns the columns that scoring adds to a row, each name behind the prefix."""
+    """Returns the columns that scoring adds to a row, with the prefix before each name."""
     return pa.schema(
         [
             field.with_name(prefix + field.name).with_metadata(metadata)
@@ -107,5 +107,5 @@ def scored_schema(
 
 
 def column_metadata(fingerprint: str, labels: Sequence[str]) -> dict[str, str]:
-    """Returns what each scored column says of the model that made it."""
+    """Returns the metadata by which each scored column names the model that made it."""
     return {METADATA_KEY: json.dumps({"model_fingerprint": fingerprint, "labels": list(labels)})}

@@ -1,4 +1,4 @@
-"""One label out of several for a text, with the probability of each.
+"""Assigns a text one of several labels, with the probability of each.
 
 The numbers are those of transformers' pipeline called with `top_k=None`.
 """
@@ -20,7 +20,7 @@ from sparkinfer.models.tokens import Encoder, Inputs
 
 
 class TextClassification:
-    """Single-label, multi-label and one-number models of sequence classification."""
+    """Single-label, multi-label and single-output sequence classification models."""
 
     name = "text-classification"
     pipeline = "text-classification"
@@ -41,7 +41,7 @@ class TextClassification:
         return tuple(str(model_config.id2label[i]) for i in range(model_config.num_labels))
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
-        """Returns one sequence per text, cut to the model's limit."""
+        """Returns one sequence per text, truncated to the model's limit."""
         return Inputs.of_one_sequence_each(encoder.encode(columns[0]))
 
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
@@ -80,7 +80,7 @@ class TextClassification:
 
 
 def _classification_function(model_config: Any) -> Callable[[Any], Any]:
-    """Returns what the pipeline applies to logits, chosen as the pipeline chooses it.
+    """Returns the function that the pipeline applies to logits, chosen as in the pipeline.
 
     Source: `TextClassificationPipeline.postprocess` of transformers.
     """
