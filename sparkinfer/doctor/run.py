@@ -54,7 +54,7 @@ def check_model(case: Case) -> Outcome:
     fingerprint = resolved.settings().get("model_fingerprint")
     if fingerprint is None:
         return Outcome("skipped", f"task={config.task!r} uses no model", "there is nothing to do")
-    stand_in = "" if "model" in case.given else " (none was given: the one of the demo)"
+    stand_in = "" if "model" in case.given else " (none was given: the demo's)"
     return Outcome("ok", f"{config.model}{stand_in}, fingerprint {fingerprint[:12]}")
 
 

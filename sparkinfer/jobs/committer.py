@@ -157,7 +157,7 @@ def _refuse_other_rows(scored: ScoredChunk, rows: int) -> None:
     chunk = scored.chunk
     if rows != chunk.rows:
         raise RowConservationError(
-            f"chunk {chunk.number} has {chunk.rows} rows and {rows} were written; nothing of it "
+            f"chunk {chunk.number} has {chunk.rows} rows but {rows} were written; none of it "
             "was published. Run again; if it persists, the input changes while it is read"
         )
 
