@@ -11,11 +11,9 @@ once, by the driver.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -29,14 +27,13 @@ from sparkinfer.exceptions import (
     ConfigError,
     EngineUnavailableError,
     ModelLoadError,
-    SparkInferError,
 )
+from sparkinfer.models.fetching import local_path, node_name, translated
 from sparkinfer.models.files import Listing, fingerprint, select_files
+from sparkinfer.models.hub import cached_snapshot, hub_snapshot
 from sparkinfer.redaction import without_secrets
 
 SourceKind = Literal["folder", "hub", "mlflow", "remote"]
-
-_HUB_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def resolve(
         return replace(draft, fingerprint=_fetch_into_cache(draft, shown, loading).name)
     folder, commit = Path(location), None
     if kind == "hub":
-        folder = _hub_snapshot(location, revision, shown, loading)
+        folder = hub_snapshot(location, revision, shown, loading)
         commit = folder.name
     return ModelSource(kind, name_or_path, commit, fingerprint(folder, shown, loading), location)
 
@@ -112,8 +109,8 @@ def stage(source: ModelSource, loading: LoadingConfig) -> Path:
         folder = Path(source.location)
         if not folder.is_dir():
             raise ModelLoadError(
-                f"{shown}: folder {source.location!r} is not on node {_node()}, but it is on the "
-                "driver; put the model on storage that every node sees"
+                f"{shown}: folder {source.location!r} is not on node {node_name()}, but it is on "
+                "the driver; put the model on storage that every node sees"
             )
     elif source.kind == "hub":
         folder = _staged_snapshot(source, shown, loading)
@@ -124,7 +121,7 @@ def stage(source: ModelSource, loading: LoadingConfig) -> Path:
     found = fingerprint(folder, shown, loading)
     if found != source.fingerprint:
         raise ModelLoadError(
-            f"{shown}: the files in {str(folder)!r} on node {_node()} have the fingerprint "
+            f"{shown}: the files in {str(folder)!r} on node {node_name()} have the fingerprint "
             f"{found[:12]}, expected {source.fingerprint[:12]} as on the driver; {_remedy(source)}"
         )
     return folder
@@ -134,9 +131,9 @@ def cache_folder(loading: LoadingConfig) -> Path:
     """Returns where fetched models are kept: the option, `SPARKINFER_CACHE` or the user's cache."""
     given = loading.cache_dir or os.environ.get("SPARKINFER_CACHE")
     if given:
-        return _local_path(given)
+        return local_path(given)
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _local_path(user_cache) / "sparkinfer" / "models"
+    return local_path(user_cache) / "sparkinfer" / "models"
 
 
 def _locate(name: str) -> tuple[SourceKind, str]:
@@ -148,121 +145,26 @@ def _locate(name: str) -> tuple[SourceKind, str]:
         return "remote", name.rstrip("/")
     looks_like_path = name in (".", "..", "~") or name.startswith(("/", "./", "../", "~"))
     if is_local_url or looks_like_path or Path(name).exists():
-        return "folder", str(_local_path(name))
+        return "folder", str(local_path(name))
     return "hub", name
-
-
-def _local_path(text: str) -> Path:
-    """Returns an absolute path; `dbfs:/x` is where Databricks mounts it: `/dbfs/x`."""
-    text = re.sub(r"^file:(//)?(?=/)", "", text)
-    text = re.sub(r"^dbfs:/+(?=Volumes/)", "/", text)
-    text = re.sub(r"^dbfs:/+", "/dbfs/", text)
-    # Not resolve(): a mount point may be a link that leads elsewhere on another node.
-    return Path(os.path.normpath(Path(text).expanduser().absolute()))
-
-
-def _hub_snapshot(repo: str, revision: str | None, shown: str, loading: LoadingConfig) -> Path:
-    """Returns the snapshot folder of a hub model, downloaded or, without a connection, cached."""
-    from huggingface_hub import HfApi
-
-    try:
-        info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S)
-    # The hub's HTTP library, and so what a lost connection raises, differs by version.
-    except Exception as error:
-        if refusal := _hub_refusal(error, revision, shown):
-            raise ModelLoadError(refusal) from None
-        if cached := _cached_snapshot(repo, revision, loading):
-            return cached
-        raise ModelLoadError(
-            f"{shown}: not in the cache of node {_node()}, the hub could not be reached "
-            f"({_reason(error)}), and there is no folder of that name; connect, fill the cache, or "
-            "give a folder"
-        ) from None
-    paths = (file.rfilename for file in info.siblings or ())
-    names = frozenset(path for path in paths if "/" not in path)
-    with _translated(shown, "download from the hub failed"):
-        return _download(repo, revision, str(info.sha), names, shown, loading)
-
-
-def _download(
-    repo: str,
-    revision: str | None,
-    commit: str,
-    names: frozenset[str],
-    shown: str,
-    loading: LoadingConfig,
-) -> Path:
-    """Returns the snapshot folder with the files that matter, the weights fetched last."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    cache_dir = _hub_cache(loading)
-
-    def read(name: str) -> bytes:
-        return Path(hf_hub_download(repo, name, revision=commit, cache_dir=cache_dir)).read_bytes()
-
-    def fetch(names: list[str], at: str | None) -> Path:
-        patterns = [glob.escape(name) for name in names]
-        return Path(
-            snapshot_download(repo, revision=at, cache_dir=cache_dir, allow_patterns=patterns)
-        )
-
-    chosen = select_files(Listing(shown, names, read), loading)
-    weights = [name for name in chosen if name.endswith((".safetensors", ".bin"))]
-    # Weights last, so that an interrupted download never looks like a model with half a tokenizer;
-    # the revision as given, so that the cache can resolve it without a connection.
-    fetched = fetch([name for name in chosen if name not in weights], revision)
-    return fetch(weights, fetched.name)
 
 
 def _staged_snapshot(source: ModelSource, shown: str, loading: LoadingConfig) -> Path:
     """Returns the snapshot folder on this node; asks the hub only if the cache does not suffice."""
-    cached = _cached_snapshot(source.location, source.revision, loading)
+    cached = cached_snapshot(source.location, source.revision, loading)
     try:
         if cached and fingerprint(cached, shown, loading) == source.fingerprint:
             return cached
     except ModelLoadError:
         pass  # A partial model, from an interrupted download.
-    return _hub_snapshot(source.location, source.revision, shown, loading)
-
-
-def _hub_cache(loading: LoadingConfig) -> str | None:
-    return str(_local_path(loading.cache_dir)) if loading.cache_dir else None
-
-
-def _cached_snapshot(repo: str, revision: str | None, loading: LoadingConfig) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    cache_dir = _hub_cache(loading)
-    found = try_to_load_from_cache(repo, "config.json", cache_dir=cache_dir, revision=revision)
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _hub_refusal(error: Exception, revision: str | None, shown: str) -> str | None:
-    """Returns what the hub answered, or None if it gave no answer about the model."""
-    from huggingface_hub import utils as hub  # exports the errors in old and new versions
-
-    if isinstance(error, hub.HFValidationError):
-        return f"{shown}: neither an existing folder nor a valid hub id; correct the path or id"
-    if isinstance(error, hub.GatedRepoError):
-        return f"{shown}: gated on the hub; accept its terms there and set HF_TOKEN on every node"
-    if isinstance(error, hub.RepositoryNotFoundError):
-        return (
-            f"{shown}: there is no such folder, and the hub has no such model (or it is private); "
-            "correct the path or id, or set HF_TOKEN"
-        )
-    if isinstance(error, hub.RevisionNotFoundError):
-        return f"{shown}: the hub has no revision {revision!r} of it; give a branch, tag or commit"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return f"{shown}: the hub refused access (HTTP {status}); check HF_TOKEN on every node"
-    return None
+    return hub_snapshot(source.location, source.revision, shown, loading)
 
 
 def _pin_mlflow(uri: str, shown: str) -> tuple[str, tuple[str, str]]:
     """Returns the URI with alias or stage replaced by the version, and the driver's MLflow URIs."""
     mlflow = _import_mlflow(shown)
     if uri.startswith("models:/"):
-        with _translated(shown, "MLflow has no such model or version"):
+        with translated(shown, "MLflow has no such model or version"):
             models = importlib.import_module("mlflow.store.artifact.utils.models")
             found = models.get_model_name_and_version(mlflow.MlflowClient(), uri)
         uri = "models:/" + "/".join(str(part) for part in found)
@@ -278,7 +180,7 @@ def _fetch_mlflow(source: ModelSource, into: Path, shown: str, loading: LoadingC
     if mlflow.get_registry_uri() != registry:
         mlflow.set_registry_uri(registry)
     download = into.with_name("download")
-    with _translated(shown, "download from MLflow failed"):
+    with translated(shown, "download from MLflow failed"):
         download_artifacts = mlflow.artifacts.download_artifacts
         root = Path(download_artifacts(artifact_uri=source.location, dst_path=str(download)))
     paths = _mlflow_files(root, shown)
@@ -319,7 +221,7 @@ def _import_mlflow(shown: str) -> Any:
 def _fetch_remote(source: ModelSource, into: Path, shown: str, loading: LoadingConfig) -> None:
     from fsspec.core import url_to_fs
 
-    with _translated(shown, "the remote folder could not be read"):
+    with translated(shown, "the remote folder could not be read"):
         fs, root = url_to_fs(source.location)
         # An earlier run in this process may have listed the folder before it changed.
         fs.invalidate_cache()
@@ -369,32 +271,9 @@ def _writable(cache: Path, shown: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ModelLoadError(
-            f"{shown}: cache folder {str(cache)!r} on node {_node()} cannot be used "
+            f"{shown}: cache folder {str(cache)!r} on node {node_name()} cannot be used "
             f"({error.strerror or error}); name another with --set loading.cache_dir=..."
         ) from None
-
-
-@contextmanager
-def _translated(shown: str, what: str) -> Iterator[None]:
-    """Turns any error of the libraries that fetch into one of ours, without secrets."""
-    try:
-        yield
-    except SparkInferError:
-        raise
-    except ImportError as error:
-        raise EngineUnavailableError(f"{shown}: {_reason(error)}") from None
-    except Exception as error:
-        message = f"{shown}: {what} ({_reason(error)}); check name, connection and credentials"
-        raise ModelLoadError(message) from None
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {without_secrets(text)[:300]}"
-
-
-def _node() -> str:
-    return platform.node()
 
 
 def _remedy(source: ModelSource) -> str:
