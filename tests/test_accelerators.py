@@ -396,7 +396,7 @@ def count_and_take_devices(spark, num_gpus):
 
     tasks = spark.sparkContext.parallelize(range(found.count), found.count)
     devices = tasks.barrier().mapPartitions(take).collect()
-    return {"kind": found.kind, "count": found.count, "devices": sorted(devices)}
+    return {"kind": found.device_type, "count": found.count, "devices": sorted(devices)}
 
 
 @pytest.mark.spark

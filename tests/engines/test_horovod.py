@@ -337,7 +337,7 @@ def test_a_row_that_prepare_loses_fails_the_run(
     monkeypatch.setattr(horovod, "read_list", read_and_lose)
     source = write(tmp_path / "in.parquet", difficult_texts(21), 1, 20)
     options = ranks_in_turn | OPTIONS | {"chunks": {"target_rows": 20}}
-    with pytest.raises(RowConservationError, match="chunk 1 has 20 rows and") as raised:
+    with pytest.raises(RowConservationError, match="chunk 1 has 20 rows but") as raised:
         sparkinfer.run(config_for(classifier, source, tmp_path / "out", **options), spark)
     assert f"but {20 - lost[0]} were written; none of it was published" in str(raised.value)
     assert visible(tmp_path / "out") == ["part-00000000-000.parquet"]
@@ -448,7 +448,9 @@ def test_columns_of_any_type_are_carried_as_by_the_other_engine(
     ours, theirs = written["horovod"], written["pandas_udf"]
     assert ours.schema.json() == theirs.schema.json()
     given = spark.table("typed").schema
-    assert [ours.schema[field.name].dataType for field in given] == [f.dataType for f in given]
+    kinds = {field.name: field.dataType.simpleString() for field in ours.schema}
+    for field in given:
+        assert kinds[field.name] == field.dataType.simpleString()
     names = [name for name in ours.columns if name not in ("key", "probability", "probabilities")]
     frames = [df.select(*[f"`{n.replace('`', '``')}`" for n in names]) for df in (ours, theirs)]
     found, expected = ([str(row) for row in frame.orderBy("id").collect()] for frame in frames)
