@@ -385,7 +385,7 @@ def test_a_lock_left_of_a_killed_build_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_versions(monkeypatch, deepspeed="0.19.8")
-    monkeypatch.setattr(BACKENDS["deepspeed"], "problem", lambda: None)
+    monkeypatch.setattr(type(BACKENDS["deepspeed"]), "problem", lambda self: None)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     lock = tmp_path / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir()
