@@ -20,7 +20,8 @@ OLDEST_TEST_TOOLS = duckdb hypothesis pytest pytest-xdist scikit-learn
 DBR154_SUITE = tests/engines tests/test_*.py
 # Two at a time: most of a test is the start of one JVM or Python process after another.
 PYTEST = -m pytest -n 2 --dist loadfile
-ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_pandas_udf.py \
+ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
+	tests/engines/test_pandas_udf.py \
 	tests/engines/test_horovod.py tests/test_accelerators.py tests/test_readers.py
 # What meets the libraries whose oldest versions are tried.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py tests/test_cli.py \
