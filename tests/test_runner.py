@@ -573,7 +573,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    # Lazily: the traceback of a write that failed may hold its file for a moment longer.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill_up(ballast: Path) -> None:
