@@ -106,6 +106,8 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
     values = {key: value for key, value in vars(options).items() if key not in names}
     if values["carry_cols"] is not None:
         values["carry_cols"] = tuple(values["carry_cols"].split(","))
+    if values["input"] is not None and len(values["input"]) == 1:
+        [values["input"]] = values["input"]
     budget = values.pop("max_batch_tokens")
     overrides = (
         options.set if budget is None else [*options.set, f"batching.max_batch_tokens={budget}"]
@@ -223,7 +225,12 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--input", metavar="PATH|TABLE", help="Parquet, CSV or JSON lines, or a Spark table")
+    add(
+        "--input",
+        metavar="PATH|TABLE",
+        nargs="+",
+        help="files, folders or patterns of Parquet, CSV or JSON; a Spark table or a query",
+    )
     add("--output", metavar="FOLDER", help="folder for the scored Parquet files")
     add("--model", metavar="ID|PATH|URI", help="hub id, folder, models:/… or runs:/…")
     add("--input-col", metavar="COLUMN", help="column that holds the text")

@@ -7,6 +7,8 @@ Anything unknown, ill-typed or contradictory raises `ConfigError` before a byte 
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
 ReaderName = Literal["auto", "petastorm", "pyarrow"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
-InputFormat = Literal["auto", "parquet", "csv", "json", "table"]
+InputFormat = Literal["auto", "parquet", "csv", "json", "table", "query"]
 DisplayMode = Literal["auto", "bar", "lines", "json", "none"]
 
 
@@ -35,6 +37,34 @@ def _error_rows(value: Any) -> Any:
     if value is None:
         return value
     raise ValueError("a number of rows or a share of them, such as 100 or 1%")
+
+
+def _one_character(value: Any) -> Any:
+    """Returns a single character; a tab may be written as backslash and t."""
+    found = "\t" if value == r"\t" else value
+    if found is None or (isinstance(found, str) and len(found) == 1 and found not in "\r\n"):
+        return found
+    raise ValueError("one character, such as ';' or '\\t'")
+
+
+def _quote(value: Any) -> Any:
+    """Returns a single character, or nothing."""
+    return value if value == "" else _one_character(value)
+
+
+def _encoding(value: Any) -> Any:
+    """Returns the name of an encoding that Python knows."""
+    try:
+        return value if value is None else codecs.lookup(value).name
+    except (LookupError, TypeError):
+        raise ValueError("the name of an encoding, such as 'latin-1' or 'utf-16'") from None
+
+
+def _paths(value: Any) -> Any:
+    """Returns paths as strings: one, or several as a tuple."""
+    if isinstance(value, list | tuple):
+        return tuple(os.fspath(one) if isinstance(one, Path) else one for one in value)
+    return os.fspath(value) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True, init=False)
@@ -95,6 +125,26 @@ class ChunksConfig(Options):
 
 
 @dataclass(frozen=True, init=False)
+class CsvConfig(Options):
+    """How CSV files are written; all their columns are read as text."""
+
+    delimiter: str | None = field(default=None, metadata=read_by(_one_character))
+    """Character between fields; None: a tab in files named `.tsv`, else a comma."""
+    quote: str = field(default='"', metadata=read_by(_quote))
+    """Character around fields that hold the delimiter, line breaks or itself, doubled; empty: no
+    character quotes."""
+    escape: str | None = field(default=None, metadata=read_by(_one_character))
+    """Character that, before a quote within quotes, makes it part of the field, as in files that
+    Spark writes (a backslash); None: quotes are doubled."""
+    encoding: str | None = field(default=None, metadata=read_by(_encoding))
+    """Such as `latin-1`; None: told by a byte order mark, else UTF-8."""
+    header: bool = True
+    """Whether the first row holds the names; if not, they are `_c0`, `_c1`, ..."""
+    null: str | None = None
+    """Text that stands for null where it is not in quotes, besides no text at all."""
+
+
+@dataclass(frozen=True, init=False)
 class GateConfig(Options):
     """How closely an accelerated model must match the plain one before it may score rows."""
 
@@ -122,10 +172,11 @@ class ScoringConfig(Options):
     task: str = "text-classification"
     """What the model does, by its Hugging Face name."""
 
-    input: str | None = field(default=None, metadata=PATH)
-    """Path or table to score; replaced by a DataFrame passed in Python."""
+    input: str | tuple[str, ...] | None = field(default=None, metadata=read_by(_paths))
+    """What to score: the path of a file or folder, several of them, a pattern, a table's name or an
+    SQL query; replaced by a DataFrame passed in Python."""
     input_format: InputFormat = "auto"
-    """How the input is stored; auto: judged by its name."""
+    """How the input is stored; auto: judged by its name, else by its first bytes."""
     output: str | None = field(default=None, metadata=PATH)
     """Folder for the scored Parquet files."""
     overwrite: bool = False
@@ -175,6 +226,7 @@ class ScoringConfig(Options):
     horovod: HorovodConfig = HorovodConfig()
     gate: GateConfig = GateConfig()
     chunks: ChunksConfig = ChunksConfig()
+    csv: CsvConfig = CsvConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -311,8 +363,8 @@ def _refuse_spark_options(config: ScoringConfig) -> None:
                 f"{key}={value!r} with engine='local': that engine is one process without Spark; "
                 "drop the option or use engine='pandas_udf'"
             )
-    if config.input_format == "table":
+    if config.input_format in ("table", "query"):
         raise ConfigError(
-            "input_format='table' with engine='local': tables are read by Spark; give a path or "
-            "use engine='pandas_udf'"
+            f"input_format={config.input_format!r} with engine='local': tables are read by Spark; "
+            "give a path or use engine='pandas_udf'"
         )

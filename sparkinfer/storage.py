@@ -7,9 +7,13 @@ pass through here.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
+import re
+import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,17 @@ WORK_FOLDER = "_sparkinfer"
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 """These have no folders: a folder is a common prefix of its files' names."""
+
+
+def absolute(path: str) -> str:
+    """Returns a local path as this process means it now: from the root, without `~`.
+
+    Another process has another working directory and may have another home. A path with a scheme
+    is returned unchanged, `..` is left to the file system, since links may precede it.
+    """
+    if _has_scheme(path):
+        return path
+    return str(Path(path).expanduser().absolute())
 
 
 def join(path: str, *names: str) -> str:
@@ -58,6 +73,43 @@ def is_file(path: str) -> bool:
     """Returns whether there is a file (not a folder)."""
     fs, name = file_system(path)
     return bool(fs.isfile(name))
+
+
+def walk(path: str) -> dict[str, dict[str, Any]]:
+    """Returns what the file system knows of each file below a folder, by its name there.
+
+    Links are followed. Empty if there is no such folder.
+
+    Raises:
+        OSError: a link leads nowhere or back to a folder that it is in.
+    """
+    fs, root = file_system(path)
+    root = root.rstrip("/") or "/"
+    if _is_local(fs):
+        return dict(_walk_links(root, "", ()))
+    found = {}
+    for full, info in fs.find(root, detail=True).items():
+        name = full[len(root) :].lstrip("/")
+        # On an object store, an empty object whose name ends in a slash may stand for a folder.
+        if name and not name.endswith("/"):
+            found[name] = info
+    return found
+
+
+def _walk_links(
+    folder: str, prefix: str, above: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields local files; fsspec leaves out what a link leads to."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise OSError(errno.ELOOP, "a link leads back to a folder that it is in", folder)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            status = entry.stat()  # of what a link leads to
+            if stat.S_ISDIR(status.st_mode):
+                yield from _walk_links(entry.path, f"{prefix}{entry.name}/", (*above, real))
+            else:
+                yield prefix + entry.name, {"size": status.st_size, "mtime": status.st_mtime}
 
 
 def names_in(path: str) -> list[str]:
@@ -195,6 +247,10 @@ def _is_local(fs: Any) -> bool:
 
 def _protocols(fs: Any) -> set[str]:
     return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def _has_scheme(path: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
 
 
 def _mounted(path: str) -> str:

@@ -5,15 +5,16 @@
         max_batch_rows: int = field(default=1024, metadata=at_least(1))
 
 A hint is one of bool, int, float, str, `Literal`, `tuple[X, ...]`, `dict[str, X]`, another group,
-or `X | None`. Nothing is converted except what YAML and Python write differently: a list for a
-tuple, an integer for a float, a mapping for a group and, with `PATH`, a Path for a string.
+`X | Y` or `X | None`. Nothing is converted except what YAML and Python write differently: a list
+for a tuple, an integer for a float, a mapping for a group and, with `PATH`, a Path for a string.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -193,7 +194,7 @@ def _fit(value: Any, hint: Any) -> Any:
     """Returns a value of the hint's type; raises _MisfitError for a value of another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return None if value is None else _fit(value, _not_none(arguments))
+        return None if value is None else _fit_one(value, _not_none(arguments))
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_fit(item, arguments[0]) for item in value)
     if origin is dict and isinstance(value, Mapping):
@@ -207,11 +208,19 @@ def _fit(value: Any, hint: Any) -> Any:
     raise _MisfitError(_describe(hint))
 
 
+def _fit_one(value: Any, hints: Sequence[Any]) -> Any:
+    """Returns a value of the first of several types that it fits."""
+    for hint in hints:
+        with suppress(_MisfitError):
+            return _fit(value, hint)
+    raise _MisfitError(" or ".join(map(_describe, hints)))
+
+
 def _describe(hint: Any) -> str:
     """Returns what a value of a type hint is called in a message."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return _describe(_not_none(arguments))
+        return " or ".join(map(_describe, _not_none(arguments)))
     if origin is Literal:
         *names, last = map(repr, arguments)
         return f"{', '.join(names)} or {last}" if names else last
@@ -222,6 +231,5 @@ def _describe(hint: Any) -> str:
     return "a group of options" if _is_group(hint) else _NAMES[hint]
 
 
-def _not_none(arguments: tuple[Any, ...]) -> Any:
-    [argument] = (argument for argument in arguments if argument is not NoneType)
-    return argument
+def _not_none(arguments: tuple[Any, ...]) -> list[Any]:
+    return [argument for argument in arguments if argument is not NoneType]

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.file_input import FileInput
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import run_job
 from sparkinfer.models.backends.base import Acceleration
@@ -23,10 +24,9 @@ from sparkinfer.models.gate import Verdict
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.plan.plan import Plan, Workers
-from sparkinfer.plan.ports import ChunkLedger, ChunkTask, InputTable, ScoredChunk
+from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import SCORE, Progress
-from sparkinfer.rows.copying import FileCopier
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.storage import make_folder
@@ -36,9 +36,6 @@ LABELS = ("NEGATIVE", "POSITIVE")
 
 FAILURE = "model: made up"
 """The `error` of a row that fails."""
-
-TYPES = {"id": pa.int64(), "text": pa.string(), "label": pa.int64()}
-"""Of an input's columns."""
 
 
 def scores_of(
@@ -63,23 +60,6 @@ def scores_of(
     return table.take(
         pa.array([None if error else i for i, error in enumerate(errors)], pa.int64())
     ).set_column(5, table.schema.field(5), table.column(5))
-
-
-class MadeUpInput:
-    """Parquet files with the columns `id`, `text` and `label`."""
-
-    def __init__(self, config: ScoringConfig) -> None:
-        self._config = config
-
-    def open(self) -> InputTable:
-        schema = pa.schema([(name, TYPES[name]) for name in ("id", "text", "label")])
-        return InputTable(tuple(schema.names), "parquet", str(self._config.input), schema)
-
-    def copy(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
-        raise AssertionError("Parquet is not staged")
-
-    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
-        return {name: copier.copy(name) for name in names}
 
 
 @dataclass
@@ -146,7 +126,7 @@ class MadeUpEngine:
 
 def run_made_up(config: ScoringConfig, engine: MadeUpEngine | None = None) -> RunResult:
     """Runs a job with this engine."""
-    return run_job(Prelude(config, MadeUpInput(config), engine or MadeUpEngine(config)))
+    return run_job(Prelude(config, FileInput(config), engine or MadeUpEngine(config)))
 
 
 def _ids_in(texts: Sequence[str]) -> list[int]:

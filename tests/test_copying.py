@@ -13,7 +13,7 @@ import pytest
 
 from sparkinfer.exceptions import JobError
 from sparkinfer.rows import copying
-from sparkinfer.rows.copying import GROUP_BYTES, FileCopier
+from sparkinfer.rows.copying import GROUP_BYTES, FileCopier, ParquetRows
 from sparkinfer.rows.reading import ChunkReader, InputFolders, Piece
 
 ROWS = 10_000
@@ -47,8 +47,13 @@ def table_of_many_kinds() -> pa.Table:
 
 
 def copy(source: Path, folder: Path, *columns: str) -> list[Path]:
-    copier = FileCopier(str(source.parent), str(folder), columns)
-    return [folder / name for name in copier.copy(source.name)]
+    copier = FileCopier(str(source.parent), str(folder), named(*columns), ParquetRows())
+    return [folder / name for name in copier(source.name).names]
+
+
+def named(*columns: str) -> pa.Schema:
+    """Returns columns whose types do not matter."""
+    return pa.schema([(name, pa.null()) for name in columns])
 
 
 def row_groups_of(path: Path) -> list[tuple[int, int]]:
@@ -92,13 +97,13 @@ def test_many_row_groups_are_written_to_more_than_one_file(
     source = tmp_path / "day=1" / "a.parquet"
     source.parent.mkdir()
     pq.write_table(pa.table({"id": range(20_000)}), source)
-    copier = FileCopier(str(tmp_path), str(tmp_path / "copy"), ("id",))
-    names = copier.copy("day=1/a.parquet")
+    copier = FileCopier(str(tmp_path), str(tmp_path / "copy"), named("id"), ParquetRows())
+    names = copier("day=1/a.parquet").names
     assert len(names) == 3
     assert all(name.startswith("day=1/") for name in names)
     found = [pq.read_table(tmp_path / "copy" / name, partitioning=None) for name in names]
     assert pa.concat_tables(found)["id"].to_pylist() == list(range(20_000))
-    assert not set(names) & set(copier.copy("day=1/a.parquet"))
+    assert not set(names) & set(copier("day=1/a.parquet").names)
 
 
 def test_timestamps_as_spark_writes_them_are_those_that_the_file_itself_gives(
@@ -124,12 +129,12 @@ def test_a_file_without_rows_has_no_copies(tmp_path: Path) -> None:
 
 def test_a_file_that_is_gone_or_damaged_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    with pytest.raises(JobError, match=f"{path}' cannot be read.*FileNotFound.*repair it"):
+    with pytest.raises(JobError, match=f"{path}' cannot be copied.*FileNotFound.*repair it"):
         copy(path, tmp_path / "copy", "text")
     pq.write_table(pa.table({"text": [f"{i}" * 9 for i in range(20_000)]}), path)
     content = bytearray(path.read_bytes())
     start = len(content) // 2
     content[start : start + 2000] = b"\xff" * 2000
     path.write_bytes(bytes(content))
-    with pytest.raises(JobError, match=f"{path}' cannot be read.*repair it"):
+    with pytest.raises(JobError, match=f"{path}' cannot be copied.*repair it"):
         copy(path, tmp_path / "copy", "text")

@@ -6,7 +6,7 @@ import pytest
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
-from sparkinfer.plan.inputs import choose_columns, input_format
+from sparkinfer.plan.inputs import choose_columns, qualified_input, spark_kind
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
@@ -17,69 +17,46 @@ def config_for(path: object, **options: object) -> ScoringConfig:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.parquet", "parquet"),
-        ("a.PQ", "parquet"),
-        ("a.csv", "csv"),
-        ("a.csv.gz", "csv"),
-        ("a.jsonl", "json"),
-        ("a.ndjson", "json"),
-        ("a.json.gz", "json"),
-    ],
+    "name", ["reviews", "main.reviews", "main.reviews.raw", "my-db.my-table", "`a b`.`c``d`"]
 )
-def test_the_name_of_a_file_tells_its_format(tmp_path: Path, name: str, expected: str) -> None:
-    (tmp_path / name).write_text("x")
-    assert input_format(config_for(tmp_path / name)) == expected
-
-
-def test_a_folder_has_the_format_of_its_files(tmp_path: Path) -> None:
-    for name in ("_SUCCESS", ".part-0.csv.crc", "part-0.parquet", "part-1.parquet"):
-        (tmp_path / name).write_text("")
-    assert input_format(config_for(tmp_path)) == "parquet"
-
-
-def test_a_partitioned_folder_is_looked_into(tmp_path: Path) -> None:
-    (tmp_path / "year=2024" / "month=1").mkdir(parents=True)
-    (tmp_path / "year=2024" / "month=1" / "part-0.csv").write_text("")
-    assert input_format(config_for(tmp_path)) == "csv"
-
-
-def test_files_of_several_formats_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("")
-    (tmp_path / "b.parquet").write_text("")
-    with pytest.raises(InputError, match=r"files of kinds \['csv', 'parquet'\].*--input-format"):
-        input_format(config_for(tmp_path))
-    assert input_format(config_for(tmp_path, input_format="csv")) == "csv"
-
-
-def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.xlsx").write_text("")
-    with pytest.raises(InputError, match="no known kind of file"):
-        input_format(config_for(tmp_path / "a.xlsx"))
-
-
-@pytest.mark.parametrize("name", ["reviews", "main.reviews", "main.reviews.raw"])
 def test_a_name_that_is_no_path_is_a_table(name: str) -> None:
-    assert input_format(config_for(name)) == "table"
-    with pytest.raises(InputError, match="does not exist"):
-        input_format(config_for(name, engine="local"))
+    assert spark_kind(config_for(name)) == "table"
+    assert spark_kind(config_for(name, engine="local")) is None
 
 
-def test_a_missing_path_is_not_taken_for_a_table() -> None:
-    with pytest.raises(InputError, match="'/nowhere/x.parquet' does not exist"):
-        input_format(config_for("/nowhere/x.parquet"))
+def test_a_name_that_is_there_as_a_file_is_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reviews").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert spark_kind(config_for("reviews")) is None
+    assert spark_kind(config_for("reviews", input_format="table")) == "table"
 
 
-def test_no_input_at_all_says_how_to_give_one() -> None:
+@pytest.mark.parametrize("text", ["select * from t", "WITH x AS (SELECT 1) SELECT * FROM x"])
+def test_a_query_is_told_by_its_first_word(text: str) -> None:
+    assert spark_kind(config_for(text)) == "query"
+
+
+@pytest.mark.parametrize("given", [None, "", ()])
+def test_no_input_at_all_says_how_to_give_one(given: Any) -> None:
     with pytest.raises(ConfigError, match="--input PATH"):
-        input_format(ScoringConfig(model="m", input_col="text"))
+        spark_kind(ScoringConfig(model="m", input_col="text", input=given))
 
 
-def choose(config: ScoringConfig, foreign: dict[str, str] | None = None, **kinds: Any) -> Columns:
+@pytest.mark.parametrize("given", ["in.csv", ["in.csv", "more/*.csv"]])
+def test_paths_are_made_absolute_and_names_of_tables_are_not(given: Any) -> None:
+    config = ScoringConfig(model="m", input_col="text", input=given)
+    found = qualified_input(config, lambda path: f"/here/{path}").input
+    assert found == ("/here/in.csv" if given == "in.csv" else ("/here/in.csv", "/here/more/*.csv"))
+    table = config.replace(input="main.reviews")
+    assert qualified_input(table, lambda path: f"/here/{path}") == table
+
+
+def choose(config: ScoringConfig, refused: dict[str, str] | None = None, **kinds: Any) -> Columns:
     schema = pa.schema(list(kinds.items()))
-    names = (*kinds, *(foreign or {}))
-    table = InputTable(names, "parquet", "in", schema, foreign or {})
+    names = (*kinds, *(refused or {}))
+    table = InputTable(names, "parquet", schema, refused or {})
     return choose_columns(config, table, make_processor(config))
 
 
@@ -99,10 +76,10 @@ def test_an_input_that_is_not_kept_is_read_all_the_same() -> None:
 
 
 def test_a_column_that_arrow_has_no_type_for_is_refused_only_where_it_is_read() -> None:
-    foreign = {"span": "interval month"}
+    refused = {"span": "has type interval month, which Arrow does not have"}
     with pytest.raises(InputError, match="'span' has type interval month.*--carry-cols"):
-        choose(config_for("in"), foreign, text=pa.string())
-    columns = choose(config_for("in", carry_cols=("text",)), foreign, text=pa.string())
+        choose(config_for("in"), refused, text=pa.string())
+    columns = choose(config_for("in", carry_cols=("text",)), refused, text=pa.string())
     assert columns.carried.names == ["text"]
 
 

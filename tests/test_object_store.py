@@ -32,10 +32,10 @@ import sparkinfer.jobs.runner
 from sparkinfer import storage
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError, OutputError, ResumeError
+from sparkinfer.files.listing import find_files
 from sparkinfer.jobs.lease import Lease, read_holder
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.result import RunResult
-from sparkinfer.plan.snapshot import list_files
 from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, run_made_up, write_input
 from tests.tiny_models import sentences
@@ -315,18 +315,18 @@ def test_what_another_client_wrote_or_removed_is_seen_at_once(
             storage.sizes_in(folder),
             storage.exists(f"{folder}/b"),
             storage.is_file(f"{folder}/b"),
-            storage.exists(f"{folder}/c/d"),
-            [(file.name, file.size) for file in list_files(folder)],
+            storage.exists(f"{folder}/c=1/d"),
+            [(file.name, file.size) for file in find_files([folder], "csv").files],
         )
 
     s3.pipe_file(f"{folder}/a", b"1")
     before = (["a"], {"a": 1}, False, False, False, [("a", 1)])
     assert seen() == before
     s3.pipe_file(f"{folder}/b", b"22")
-    s3.pipe_file(f"{folder}/c/d", b"333")
-    files = [("a", 1), ("b", 2), ("c/d", 3)]
-    assert seen() == (["a", "b", "c"], {"a": 1, "b": 2}, True, True, True, files)
-    s3.rm([f"{folder}/b", f"{folder}/c/d"])
+    s3.pipe_file(f"{folder}/c=1/d", b"333")
+    files = [("a", 1), ("b", 2), ("c=1/d", 3)]
+    assert seen() == (["a", "b", "c=1"], {"a": 1, "b": 2}, True, True, True, files)
+    s3.rm([f"{folder}/b", f"{folder}/c=1/d"])
     assert seen() == before
 
 
@@ -336,7 +336,10 @@ def test_objects_that_stand_for_folders_are_no_files(
     for name in ("in", "in/day=1", "out", "out/_sparkinfer", "out/_sparkinfer/staging"):
         key = f"{config.output}".replace(f"s3://{BUCKET}/", "").replace("/out", f"/{name}/")
         s3.call_s3("put_object", Bucket=BUCKET, Key=key)
-    assert [file.name for file in list_files(str(config.input))] == ["in-0.parquet", "in-1.parquet"]
+    assert [file.name for file in find_files([str(config.input)]).files] == [
+        "in-0.parquet",
+        "in-1.parquet",
+    ]
     assert storage.names_in(str(config.output)) == ["_sparkinfer"]
     assert run(config)[0].rows == 80
     assert ids_of(config.output) == list(range(80))
@@ -353,7 +356,8 @@ def test_an_input_object_that_was_replaced_is_refused(
     with pytest.raises(Killed):
         run(config, before_chunk=die)
     content = (tmp_path / "in" / "in-1.parquet").read_bytes()
-    s3.pipe_file(f"{config.input}/in-1.parquet", content[:-1] + b"\0")
+    other = (tmp_path / "in" / "in-0.parquet").read_bytes()
+    s3.pipe_file(f"{config.input}/in-1.parquet", other)
     with pytest.raises(ResumeError, match="in-1.parquet changed"):
         run(config)
     s3.pipe_file(f"{config.input}/in-1.parquet", content)  # the same content has the same tag

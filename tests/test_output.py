@@ -63,8 +63,8 @@ def test_an_output_that_holds_the_input_is_refused(
     monkeypatch.chdir(tmp_path)
     output = Output("out")
     with pytest.raises(ConfigError, match="overlap; name another folder"):
-        output.refuse_overlap(source or str(tmp_path))
-    output.refuse_overlap("output.parquet")
+        output.refuse_overlap(["in", source or str(tmp_path)])
+    output.refuse_overlap(["output.parquet"])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

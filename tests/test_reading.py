@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkinfer.exceptions import JobError
+from sparkinfer.files import parquet
 from sparkinfer.rows import reading
 from sparkinfer.rows.reading import (
     READ_BYTES,
@@ -168,7 +169,7 @@ def test_a_row_group_is_not_read_whole_to_read_a_part_of_it(
 ) -> None:
     texts = [os.urandom(500).hex() for _ in range(20_000)]
     pq.write_table(pa.table({"id": range(20_000), "text": texts}), tmp_path / "a.parquet")
-    monkeypatch.setattr(reading, "BUFFER_BYTES", 1 << 16)
+    monkeypatch.setattr(parquet, "BUFFER_BYTES", 1 << 16)
     before = read_bytes_of_this_process()
     reader = ChunkReader(InputFolders(str(tmp_path)), SCHEMA)
     rows_of(reader, Piece("a.parquet", 0, 1, 1000, before=0, after=19_000))

@@ -18,6 +18,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.file_input import FileInput
 from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError, ResumeError
 from sparkinfer.jobs.committer import error_limit
 from sparkinfer.jobs.lease import LeaseLostError
@@ -26,9 +27,9 @@ from sparkinfer.plan import copies
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.rows import copying
-from sparkinfer.rows.copying import FileCopier
+from sparkinfer.rows.copying import Copy, FileCopier
 from tests.disk import Disk, Killed, ids_of
-from tests.made_up_engine import MadeUpEngine, MadeUpInput, add_file, run_made_up, write_input
+from tests.made_up_engine import MadeUpEngine, add_file, run_made_up, write_input
 
 
 @pytest.fixture
@@ -138,8 +139,12 @@ def test_a_copy_with_too_few_rows_is_refused(
 ) -> None:
     monkeypatch.setattr(copies, "DECODING_SHARE", 0.0)
     monkeypatch.setattr(copying, "GROUPS_PER_FILE", 2)
-    whole = FileCopier.copy
-    monkeypatch.setattr(FileCopier, "copy", lambda self, name: whole(self, name)[1:])
+    whole = FileCopier.__call__
+
+    def without_the_first(self: FileCopier, name: str) -> Copy:
+        return replace(made := whole(self, name), names=made.names[1:])
+
+    monkeypatch.setattr(FileCopier, "__call__", without_the_first)
     with pytest.raises(JobError, match="in-0.parquet' has 200000 rows and its copy 191808"):
         run(one_row_group)
 
@@ -457,13 +462,13 @@ def test_a_column_of_another_type_is_refused(
 ) -> None:
     with pytest.raises(Killed):
         run(config, before_chunk=kill_before(1))
-    opened = MadeUpInput.open
+    opened = FileInput.open
 
     def other(self: Any) -> Any:
         table = opened(self)
         return replace(table, schema=table.schema.set(0, pa.field("id", pa.int32())))
 
-    monkeypatch.setattr(MadeUpInput, "open", other)
+    monkeypatch.setattr(FileInput, "open", other)
     with pytest.raises(ResumeError, match="columns was .*'int64'.*, is .*'int32'"):
         run(config)
 
@@ -496,11 +501,9 @@ def test_a_file_that_no_record_names_is_gone_in_the_end(config: ScoringConfig) -
     assert ids_of(config.output) == list(range(80))
 
 
-def test_patterns_are_refused_and_not_taken_for_an_empty_input(
-    config: ScoringConfig, source: Path
-) -> None:
-    with pytest.raises(InputError, match="neither a file nor a folder.*patterns"):
-        run(config.replace(input=f"{source}/*.parquet"))
+def test_a_pattern_that_matches_nothing_is_refused(config: ScoringConfig, source: Path) -> None:
+    with pytest.raises(InputError, match="does not exist; give a file, a folder, a pattern"):
+        run(config.replace(input=f"{source}/*.csv"))
     assert not Path(str(config.output)).exists()
 
 

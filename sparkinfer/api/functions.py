@@ -10,9 +10,10 @@ from sparkinfer.engines import find_engine, make_engine, make_source
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import Display, run_job
-from sparkinfer.plan.inputs import looks_like_table
+from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.reading import InputFolders
+from sparkinfer.storage import absolute
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -111,6 +112,7 @@ def open_prelude(
                 f"engine={config.engine!r} with df: a DataFrame is read by Spark; use "
                 "engine='pandas_udf' or 'horovod'"
             )
+        config = qualified(config, None)
         return Prelude(config, make_source(config, None), make_engine(config, None))
     from sparkinfer.spark.session import start_session
 
@@ -119,13 +121,16 @@ def open_prelude(
     return Prelude(config, make_source(config, spark, df), make_engine(config, spark))
 
 
-def qualified(config: ScoringConfig, spark: SparkSession) -> ScoringConfig:
-    """Returns the configuration with its paths resolved by this session's file systems."""
-    from sparkinfer.spark.session import qualify
+def qualified(config: ScoringConfig, spark: SparkSession | None) -> ScoringConfig:
+    """Returns the configuration with its paths as all processes of the job understand them."""
 
-    paths: dict[str, str] = {}
+    def qualify(path: str) -> str:
+        if spark is None or path.startswith("~"):
+            return absolute(path)
+        from sparkinfer.spark.session import qualify as as_spark_resolves
+
+        return absolute(as_spark_resolves(spark, path))
+
     if config.output is not None:
-        paths["output"] = qualify(spark, config.output)
-    if config.input is not None and not looks_like_table(config.input):
-        paths["input"] = qualify(spark, config.input)
-    return config.replace(**paths)
+        config = config.replace(output=qualify(config.output))
+    return qualified_input(config, qualify)

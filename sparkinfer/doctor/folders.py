@@ -32,8 +32,8 @@ def check_output(case: Case) -> Outcome:
         return Outcome("skipped", "no output was given", "give --output to check it")
     folder = Output(output)
     folder.check(case.config.overwrite)
-    if case.table is not None and case.table.path is not None:
-        folder.refuse_overlap(case.table.path)
+    if case.table is not None and case.table.files is not None:
+        folder.refuse_overlap(case.table.files.paths)
     nearest = _nearest_folder(output)
     blind = _try_to_write(case, nearest)
     if not blind:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.plan.inputs import spark_kind
 from sparkinfer.plan.ports import Engine, InputSource
 
 if TYPE_CHECKING:
@@ -58,10 +60,14 @@ def make_source(
     config: ScoringConfig, spark: SparkSession | None, df: DataFrame | None = None
 ) -> InputSource:
     """Returns what reads the configured input, or a DataFrame, for the configured engine."""
-    if spark is None:
-        from sparkinfer.engines.file_input import FileInput
+    from sparkinfer.engines.file_input import FileInput
 
+    if spark is None:
         return FileInput(config)
+    if df is None and spark_kind(config) is None:
+        from sparkinfer.spark.each_file import on_each_file
+
+        return FileInput(config, partial(on_each_file, spark))
     from sparkinfer.engines.spark_input import SparkInput
 
     return SparkInput(config, spark, df)

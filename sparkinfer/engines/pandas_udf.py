@@ -23,6 +23,7 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask
 from sparkinfer.plan.progress import SCORE, Progress
 from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.spark.settings import PLAIN_TIMES, settings
 from sparkinfer.workers.slot import WorkerSlot
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class PandasUdfEngine:
         server = self._workers.listen(progress)
         chunks = SparkChunks(self._spark, plan, server.address if server else None)
         try:
-            with closing(JobThreads(self._spark)) as threads:
+            with settings(self._spark, PLAIN_TIMES), closing(JobThreads(self._spark)) as threads:
                 _Scoring(chunks, ledger, threads, plan.workers.count).run(tasks)
         finally:
             if server is not None:

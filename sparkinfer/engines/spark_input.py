@@ -1,30 +1,34 @@
-"""An input that Spark reads: files, a table, a DataFrame."""
+"""An input that Spark reads: a table, a view, a query, a DataFrame."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-import pyarrow as pa
+from pyspark.sql import functions as F
+from pyspark.sql.types import NullType
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
-from sparkinfer.plan.inputs import input_format
+from sparkinfer.files.listing import InputFile
+from sparkinfer.plan.inputs import spark_kind
 from sparkinfer.plan.ports import InputTable
-from sparkinfer.rows.copying import FileCopier
-from sparkinfer.spark.copies import copy_by_tasks
 from sparkinfer.spark.errors import explain
-from sparkinfer.spark.tables import arrow_field, read_files, read_table
+from sparkinfer.spark.settings import PLAIN_TIMES, settings
+from sparkinfer.spark.tables import arrow_schema, quoted, read_table
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import StructField
+
+T = TypeVar("T")
 
 COPIED_GROUP_BYTES = 8 << 20
 """Size of a row group in a copied input: rows are read from their row group's start."""
 
 
 class SparkInput:
-    """The configured input, or a DataFrame in its place; see `InputSource`.
+    """The configured table or query, or a DataFrame in its place; see `InputSource`.
 
     Args:
         config: names the input.
@@ -42,33 +46,36 @@ class SparkInput:
 
     def open(self) -> InputTable:
         """Returns what the input holds."""
-        if self._df is None:
-            self._kind = input_format(self._config)
-            self._df = read_table(self._spark, self._kind, str(self._config.input))
-        fields, foreign = [], {}
-        for column in self._df.schema:
-            try:
-                fields.append(arrow_field(column))
-            except Exception:  # Arrow has no such type; the class of pyspark's error varies
-                foreign[column.name] = column.dataType.simpleString()
-        is_files = self._kind in ("parquet", "csv", "json")
-        path = str(self._config.input) if is_files else None
-        return InputTable(tuple(self._df.columns), self._kind, path, pa.schema(fields), foreign)
+        df = self._opened()
+        schema, refused = arrow_schema(df.schema)
+        return InputTable(tuple(df.columns), self._kind, schema, refused)
 
-    def copy(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
-        """Copies the input, or some of its files, to a folder of Parquet files."""
-        if self._df is None:
-            self.open()
-        assert self._df is not None  # set by open
-        df = self._df
-        if paths:
-            df = read_files(self._spark, self._kind, df.schema, paths, str(self._config.input))
+    def files(self) -> tuple[InputFile, ...]:
+        """Returns none; see `InputSource`."""
+        return ()
+
+    def copy(self, folder: str, rows_per_file: int, columns: Sequence[str]) -> None:
+        """Copies some columns of the input to a folder of Parquet files."""
+        df = self._opened().select([quoted(name) for name in columns])
         try:
-            writer = df.write.option("maxRecordsPerFile", rows_per_file)
-            writer.option("parquet.block.size", COPIED_GROUP_BYTES).parquet(folder)
+            with settings(self._spark, PLAIN_TIMES):
+                writer = df.write.option("maxRecordsPerFile", rows_per_file)
+                writer.option("parquet.block.size", COPIED_GROUP_BYTES).parquet(folder)
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"copying the input to {folder!r} failed: {explain(error)}") from error
 
-    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> dict[str, list[str]]:
-        """Copies Parquet files, each in a Spark task; see `InputSource`."""
-        return copy_by_tasks(self._spark, copier, names)
+    def on_each_file(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
+        """Not called: there are no files; see `InputSource`."""
+        raise AssertionError("what Spark reads has no files")
+
+    def _opened(self) -> DataFrame:
+        if self._df is None:
+            self._kind = spark_kind(self._config) or "table"
+            self._df = read_table(self._spark, self._kind, str(self._config.input))
+        return self._df.select(*map(_without_void, self._df.schema))
+
+
+def _without_void(field: StructField) -> Column:
+    """Returns a column; one of nothing but nulls as strings, for Parquet has no such type."""
+    column = F.col(quoted(field.name))
+    return column.cast("string").alias(field.name) if field.dataType == NullType() else column

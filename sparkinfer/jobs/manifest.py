@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparkinfer.exceptions import ResumeError
+from sparkinfer.files.listing import InputFile
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.plan.snapshot import InputFile, differences
+from sparkinfer.plan.snapshot import differences
 from sparkinfer.rows.reading import Piece
 from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_text, replace_text
 

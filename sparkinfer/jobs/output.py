@@ -119,13 +119,14 @@ class Output:
                 "from; give --overwrite to replace it, or name another folder"
             )
 
-    def refuse_overlap(self, source: str) -> None:
-        """Raises ConfigError if the output is the input, contains it or lies in it."""
-        output, read = (_comparable(path) + "/" for path in (self._path, source))
-        if output.startswith(read) or read.startswith(output):
-            raise ConfigError(
-                f"output={self._path!r} and input={source!r} overlap; name another folder"
-            )
+    def refuse_overlap(self, sources: Sequence[str]) -> None:
+        """Raises ConfigError if the output is one of the inputs, contains it or lies in it."""
+        for source in sources:
+            output, read = (_comparable(path) + "/" for path in (self._path, source))
+            if output.startswith(read) or read.startswith(output):
+                raise ConfigError(
+                    f"output={self._path!r} and input={source!r} overlap; name another folder"
+                )
 
     def prepare(self) -> None:
         """Creates the work folder.

@@ -13,13 +13,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from sparkinfer import __version__
+from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import (
     ConfigError,
+    InputError,
     JobError,
     RowConservationError,
     SparkInferError,
-    UsageError,
 )
+from sparkinfer.files.listing import InputFile
 from sparkinfer.jobs.committer import (
     Committer,
     error_limit,
@@ -44,7 +46,6 @@ from sparkinfer.plan.inputs import type_name
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
-from sparkinfer.plan.snapshot import InputFile
 from sparkinfer.redaction import without_secrets
 from sparkinfer.storage import SUCCESS_FILE
 from sparkinfer.workers.statistics import ScoringStatistics
@@ -73,11 +74,11 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     prelude.check()
     output = Output(config.output)
     output.check(config.overwrite)
-    columns, path = prelude.asked_columns, prelude.table.path
+    columns, files = prelude.asked_columns, prelude.table.files
     if config.retry_errors:
         refuse_without_text(columns)
-    if path is not None:
-        output.refuse_overlap(path)
+    if files is not None:
+        output.refuse_overlap(files.paths)
     elif config.incremental:
         raise ConfigError(
             f"incremental=true with {config.input or 'df'!r}, a {prelude.table.input_format}: new "
@@ -318,8 +319,8 @@ def _job_errors() -> Iterator[None]:
     """Turns whatever is raised after the start into a JobError."""
     try:
         yield
-    except UsageError as error:  # found while the input was read, after the start
-        raise JobError(error.message) from error
+    except InputError:  # found while the input was copied or cut: nothing has been scored
+        raise
     except SparkInferError as error:
         if isinstance(error, JobError):
             raise
@@ -344,7 +345,7 @@ def _settings(prelude: Prelude) -> dict[str, Any]:
     carried = config.carry_cols
     columns = prelude.asked_columns.carried
     return {
-        "input": without_secrets(str(config.input)),
+        "input": _shown_input(config),
         "input_col": config.input_col,
         "label_col": config.label_col,
         "carry_cols": None if carried is None else list(carried),
@@ -353,6 +354,12 @@ def _settings(prelude: Prelude) -> dict[str, Any]:
         "metrics": list(config.metrics),
         **prelude.resolved.settings(),
     }
+
+
+def _shown_input(config: ScoringConfig) -> str | list[str]:
+    if isinstance(config.input, tuple):
+        return [without_secrets(path) for path in config.input]
+    return without_secrets(str(config.input))
 
 
 def _added(manifest: Manifest, files: Sequence[InputFile]) -> list[InputFile]:

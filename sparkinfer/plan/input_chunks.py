@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from sparkinfer.exceptions import RowConservationError
+from sparkinfer.files.listing import InputFile
 from sparkinfer.plan.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, RowGroups, cut_chunks
 from sparkinfer.plan.copies import should_copy
 from sparkinfer.plan.prelude import Prelude
-from sparkinfer.plan.snapshot import InputFile, input_root, list_files, read_row_groups
-from sparkinfer.rows.copying import FileCopier
+from sparkinfer.plan.snapshot import read_row_groups
+from sparkinfer.rows.copying import Copy, FileCopier, ParquetRows
+from sparkinfer.rows.nanoseconds import CutCounter
 from sparkinfer.rows.reading import COPIES, InputFolders
-from sparkinfer.storage import join
+from sparkinfer.storage import join, names_in
 
 NO_LIMIT = 1 << 62
+
+logger = logging.getLogger(__name__)
 
 
 class InputChunks:
@@ -32,14 +37,13 @@ class InputChunks:
     def __init__(self, prelude: Prelude, copies: str) -> None:
         self._prelude = prelude
         self._copies = copies
-        self._path = prelude.table.path
-        self._root = input_root(self._path) if self._path is not None else ""
-        self._is_parquet = prelude.table.input_format == "parquet"
-        self.folders = InputFolders(self._root if self._is_parquet else copies, copies=copies)
+        files = prelude.table.files
+        self._root = files.root if files is not None else copies
+        self.folders = InputFolders(self._root, copies=copies)
 
     def files(self) -> tuple[InputFile, ...]:
         """Returns the current files of the input; none for a table or a DataFrame."""
-        return list_files(self._path) if self._path is not None else ()
+        return self._prelude.source.files()
 
     @property
     def limits(self) -> ChunkLimits:
@@ -63,24 +67,56 @@ class InputChunks:
             JobError: a copy could not be made, or its row count differs.
         """
         names = [file.name for file in files]
-        if self._is_parquet:
+        if self._prelude.table.files is None:
+            row_groups = self._row_groups(self._copy_table())
+        elif self._prelude.table.input_format == "parquet":
+            self._tell_of_nanoseconds(names)
             row_groups = self._copy_large(self._row_groups(names))
         else:
-            row_groups = self._row_groups(self._copy_all(names))
+            copied = self._copy_files(names)
+            row_groups = self._row_groups([copy for name in names for copy in copied[name]])
         read = tuple(file.path for file in row_groups)
         return read, cut_chunks(row_groups, self.limits, first_number)
 
-    def _copy_all(self, names: Sequence[str]) -> list[str]:
-        """Returns the names of the Parquet copies of an input's files, or of a table."""
+    def _copy_table(self) -> list[str]:
+        """Returns the names of the Parquet files that now hold what Spark reads."""
         attempt = uuid.uuid4().hex
         folder = join(self._copies, attempt)
-        paths = [join(self._root, name) for name in names]
-        self._prelude.source.copy(folder, self.limits.rows, paths)
-        return [f"{attempt}/{file.name}" for file in list_files(folder)]
+        columns = self._prelude.columns.read.names
+        self._prelude.source.copy(folder, self.limits.rows, columns)
+        names = [name for name in names_in(folder) if not name.startswith(("_", "."))]
+        return [f"{attempt}/{name}" for name in names]
+
+    def _copy_files(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Copies some files and returns the names of each one's copies."""
+        attempt = uuid.uuid4().hex
+        rows = self._prelude.table.rows or ParquetRows()
+        columns = self._prelude.columns.read
+        copier = FileCopier(self._root, join(self._copies, attempt), columns, rows)
+        copied: list[Copy] = self._prelude.source.on_each_file(copier, names)
+        for name, copy in zip(names, copied, strict=True):
+            for remark in copy.remarks:
+                logger.warning("input file %r: %s", join(self._root, name), remark)
+        return {
+            name: [f"{COPIES}{attempt}/{made}" for made in copy.names]
+            for name, copy in zip(names, copied, strict=True)
+        }
 
     def _row_groups(self, names: Sequence[str]) -> list[RowGroups]:
         columns = self._prelude.columns
         return read_row_groups(self.folders, names, columns.inputs.names, columns.read.names)
+
+    def _tell_of_nanoseconds(self, names: Sequence[str]) -> None:
+        """Says how many timestamps are cut to microseconds."""
+        read = set(self._prelude.columns.read.names)
+        columns = tuple(name for name in self._prelude.table.nanoseconds if name in read)
+        if not columns:
+            return
+        counts = self._prelude.source.on_each_file(CutCounter(self._root, columns), names)
+        for column in columns:
+            cut = sum(count[column] for count in counts)
+            if cut:
+                logger.warning("column %r: %d timestamps are cut to microseconds", column, cut)
 
     def _copy_large(self, files: Sequence[RowGroups]) -> list[RowGroups]:
         """Returns the files to read: copies where a file's row groups are too large."""
@@ -88,15 +124,7 @@ class InputChunks:
         large = [file.path for file in files if should_copy(file, self.limits, kind)]
         if not large:
             return list(files)
-        attempt = uuid.uuid4().hex
-        columns = tuple(self._prelude.columns.read.names)
-        copier = FileCopier(self._root, join(self._copies, attempt), columns)
-        copied = self._prelude.source.copy_files(copier, large)
-        names = {
-            name: [f"{COPIES}{attempt}/{copy}" for copy in copies]
-            for name, copies in copied.items()
-        }
-        return self._in_place_of(files, names)
+        return self._in_place_of(files, self._copy_files(large))
 
     def _in_place_of(
         self, files: Sequence[RowGroups], copies: Mapping[str, Sequence[str]]

@@ -1,64 +1,63 @@
-"""How an input is stored, judged by its name, and what its columns must be."""
+"""Whether an input is files or something that Spark reads, and what its columns must be."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
+from sparkinfer.files.formats import format_of
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
-from sparkinfer.storage import exists, is_file, names_in
+from sparkinfer.storage import exists
 
-SUFFIXES = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json.gz": "json",
-    ".jsonl.gz": "json",
-}
+_PART = r"(`([^`]|``)+`|[\w-]+)"
+_TABLE_NAME = re.compile(rf"{_PART}(\.{_PART}){{0,2}}")
+_QUERY = re.compile(r"(select|with)\s", re.IGNORECASE)
 
-_TABLE_NAME = re.compile(r"\w+(\.\w+){0,2}")
+TABLE, QUERY = "table", "query"
 
 
-def input_format(config: ScoringConfig) -> str:
-    """Returns `parquet`, `csv`, `json` or `table` for the configured input.
+def spark_kind(config: ScoringConfig) -> str | None:
+    """Returns `table` or `query` if the configured input is one, None if it is files.
 
     Raises:
-        InputError: there is nothing at the path, or the format cannot be told from file names.
+        ConfigError: no input is configured.
     """
-    path = config.input
-    if path is None:
+    given = config.input
+    if not given:
         raise ConfigError("option 'input' is required; give --input PATH|TABLE or input=...")
-    if config.input_format != "auto":
+    if config.input_format in (TABLE, QUERY):
         return config.input_format
-    if not exists(path):
-        if looks_like_table(path) and config.engine != "local":
-            return "table"
-        raise InputError(f"input {path!r} does not exist; give a file, a folder or a table name")
-    names = [path] if is_file(path) else _data_names(path)
-    found = {kind for name in names for kind in [_format_of(name)] if kind}
-    if len(found) != 1:
-        what = "no known kind of file" if not found else f"files of kinds {sorted(found)}"
-        raise InputError(
-            f"input {path!r} holds {what}; expected Parquet, CSV or JSON lines, or say which with "
-            "--input-format"
-        )
-    return found.pop()
+    if config.input_format != "auto" or not isinstance(given, str) or config.engine == "local":
+        return None
+    if _QUERY.match(given):
+        return QUERY
+    return TABLE if looks_like_table(given) and not exists(given) else None
 
 
 def looks_like_table(name: str) -> bool:
     """Returns whether this may be a table name: `table`, `schema.table` or three parts."""
-    return _TABLE_NAME.fullmatch(name) is not None and _format_of(name) is None
+    return _TABLE_NAME.fullmatch(name) is not None and format_of(name) is None
+
+
+def qualified_input(config: ScoringConfig, qualify: Callable[[str], str]) -> ScoringConfig:
+    """Returns the configuration with the paths of its input as all processes understand them.
+
+    Args:
+        config: whose input may be a table, too.
+        qualify: returns a path as the job's file systems name it.
+    """
+    if not config.input or spark_kind(config) is not None:
+        return config
+    if isinstance(config.input, str):
+        return config.replace(input=qualify(config.input))
+    return config.replace(input=tuple(map(qualify, config.input)))
 
 
 def choose_columns(config: ScoringConfig, table: InputTable, processor: ProcessorSpec) -> Columns:
@@ -83,10 +82,10 @@ def choose_columns(config: ScoringConfig, table: InputTable, processor: Processo
         for name in names:
             _refuse_unknown(option, name, table.columns)
     for name in dict.fromkeys([*carried, *processor.inputs]):
-        if name in table.foreign:
+        if name in table.refused:
             raise InputError(
-                f"column {name!r} has type {table.foreign[name]}, which cannot be carried; leave "
-                "it out with --carry-cols, or cast it"
+                f"column {name!r} {table.refused[name]}; leave it out with --carry-cols, or cast "
+                "it before"
             )
     for name in processor.inputs:
         _check_type("input_col", table.schema.field(name), _TEXT, "string")
@@ -143,22 +142,6 @@ def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
             f"input column(s) {', '.join(clash)} would be overwritten by the scored columns; give "
             "--set output_prefix=scored_ or leave them out of carry_cols"
         )
-
-
-def _data_names(path: str) -> list[str]:
-    """Returns names of files in a folder, or in the first of its `key=value` folders."""
-    names = [name for name in names_in(path) if not name.startswith(("_", "."))]
-    partitioned = next((name for name in names if "=" in name), None)
-    while partitioned is not None and not any(_format_of(name) for name in names):
-        path = f"{path.rstrip('/')}/{partitioned}"
-        names = [name for name in names_in(path) if not name.startswith(("_", "."))]
-        partitioned = next((name for name in names if "=" in name), None)
-    return names
-
-
-def _format_of(name: str) -> str | None:
-    lowered = name.lower()
-    return next((kind for suffix, kind in SUFFIXES.items() if lowered.endswith(suffix)), None)
 
 
 def _nearest(name: str, columns: Sequence[str]) -> str:

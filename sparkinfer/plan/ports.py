@@ -13,10 +13,11 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
+from sparkinfer.files.listing import FoundFiles, InputFile
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.progress import Progress
-from sparkinfer.rows.copying import FileCopier
+from sparkinfer.rows.copying import FileRows
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.workers.slot import WorkerSlot
 
@@ -29,17 +30,21 @@ class InputTable:
 
     Attributes:
         columns: names, in order.
-        input_format: `parquet`, `csv`, `json`, `table` or `DataFrame`.
-        path: where its files are; None for a table or a DataFrame.
-        schema: the columns that Arrow has a type for.
-        foreign: the type of each other column, by column name.
+        input_format: `parquet`, `csv`, `json`, `table`, `query` or `DataFrame`.
+        schema: the columns that can be read, with the types that they have in the run.
+        refused: why each other column cannot, as a phrase that follows its name.
+        files: where the rows are; None for what Spark reads.
+        rows: reads the rows of one of the files.
+        nanoseconds: columns with timestamps that are finer than the run's in some file.
     """
 
     columns: tuple[str, ...]
     input_format: str
-    path: str | None
     schema: pa.Schema
-    foreign: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    files: FoundFiles | None = None
+    rows: FileRows | None = None
+    nanoseconds: tuple[str, ...] = ()
 
 
 class InputSource(Protocol):
@@ -52,23 +57,31 @@ class InputSource(Protocol):
             InputError: it is missing or unreadable.
         """
 
-    def copy(self, folder: str, rows_per_file: int, paths: Sequence[str]) -> None:
-        """Copies an input that is not Parquet to a folder of Parquet files.
+    def files(self) -> tuple[InputFile, ...]:
+        """Returns the input's files as they are now; none for what Spark reads."""
+
+    def copy(self, folder: str, rows_per_file: int, columns: Sequence[str]) -> None:
+        """Copies what Spark reads to a folder of Parquet files.
 
         Args:
             folder: where to write them.
             rows_per_file: maximum rows of a file.
-            paths: of the input's files to copy; none for a table.
+            columns: to copy.
 
         Raises:
             JobError: the input could not be read or the copy not written.
         """
 
-    def copy_files(self, copier: FileCopier, names: Sequence[str]) -> Mapping[str, list[str]]:
-        """Copies Parquet files, several in parallel, and returns the names of each one's copies.
+    def on_each_file(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
+        """Calls a function with each name of a file, several in parallel, and returns the results.
+
+        Args:
+            act: picklable, as are its results; it may run more than once for a name.
+            names: of the input's files.
 
         Raises:
-            JobError: a file could not be read or a copy not written.
+            SparkInferError: raised by the function.
+            JobError: a task failed.
         """
 
 

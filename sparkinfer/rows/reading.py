@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sparkinfer.exceptions import JobError
-from sparkinfer.storage import file_system, join
+from sparkinfer.files.conform import conform
+from sparkinfer.files.parquet import open_parquet
+from sparkinfer.files.partitions import partition_values
+from sparkinfer.files.schema import match_names
+from sparkinfer.storage import join
 
 READ_ROWS, READ_BYTES = 4096, 16 << 20
 """Maximum of a batch; a larger row is a batch of its own."""
-
-BUFFER_BYTES = 4 << 20
-"""Read ahead per column. Without a bound, Arrow reads the whole columns of a row group; a small
-one would mean many requests for few bytes on an object store."""
-
-NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 COPIES = "_copies/"
 """Prefix of the names of files that are read from a copy. No input file has such a name, since
@@ -128,7 +123,7 @@ class ChunkReader:
                 )
 
     def _read_piece(self, path: str, piece: Piece) -> Iterator[pa.RecordBatch]:
-        folders = self._partition_values(piece.path)
+        folders = self._folder_values(piece.path)
         with open_parquet(path) as file:
             _refuse_other_rows(file, path, piece)
             found = match_names(self.schema.names, file.schema_arrow.names)
@@ -153,35 +148,16 @@ class ChunkReader:
     ) -> pa.Array:
         if field.name in folders:
             value = pa.scalar(folders[field.name], pa.string())
-            return _cast(pa.repeat(value, batch.num_rows), field)
+            return _conform(pa.repeat(value, batch.num_rows), field)
         if name is None:
             return pa.nulls(batch.num_rows, field.type)
-        column = batch.column(batch.schema.get_field_index(name))
-        # Spark has microseconds and truncates what is finer, as does a cast that may lose it.
-        return _cast(column, field, safe=not pa.types.is_timestamp(field.type))
+        return _conform(batch.column(batch.schema.get_field_index(name)), field)
 
-    def _partition_values(self, path: str) -> dict[str, str | None]:
-        """Returns the values of the columns that are in the path and not in the file."""
-        pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-        values = {unquote(key): unquote(value) for key, value in pairs}
+    def _folder_values(self, name: str) -> dict[str, str | None]:
+        """Returns the values of the columns that are in a file's name and not in the file."""
+        values = partition_values(name)
         names = match_names(self.schema.names, list(values))
-        return {
-            name: None if values[key] == NULL_PARTITION else values[key]
-            for name, key in names.items()
-        }
-
-
-@contextmanager
-def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file so that its row groups can be read in parts."""
-    fs, name = file_system(path)
-    with fs.open(name, "rb") as handle:
-        yield pq.ParquetFile(
-            handle,
-            coerce_int96_timestamp_unit="us",
-            buffer_size=BUFFER_BYTES,
-            pre_buffer=False,  # the default of later versions, which reads row groups whole
-        )
+        return {column: values[key] for column, key in names.items()}
 
 
 def read_batches(
@@ -271,9 +247,9 @@ def _refuse_other_rows(file: pq.ParquetFile, path: str, piece: Piece) -> None:
         )
 
 
-def _cast(column: pa.Array, field: pa.Field, safe: bool = True) -> pa.Array:
+def _conform(column: pa.Array, field: pa.Field) -> pa.Array:
     try:
-        return pc.cast(column, field.type, safe=safe)
+        return conform(column, field.type)
     except pa.ArrowException as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise JobError(
@@ -298,14 +274,3 @@ def cut_rows(
         start += batch.num_rows
         if start >= last:
             return
-
-
-def match_names(wanted: Iterable[str], present: list[str]) -> dict[str, str]:
-    """Maps each wanted name to the present one; as in Spark, case does not matter."""
-    lowered = {name.lower(): name for name in reversed(present)}
-    exact = set(present)
-    return {
-        name: name if name in exact else lowered[name.lower()]
-        for name in wanted
-        if name in exact or name.lower() in lowered
-    }

@@ -16,6 +16,10 @@ from sparkinfer.storage import file_system, join
 
 T = TypeVar("T")
 
+_PLAIN_DAYS = {b"org.apache.spark.version": b"3.5.0"}
+"""By this note Spark knows that days before 1582 in a file are as they should be. It refuses to
+read them in files without it."""
+
 
 class CarriedRows:
     """Rows that wait for their scores; both come in the same order.
@@ -95,7 +99,8 @@ class ScoredWriter:
         schema = self._columns.output
         fs, path = file_system(join(self._folder, name))
         taker = TallyTaker(self._measure)
-        with fs.open(path, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
+        noted = schema.with_metadata({**_PLAIN_DAYS, **(schema.metadata or {})})
+        with fs.open(path, "wb") as handle, pq.ParquetWriter(handle, noted) as writer:
             for table in tables:
                 writer.write_table(table.cast(schema))
                 taker.add(table)

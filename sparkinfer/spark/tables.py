@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,50 +16,32 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructField, StructType
 
-CSV_OPTIONS = {"header": "true", "multiLine": "true", "escape": '"', "nullValue": "\x00"}
-"""RFC 4180: a header line, line breaks within quotes, doubled quotes. All columns are strings.
-
-An empty field is null and "" is an empty string: Spark distinguishes them only if its null value is
-not the empty string.
-"""
+_UNQUOTED = re.compile(r"[\w-]+")
+_PARTS = re.compile(r"`(?:[^`]|``)+`|[^.`]+")
 
 
-def read_table(spark: SparkSession, kind: str, path: str) -> DataFrame:
-    """Returns the input as a lazy DataFrame.
+def read_table(spark: SparkSession, kind: str, name: str) -> DataFrame:
+    """Returns a table, a view or a query as a lazy DataFrame.
 
     Args:
         spark: the session.
-        kind: `table`, `parquet`, `csv` or `json`.
-        path: of the files, or the table's name.
+        kind: `table` or `query`.
+        name: of the table or view, or the query. A part of a name that holds other characters than
+            letters, digits, `_` and `-` stands in backticks, as in Spark.
 
     Raises:
         InputError: Spark cannot read it.
     """
     try:
-        if kind == "table":
-            return spark.read.table(path)
-        reader = spark.read.options(**CSV_OPTIONS) if kind == "csv" else spark.read
-        return reader.format(kind).load(path)
+        if kind == "query":
+            return spark.sql(name)
+        return spark.read.table(".".join(map(_quoted_part, _PARTS.findall(name))))
     except Exception as error:  # py4j's and Spark's errors have no common root
-        raise InputError(f"input {path!r} cannot be read as {kind}: {explain(error)}") from error
+        raise InputError(f"input {name!r} cannot be read as a {kind}: {explain(error)}") from error
 
 
-def read_files(
-    spark: SparkSession, kind: str, schema: StructType, paths: Sequence[str], root: str
-) -> DataFrame:
-    """Returns some files of an input as a lazy DataFrame.
-
-    Args:
-        spark: the session.
-        kind: `csv` or `json`.
-        schema: of the whole input, including columns that are in the paths.
-        paths: of the files.
-        root: the input.
-    """
-    reader = spark.read.options(**CSV_OPTIONS) if kind == "csv" else spark.read
-    if list(paths) != [root]:
-        reader = reader.option("basePath", root)
-    return reader.schema(schema).format(kind).load([literal_path(path) for path in paths])
+def _quoted_part(part: str) -> str:
+    return quoted(part) if _UNQUOTED.fullmatch(part) else part
 
 
 def literal_path(path: str) -> str:
@@ -80,8 +61,7 @@ SPARK_TYPE = b"sparkinfer.spark_type"
 def spark_schema(schema: pa.Schema) -> StructType:
     """Returns columns as Spark has them: by the type that `arrow_field` noted, else by Arrow's.
 
-    Not every type survives the way to Arrow and back: a vector of Spark ML is a struct there, and
-    Spark 3.5 takes a timestamp without a time zone for one with.
+    Not every type survives the way to Arrow and back: a vector of Spark ML is a struct there.
     """
     from pyspark.sql.pandas.types import from_arrow_schema
     from pyspark.sql.types import StructField, StructType
@@ -92,8 +72,24 @@ def spark_schema(schema: pa.Schema) -> StructType:
         if known is not None:
             fields.append(StructField.fromJson(json.loads(known)))
         else:
-            fields += from_arrow_schema(pa.schema([field])).fields
+            fields += from_arrow_schema(pa.schema([field]), prefer_timestamp_ntz=True).fields
     return StructType(fields)
+
+
+def arrow_schema(columns: StructType) -> tuple[pa.Schema, dict[str, str]]:
+    """Returns the columns that Arrow has a type for, and why each other one is not carried."""
+    fields, refused = [], {}
+    lowered = [name.lower() for name in columns.names]
+    for column in columns:
+        if lowered.count(column.name.lower()) > 1:
+            refused[column.name] = "is there twice: which of the two is meant is not clear"
+            continue
+        try:
+            fields.append(arrow_field(column))
+        except Exception:  # Arrow has no such type; the class of pyspark's error varies
+            kind = column.dataType.simpleString()
+            refused[column.name] = f"has type {kind}, which Arrow does not have"
+    return pa.schema(fields), refused
 
 
 def arrow_field(field: StructField) -> pa.Field:

@@ -33,6 +33,7 @@ from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.accelerators import count_slots, is_classic, why_slots_are_unknown
 from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.spark.settings import PLAIN_TIMES, settings
 from sparkinfer.spark.tables import spark_schema
 from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
@@ -133,7 +134,7 @@ class HorovodEngine:
         self, plan: Plan, task: ChunkTask, ledger: ChunkLedger, address: ProgressAddress | None
     ) -> None:
         chunks = SparkChunks(self._spark, plan, address)
-        with closing(JobThreads(self._spark)) as threads:
+        with settings(self._spark, PLAIN_TIMES), closing(JobThreads(self._spark)) as threads:
             ledger.commit(threads.submit(chunks.isolate, task).result())
 
     def _prepare(self, plan: Plan, tasks: Sequence[ChunkTask]) -> dict[int, list[str]]:
