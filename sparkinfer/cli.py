@@ -254,7 +254,12 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         "--incremental",
         action="store_true",
         default=None,
-        help="score only the input files that are new since the last run on this output",
+        help="score only the files, or rows of a table, that are new since the last run",
+    )
+    add(
+        "--incremental-col",
+        metavar="COLUMN",
+        help="column of a table by which its new rows are known: it grows with each",
     )
     add(
         "--retry-errors",

@@ -189,7 +189,10 @@ class ScoringConfig(Options):
     """Rows with an error beyond which the run stops, a number or a share of the input such as `1%`;
     None: no limit."""
     incremental: bool = False
-    """Score only the input files that are new since the last run on this output."""
+    """Score only what is new in the input since the last run on this output: new files, or new rows
+    of a table."""
+    incremental_col: str | None = None
+    """Column of a table whose values grow with each new row, by which these are recognised."""
     retry_errors: bool = False
     """Rescore earlier runs' rows with an error, before scoring what is left."""
     carry_cols: tuple[str, ...] | None = None
@@ -327,6 +330,11 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
         raise ConfigError(
             "incremental=true with overwrite=true: one keeps what is there and the other replaces "
             "it; drop one of them"
+        )
+    if config.incremental_col is not None and not config.incremental:
+        raise ConfigError(
+            f"incremental_col={config.incremental_col!r} without incremental=true: the column "
+            "serves to find new rows; give both or neither"
         )
     if config.retry_errors and config.overwrite:
         raise ConfigError(

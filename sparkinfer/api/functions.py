@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 NOT_OF_SCORE = (
     *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
-    *("incremental", "retry_errors", "chunks", "horovod", "master", "spark_conf"),
+    *("incremental", "incremental_col", "retry_errors", "chunks", "csv", "horovod", "master"),
+    "spark_conf",
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 

@@ -33,7 +33,7 @@ def check_output(case: Case) -> Outcome:
     folder = Output(output)
     folder.check(case.config.overwrite)
     if case.table is not None and case.table.files is not None:
-        folder.refuse_overlap(case.table.files.paths)
+        folder.refuse_overlap(case.table.files.found.paths)
     nearest = _nearest_folder(output)
     blind = _try_to_write(case, nearest)
     if not blind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,18 +25,16 @@ from sparkinfer.storage import join
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
-
 
 class OnEachFile(Protocol):
-    """Calls a function with each name; see `InputSource.on_each_file`."""
+    """Calls a function with each name; see `FileAccess.on_each`."""
 
     def __call__(self, act: Callable[[str], T], names: Sequence[str], /) -> list[T]:
         """Returns the results in the order of the names."""
 
 
 def one_after_the_other(act: Callable[[str], T], names: Sequence[str], /) -> list[T]:
-    """Calls a function with each name, in this process; see `InputSource.on_each_file`."""
+    """Calls a function with each name, in this process; see `FileAccess.on_each`."""
     return [act(name) for name in names]
 
 
@@ -46,61 +43,30 @@ class FileInput:
 
     Args:
         config: names the paths.
-        on_each_file: calls a function with the name of each file, where there is room for it.
+        on_each: calls a function with the name of each file, where there is room for it.
     """
 
-    def __init__(
-        self, config: ScoringConfig, on_each_file: OnEachFile = one_after_the_other
-    ) -> None:
+    def __init__(self, config: ScoringConfig, on_each: OnEachFile = one_after_the_other) -> None:
         self._config = config
-        self._on_each_file = on_each_file
+        self._on_each = on_each
 
     def open(self) -> InputTable:
         """Returns what the files hold; all of a JSON file is read for it."""
-        found = self._find()
-        if found.left_out:
-            logger.warning(
-                "%d files in subfolders are not read, such as %r: only those named key=value are",
-                len(found.left_out),
-                join(found.root, found.left_out[0]),
-            )
+        found = _find(self._config)
         names = [file.name for file in found.files]
         schemas, rows = self._schemas(found, names)
         united = unite(
             names, schemas, lambda name, column: whole_number_bounds(join(found.root, name), column)
         )
         fine = {one.name.lower() for schema in schemas for one in schema if _has_nanoseconds(one)}
+        fine_names = tuple(name for name in united.schema.names if name.lower() in fine)
         return InputTable(
             columns=united.columns,
             input_format=found.kind,
             schema=united.schema,
             refused=united.refused,
-            files=found,
-            rows=rows,
-            nanoseconds=tuple(name for name in united.schema.names if name.lower() in fine),
-        )
-
-    def files(self) -> tuple[InputFile, ...]:
-        """Returns the files as they are now; see `InputSource`."""
-        return self._find().files
-
-    def copy(self, folder: str, rows_per_file: int, columns: Sequence[str]) -> None:
-        """Not called: files are read by Arrow; see `InputSource`."""
-        raise AssertionError("files are copied one by one")
-
-    def on_each_file(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
-        """Calls a function with each name; see `InputSource`."""
-        return self._on_each_file(act, names)
-
-    def _find(self) -> FoundFiles:
-        given = self._config.input
-        if self._config.input_format in ("table", "query"):
-            raise InputError(
-                f"input {given!r} is a {self._config.input_format}, which only Spark can read; use "
-                "--engine pandas_udf"
-            )
-        return find_files(
-            [given] if isinstance(given, str) else given or [], self._config.input_format
+            files=_Files(self._config, found, rows, fine_names, self._on_each),
+            notes=_notes(found),
         )
 
     def _schemas(self, found: FoundFiles, names: Sequence[str]) -> tuple[list[pa.Schema], FileRows]:
@@ -111,9 +77,47 @@ class FileInput:
         if found.kind == CSV:
             options = self._config.csv
             return _at_once(lambda path: CsvFile(path, options).schema(), paths), CsvRows(options)
-        shape = merged(self.on_each_file(_ShapeReader(found.root), names))
+        shape = merged(self._on_each(_ShapeReader(found.root), names))
         schema = pa.schema([pa.field(key, one.type()) for key, one in shape.fields.items()])
         return [schema] * len(names), JsonRows(schema)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of an open input; see `FileAccess`."""
+
+    config: ScoringConfig
+    found: FoundFiles
+    rows: FileRows
+    nanoseconds: tuple[str, ...]
+    call_on_each: OnEachFile
+
+    def now(self) -> tuple[InputFile, ...]:
+        """Returns the files as they are now; see `FileAccess`."""
+        return _find(self.config).files
+
+    def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
+        """Calls a function with each name; see `FileAccess`."""
+        return self.call_on_each(act, names)
+
+
+def _find(config: ScoringConfig) -> FoundFiles:
+    given = config.input
+    if config.input_format in ("table", "query"):
+        raise InputError(
+            f"input {given!r} is a {config.input_format}, which only Spark can read; use "
+            "--engine pandas_udf"
+        )
+    return find_files([given] if isinstance(given, str) else given or [], config.input_format)
+
+
+def _notes(found: FoundFiles) -> tuple[str, ...]:
+    if not found.left_out:
+        return ()
+    return (
+        f"{len(found.left_out)} files in subfolders are not read, such as "
+        f"{join(found.root, found.left_out[0])!r}: only subfolders named key=value are",
+    )
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 from pyspark.sql.types import NullType
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import JobError
-from sparkinfer.files.listing import InputFile
+from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.plan.inputs import spark_kind
 from sparkinfer.plan.ports import InputTable
+from sparkinfer.plan.table_state import Mark, TableState
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.settings import PLAIN_TIMES, settings
-from sparkinfer.spark.tables import arrow_schema, quoted, read_table
+from sparkinfer.spark.tables import arrow_schema, literal_path, quoted, quoted_table, read_table
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import StructField
 
-T = TypeVar("T")
-
 COPIED_GROUP_BYTES = 8 << 20
 """Size of a row group in a copied input: rows are read from their row group's start."""
+
+_MARKING = re.compile(r"(tiny|small|big)?int|float|double|decimal.*|date|timestamp.*|string")
 
 
 class SparkInput:
@@ -42,37 +43,115 @@ class SparkInput:
         self._config = config
         self._spark = spark
         self._df = df
-        self._kind = "DataFrame"
 
     def open(self) -> InputTable:
         """Returns what the input holds."""
-        df = self._opened()
+        kind, name = "DataFrame", None
+        df = self._df
+        if df is None:
+            kind, name = spark_kind(self._config) or "table", str(self._config.input)
+            df = read_table(self._spark, kind, name)
         schema, refused = arrow_schema(df.schema)
-        return InputTable(tuple(df.columns), self._kind, schema, refused)
+        table = _Table(self._spark, df, name if kind == "table" else None)
+        return InputTable(tuple(df.columns), kind, schema, refused, table=table)
 
-    def files(self) -> tuple[InputFile, ...]:
-        """Returns none; see `InputSource`."""
-        return ()
 
-    def copy(self, folder: str, rows_per_file: int, columns: Sequence[str]) -> None:
-        """Copies some columns of the input to a folder of Parquet files."""
-        df = self._opened().select([quoted(name) for name in columns])
+class _Table:
+    """What Spark reads; see `TableAccess`.
+
+    Args:
+        spark: the session.
+        df: the rows.
+        name: of the table, None for a query or a DataFrame.
+    """
+
+    def __init__(self, spark: SparkSession, df: DataFrame, name: str | None) -> None:
+        self._spark = spark
+        self._df = df
+        self._name = name
+
+    def copy(
+        self, folder: str, rows_per_file: int, columns: Sequence[str], beyond: Mark | None
+    ) -> None:
+        """Copies rows to a folder of Parquet files; see `TableAccess`."""
+        df = self._df if beyond is None else self._df.where(_is_beyond(self._df, beyond))
+        kept = [_without_void(field) for field in df.schema if field.name in set(columns)]
         try:
             with settings(self._spark, PLAIN_TIMES):
-                writer = df.write.option("maxRecordsPerFile", rows_per_file)
+                writer = df.select(*kept).write.option("maxRecordsPerFile", rows_per_file)
                 writer.option("parquet.block.size", COPIED_GROUP_BYTES).parquet(folder)
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"copying the input to {folder!r} failed: {explain(error)}") from error
 
-    def on_each_file(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
-        """Not called: there are no files; see `InputSource`."""
-        raise AssertionError("what Spark reads has no files")
+    def state(self, columns: Sequence[str], until: Mark | None) -> TableState:
+        """Returns what the input is now; see `TableAccess`."""
+        if until is None:
+            return _state(self._df, columns)
+        return _state(self._df.where(~_is_beyond(self._df, until)), columns)
 
-    def _opened(self) -> DataFrame:
-        if self._df is None:
-            self._kind = spark_kind(self._config) or "table"
-            self._df = read_table(self._spark, self._kind, str(self._config.input))
-        return self._df.select(*map(_without_void, self._df.schema))
+    def state_of_copy(self, paths: Sequence[str], columns: Sequence[str]) -> TableState:
+        """Returns the same for copied files; see `TableAccess`."""
+        return _state(self._copied(paths), columns)
+
+    def version(self) -> str | None:
+        """Returns the version of a table that keeps a history; see `TableAccess`."""
+        if self._name is None:
+            return None
+        try:
+            history = self._spark.sql(f"DESCRIBE HISTORY {quoted_table(self._name)} LIMIT 1")
+            return str(history.collect()[0]["version"])
+        except Exception:  # the statement, or such a table, is not known here
+            return None
+
+    def mark(self, paths: Sequence[str], column: str) -> Mark | None:
+        """Returns the largest value of a column in copied files; see `TableAccess`."""
+        kind = self._df.schema[column].dataType.simpleString()
+        if not _MARKING.fullmatch(kind):
+            raise ConfigError(
+                f"incremental_col={column!r} has type {kind}, expected a number, a day, a time or "
+                "text that grows with each new row"
+            )
+        copied = self._copied(paths)
+        [row] = copied.select(F.max(_ordered(copied, column)).cast("string")).collect()
+        return None if row[0] is None else Mark(column, row[0])
+
+    def _copied(self, paths: Sequence[str]) -> DataFrame:
+        return self._spark.read.parquet(*map(literal_path, paths))
+
+
+def _state(df: DataFrame, columns: Sequence[str]) -> TableState:
+    """Returns the number of rows and their hashes, each row's whatever their order."""
+    hashed: list[Column] = []
+    for name in columns:
+        column = F.col(quoted(name))
+        if "map<" in df.schema[name].dataType.simpleString():
+            column = F.to_json(F.struct(column))  # a map has no hash in Spark
+        # A null leaves a hash as it is: (null, x) and (x, null) would be equal.
+        hashed += [column.isNull(), column]
+    one = F.xxhash64(*hashed)
+    try:
+        [row] = (
+            df.select(one.alias("h"))
+            .selectExpr("count(*)", "sum(cast(h as decimal(38, 0)))", "bit_xor(h)")
+            .collect()
+        )
+    except Exception as error:  # py4j's and Spark's errors have no common root
+        raise JobError(f"the input could not be read: {explain(error)}") from error
+    return TableState(int(row[0]), (str(row[1] or 0), str(row[2] or 0)))
+
+
+def _is_beyond(df: DataFrame, mark: Mark) -> Column:
+    """Returns whether a row is beyond a mark; never null: a row without a value is not."""
+    ordered = _ordered(df, mark.column)
+    kind = df.select(ordered).schema[0].dataType
+    return F.coalesce(ordered > F.lit(mark.value).cast(kind), F.lit(False))
+
+
+def _ordered(df: DataFrame, name: str) -> Column:
+    """Returns a column in a form whose text is exact whatever the session's time zone."""
+    column = F.col(quoted(name))
+    is_instant = df.schema[name].dataType.simpleString() == "timestamp"
+    return F.unix_micros(column) if is_instant else column
 
 
 def _without_void(field: StructField) -> Column:

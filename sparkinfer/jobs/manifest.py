@@ -14,12 +14,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from sparkinfer.exceptions import ResumeError
 from sparkinfer.files.listing import InputFile
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.snapshot import differences
+from sparkinfer.plan.table_state import Mark, TableState
 from sparkinfer.rows.reading import Piece
 from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_text, replace_text
 
@@ -50,6 +51,7 @@ class Manifest:
         chunks: the work, in the order of the chunks' numbers.
         created: when the run began, ISO 8601 in UTC.
         written_by: package and version.
+        table: what a table was when it was copied; None for files.
     """
 
     settings: Mapping[str, Any]
@@ -60,6 +62,7 @@ class Manifest:
     chunks: tuple[Chunk, ...]
     created: str
     written_by: str
+    table: TableState | None = None
 
     @property
     def rows(self) -> int:
@@ -148,6 +151,7 @@ class ManifestFolder:
             "schema_version": SCHEMA_VERSION,
             **vars(manifest),
             "input_files": [vars(file) for file in manifest.input_files],
+            "table": None if manifest.table is None else vars(manifest.table),
             "chunks": chunks,
         }
         make_folder(self._records)
@@ -248,6 +252,28 @@ def refuse_other_input(
     _refuse(output, "is from an input that has changed", differences(before, compared))
 
 
+def refuse_changed_table(
+    output: str, table: str, before: TableState, now: TableState, mark: Mark | None = None
+) -> NoReturn:
+    """Raises ResumeError, saying what a table was and what it is.
+
+    Args:
+        output: the output folder.
+        table: its name.
+        before: what it was when it was copied.
+        now: what it is.
+        mark: of the rows compared, if new ones may be added; None: all are.
+    """
+    counts = f"{before.rows} rows then, {now.rows} now"
+    what = counts if before.rows != now.rows else f"{now.rows} rows, of which some have changed"
+    up_to = f" up to {mark.column} {mark.value}" if mark is not None else ""
+    advice = "" if mark is not None else "--incremental with --incremental-col to score new rows, "
+    raise ResumeError(
+        f"output {output!r} is from {table} as it was copied at {before.taken}, and it is another "
+        f"now{up_to}: {what}. Give {advice}another output, or --overwrite to score everything again"
+    )
+
+
 def _refuse(output: str, what: str, lines: list[str]) -> None:
     if not lines:
         return
@@ -264,6 +290,12 @@ def _numbers(piece: Piece) -> list[int]:
     return [*numbers, piece.before, piece.after] if piece.before or piece.after else numbers
 
 
+def _table_state(values: dict[str, Any] | None) -> TableState | None:
+    if values is None:
+        return None
+    return TableState(**{**values, "digest": tuple(values["digest"])})
+
+
 def _manifest(values: dict[str, Any]) -> Manifest:
     paths = values["read_files"]
     chunks = tuple(
@@ -276,6 +308,7 @@ def _manifest(values: dict[str, Any]) -> Manifest:
             "labels": tuple(values["labels"]),
             "input_files": tuple(InputFile(**file) for file in values["input_files"]),
             "read_files": tuple(paths),
+            "table": _table_state(values["table"]),
             "chunks": chunks,
         }
     )

@@ -31,6 +31,7 @@ class RunResult:
         devices: what the model ran on, with the rows of each.
         retried_rows: rows with an error that this run rescored; None if it was not asked to.
         mended_rows: rows among these that no longer have an error.
+        notes: what there is to know of how the input was read.
     """
 
     output: str
@@ -47,6 +48,7 @@ class RunResult:
     devices: Sequence[DeviceProgress]
     retried_rows: int | None = None
     mended_rows: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def rows_per_s(self) -> float:

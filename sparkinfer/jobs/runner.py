@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,7 +21,6 @@ from sparkinfer.exceptions import (
     RowConservationError,
     SparkInferError,
 )
-from sparkinfer.files.listing import InputFile
 from sparkinfer.jobs.committer import (
     Committer,
     error_limit,
@@ -29,11 +28,11 @@ from sparkinfer.jobs.committer import (
     utc_now,
 )
 from sparkinfer.jobs.done import Done
+from sparkinfer.jobs.input_state import JobInput, job_input
 from sparkinfer.jobs.lease import Lease, read_holder
 from sparkinfer.jobs.manifest import (
     Manifest,
     ManifestFolder,
-    refuse_other_input,
     refuse_other_settings,
 )
 from sparkinfer.jobs.output import Output
@@ -78,13 +77,9 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     if config.retry_errors:
         refuse_without_text(columns)
     if files is not None:
-        output.refuse_overlap(files.paths)
-    elif config.incremental:
-        raise ConfigError(
-            f"incremental=true with {config.input or 'df'!r}, a {prelude.table.input_format}: new "
-            "rows are recognised by new files, and it has none to compare; give a path, or score "
-            "it from scratch with --overwrite"
-        )
+        output.refuse_overlap(files.found.paths)
+    chunks = InputChunks(prelude, output.input_folder)
+    read = job_input(prelude, chunks, output.input_folder)
     _ = (
         prelude.workers,
         prelude.resolved,
@@ -93,7 +88,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     lease = Lease(output.lease_folder)
     try:
         lease.acquire()
-        return _Run(prelude, output, lease, started).run(display)
+        return _Run(prelude, output, lease, started, chunks, read).run(display)
     finally:
         try:
             output.remove_staging(lease.epoch)
@@ -113,31 +108,40 @@ def _remove_empty(output: Output, lease: Lease) -> None:
 class _Run:
     """One run on an output whose lease it holds."""
 
-    def __init__(self, prelude: Prelude, output: Output, lease: Lease, started: float) -> None:
+    def __init__(
+        self,
+        prelude: Prelude,
+        output: Output,
+        lease: Lease,
+        started: float,
+        chunks: InputChunks,
+        read: JobInput,
+    ) -> None:
         self._config = prelude.config
         self._prelude = prelude
         self._output = output
         self._lease = lease
         self._started = started
         self._folder = ManifestFolder(str(self._config.output))
-        self._input = InputChunks(prelude, output.input_folder)
+        self._chunks = chunks
+        self._input = read
 
     def run(self, display: Display) -> RunResult:
         """Does what is not done yet and returns the result; see `run_job`."""
         settings = _settings(self._prelude)
-        files = self._input.files()
+        is_larger = False
         manifest = None if self._config.overwrite else self._folder.read()
         retried = Retried() if self._config.retry_errors else None
         if manifest is not None:
-            self._refuse_differences(manifest, settings, files)
+            refuse_other_settings(str(self._config.output), manifest.settings, settings)
+            is_larger = self._input.is_larger(manifest)
             self._recover(manifest)
             if retried is not None:
                 retried = self._retry(manifest, display)
             done = self._done(manifest)
             limit = error_limit(self._config, manifest.rows)
             refuse_errors(self._config, limit, done.errors, done.reasons)
-            added = _added(manifest, files)
-            if not added and len(done.numbers) == len(manifest.chunks):
+            if not is_larger and len(done.numbers) == len(manifest.chunks):
                 return with_retried(self._nothing_to_do(manifest), retried)
         settings |= self._prelude.processor.settings()
         if manifest is not None:
@@ -146,9 +150,9 @@ class _Run:
             self._lease.check()  # the gate may have taken minutes
             self._output.fence(self._lease.epoch)
             if manifest is None:
-                manifest = self._begin(settings, files)
-            elif added:
-                manifest = self._extend(manifest, files, added)
+                manifest = self._begin(settings)
+            elif is_larger:
+                manifest = self._extend(manifest)
             return with_retried(self._score(manifest, display), retried)
 
     def _done(self, manifest: Manifest) -> Done:
@@ -168,7 +172,7 @@ class _Run:
 
     def _retry(self, manifest: Manifest, display: Display) -> Retried:
         """Rescores the rows with an error in the chunks that have a record."""
-        limits = self._input.limits
+        limits = self._chunks.limits
         retry = ErrorRetry(self._prelude, manifest, limits, self._output, self._folder, self._lease)
         with _job_errors():
             is_there_any = retry.stage()
@@ -179,18 +183,7 @@ class _Run:
         with _job_errors():
             return retry.run(display)
 
-    def _refuse_differences(
-        self, manifest: Manifest, settings: Mapping[str, Any], files: Sequence[InputFile]
-    ) -> None:
-        output = str(self._config.output)
-        refuse_other_settings(output, manifest.settings, settings)
-        refuse_other_input(output, manifest.input_files, files, self._config.incremental)
-
-    def _begin(
-        self,
-        settings: Mapping[str, Any],
-        files: Sequence[InputFile],
-    ) -> Manifest:
+    def _begin(self, settings: Mapping[str, Any]) -> Manifest:
         """Clears the output and writes the manifest of a new run."""
         self._output.remove_published()
         self._output.remove_records()
@@ -205,20 +198,12 @@ class _Run:
             created=utc_now(),
             written_by=f"sparkinfer {__version__}",
         )
-        return self._extend(manifest, files, files)
+        return self._extend(manifest)
 
-    def _extend(
-        self, manifest: Manifest, files: Sequence[InputFile], added: Sequence[InputFile]
-    ) -> Manifest:
-        """Writes a manifest with the chunks of more files added."""
-        read_files, chunks = self._input.cut(added, first_number=len(manifest.chunks))
-        manifest = replace(
-            manifest,
-            input_files=tuple(files),
-            read_files=(*manifest.read_files, *read_files),
-            chunks=(*manifest.chunks, *chunks),
-        )
-        self._lease.check()  # staging may have taken hours
+    def _extend(self, manifest: Manifest) -> Manifest:
+        """Writes a manifest with the chunks of what is new in the input added."""
+        manifest = self._input.extend(manifest)
+        self._lease.check()  # copying may have taken hours
         self._folder.write(manifest)
         return manifest
 
@@ -230,7 +215,7 @@ class _Run:
         progress = Progress(manifest.rows, len(manifest.chunks))
         progress.skip(done.rows, len(done.numbers))
         staging = self._output.staging_folder(self._lease.epoch, "engine")
-        plan = self._prelude.plan(self._input.folders, staging)
+        plan = self._prelude.plan(self._chunks.folders, staging)
         committer = Committer(
             self._config,
             plan.measure,
@@ -300,13 +285,13 @@ class _Run:
             model_fingerprint=self._prelude.resolved.settings().get("model_fingerprint", ""),
             statistics=ScoringStatistics(),
             devices=(),
+            notes=(*self._chunks.notes, *_copied_when(manifest)),
         )
 
     def _finish(self, manifest: Manifest, files: Iterable[str]) -> None:
         is_finished = self._output.is_finished()
         if not is_finished:
-            now = self._input.files()
-            refuse_other_input(str(self._config.output), manifest.input_files, now, may_grow=True)
+            self._input.check_at_end(manifest)
         # Remove what no record names: on an object store, an earlier writer's copy may end late.
         self._lease.check()
         self._output.remove_published(keep={SUCCESS_FILE, *files})
@@ -356,12 +341,13 @@ def _settings(prelude: Prelude) -> dict[str, Any]:
     }
 
 
+def _copied_when(manifest: Manifest) -> list[str]:
+    if manifest.table is None:
+        return []
+    return [f"the input is scored as it was copied at {manifest.table.taken}"]
+
+
 def _shown_input(config: ScoringConfig) -> str | list[str]:
     if isinstance(config.input, tuple):
         return [without_secrets(path) for path in config.input]
     return without_secrets(str(config.input))
-
-
-def _added(manifest: Manifest, files: Sequence[InputFile]) -> list[InputFile]:
-    known = {file.name for file in manifest.input_files}
-    return [file for file in files if file.name not in known]

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from sparkinfer.exceptions import RowConservationError
-from sparkinfer.files.listing import InputFile
+from sparkinfer.files.formats import PARQUET
 from sparkinfer.plan.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, RowGroups, cut_chunks
 from sparkinfer.plan.copies import should_copy
+from sparkinfer.plan.ports import FileAccess, TableAccess
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.snapshot import read_row_groups
+from sparkinfer.plan.table_state import Mark
 from sparkinfer.rows.copying import Copy, FileCopier, ParquetRows
 from sparkinfer.rows.nanoseconds import CutCounter
 from sparkinfer.rows.reading import COPIES, InputFolders
@@ -32,18 +34,18 @@ class InputChunks:
 
     Attributes:
         folders: where the files to read are.
+        notes: what the user should know of how the input is read.
     """
 
     def __init__(self, prelude: Prelude, copies: str) -> None:
         self._prelude = prelude
         self._copies = copies
         files = prelude.table.files
-        self._root = files.root if files is not None else copies
+        self._root = files.found.root if files is not None else copies
         self.folders = InputFolders(self._root, copies=copies)
-
-    def files(self) -> tuple[InputFile, ...]:
-        """Returns the current files of the input; none for a table or a DataFrame."""
-        return self._prelude.source.files()
+        self.notes: list[str] = []
+        for note in prelude.table.notes:
+            self._note(note)
 
     @property
     def limits(self) -> ChunkLimits:
@@ -53,50 +55,64 @@ class InputChunks:
             return DEFAULT_LIMITS[self._prelude.workers.device_type]
         return ChunkLimits(target_rows, NO_LIMIT)
 
-    def cut(
-        self, files: Sequence[InputFile], first_number: int
+    def cut_files(
+        self, names: Sequence[str], first_number: int
     ) -> tuple[tuple[str, ...], tuple[Chunk, ...]]:
         """Returns the names of the files to read and their chunks; makes copies where needed.
 
         Args:
-            files: of the input; none for a table or a DataFrame.
+            names: of the input's files.
             first_number: number of the first chunk.
 
         Raises:
             InputError: a file is not readable.
             JobError: a copy could not be made, or its row count differs.
         """
-        names = [file.name for file in files]
-        if self._prelude.table.files is None:
-            row_groups = self._row_groups(self._copy_table())
-        elif self._prelude.table.input_format == "parquet":
-            self._tell_of_nanoseconds(names)
+        if self._prelude.table.input_format == PARQUET:
+            self._note_nanoseconds(names)
             row_groups = self._copy_large(self._row_groups(names))
         else:
             copied = self._copy_files(names)
             row_groups = self._row_groups([copy for name in names for copy in copied[name]])
-        read = tuple(file.path for file in row_groups)
-        return read, cut_chunks(row_groups, self.limits, first_number)
+        return self._cut(row_groups, first_number)
 
-    def _copy_table(self) -> list[str]:
-        """Returns the names of the Parquet files that now hold what Spark reads."""
+    def cut_table(
+        self, table: TableAccess, columns: Sequence[str], beyond: Mark | None, first_number: int
+    ) -> tuple[tuple[str, ...], tuple[Chunk, ...]]:
+        """Returns the same for a copy of what Spark reads.
+
+        Args:
+            table: what to copy.
+            columns: to copy.
+            beyond: only rows beyond this mark; None: all.
+            first_number: number of the first chunk.
+
+        Raises:
+            JobError: the copy could not be made.
+        """
         attempt = uuid.uuid4().hex
         folder = join(self._copies, attempt)
-        columns = self._prelude.columns.read.names
-        self._prelude.source.copy(folder, self.limits.rows, columns)
+        table.copy(folder, self.limits.rows, columns, beyond)
         names = [name for name in names_in(folder) if not name.startswith(("_", "."))]
-        return [f"{attempt}/{name}" for name in names]
+        return self._cut(self._row_groups([f"{attempt}/{name}" for name in names]), first_number)
+
+    def _cut(
+        self, row_groups: Sequence[RowGroups], first_number: int
+    ) -> tuple[tuple[str, ...], tuple[Chunk, ...]]:
+        read = tuple(file.path for file in row_groups)
+        return read, cut_chunks(row_groups, self.limits, first_number)
 
     def _copy_files(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Copies some files and returns the names of each one's copies."""
         attempt = uuid.uuid4().hex
-        rows = self._prelude.table.rows or ParquetRows()
+        is_parquet = self._prelude.table.input_format == PARQUET
+        rows = ParquetRows() if is_parquet else self._files.rows
         columns = self._prelude.columns.read
         copier = FileCopier(self._root, join(self._copies, attempt), columns, rows)
-        copied: list[Copy] = self._prelude.source.on_each_file(copier, names)
+        copied: list[Copy] = self._files.on_each(copier, names)
         for name, copy in zip(names, copied, strict=True):
             for remark in copy.remarks:
-                logger.warning("input file %r: %s", join(self._root, name), remark)
+                self._note(f"input file {join(self._root, name)!r}: {remark}")
         return {
             name: [f"{COPIES}{attempt}/{made}" for made in copy.names]
             for name, copy in zip(names, copied, strict=True)
@@ -106,17 +122,28 @@ class InputChunks:
         columns = self._prelude.columns
         return read_row_groups(self.folders, names, columns.inputs.names, columns.read.names)
 
-    def _tell_of_nanoseconds(self, names: Sequence[str]) -> None:
-        """Says how many timestamps are cut to microseconds."""
+    def _note_nanoseconds(self, names: Sequence[str]) -> None:
+        """Notes how many timestamps are cut to microseconds; reads only columns that have any."""
         read = set(self._prelude.columns.read.names)
-        columns = tuple(name for name in self._prelude.table.nanoseconds if name in read)
+        columns = tuple(name for name in self._files.nanoseconds if name in read)
         if not columns:
             return
-        counts = self._prelude.source.on_each_file(CutCounter(self._root, columns), names)
+        counts = self._files.on_each(CutCounter(self._root, columns), names)
         for column in columns:
             cut = sum(count[column] for count in counts)
             if cut:
-                logger.warning("column %r: %d timestamps are cut to microseconds", column, cut)
+                self._note(f"column {column!r}: {cut} timestamps are cut to microseconds")
+
+    def _note(self, note: str) -> None:
+        logger.warning(note)
+        self.notes.append(note)
+
+    @property
+    def _files(self) -> FileAccess:
+        files = self._prelude.table.files
+        if files is None:
+            raise AssertionError("a table has no files")
+        return files
 
     def _copy_large(self, files: Sequence[RowGroups]) -> list[RowGroups]:
         """Returns the files to read: copies where a file's row groups are too large."""

@@ -17,11 +17,79 @@ from sparkinfer.files.listing import FoundFiles, InputFile
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.progress import Progress
+from sparkinfer.plan.table_state import Mark, TableState
 from sparkinfer.rows.copying import FileRows
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.workers.slot import WorkerSlot
 
 T = TypeVar("T")
+
+
+class FileAccess(Protocol):
+    """An input of files."""
+
+    @property
+    def found(self) -> FoundFiles:
+        """The files when the input was opened."""
+
+    @property
+    def rows(self) -> FileRows:
+        """Reads the rows of one of them."""
+
+    @property
+    def nanoseconds(self) -> tuple[str, ...]:
+        """Columns with timestamps that are finer than the run's in some file."""
+
+    def now(self) -> tuple[InputFile, ...]:
+        """Returns the files as they are now."""
+
+    def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
+        """Calls a function with each name of a file, several in parallel, and returns the results.
+
+        Args:
+            act: picklable, as are its results; it may run more than once for a name.
+            names: of the input's files.
+
+        Raises:
+            SparkInferError: raised by the function.
+            JobError: a task failed.
+        """
+
+
+class TableAccess(Protocol):
+    """An input that only Spark can read: a table, a view, a query, a DataFrame."""
+
+    def copy(
+        self, folder: str, rows_per_file: int, columns: Sequence[str], beyond: Mark | None
+    ) -> None:
+        """Copies rows to a folder of Parquet files.
+
+        Args:
+            folder: where to write them.
+            rows_per_file: maximum rows of a file.
+            columns: to copy.
+            beyond: only rows beyond this mark; None: all.
+
+        Raises:
+            JobError: the input could not be read or the copy not written.
+        """
+
+    def state(self, columns: Sequence[str], until: Mark | None) -> TableState:
+        """Returns what the input is now, in one scan unless it has a version.
+
+        Args:
+            columns: that count.
+            until: only rows that are not beyond this mark; None: all, with the version.
+        """
+
+    def state_of_copy(self, paths: Sequence[str], columns: Sequence[str]) -> TableState:
+        """Returns the same for copied files."""
+
+    def version(self) -> str | None:
+        """Returns the table's version, None if it keeps none."""
+
+    def mark(self, paths: Sequence[str], column: str) -> Mark | None:
+        """Returns the mark of copied files: the largest value of a column, None without any."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +102,17 @@ class InputTable:
         schema: the columns that can be read, with the types that they have in the run.
         refused: why each other column cannot, as a phrase that follows its name.
         files: where the rows are; None for what Spark reads.
-        rows: reads the rows of one of the files.
-        nanoseconds: columns with timestamps that are finer than the run's in some file.
+        table: what Spark reads; None for files.
+        notes: what the user should know of it.
     """
 
     columns: tuple[str, ...]
     input_format: str
     schema: pa.Schema
     refused: Mapping[str, str] = field(default_factory=dict)
-    files: FoundFiles | None = None
-    rows: FileRows | None = None
-    nanoseconds: tuple[str, ...] = ()
+    files: FileAccess | None = None
+    table: TableAccess | None = None
+    notes: tuple[str, ...] = ()
 
 
 class InputSource(Protocol):
@@ -55,33 +123,6 @@ class InputSource(Protocol):
 
         Raises:
             InputError: it is missing or unreadable.
-        """
-
-    def files(self) -> tuple[InputFile, ...]:
-        """Returns the input's files as they are now; none for what Spark reads."""
-
-    def copy(self, folder: str, rows_per_file: int, columns: Sequence[str]) -> None:
-        """Copies what Spark reads to a folder of Parquet files.
-
-        Args:
-            folder: where to write them.
-            rows_per_file: maximum rows of a file.
-            columns: to copy.
-
-        Raises:
-            JobError: the input could not be read or the copy not written.
-        """
-
-    def on_each_file(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
-        """Calls a function with each name of a file, several in parallel, and returns the results.
-
-        Args:
-            act: picklable, as are its results; it may run more than once for a name.
-            names: of the input's files.
-
-        Raises:
-            SparkInferError: raised by the function.
-            JobError: a task failed.
         """
 
 

@@ -29,6 +29,7 @@ def summarize(result: RunResult) -> str:
         )
     lines += [*_model_lines(result), *_worker_lines(result)]
     lines += describe_metrics(result.metrics)
+    lines += [f"note       {note}" for note in result.notes]
     lines.append(f"output     {result.output}")
     return "\n".join(lines)
 

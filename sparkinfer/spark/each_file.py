@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def on_each_file(spark: SparkSession, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
-    """Returns a function's result for each name; see `InputSource.on_each_file`.
+    """Returns a function's result for each name; see `FileAccess.on_each`.
 
     Raises:
         SparkInferError: raised by the function, for the first of the names for which it was.

@@ -35,9 +35,14 @@ def read_table(spark: SparkSession, kind: str, name: str) -> DataFrame:
     try:
         if kind == "query":
             return spark.sql(name)
-        return spark.read.table(".".join(map(_quoted_part, _PARTS.findall(name))))
+        return spark.read.table(quoted_table(name))
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise InputError(f"input {name!r} cannot be read as a {kind}: {explain(error)}") from error
+
+
+def quoted_table(name: str) -> str:
+    """Returns a table's name with backticks around each part that is not in them already."""
+    return ".".join(map(_quoted_part, _PARTS.findall(name)))
 
 
 def _quoted_part(part: str) -> str:
@@ -78,16 +83,23 @@ def spark_schema(schema: pa.Schema) -> StructType:
 
 def arrow_schema(columns: StructType) -> tuple[pa.Schema, dict[str, str]]:
     """Returns the columns that Arrow has a type for, and why each other one is not carried."""
+    from pyspark.sql.types import StringType, StructField
+
     fields, refused = [], {}
     lowered = [name.lower() for name in columns.names]
     for column in columns:
         if lowered.count(column.name.lower()) > 1:
             refused[column.name] = "is there twice: which of the two is meant is not clear"
             continue
+        kind = column.dataType.simpleString()
+        if kind == "void":  # copied as strings
+            column = StructField(column.name, StringType())
+        elif re.search(r"\bvoid\b", kind):
+            refused[column.name] = f"has type {kind}, and a Parquet file of Spark holds no void"
+            continue
         try:
             fields.append(arrow_field(column))
         except Exception:  # Arrow has no such type; the class of pyspark's error varies
-            kind = column.dataType.simpleString()
             refused[column.name] = f"has type {kind}, which Arrow does not have"
     return pa.schema(fields), refused
 

@@ -1,0 +1,179 @@
+"""Whether the input is still what an output was made from, and what has been added to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.files.listing import InputFile
+from sparkinfer.jobs.committer import utc_now
+from sparkinfer.jobs.manifest import Manifest, refuse_changed_table, refuse_other_input
+from sparkinfer.plan.input_chunks import InputChunks
+from sparkinfer.plan.ports import FileAccess, TableAccess
+from sparkinfer.plan.prelude import Prelude
+from sparkinfer.plan.table_state import Mark
+from sparkinfer.storage import join
+
+
+class JobInput(Protocol):
+    """The input of a run, compared with what its manifest says."""
+
+    def is_larger(self, manifest: Manifest) -> bool:
+        """Returns whether there is more than the manifest says, which is then to be scored too.
+
+        Raises:
+            ResumeError: the input has changed in another way.
+        """
+
+    def extend(self, manifest: Manifest) -> Manifest:
+        """Returns the manifest with the chunks of what is not in it; makes copies where needed.
+
+        Raises:
+            InputError: a file is not readable.
+            JobError: a copy could not be made.
+        """
+
+    def check_at_end(self, manifest: Manifest) -> None:
+        """Raises ResumeError if what was read in place has changed meanwhile."""
+
+
+def job_input(prelude: Prelude, chunks: InputChunks, copies: str) -> JobInput:
+    """Returns the input of a run.
+
+    Args:
+        prelude: of the run.
+        chunks: cuts the input.
+        copies: folder for copies of the input.
+
+    Raises:
+        ConfigError: `incremental` does not fit the input.
+    """
+    config, table = prelude.config, prelude.table
+    if table.files is not None:
+        if config.incremental_col is not None:
+            raise ConfigError(
+                f"incremental_col={config.incremental_col!r} with {config.input!r}: new rows in "
+                "files are recognised by new files; leave the option out"
+            )
+        return _Files(config, table.files, chunks)
+    if table.table is None:
+        raise AssertionError("an input is files or a table")
+    if config.incremental and config.incremental_col is None:
+        raise ConfigError(
+            f"incremental=true with {config.input or 'df'!r}, a {table.input_format}: give the "
+            "column whose values grow with each new row, --incremental-col COLUMN, or score it "
+            "from scratch with --overwrite"
+        )
+    if config.incremental_col is not None and config.incremental_col not in table.columns:
+        raise ConfigError(
+            f"incremental_col={config.incremental_col!r}: no such column; the input has "
+            f"{', '.join(table.columns)}"
+        )
+    return _Table(prelude, table.table, chunks, copies)
+
+
+class _Files:
+    """An input of files: read in place, or copied one by one; see `JobInput`."""
+
+    def __init__(self, config: ScoringConfig, files: FileAccess, chunks: InputChunks) -> None:
+        self._config = config
+        self._files = files
+        self._chunks = chunks
+        self._now = files.found.files
+
+    def is_larger(self, manifest: Manifest) -> bool:
+        """Returns whether there are new files; see `JobInput`."""
+        may_grow = self._config.incremental
+        refuse_other_input(str(self._config.output), manifest.input_files, self._now, may_grow)
+        return bool(self._added(manifest))
+
+    def extend(self, manifest: Manifest) -> Manifest:
+        """Returns the manifest with the chunks of new files; see `JobInput`."""
+        added = [file.name for file in self._added(manifest)]
+        read_files, chunks = self._chunks.cut_files(added, first_number=len(manifest.chunks))
+        return replace(
+            manifest,
+            input_files=self._now,
+            read_files=(*manifest.read_files, *read_files),
+            chunks=(*manifest.chunks, *chunks),
+        )
+
+    def check_at_end(self, manifest: Manifest) -> None:
+        """Raises ResumeError if a file has changed; see `JobInput`."""
+        output, now = str(self._config.output), self._files.now()
+        refuse_other_input(output, manifest.input_files, now, may_grow=True)
+
+    def _added(self, manifest: Manifest) -> list[InputFile]:
+        known = {file.name for file in manifest.input_files}
+        return [file for file in self._now if file.name not in known]
+
+
+class _Table:
+    """What Spark reads, copied when the run began; see `JobInput`."""
+
+    def __init__(
+        self, prelude: Prelude, table: TableAccess, chunks: InputChunks, copies: str
+    ) -> None:
+        self._config = prelude.config
+        self._table = table
+        self._chunks = chunks
+        self._copies = copies
+        self._columns = prelude.asked_columns.read.names
+
+    def is_larger(self, manifest: Manifest) -> bool:
+        """Returns whether there are rows beyond the mark of those that are done; see `JobInput`.
+
+        Reads the table once if it has no version or another one, and once more if it has changed
+        and new rows may be added.
+        """
+        before = manifest.table
+        if before is None or not manifest.chunks:
+            return False
+        if before.version is not None and before.version == self._table.version():
+            return False
+        now = self._table.state(self._columns, until=None)
+        if now.is_same(before):
+            return False
+        output = str(self._config.output)
+        what = repr(self._config.input) if self._config.input else "the DataFrame"
+        column = self._config.incremental_col
+        if not self._config.incremental or column is None:
+            refuse_changed_table(output, what, before, now)
+        if before.rows:
+            mark = self._mark(manifest)
+            old = self._table.state(self._columns, until=mark)
+            if mark is None or not old.is_same(before):
+                refuse_changed_table(output, what, before, old, mark)
+        return True
+
+    def extend(self, manifest: Manifest) -> Manifest:
+        """Returns the manifest with the chunks of rows that are now copied; see `JobInput`."""
+        beyond = self._mark(manifest) if manifest.table and manifest.table.rows else None
+        taken, version = utc_now(), self._table.version()
+        column = self._config.incremental_col
+        copied = list(dict.fromkeys([*self._columns, *([column] if column else [])]))
+        read_files, chunks = self._chunks.cut_table(
+            self._table, copied, beyond, first_number=len(manifest.chunks)
+        )
+        state = self._table.state_of_copy(self._paths(read_files), self._columns)
+        state = replace(state, taken=taken)
+        if version is not None and version == self._table.version():
+            state = replace(state, version=version)
+        return replace(
+            manifest,
+            table=manifest.table.plus(state) if manifest.table else state,
+            read_files=(*manifest.read_files, *read_files),
+            chunks=(*manifest.chunks, *chunks),
+        )
+
+    def check_at_end(self, manifest: Manifest) -> None:
+        """Does nothing: a copy does not change; see `JobInput`."""
+
+    def _mark(self, manifest: Manifest) -> Mark | None:
+        column = self._config.incremental_col
+        return self._table.mark(self._paths(manifest.read_files), column) if column else None
+
+    def _paths(self, names: tuple[str, ...]) -> list[str]:
+        return [join(self._copies, name) for name in names]

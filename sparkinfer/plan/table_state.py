@@ -1,0 +1,46 @@
+"""What a table was when it was copied, so that a later run can tell whether it has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class TableState:
+    """The rows of a table at a time; two with the same rows in any order are equal.
+
+    Attributes:
+        rows: number of rows.
+        digest: of their values in the columns that count, whatever their order: the sum and the
+            exclusive or of a 64-bit hash of each row, in decimal.
+        version: the table's own, such as Delta keeps; None if it has none.
+        taken: when the copy was begun, ISO 8601 in UTC.
+    """
+
+    rows: int
+    digest: tuple[str, str]
+    version: str | None = None
+    taken: str = ""
+
+    def is_same(self, other: TableState) -> bool:
+        """Returns whether the rows are the same."""
+        return (self.rows, self.digest) == (other.rows, other.digest)
+
+    def plus(self, added: TableState) -> TableState:
+        """Returns the state with more rows, as of the time at which these were taken."""
+        total = int(self.digest[0]) + int(added.digest[0])
+        either = int(self.digest[1]) ^ int(added.digest[1])
+        return replace(added, rows=self.rows + added.rows, digest=(str(total), str(either)))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a column goes in the rows that are done.
+
+    Attributes:
+        column: its name.
+        value: the largest value, as text.
+    """
+
+    column: str
+    value: str
