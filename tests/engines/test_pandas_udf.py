@@ -376,9 +376,12 @@ def test_a_gpu_that_is_not_there_is_an_error(df: DataFrame, classifier: Path) ->
         sparkinfer.score(df, **options(classifier, device="cuda", num_workers=2))
 
 
-def drive_run(spark: object, model: str, source: str, output: str) -> dict[str, object]:
+def drive_run(spark: object, model: str, folder: str, source: str, output: str) -> dict:
+    import os
+
     import sparkinfer
 
+    os.chdir(folder)  # relative paths mean this folder on the executors, too
     config = sparkinfer.ScoringConfig(
         model=model, input=source, output=output, input_col="text", dtype="float32"
     )
@@ -401,7 +404,8 @@ def test_a_standalone_cluster_gives_the_rows_of_local(
     )
     sparkinfer.run(local)
     output = str(tmp_path / "cluster")
-    args = {"model": str(classifier), "source": str(source), "output": output}
+    model, folder = str(classifier), str(tmp_path)
+    args = {"model": model, "folder": folder, "source": "in.parquet", "output": "cluster"}
     said = run_driver(standalone_cluster, drive_run, args)
     assert said == {"rows": 401, "workers": 2}
     assert len(list(Path(output).glob("*.parquet"))) == 2
