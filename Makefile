@@ -8,6 +8,7 @@ VENV ?= .venv
 VENV_SPARK4 ?= .venv-spark4
 VENV_OLDEST ?= .venv-oldest
 VENV_DBR154 ?= .venv-dbr154
+GPU_PYTHON ?= python3
 SPARK35 = conf/constraints/spark35.txt
 SPARK4 = conf/constraints/spark4.txt
 OLDEST = conf/constraints/oldest.txt
@@ -32,7 +33,7 @@ OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py test
 	tests/test_tasks.py tests/test_tokens.py tests/test_validation.py tests/test_without_spark.py
 
 .PHONY: setup setup-spark4 setup-oldest setup-dbr154 demo test test-spark35 test-spark4 \
-	test-oldest test-dbr154 chaos check format bench lock clean
+	test-oldest test-dbr154 test-gpu chaos check format bench bench-gpu lock clean
 
 setup: $(VENV)/.ready
 setup-spark4: $(VENV_SPARK4)/.ready
@@ -133,6 +134,10 @@ test-oldest: setup-oldest
 test-dbr154: setup-dbr154
 	$(VENV_DBR154)/bin/python $(PYTEST) $(DBR154_SUITE)
 
+# In any Python that holds the core's packages and pytest: a machine with a GPU brings its own torch.
+test-gpu:
+	$(GPU_PYTHON) -m pytest tests/gpu -m gpu --require-gpu
+
 # Two hundred processes killed at random moments: took 66 minutes on two cores.
 chaos: setup
 	$(VENV)/bin/python -m tests.chaos $(CHAOS)
@@ -149,6 +154,9 @@ format: setup
 
 bench: setup
 	$(VENV)/bin/python -m tests.benchmarks --fixed-cost $(BENCH)
+
+bench-gpu:
+	$(GPU_PYTHON) -m tests.gpu.bench $(BENCH)
 
 # Writes down what the environments hold now; run after changing a version by hand.
 lock: setup setup-spark4 setup-oldest

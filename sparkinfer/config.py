@@ -182,7 +182,7 @@ class ScoringConfig(Options):
     overwrite: bool = False
     """Replace what an earlier run wrote to the output."""
     label_col: str | None = None
-    """Column with the true label (id or name); adds metrics to the result."""
+    """Column with the true label (name, number in the name, or id); adds metrics to the result."""
     metrics: tuple[str, ...] = ()
     """Further metrics, each a class as `package.module:Name`; see `sparkinfer.metrics.base`."""
     max_error_rows: str | None = field(default=None, metadata=read_by(_error_rows))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +30,7 @@ from sparkinfer.spark.accelerators import (
     task_device,
     wait_for_slots,
 )
-from sparkinfer.workers import devices
+from sparkinfer.workers import gpus, resident
 from sparkinfer.workers.devices import gpu_index
 from tests.standalone_cluster import CHECKOUT, StandaloneCluster, run_driver
 
@@ -92,13 +94,18 @@ def assigned(monkeypatch):
 @pytest.fixture
 def locks(tmp_path, monkeypatch):
     """Locks in a folder of the test, none of them held."""
-    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
-    held: dict[int, object] = {}
-    monkeypatch.setattr(devices, "_held", held)
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus, "_former", None)
+    monkeypatch.setattr(gpus, "_gave_up", False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     yield tmp_path
-    for lock in held.values():
-        lock.release()
+    gpus.release_gpus()
+
+
+def device_of_a_task(kind: str = "cuda") -> str:
+    """Returns the device that a task gets, which ends at once."""
+    with task_device(kind) as device:
+        return device
 
 
 @pytest.mark.parametrize(
@@ -239,20 +246,20 @@ def test_a_gpu_uuid_that_is_not_visible_is_an_error():
 
 
 def test_cpu_tasks_own_the_cpu():
-    assert task_device("cpu") == "cpu"
+    assert device_of_a_task("cpu") == "cpu"
 
 
-def test_the_assigned_gpu_is_the_device(assigned, monkeypatch):
+def test_the_assigned_gpu_is_the_device(assigned, locks, monkeypatch):
     assigned("1")
     fake_cuda(monkeypatch, 2)
-    assert task_device("cuda") == "cuda:1"
+    assert device_of_a_task() == "cuda:1"
 
 
-def test_an_assigned_uuid_is_looked_up_among_the_visible_devices(assigned, monkeypatch):
+def test_an_assigned_uuid_is_looked_up_among_the_visible_devices(assigned, locks, monkeypatch):
     assigned("GPU-b")
     fake_cuda(monkeypatch, 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
-    assert task_device("cuda") == "cuda:1"
+    assert device_of_a_task() == "cuda:1"
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -260,55 +267,180 @@ def test_an_assigned_gpu_that_torch_does_not_see_is_an_error(assigned, monkeypat
     assigned("1")
     fake_cuda(monkeypatch, count)
     with pytest.raises(EngineUnavailableError, match=f"owns GPU 1, but torch sees {count} CUDA"):
-        task_device("cuda")
+        device_of_a_task()
 
 
 def test_without_torch_a_gpu_is_an_error(assigned, monkeypatch):
     assigned("0")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(EngineUnavailableError, match="sees 0 CUDA devices"):
-        task_device("cuda")
+        device_of_a_task()
 
 
 def test_a_process_keeps_the_gpu_that_it_has_locked(assigned, locks, monkeypatch):
     assigned(None)
     fake_cuda(monkeypatch, 2)
-    assert [task_device("cuda"), task_device("cuda")] == ["cuda:0", "cuda:0"]
+    assert [device_of_a_task(), device_of_a_task()] == ["cuda:0", "cuda:0"]
+
+
+def test_a_process_keeps_its_gpu_whatever_spark_says_later(assigned, locks, monkeypatch):
+    fake_cuda(monkeypatch, 2)
+    devices = []
+    for address in ("1", "0", "1"):
+        assigned(address)
+        devices.append(device_of_a_task())
+    assert devices == ["cuda:1"] * 3
 
 
 def test_no_gpu_to_lock_is_an_error(assigned, locks, monkeypatch):
     assigned(None)
     fake_cuda(monkeypatch, 0)
     with pytest.raises(EngineUnavailableError, match="torch sees 0 CUDA devices"):
-        task_device("cuda")
+        device_of_a_task()
 
 
 HOLD_A_GPU = """
 import sys
 from types import SimpleNamespace
 from sparkinfer.spark import accelerators
-from sparkinfer.workers import devices
-cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+from sparkinfer.workers import gpus, resident
+
+class Model:
+    pass
+
+def load():
+    print("load", flush=True)
+    return Model()
+
+folder, count = sys.argv[1:]
+cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: int(count))
 sys.modules["torch"] = SimpleNamespace(cuda=cuda)
-devices.tempfile.tempdir = sys.argv[1]
-print(accelerators.task_device("cuda"), flush=True)
-sys.stdin.read()
+gpus.tempfile.tempdir = folder
+for line in sys.stdin:  # the address of a task; then anything, for its end
+    address = line.strip() or None
+    accelerators.assigned_gpu = lambda: address
+    with accelerators.task_device("cuda") as device:
+        resident.get(device, load, lambda: print("release", flush=True))
+        print(device, flush=True)
+        sys.stdin.readline()
+    print("done", flush=True)
 """
 
 
-def test_processes_on_a_host_lock_different_gpus(assigned, locks, monkeypatch):
+class Worker:
+    """A worker process with a stub of torch that reports some GPUs."""
+
+    def __init__(self, folder: Path, count: int = 2) -> None:
+        command = [sys.executable, "-c", HOLD_A_GPU, str(folder), str(count)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=CHECKOUT, **pipes)
+
+    def begin(self, address: str = "") -> None:
+        """Starts a task that Spark gave an address."""
+        self._say(address)
+
+    def said(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> None:
+        self._say("")
+        assert self.said() == "done"
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=20)
+
+    def _say(self, line: str) -> None:
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+
+@pytest.fixture
+def start(locks) -> Iterator[Callable[[], Worker]]:
+    workers: list[Worker] = []
+
+    def start_worker() -> Worker:
+        workers.append(Worker(locks))
+        return workers[-1]
+
+    yield start_worker
+    for worker in workers:
+        worker.process.kill()
+        worker.process.communicate()
+
+
+def test_processes_on_a_host_lock_different_gpus(start, assigned, monkeypatch):
     assigned(None)
     fake_cuda(monkeypatch, 2)
-    command = [sys.executable, "-c", HOLD_A_GPU, str(locks)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": CHECKOUT}
-    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
-        taken = {first.stdout.readline().strip(), second.stdout.readline().strip()}
-        assert taken == {"cuda:0", "cuda:1"}
-        with pytest.raises(EngineUnavailableError, match=r"than there are GPUs \(2\)"):
-            task_device("cuda")
-        first.communicate()
-        second.communicate()
-    assert task_device("cuda") == "cuda:0"
+    monkeypatch.setattr(gpus, "PATIENCE_S", 0.0)
+    first, second = start(), start()
+    for worker in (first, second):
+        worker.begin()
+        assert worker.said() == "load"
+    assert {first.said(), second.said()} == {"cuda:0", "cuda:1"}
+    with pytest.raises(EngineUnavailableError, match=r"than there are GPUs \(2\)"):
+        device_of_a_task()
+    first.process.kill()
+    first.process.wait()
+    assert device_of_a_task() in ("cuda:0", "cuda:1")
+
+
+def test_workers_that_spark_pairs_anew_keep_their_gpus_and_models(start):
+    first, second = start(), start()
+    for turn, (one, other) in enumerate([("0", "1"), ("1", "0"), ("0", "1")]):
+        first.begin(one)
+        if not turn:
+            assert first.said() == "load"
+        assert first.said() == "cuda:0"
+        second.begin(other)
+        if not turn:
+            assert second.said() == "load"
+        assert second.said() == "cuda:1"
+        first.end()
+        second.end()
+
+
+def test_a_new_worker_takes_the_gpu_whose_holder_has_no_task(start):
+    first, second, third = start(), start(), start()
+    for worker, address in ((first, "0"), (second, "1")):
+        worker.begin(address)
+        assert [worker.said(), worker.said()] == ["load", f"cuda:{address}"]
+        worker.end()
+    first.begin("1")  # at work on GPU 0, in place of 1
+    assert first.said() == "cuda:0"
+    third.begin("0")
+    assert second.said() == "release"
+    assert [third.said(), third.said()] == ["load", "cuda:1"]
+    third.end()
+    second.begin("0")
+    assert third.said() == "release"
+    assert [second.said(), second.said()] == ["load", "cuda:1"]
+
+
+def test_spark_is_believed_where_a_stranger_holds_what_it_assigned(
+    start, assigned, monkeypatch, caplog
+):
+    stranger = start()
+    stranger.begin("0")
+    assert [stranger.said(), stranger.said()] == ["load", "cuda:0"]
+    fake_cuda(monkeypatch, 2)
+    monkeypatch.setattr(gpus, "PATIENCE_S", 0.1)
+    assigned("0")
+    assert device_of_a_task() == "cuda:0"
+    assert "GPU 0 is held by another process" in caplog.text
+
+
+def test_a_gpu_is_not_let_go_during_a_task(start, locks, assigned, monkeypatch):
+    fake_cuda(monkeypatch, 2)
+    assigned("0")
+    with task_device("cuda") as device:
+        assert device == "cuda:0"
+        resident.get("model", lambda: "a model", lambda: None)
+        other = start()
+        other.begin("1")
+        assert [other.said(), other.said()] == ["load", "cuda:1"]
+        other.end()
+        assert resident.get("model", lambda: "loaded anew", lambda: None) == "a model"
+    resident.release()
 
 
 @pytest.mark.parametrize("error", [AttributeError, NotImplementedError])
@@ -390,9 +522,9 @@ def count_and_take_devices(spark, num_gpus):
 
         cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: num_gpus)
         sys.modules["torch"] = SimpleNamespace(cuda=cuda)
-        device = task_device("cuda")
-        BarrierTaskContext.get().barrier()  # all tasks hold their device at this moment
-        yield device
+        with task_device("cuda") as device:
+            BarrierTaskContext.get().barrier()  # all tasks hold their device at this moment
+            yield device
 
     tasks = spark.sparkContext.parallelize(range(found.count), found.count)
     devices = tasks.barrier().mapPartitions(take).collect()
@@ -414,6 +546,59 @@ def test_one_executor_with_two_gpus_holds_two_replicas(tmp_path):
     with StandaloneCluster(tmp_path, num_workers=1, cores=3, gpu_addresses=[["0", "1"]]) as cluster:
         found = run_driver(cluster, count_and_take_devices, {"num_gpus": 2}, conf)
     assert found == {"kind": "cuda", "count": 2, "devices": ["cuda:0", "cuda:1"]}
+
+
+def load_in_many_tasks(spark, folder):
+    """Runs jobs of two tasks, one after the other and at the same time; returns what tasks saw."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def take(batches):
+        import os
+        import sys
+        import time
+        from types import SimpleNamespace
+
+        import pyarrow as pa
+
+        from sparkinfer.spark import accelerators
+        from sparkinfer.workers import gpus, resident
+
+        cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+        sys.modules["torch"] = SimpleNamespace(cuda=cuda)
+        gpus.tempfile.tempdir = folder
+        for batch in batches:
+            with accelerators.task_device("cuda") as device:
+                model = resident.get(("model", device), time.monotonic_ns, lambda: None)
+                seen = {"pid": os.getpid(), "address": accelerators.assigned_gpu()}
+                seen |= {"device": device, "model": model}
+            rows = {name: [value] * batch.num_rows for name, value in seen.items()}
+            yield pa.RecordBatch.from_pydict(rows)
+
+    schema = "pid long, address string, device string, model long"
+
+    def run_job(number):
+        tasks = 1 if number % 3 == 1 else 2  # so that Spark's pairs change
+        return spark.range(tasks, numPartitions=tasks).mapInArrow(take, schema).collect()
+
+    jobs = [run_job(number) for number in range(9)]
+    with ThreadPoolExecutor(3) as threads:
+        jobs += threads.map(run_job, range(18))
+    return [row.asDict() for job in jobs for row in job]
+
+
+@pytest.mark.spark
+def test_workers_of_an_executor_with_two_gpus_load_once_each(tmp_path):
+    conf = GPU_CONF | {
+        "spark.executor.resource.gpu.amount": "2",
+        "spark.executor.instances": "1",
+    }
+    with StandaloneCluster(tmp_path, num_workers=1, cores=2, gpu_addresses=[["0", "1"]]) as cluster:
+        seen = run_driver(cluster, load_in_many_tasks, {"folder": str(tmp_path)}, conf)
+    of_workers = {(one["pid"], one["device"], one["model"]) for one in seen}
+    assert len(seen) == 45
+    assert sorted(device for _, device, _ in of_workers) == ["cuda:0", "cuda:1"]
+    assert len({pid for pid, _, _ in of_workers}) == 2
+    assert {(one["address"], one["device"]) for one in seen} > {("0", "cuda:0"), ("1", "cuda:1")}
 
 
 def count(spark):

@@ -121,7 +121,7 @@ def test_a_truncated_manifest_is_an_error_that_says_what_to_do(
 def test_a_manifest_of_another_version_is_an_error(folder: ManifestFolder, tmp_path: Path) -> None:
     path = tmp_path / "_sparkinfer" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-    with pytest.raises(ResumeError, match="schema version 99, expected 1.*sparkinfer 0"):
+    with pytest.raises(ResumeError, match="schema version 99, expected 2.*sparkinfer 0"):
         folder.read()
 
 

@@ -25,7 +25,8 @@ from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.metrics import classification
 from sparkinfer.metrics.base import Metric
 from sparkinfer.metrics.classification import ClassificationEvaluation, LabelledRows
-from sparkinfer.metrics.measure import Measure, check_metrics
+from sparkinfer.metrics.labels import LabelsSeen, label_names
+from sparkinfer.metrics.measure import Measure, States, check_metrics
 
 TWO = ("NEGATIVE", "POSITIVE")
 FIVE = ("a", "b", "c", "d", "e")
@@ -52,8 +53,8 @@ def make_metrics(names: Sequence[str], user: Sequence[str] = ()) -> list[Metric]
 
 def measure(
     names: Sequence[str], paths: Sequence[str], user: Sequence[str] = (), **options: Any
-) -> dict[str, dict[str, Any]]:
-    """Returns the state of each metric over some files."""
+) -> States:
+    """Returns the states of some files."""
     measuring = measure_of(names, user, **options).start()
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches():
@@ -64,7 +65,7 @@ def measure(
 def combine(
     names: Sequence[str], states: Sequence[Mapping[str, Any]], user: Sequence[str] = ()
 ) -> dict[str, float]:
-    return measure_of(names, user).values(states)
+    return measure_of(names, user).values(states).metrics
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -91,11 +92,25 @@ def values_of(rows: LabelledRows, names: Sequence[str]) -> dict[str, float]:
     return combine(names, [states_of(rows, names)])
 
 
-def states_of(rows: LabelledRows, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def sums_of(rows: LabelledRows, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the state of each metric."""
     made = make_metrics(names, ())
     for metric in made:
         metric.update(rows)
     return {metric.name: metric.state() for metric in made}
+
+
+def states_of(rows: LabelledRows, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the states of rows whose labels are given by name."""
+    seen = LabelsSeen(names)
+    seen.add(pa.array([names[label] for label in rows.labels], pa.string()))
+    sums = {name: {"names": state} for name, state in sums_of(rows, names).items()}
+    return {"labels": seen.state(), **sums}
+
+
+def group(states: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Returns the sums of one group."""
+    return {metric: groups[name] for metric, groups in states.items() if metric != "labels"}
 
 
 def part(rows: LabelledRows, which: slice) -> LabelledRows:
@@ -211,7 +226,7 @@ def test_full_confidence_is_in_the_last_bin_of_the_calibration() -> None:
 def test_confidence_on_an_edge_is_in_the_bin_below(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classification, "CALIBRATION_BINS", 4)  # edges of 15 are no float32 numbers
     rows = of_probabilities([0] * 4, [[0.5, 0.5], [0.75, 0.25], [0.76, 0.24], [1.0, 0.0]])
-    assert states_of(rows, TWO)["calibration"]["rows"] == [0, 1, 1, 2]
+    assert sums_of(rows, TWO)["calibration"]["rows"] == [0, 1, 1, 2]
 
 
 def test_auc_tells_probabilities_apart_near_both_ends() -> None:
@@ -329,13 +344,13 @@ def test_chunks_in_any_order_give_the_state_of_one_pass(
     merged = make_metrics(names, ())
     for chunk in chunks:
         for metric in merged:
-            metric.merge(json.loads(json.dumps(chunk))[metric.name])
-    whole = states_of(rows, names)
+            metric.merge(json.loads(json.dumps(chunk))[metric.name]["names"])
     exact, floats = ints_and_floats({metric.name: metric.state() for metric in merged})
-    expected_exact, expected_floats = ints_and_floats(whole)
+    expected_exact, expected_floats = ints_and_floats(sums_of(rows, names))
     assert exact == expected_exact
     assert floats == pytest.approx(expected_floats, rel=1e-12)
-    assert combine(names, chunks) == pytest.approx(combine(names, [whole]), rel=1e-9)
+    whole = combine(names, [states_of(rows, names)])
+    assert combine(names, chunks) == pytest.approx(whole, rel=1e-9)
 
 
 @pytest.mark.parametrize("max_rows", [1, 7, 2**16])
@@ -345,8 +360,8 @@ def test_states_do_not_depend_on_how_a_file_is_read(
     rows = sample(300, 5)
     path = write(tmp_path / "a.parquet", rows, FIVE)
     monkeypatch.setattr(classification, "MAX_BATCH_ROWS", max_rows)
-    exact, floats = ints_and_floats(measure(FIVE, [path]))
-    expected_exact, expected_floats = ints_and_floats(states_of(rows, FIVE))
+    exact, floats = ints_and_floats(group(measure(FIVE, [path]), "ids"))
+    expected_exact, expected_floats = ints_and_floats(sums_of(rows, FIVE))
     assert exact == expected_exact
     assert floats == pytest.approx(expected_floats, rel=1e-12)
 
@@ -355,8 +370,8 @@ def test_several_files_are_one_chunk(tmp_path: Path) -> None:
     rows = sample(300, 2)
     cuts = [slice(0, 100), slice(100, 101), slice(101, 300)]
     paths = [write(tmp_path / f"{c.start}.parquet", part(rows, c), TWO) for c in cuts]
-    exact, _ = ints_and_floats(measure(TWO, paths))
-    assert exact == ints_and_floats(states_of(rows, TWO))[0]
+    exact, _ = ints_and_floats(group(measure(TWO, paths), "ids"))
+    assert exact == ints_and_floats(sums_of(rows, TWO))[0]
 
 
 def shapes_in(states: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -370,20 +385,20 @@ def shapes_in(states: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 def test_a_state_survives_json_and_does_not_grow_with_rows() -> None:
     few, many = (states_of(sample(rows, 5, 2.0), FIVE) for rows in (5000, 200_000))
     assert json.loads(json.dumps(many)) == many
-    assert shapes_in(few) == shapes_in(many)
+    assert shapes_in(group(few, "names")) == shapes_in(group(many, "names"))
     assert len(json.dumps(many)) < 50_000
 
 
 def test_the_size_of_a_state_does_not_explode_with_labels() -> None:
     names = [f"label {i}" for i in range(300)]
-    state = states_of(sample(2000, 300), names)
+    state = sums_of(sample(2000, 300), names)
     assert state["auc_roc"]["rows"]["shape"] == [2, 300, 64]
     assert len(json.dumps(state)) < 100_000
 
 
 def test_an_array_is_packed_as_documented() -> None:
     rows = LabelledRows(np.array([0, 1, 1]), np.array([1, 1, 1]), np.full((3, 2), 0.5, np.float32))
-    packed = states_of(rows, TWO)["confusion"]["matrix"]
+    packed = sums_of(rows, TWO)["confusion"]["matrix"]
     data = zlib.decompress(base64.b64decode(packed["data"]))
     assert packed["shape"] == [2, 2]
     assert np.frombuffer(data, "<i8").tolist() == [0, 1, 0, 2]
@@ -425,24 +440,26 @@ def test_labels_are_ids_digits_names_booleans_or_whole_numbers(
 ) -> None:
     rows = of_probabilities([0] * 4, [[0.1, 0.9], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
     path = write(tmp_path / "a.parquet", rows, TWO, labels)
-    state = measure(TWO, [path])
-    assert unpacked(state["confusion"]["matrix"]) == [[1, 0], [1, 1]]
-    assert state["rows"] == {"labelled": 3, "unknown": 0}
+    assert confusion(TWO, [measure(TWO, [path])]) == [[1, 0], [1, 1]]
 
 
-def unpacked(value: dict[str, Any]) -> Any:
+def confusion(names: Sequence[str], states: Sequence[States]) -> list[list[int]]:
+    """Returns rows by label and prediction, both of the model's labels."""
+    total = measure_of(names)._merged(states)
+    assert total is not None
+    metrics = {metric.name: metric for metric in total.counted(make_metrics(names))}
+    value = metrics["confusion"].state()["matrix"]
     data = zlib.decompress(base64.b64decode(value["data"]))
-    return np.frombuffer(data, "<i8").reshape(value["shape"]).tolist()
+    counts: list[list[int]] = np.frombuffer(data, "<i8").reshape(value["shape"]).tolist()
+    return counts
 
 
 @pytest.mark.parametrize(
     "labels",
     [
-        pa.array([1, 2, -1, None]),
-        pa.array(["1", "neutral", "", None]),
-        pa.array(["POSITIVE", "positive", "01", None]),
-        pa.array([1.0, 0.5, 1e300, float("nan")]),
-        pa.array([1.0, float("inf"), -1.0, None], pa.float32()),
+        pa.array(["1", "neutral", "positiv", None]),
+        pa.array(["POSITIVE", "neutral", "01", "  "]),
+        pa.array(["positive", "1 ?", "-", "NaN"]),
         pa.array(["1", "x", "y", None]).dictionary_encode(),
     ],
     ids=lambda labels: str(labels.type),
@@ -455,6 +472,113 @@ def test_labels_that_are_none_of_the_models_are_counted_apart(
     found = combine(TWO, [measure(TWO, [path])])
     assert (found["labelled_rows"], found["unknown_labels"]) == (1, 2)
     assert found["accuracy"] == 1
+
+
+STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
+
+
+def readings(names: Sequence[str], *columns: pa.Array) -> list[int | None]:
+    """Returns the id of each label of a column whose parts are seen by different workers."""
+    total, reader = LabelsSeen(names), label_names(tuple(names))
+    for column in columns:
+        seen = LabelsSeen(names)
+        seen.add(column)
+        total.merge(json.loads(json.dumps(seen.state())))
+    ids: list[int | None] = []
+    for column in columns:
+        found: list[int | None] = [None] * len(column)
+        for name, rows, of_group in reader.read(column).groups():
+            for row in np.flatnonzero(rows) if name in total.groups() else ():
+                found[row] = None if of_group[row] < 0 else int(of_group[row])
+        ids += found
+    return ids
+
+
+SAME = [
+    pa.array([1, 0, 1, None], pa.int8()),
+    pa.array([1.0, 0.0, 1.0, None]),
+    pa.array([True, False, True, None]),
+    pa.array(["1", "0", "1", ""]),
+    pa.array(["1.0", "0.0", " 1.", "nan"]),
+    pa.array(["True", "False", "true", None]),
+    pa.array(["1e0", "-0", "TRUE ", " "]),
+    pa.array(["Positive", " negative", "POSITIVE  ", None]),
+    pa.array(["positive", "0", "true", None]),
+]
+
+
+@pytest.mark.parametrize("column", SAME, ids=str)
+def test_a_label_means_the_same_however_it_is_stored(column: pa.Array) -> None:
+    assert readings(TWO, column) == [1, 0, 1, None]
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float64(), pa.string()], ids=str)
+@pytest.mark.parametrize(
+    ("names", "labels", "ids"),
+    [
+        (STARS, [1, 5, 3], [0, 4, 2]),
+        (STARS, [0, 4, 3], [0, 4, 3]),  # not ratings: there is a 0
+        (STARS, [0, 5, 3], [None, 4, 2]),  # not ids: there is a 5
+        (("N/A", *STARS), [1, 2], [1, 2]),
+        ((*STARS, "N/A"), [1, 5], [0, 4]),
+        (("1", "2", "3"), [1, 3], [0, 2]),
+        (("1", "2", "3"), [0, 2], [0, 2]),
+        (("LABEL_0", "LABEL_1"), [1, 0], [1, 0]),
+        (("true", "false"), [1, 0], [0, 1]),
+        (("18-24", "25-34"), [1, 0], [1, 0]),
+        (("-1", "0", "1"), [-1, 0, 1], [0, 1, 2]),
+        (TWO, [1, 2], [None, None]),
+        (TWO, [1, -1], [None, None]),
+    ],
+)
+def test_numbers_are_those_in_the_names_or_else_ids(
+    names: Sequence[str], labels: list[int], ids: list[int | None], kind: pa.DataType
+) -> None:
+    column = pa.array(labels).cast(kind)
+    assert readings(names, column) == ids
+    assert readings(names, *(column.slice(i, 1) for i in range(len(labels)))) == ids
+
+
+def test_numbers_that_are_no_ids_are_known_by_no_number_of_a_fraction() -> None:
+    assert readings(TWO, pa.array([1.0, 0.5])) == [None, None]
+    assert readings(TWO, pa.array([1.0, 1e300])) == [None, None]
+
+
+def test_case_counts_where_names_differ_in_nothing_else() -> None:
+    names = ("us", "US", "uk")
+    labels = pa.array(["us", "US", "Us", "UK"])
+    assert readings(names, labels) == [0, 1, None, 2]
+
+
+def test_a_boolean_is_the_label_of_that_name() -> None:
+    assert readings(("False ", "TRUE"), pa.array([True, False])) == [1, 0]
+
+
+def test_where_no_label_is_the_models_there_are_no_metrics_but_a_reason(tmp_path: Path) -> None:
+    rows = sample(6, 2)
+    values = ["good", "evil", "x" * 50, None, "good", "good"]
+    path = write(tmp_path / "a.parquet", rows, TWO, pa.array(values))
+    measured = measure_of(TWO, [USER]).values([measure(TWO, [path], [USER])])
+    assert measured.metrics == {}
+    assert measured.problem is not None
+    shown = f"none of 5 labels, such as 'evil', 'good', '{'x' * 40}', is one of the model's"
+    assert shown in measured.problem
+    assert "'NEGATIVE', 'POSITIVE'" in measured.problem
+
+
+def test_the_state_of_labels_is_bounded_and_the_same_in_any_order() -> None:
+    names = [f"name {i}" for i in range(2000)]
+    columns = [pa.array([f"{i:04d}!" * 20, f"{i % 7}"]) for i in range(500)]
+    states = []
+    for order in (columns, columns[::-1]):
+        total = LabelsSeen(names)
+        for column in order:
+            seen = LabelsSeen(names)
+            seen.add(column)
+            total.merge(seen.state())
+        states.append(total.state())
+    assert states[0] == states[1]
+    assert len(json.dumps(states[0])) < 500
 
 
 def test_rows_with_an_error_count_nowhere(tmp_path: Path) -> None:
@@ -471,7 +595,7 @@ def test_columns_are_found_behind_the_prefix(tmp_path: Path) -> None:
     rows = sample(50, 2)
     path = write(tmp_path / "a.parquet", rows, TWO, prefix="m_")
     found = measure(TWO, [path], prefix="m_")
-    assert ints_and_floats(found)[0] == ints_and_floats(states_of(rows, TWO))[0]
+    assert ints_and_floats(group(found, "ids"))[0] == ints_and_floats(sums_of(rows, TWO))[0]
 
 
 def test_without_what_it_takes_nothing_is_measured(tmp_path: Path) -> None:
@@ -490,6 +614,7 @@ def test_empty_files_count_no_rows(tmp_path: Path) -> None:
     assert measure(TWO, []) == none
     some = states_of(sample(200, 2), TWO)
     assert combine(TWO, [none, some]) == combine(TWO, [some])
+    assert measure_of(TWO).add_up([none, some]) == some
 
 
 def test_rows_without_any_label_count_no_rows(tmp_path: Path) -> None:
@@ -577,7 +702,8 @@ def test_a_users_value_does_not_replace_a_built_in_one(tmp_path: Path) -> None:
 def test_a_users_metric_sees_the_rows_with_an_unknown_label(tmp_path: Path) -> None:
     rows = sample(4, 2)
     path = write(tmp_path / "a.parquet", rows, TWO, pa.array(["0", "1", "what", None]))
-    assert measure(TWO, [path], [USER])["positive_share"]["rows"] == 3
+    state = measure(TWO, [path], [USER])["positive_share"]
+    assert (state["ids"]["rows"], state["names"]["rows"]) == (2, 1)
 
 
 NOT_LOADABLE = [

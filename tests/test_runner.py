@@ -26,10 +26,13 @@ from sparkinfer.jobs.result import RunResult
 from sparkinfer.plan import copies
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import ChunkTask
+from sparkinfer.report.status import describe_status, read_status
+from sparkinfer.report.summary import summarize
 from sparkinfer.rows import copying
 from sparkinfer.rows.copying import Copy, FileCopier
 from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, add_file, run_made_up, write_input
+from tests.tiny_models import make_classifier
 
 
 @pytest.fixture
@@ -191,6 +194,43 @@ def test_metrics_are_those_of_all_rows_also_after_a_resume(config: ScoringConfig
     assert result.metrics["log_loss"] == pytest.approx(log_loss(truth, probabilities), abs=1e-6)
 
 
+def relabel(source: Path, label: Callable[[int], Any]) -> None:
+    """Replaces the true labels of an input by those for its row numbers."""
+    for path in source.glob("*.parquet"):
+        table = pq.read_table(path)
+        labels = pa.array([label(row) for row in table["id"].to_pylist()])
+        place = table.schema.get_field_index("label")
+        pq.write_table(table.set_column(place, "label", labels), path)
+
+
+def test_labels_that_match_nothing_are_told_of_before_scoring_and_in_the_result(
+    config: ScoringConfig, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    relabel(source, lambda row: 7)
+
+    def was_told(task: Any) -> None:
+        assert "'7', is one of the model's, 'NEGATIVE', 'POSITIVE'" in caplog.text
+
+    result, _ = run(config, before_chunk=was_told)
+    assert result.metrics == {}
+    assert result.metrics_problem is not None
+    reason = f"metrics    none: {result.metrics_problem}"
+    assert "label_col='label': none of 80 labels, such as '7', is one of" in reason
+    assert reason in summarize(result)
+    assert reason in describe_status(read_status(str(config.output)))
+    assert run(config)[0].metrics_problem == result.metrics_problem
+
+
+def test_one_label_that_is_no_id_keeps_the_numbers_of_all_chunks_from_being_ids(
+    config: ScoringConfig, source: Path
+) -> None:
+    relabel(source, lambda row: 2 if row == 79 else row % 2)
+    result, engine = run(config)
+    assert len(engine.scored) == 4
+    assert result.metrics == {}
+    assert "none of 80 labels, such as '0', '1', '2', is one" in str(result.metrics_problem)
+
+
 def test_a_run_goes_on_after_its_last_record(config: ScoringConfig) -> None:
     with pytest.raises(Killed):
         run(config, before_chunk=kill_before(2))
@@ -288,7 +328,6 @@ def test_settings_that_change_only_the_speed_may_change(config: ScoringConfig) -
 
 
 def test_another_model_is_refused(config: ScoringConfig, tmp_path: Path) -> None:
-    from tests.tiny_models import make_classifier
 
     run(config)
     other = make_classifier(tmp_path / "other", seed=1)

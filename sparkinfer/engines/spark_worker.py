@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,21 +52,23 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
     if first is None:
         return
     plan = job.plan
-    slot = task_slot(plan.workers.device_type, plan.workers.cores)
     context = TaskContext.get()
     name = f"{job.name} task {context.partitionId() if context else 0}".strip()
     attempt = context.taskAttemptId() if context else 0
-    device = f"{slot.device} on {socket.gethostname()}"
-    reporter = ProgressClient(job.progress, name, attempt, device)
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)))
-    with ScoringLoop(plan.processor, slot, reporter, watch, name) as loop:
-        yield from loop.process(itertools.chain([first], iterator))
+    with task_slot(plan.workers.device_type, plan.workers.cores) as slot:
+        device = f"{slot.device} on {socket.gethostname()}"
+        reporter = ProgressClient(job.progress, name, attempt, device)
+        with ScoringLoop(plan.processor, slot, reporter, watch, name) as loop:
+            yield from loop.process(itertools.chain([first], iterator))
 
 
-def task_slot(kind: str, cores: int, scores_later: bool = True) -> WorkerSlot:
-    """Sets up this process for the running task and returns the task's slot."""
+@contextmanager
+def task_slot(kind: str, cores: int, scores_later: bool = True) -> Iterator[WorkerSlot]:
+    """Sets up this process for the running task and yields the task's slot."""
     limit_threads(cores)
-    return WorkerSlot(task_device(kind), cores, scores_later)
+    with task_device(kind) as device:
+        yield WorkerSlot(device, cores, scores_later)
 
 
 def call_in_worker(
@@ -73,7 +76,8 @@ def call_in_worker(
 ) -> bytes:
     """Calls a function in this task and returns its result or its SparkInferError, pickled."""
     try:
-        return pickle.dumps(act(task_slot(kind, cores, scores_later)))
+        with task_slot(kind, cores, scores_later) as slot:
+            return pickle.dumps(act(slot))
     except SparkInferError as error:
         return pickle.dumps(error)
 

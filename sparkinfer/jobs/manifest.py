@@ -26,7 +26,7 @@ from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_te
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of manifests and records; other versions are not read."""
 
 MANIFEST_FILE = "manifest.json"

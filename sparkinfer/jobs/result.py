@@ -19,7 +19,9 @@ class RunResult:
         output: folder with the scored Parquet files.
         rows: rows in them, those with an error included.
         error_rows: rows among them that could not be scored.
-        metrics: by name, over all rows with a known label; empty without a label column.
+        metrics: by name, over all rows with a known label; empty without a label column, or if no
+            label is one of the model's.
+        metrics_problem: why there are none in the latter case, else None.
         rows_before: rows among them that an earlier run had committed.
         seconds: from the call to the end.
         phases: of these, the seconds for each part of the engine's work: `score`, preceded by
@@ -38,6 +40,7 @@ class RunResult:
     rows: int
     error_rows: int
     metrics: Mapping[str, float]
+    metrics_problem: str | None
     rows_before: int
     seconds: float
     phases: dict[str, float]

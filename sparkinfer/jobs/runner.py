@@ -5,12 +5,15 @@ The same call resumes an interrupted run: chunks with a record are done.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any
+
+import pyarrow as pa
 
 from sparkinfer import __version__
 from sparkinfer.config import ScoringConfig
@@ -39,15 +42,21 @@ from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.replacement import Replacer
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
-from sparkinfer.metrics.measure import States
+from sparkinfer.metrics.measure import Measure, States
 from sparkinfer.plan.input_chunks import InputChunks
 from sparkinfer.plan.inputs import type_name
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
 from sparkinfer.redaction import without_secrets
+from sparkinfer.rows.reading import ChunkReader
 from sparkinfer.storage import SUCCESS_FILE
 from sparkinfer.workers.statistics import ScoringStatistics
+
+logger = logging.getLogger(__name__)
+
+LABELS_LOOKED_AT = 1000
+"""Rows whose true labels are looked at before the first row is scored."""
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""
@@ -227,6 +236,7 @@ class _Run:
             total_rows=manifest.rows,
             errors=done.errors,
         )
+        self._warn_of_strange_labels(manifest, plan.measure)
         with display(progress):
             tasks = self._tasks(manifest, done)
             self._prelude.engine.score(plan, tasks, committer, progress)
@@ -241,6 +251,31 @@ class _Run:
             devices=progress.devices,
         )
         return replace(result, seconds=time.monotonic() - self._started)
+
+    def _warn_of_strange_labels(self, manifest: Manifest, measure: Measure) -> None:
+        """Says so before hours of scoring if it looks as if there will be no metrics."""
+        labels = measure.look(self._first_labels(manifest))
+        problem = labels.problem() if labels is not None else None
+        if problem is not None:
+            logger.warning(
+                "label_col=%r: in the first rows, %s; the run goes on, and reports no metrics "
+                "unless later rows have such a label",
+                measure.label_col,
+                problem,
+            )
+
+    def _first_labels(self, manifest: Manifest) -> Iterator[pa.Array]:
+        """Yields the true labels of the first rows."""
+        fields = self._prelude.columns.carried
+        reader = ChunkReader(self._chunks.folders, pa.schema([fields.field(self._config.label_col)]))
+        pieces = (piece for chunk in manifest.chunks for piece in chunk.pieces)
+        left = LABELS_LOOKED_AT
+        with suppress(JobError):  # the chunk's own attempt says more
+            for batch in reader.read(pieces):
+                yield batch.column(0).slice(0, left)
+                left -= batch.num_rows
+                if left <= 0:
+                    return
 
     def _tasks(self, manifest: Manifest, done: Done) -> Iterator[ChunkTask]:
         """Yields the chunks that are not done, lazily."""
@@ -269,14 +304,15 @@ class _Run:
                 done.add(record, manifest.chunks)
                 yield record.metrics
 
-        metrics = self._prelude.measure(manifest.labels).values(states())
+        measured = self._prelude.measure(manifest.labels).values(states())
         _refuse_missing(manifest, done)
         self._finish(manifest, done.files)
         return RunResult(
             output=str(self._config.output),
             rows=done.rows,
             error_rows=done.errors,
-            metrics=metrics,
+            metrics=measured.metrics,
+            metrics_problem=measured.problem,
             rows_before=0,
             seconds=0.0,
             phases={},

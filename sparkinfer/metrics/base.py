@@ -36,6 +36,25 @@ class Metric(Protocol):
         """Returns values by name; empty if there are none."""
 
 
+class Labels(Protocol):
+    """What the true labels of some rows are; decides over all of them how they are read."""
+
+    def add(self, column: pa.Array) -> None:
+        """Adds the labels of some rows."""
+
+    def state(self) -> dict[str, Any]:
+        """Returns what was seen as JSON values, whose size does not depend on the rows."""
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Adds the state of other rows; the order of states must not matter."""
+
+    def groups(self) -> Sequence[str]:
+        """Returns which of the groups that the `Evaluation` yields count."""
+
+    def problem(self) -> str | None:
+        """Returns why nothing can be measured, None if something can."""
+
+
 class Evaluation(Protocol):
     """How the results of a task are measured against true labels.
 
@@ -50,8 +69,14 @@ class Evaluation(Protocol):
     def metrics(self, labels: Sequence[str]) -> list[Metric]:
         """Returns new metrics for a model with these labels."""
 
-    def rows(self, batch: pa.RecordBatch, labels: Sequence[str]) -> Iterator[Any]:
-        """Yields what to update metrics with for some rows.
+    def labels(self, labels: Sequence[str]) -> Labels:
+        """Returns a new account of true labels, for a model with these labels."""
+
+    def rows(self, batch: pa.RecordBatch, labels: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """Yields groups of some rows, each with what to update metrics with.
+
+        A row may be in several groups, one for each way in which its label may be read. See
+        `Labels.groups` for which of them count in the end.
 
         Args:
             batch: the column of true labels, then `columns`, in their order.

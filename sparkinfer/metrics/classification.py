@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkinfer.metrics.base import Metric, Sums
-from sparkinfer.metrics.labels import label_ids, label_text, matrix, predicted_ids
+from sparkinfer.metrics.base import Labels, Metric, Sums
+from sparkinfer.metrics.labels import UNKNOWN, LabelsSeen, label_names, matrix, predicted_ids
 
 MAX_BATCH_ROWS = 2**16
 MAX_BATCH_NUMBERS = 2**22
@@ -265,22 +265,33 @@ class ClassificationEvaluation:
             metrics += [LogLoss(), Calibration(), AucRoc(num_labels)]
         return metrics
 
-    def rows(self, batch: pa.RecordBatch, labels: Sequence[str]) -> Iterator[LabelledRows]:
-        """Yields the rows that have a prediction, in order and in parts of bounded size."""
-        names = pa.array(labels, pa.string())
-        max_rows = min(MAX_BATCH_ROWS, max(1, MAX_BATCH_NUMBERS // len(names)))
+    def labels(self, labels: Sequence[str]) -> Labels:
+        """Returns a new account of true labels, for a model with these labels."""
+        return LabelsSeen(labels)
+
+    def rows(
+        self, batch: pa.RecordBatch, labels: Sequence[str]
+    ) -> Iterator[tuple[str, LabelledRows]]:
+        """Yields the rows that have a prediction, by group and in parts of bounded size."""
+        max_rows = min(MAX_BATCH_ROWS, max(1, MAX_BATCH_NUMBERS // len(labels)))
         for start in range(0, batch.num_rows, max_rows):
-            yield _labelled_rows(batch.slice(start, max_rows), names)
+            yield from _labelled_rows(batch.slice(start, max_rows), tuple(labels))
 
 
-def _labelled_rows(batch: pa.RecordBatch, names: pa.Array) -> LabelledRows:
+def _labelled_rows(
+    batch: pa.RecordBatch, labels: tuple[str, ...]
+) -> Iterator[tuple[str, LabelledRows]]:
     label, prediction, probabilities = batch.filter(pc.is_valid(batch.column(1))).columns
-    texts = label_text(label)
-    ids = label_ids(texts, names, of_type=label.type)
-    known = pc.is_valid(ids)
-    return LabelledRows(
-        labels=ids.filter(known).to_numpy().astype(np.int64),
-        predictions=predicted_ids(prediction.filter(known), names),
-        probabilities=matrix(probabilities.filter(known), len(names)),
-        unknown_labels=ids.null_count - texts.null_count,
-    )
+    names = pa.array(labels, pa.string())
+    for group, rows, ids in label_names(labels).read(label).groups():
+        known = rows & (ids != UNKNOWN)
+        chosen = pa.array(known)
+        yield (
+            group,
+            LabelledRows(
+                labels=ids[known],
+                predictions=predicted_ids(prediction.filter(chosen), names),
+                probabilities=matrix(probabilities.filter(chosen), len(names)),
+                unknown_labels=int(np.count_nonzero(rows & ~known)),
+            ),
+        )

@@ -5,17 +5,34 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.metrics.base import Evaluation, Metric
+from sparkinfer.metrics.base import Evaluation, Labels, Metric
 
 States = Mapping[str, Mapping[str, Any]]
-"""The state of each metric by its name, as JSON values."""
+"""As JSON values, the state of the labels as `LABELS` and, by the name of each metric, its state by
+group of rows; see `Evaluation`."""
+
+LABELS = "labels"
+"""Key of the labels' state; no metric has this name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured over all rows.
+
+    Attributes:
+        metrics: values by name, all finite.
+        problem: why there are none if no label is one of the model's, else None.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,15 @@ class Measure:
         """Returns an object that takes rows."""
         return Measuring(self)
 
+    def look(self, labels: Iterable[pa.Array]) -> Labels | None:
+        """Returns an account of true labels; None if they are not measured."""
+        if self.evaluation is None or not self.columns:
+            return None
+        seen = self.evaluation.labels(self.labels)
+        for column in labels:
+            seen.add(column)
+        return seen
+
     def add_up(self, states: Iterable[States]) -> States:
         """Returns the sum of the states of several files or chunks.
 
@@ -69,33 +95,95 @@ class Measure:
         Raises:
             JobError: a state was computed for other labels.
         """
-        return {metric.name: metric.state() for metric in self._merged(states)}
+        total = self._merged(states)
+        return total.states() if total is not None else {}
 
-    def values(self, states: Iterable[States]) -> dict[str, float]:
-        """Returns the metrics' values over the rows of all states; all are finite.
+    def values(self, states: Iterable[States]) -> Measured:
+        """Returns the metrics' values over the rows of all states.
 
-        States are read one at a time. See `add_up` for what is left out. A user's value whose name
-        is already used is returned as `metric.value`.
+        States are read one at a time, to the last. See `add_up` for what is left out. A user's
+        value whose name is already used is returned as `metric.value`.
 
         Raises:
             JobError: a state was computed for other labels.
         """
+        total = self._merged(states)
+        if total is None:
+            return Measured()
+        problem = total.labels.problem()
+        if problem is not None:
+            return Measured(problem=f"label_col={self.label_col!r}: {problem}")
         values: dict[str, float] = {}
-        for metric in self._merged(states):
+        for metric in total.counted(self.metrics()):
             for name, value in metric.compute().items():
                 if math.isfinite(value):
                     values[f"{metric.name}.{name}" if name in values else name] = float(value)
-        return values
+        return Measured(values)
 
-    def _merged(self, states: Iterable[States]) -> list[Metric]:
-        metrics = self.metrics()
+    def _merged(self, states: Iterable[States]) -> _Total | None:
+        """Returns the sum of states; None if there is none, or one of rows not measured."""
+        labels = self.look([])
+        total = None
+        if labels is not None:
+            total = _Total(labels, [metric.name for metric in self.metrics()])
         is_any = False
-        for state in states:
+        for state in states:  # to the end, since callers count what they yield
             is_any = True
-            metrics = [metric for metric in metrics if metric.name in state]
-            for metric in metrics:
-                metric.merge(state[metric.name])
-        return metrics if is_any else []
+            if LABELS not in state:
+                total = None
+            if total is not None:
+                total.merge(state, self.metrics)
+        return total if is_any else None
+
+
+class _Total:
+    """A sum of states.
+
+    Args:
+        labels: without rows.
+        names: of the metrics.
+    """
+
+    def __init__(self, labels: Labels, names: Sequence[str]) -> None:
+        self.labels = labels
+        self._names = list(names)
+        self._groups: dict[str, dict[str, Metric]] = {}
+
+    def merge(self, state: States, new_metrics: Callable[[], list[Metric]]) -> None:
+        """Adds a state; drops the metrics that it lacks."""
+        self.labels.merge(state[LABELS])
+        self._names = [name for name in self._names if name in state]
+        for name in self._names:
+            for group, sums in state[name].items():
+                if group not in self._groups:
+                    self._groups[group] = {metric.name: metric for metric in new_metrics()}
+                self._groups[group][name].merge(sums)
+
+    def states(self) -> States:
+        """Returns the sum as a state."""
+        return _states(self.labels, self._groups, self._names)
+
+    def counted(self, metrics: list[Metric]) -> list[Metric]:
+        """Returns metrics, with the rows of the groups that count added to each.
+
+        Args:
+            metrics: without rows.
+        """
+        counted = [metric for metric in metrics if metric.name in self._names]
+        for group in self.labels.groups():
+            for metric in counted:
+                if group in self._groups:
+                    metric.merge(self._groups[group][metric.name].state())
+        return counted
+
+
+def _states(
+    labels: Labels, groups: Mapping[str, Mapping[str, Metric]], names: Iterable[str]
+) -> States:
+    by_name = {
+        name: {group: metrics[name].state() for group, metrics in groups.items()} for name in names
+    }
+    return {LABELS: labels.state(), **by_name}
 
 
 class Measuring:
@@ -107,7 +195,9 @@ class Measuring:
 
     def __init__(self, measure: Measure) -> None:
         self._measure = measure
-        self._metrics = measure.metrics()
+        self._labels = measure.look([])
+        self._names = [metric.name for metric in measure.metrics()]
+        self._groups: dict[str, dict[str, Metric]] = {}
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Adds rows with all columns of the output, or at least those that are read.
@@ -116,18 +206,27 @@ class Measuring:
             JobError: they were not scored by a model with these labels.
         """
         evaluation = self._measure.evaluation
-        if not self._metrics or evaluation is None:
+        if self._labels is None or evaluation is None:
             return
         columns = [rows.column(name) for name in self._measure.columns]
         looked_at = pa.Table.from_arrays(columns, names=["label", *evaluation.columns])
         for batch in looked_at.combine_chunks().to_batches():
-            for part in evaluation.rows(batch, self._measure.labels):
-                for metric in self._metrics:
+            # All rows: how labels are read must not depend on which rows could be scored.
+            self._labels.add(batch.column(0))
+            for group, part in evaluation.rows(batch, self._measure.labels):
+                for metric in self._of(group):
                     metric.update(part)
 
-    def states(self) -> dict[str, dict[str, Any]]:
+    def states(self) -> States:
         """Returns the state of each metric, by the metric's name."""
-        return {metric.name: metric.state() for metric in self._metrics}
+        if self._labels is None:
+            return {}
+        return _states(self._labels, self._groups, self._names)
+
+    def _of(self, group: str) -> Iterable[Metric]:
+        if group not in self._groups:
+            self._groups[group] = {metric.name: metric for metric in self._measure.metrics()}
+        return self._groups[group].values()
 
 
 def check_metrics(user_metrics: Sequence[str], evaluation: Evaluation | None) -> None:
@@ -138,11 +237,11 @@ def check_metrics(user_metrics: Sequence[str], evaluation: Evaluation | None) ->
 
 
 def _refuse_repeated(names: Iterable[str], own: Sequence[str]) -> None:
-    repeated = [name for name, times in Counter(names).items() if times > 1]
+    repeated = [name for name, times in Counter([LABELS, *names]).items() if times > 1]
     if repeated:
         raise ConfigError(
             f"metrics: more than one is called {repeated[0]!r}; name each class once and give it "
-            f"its own `name`, other than {', '.join(own)}"
+            f"its own `name`, other than {', '.join([LABELS, *own])}"
         )
 
 

@@ -21,7 +21,8 @@ from sparkinfer.models.tasks import get_task
 from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
 from sparkinfer.models.tokens import EncodedRows, encode_rows
 from sparkinfer.workers import resident
-from sparkinfer.workers.devices import release_gpus, release_memory
+from sparkinfer.workers.devices import release_memory
+from sparkinfer.workers.gpus import release_gpus
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 

@@ -43,6 +43,7 @@ class RunStatus:
         rows_per_s: of the newest writer, from the end of its first chunk to the end of its last;
             None if it cannot be computed.
         metrics: over the rows that are done.
+        metrics_problem: why there are none if no label is one of the model's, else None.
         writer: the process that writes there, or did last; None if unknown.
     """
 
@@ -61,6 +62,7 @@ class RunStatus:
     tokens: int
     rows_per_s: float | None
     metrics: dict[str, float]
+    metrics_problem: str | None
     writer: Holder | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def read_status(path: str) -> RunStatus:
             rate.add(record)
             yield record.metrics
 
-    metrics = _measure(manifest).values(states())
+    measured = _measure(manifest).values(states())
     missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
     writer = read_holder(output.lease_folder)
     return RunStatus(
@@ -111,7 +113,8 @@ def read_status(path: str) -> RunStatus:
         truncated=done.truncated,
         tokens=done.tokens,
         rows_per_s=rate.rows_per_s,
-        metrics=metrics,
+        metrics=measured.metrics,
+        metrics_problem=measured.problem,
         writer=writer,
     )
 
@@ -135,7 +138,7 @@ def describe_status(status: RunStatus) -> str:
     lines.append(f"errors     {status.errors:,} rows")
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
     lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
-    lines += describe_metrics(status.metrics)
+    lines += describe_metrics(status.metrics, status.metrics_problem)
     lines.append(f"started    {status.created}")
     lines.append(f"output     {status.output}")
     return "\n".join(lines)

@@ -28,7 +28,7 @@ def summarize(result: RunResult) -> str:
             f"rate       {result.rows_per_s:,.0f} rows/s of scoring; {_seconds_by_phase(result)}"
         )
     lines += [*_model_lines(result), *_worker_lines(result)]
-    lines += describe_metrics(result.metrics)
+    lines += describe_metrics(result.metrics, result.metrics_problem)
     lines += [f"note       {note}" for note in result.notes]
     lines.append(f"output     {result.output}")
     return "\n".join(lines)
@@ -68,8 +68,10 @@ def _worker_lines(result: RunResult) -> list[str]:
     return lines
 
 
-def describe_metrics(metrics: Mapping[str, float]) -> list[str]:
-    """Returns one line per metric."""
+def describe_metrics(metrics: Mapping[str, float], problem: str | None) -> list[str]:
+    """Returns one line per metric, or one that says why there are none."""
+    if problem is not None:
+        return [f"metrics    none: {problem}"]
     return [f"{name:<17} {_figure(name, value)}" for name, value in metrics.items()]
 
 

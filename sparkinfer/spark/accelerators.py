@@ -13,6 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -99,11 +100,11 @@ def count_accelerators(
     return Accelerators("cuda", choose_gpu_count(slots, num_workers), cores)
 
 
-def task_device(kind: str) -> str:
-    """Returns the torch device that the running task owns: `cpu` or `cuda:<index>`.
+def task_device(kind: str) -> AbstractContextManager[str]:
+    """Returns a context of the torch device that the running task owns: `cpu` or `cuda:<index>`.
 
-    Called in the Python worker of a task. A GPU that Spark has not assigned is held until the
-    process ends.
+    Called in the Python worker of a task, and open as long as the task. The process keeps a GPU for
+    later tasks, whichever GPU Spark names then.
 
     Args:
         kind: `cuda` or `cpu`, as in `Accelerators.device_type`.
@@ -112,7 +113,7 @@ def task_device(kind: str) -> str:
         EngineUnavailableError: the GPU is not visible to torch, or all of them are taken; there is
             no fallback from a requested GPU to the CPU.
     """
-    return "cpu" if kind == "cpu" else worker_device(kind, assigned_gpu(), 0)
+    return worker_device(kind, None if kind == "cpu" else assigned_gpu(), 0)
 
 
 def _gpus_per_task(spark: SparkSession) -> str | None:

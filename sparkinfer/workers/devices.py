@@ -1,53 +1,63 @@
-"""Which device a worker process owns.
-
-A GPU that was not assigned by Spark is held through a lock file on its host until the process ends,
-so that two workers never load a model on the same one.
-"""
+"""Which device a worker process owns."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
 import os
-import re
 import socket
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from sparkinfer.exceptions import EngineUnavailableError
+from sparkinfer.workers import gpus
 
-if TYPE_CHECKING:
-    from filelock import FileLock
+logger = logging.getLogger(__name__)
 
 
-def worker_device(kind: str, address: str | None, local_rank: int) -> str:
-    """Returns the torch device of a rank: the GPU assigned by Spark, else that of its local rank.
-
-    A GPU that Spark has not assigned is held through a lock: a launcher that counts local ranks by
-    container and not by host gives several ranks the same one, and the others then take the next.
+@contextlib.contextmanager
+def worker_device(kind: str, address: str | None, local_rank: int) -> Iterator[str]:
+    """Yields the torch device of this process, for the length of one task; see `gpus`.
 
     Args:
         kind: `cuda` or `cpu`, as in `Workers.device_type`.
-        address: the GPU that Spark assigned to the rank's task, None if it schedules no GPUs.
-        local_rank: the rank among those on its host.
+        address: the GPU that Spark assigned to the task, None if it schedules no GPUs.
+        local_rank: the task among those on its host, if it schedules none. A launcher that counts
+            by container and not by host gives several the same one; the others take the next GPU.
 
     Raises:
         EngineUnavailableError: torch does not see that GPU, or all of them are taken.
     """
-    if kind == "cpu":
-        return "cpu"
+    with gpus.at_work():
+        yield "cpu" if kind == "cpu" else f"cuda:{_own_gpu(address, local_rank)}"
+
+
+def _own_gpu(address: str | None, local_rank: int) -> int:
     visible = _visible_devices(os.environ)
-    index = _lock_free_gpu(visible, local_rank) if address is None else gpu_index(address, visible)
+    told = None if address is None else gpu_index(address, visible)
     count = count_cuda_devices()
-    if index >= count:
+    if (told or 0) >= count:
         raise EngineUnavailableError(
-            f"host {socket.gethostname()}: the task owns GPU {address or index}, but torch sees "
+            f"host {socket.gethostname()}: the task owns GPU {address or 0}, but torch sees "
             f"{count} CUDA devices there (CUDA_VISIBLE_DEVICES="
             f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}); install a CUDA build of torch and a "
             "working driver, or use device='cpu'"
         )
-    return f"cuda:{index}"
+    names = [visible[index] if index < len(visible) else str(index) for index in range(count)]
+    index = gpus.hold_gpu(names, told, local_rank)
+    if index is not None:
+        return index
+    if told is not None:
+        # Held by a stranger who was told the same address, such as one in a container with GPU
+        # numbers of its own and a shared temporary folder. Spark knows better than the locks.
+        logger.warning("GPU %s is held by another process, though Spark assigned it here", address)
+        return told
+    raise EngineUnavailableError(
+        f"host {socket.gethostname()}: more tasks load a model than there are GPUs ({count}), and "
+        f"all of them are held by other processes; set spark.executor.resource.gpu.amount "
+        "and spark.task.resource.gpu.amount=1, or use fewer workers"
+    )
 
 
 def release_memory(device: str) -> None:
@@ -57,12 +67,6 @@ def release_memory(device: str) -> None:
         import torch
 
         torch.cuda.empty_cache()
-
-
-def release_gpus() -> None:
-    """Releases the GPUs that this process holds for its tasks."""
-    while _held:
-        _held.popitem()[1].release()
 
 
 def has_nvidia_driver() -> bool:
@@ -108,47 +112,3 @@ def gpu_index(address: str, visible: list[str]) -> int:
         f"{','.join(visible)!r}; let the discovery script report indices, or set that variable for "
         "the executors"
     )
-
-
-# A lock is released when its object is garbage-collected: these live as long as the process.
-_held: dict[int, FileLock] = {}
-
-
-def _lock_free_gpu(visible: list[str], first: int) -> int:
-    """Locks a GPU that no other process on this host holds, and returns its index.
-
-    Args:
-        visible: the entries of CUDA_VISIBLE_DEVICES.
-        first: the index to try first.
-    """
-    if _held:
-        return next(iter(_held))
-    count = count_cuda_devices()
-    for index in range(count):
-        index = (first + index) % count
-        name = visible[index] if index < len(visible) else str(index)
-        lock = _try_lock(name)
-        if lock is not None:
-            _held[index] = lock
-            return index
-    if count == 0:
-        return 0  # the caller rejects it, naming what torch sees
-    raise EngineUnavailableError(
-        f"host {socket.gethostname()}: more tasks load a model than there are GPUs ({count}), and "
-        f"all of them are held by other processes; set spark.executor.resource.gpu.amount "
-        "and spark.task.resource.gpu.amount=1, or use fewer workers"
-    )
-
-
-def _try_lock(gpu: str) -> Any:
-    """Returns a held lock on the GPU's file in the temporary folder, or None if it is taken."""
-    from filelock import FileLock, Timeout
-
-    # One file per user: another user's could not be opened for writing.
-    file = f"sparkinfer-{os.getuid()}-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
-    lock = FileLock(Path(tempfile.gettempdir()) / file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock

@@ -167,6 +167,19 @@ def test_a_label_column_gives_metrics(run: Run, tmp_path: Path, classifier: Path
     assert 0 <= result.metrics["auc_roc"] < 1
 
 
+def test_a_label_column_of_a_csv_file_means_the_same(
+    run: Run, tmp_path: Path, classifier: Path
+) -> None:
+    texts = ["good", "bad", "red", "blue film", "green"]
+    truth = [label for label, _ in reference(classifier, texts)]
+    as_text = {"POSITIVE": "1.0", "NEGATIVE": "False"}
+    lines = [f"{i},{text},{as_text[truth[i]]}" for i, text in enumerate(texts[:-1])]
+    source = tmp_path / "in.csv"
+    source.write_text("\n".join(["id,text,label", *lines, f"4,{texts[-1]},"]))
+    result, _ = run(source, label_col="label")
+    assert (result.metrics["accuracy"], result.metrics["labelled_rows"]) == (1, 4)
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_text_files_give_the_rows_of_parquet(run: Run, tmp_path: Path, kind: str) -> None:
     texts = ["good", 'say "hi", they said', "two\nlines", "", "bad"]

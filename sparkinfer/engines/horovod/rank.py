@@ -8,7 +8,7 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,7 +117,13 @@ def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
         return  # more ranks than row groups: no need to load the model
     workers = job.plan.workers
     limit_threads(workers.cores)
-    device = worker_device(workers.device_type, placement.gpu_address, placement.local_rank)
+    with worker_device(workers.device_type, placement.gpu_address, placement.local_rank) as device:
+        _score_on(device, job, placement, beat, itertools.chain([first], shares))
+
+
+def _score_on(
+    device: str, job: RankJob, placement: Placement, beat: RankBeat, shares: Iterable[RankShare]
+) -> None:
     reporter = _Reporter(job.progress, placement.rank, device, beat)
 
     def end_rank(stall: StallReport) -> None:
@@ -125,12 +131,11 @@ def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
         end_process(lambda: beat.fail(stall.line, stall.stacks))
 
     watch = Watch(job.plan.stall_timeout_s, end_rank)
-    with ScoringLoop(
-        job.plan.processor, WorkerSlot(device, workers.cores), reporter, watch
-    ) as loop:
+    slot = WorkerSlot(device, job.plan.workers.cores)
+    with ScoringLoop(job.plan.processor, slot, reporter, watch) as loop:
         beat.check()
         beat.enter(SCORING)
-        for share in itertools.chain([first], shares):
+        for share in shares:
             loop.at(f"chunk {share.chunk}")
             beat.begin(share.chunk)
             beat.add(_score_share(job, share, loop, placement.rank))

@@ -56,6 +56,7 @@ class DeepSpeedBackend:
         import torch
 
         deepspeed = _import_deepspeed()
+        _stay_on(checkpoint.device)
         dtype = getattr(torch, way.dtype)
         # The pipeline disables the cache through a parameter that it looks for in the signature of
         # `forward`, which DeepSpeed's wrapper hides.
@@ -70,6 +71,17 @@ class DeepSpeedBackend:
             replace_with_kernel_inject=True,
             max_out_tokens=checkpoint.encoder.max_length,
         )
+
+
+def _stay_on(device: str) -> None:
+    """Keeps DeepSpeed from moving a module to a GPU that was not asked for.
+
+    It moves every module to the accelerator of its choice, which is a GPU where there is one.
+    """
+    accelerator = importlib.import_module("deepspeed.accelerator")
+    if device == "cpu" and accelerator.get_accelerator().device_name() != "cpu":
+        cpu = importlib.import_module("deepspeed.accelerator.cpu_accelerator")
+        accelerator.set_accelerator(cpu.CPU_Accelerator())
 
 
 def _import_deepspeed() -> Any:

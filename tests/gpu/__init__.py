@@ -1,0 +1,1 @@
+"""What only a GPU can show. Needs the core and torch, no Spark; see `tests/gpu/pytest.ini`."""

@@ -1,0 +1,301 @@
+"""What a model does on a GPU: number formats, DeepSpeed, memory, broken devices, neighbours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sparkinfer.exceptions import EngineUnavailableError
+from sparkinfer.models.backends import PLAIN
+from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.gate import TOLERANCES, candidates, load_way, run_gate
+from sparkinfer.models.scorer import Scorer
+from sparkinfer.workers import gpus
+from sparkinfer.workers.devices import worker_device
+from tests.gpu.models import Shape, heavy_lengths, make_model, texts_of
+from tests.gpu.scoring import options_of, reference_of, score, scores_of
+
+pytestmark = pytest.mark.gpu
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+GPU = "cuda:0"
+SHAPE = Shape()
+KINDS = ("Bert", "Roberta", "DebertaV2", "DistilBert", "GPT2")
+SPREAD = {"initializer_range": 0.1}
+"""Of the random weights, so that texts differ in their probabilities."""
+
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="deepspeed is not installed"
+)
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return texts_of(SHAPE, heavy_lengths(300, SHAPE.length))
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Starts a process of its own, which imports from this checkout."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def outcome(code: str, *arguments: object, timeout_s: float = 120.0) -> Any:
+    """Returns what a process prints last, as JSON."""
+    process = python(code, *arguments)
+    said, errors = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(said.splitlines()[-1])
+
+
+# Devices
+
+
+def test_a_process_gets_a_gpu_and_keeps_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    with worker_device("cuda", "0", 0) as device:
+        assert device == GPU
+    with worker_device("cuda", None, 0) as device:
+        assert device == GPU
+    gpus.release_gpus()
+
+
+def test_the_preferred_format_of_a_gpu_is_half_precision() -> None:
+    ways = candidates(options_of(), GPU)
+    assert ways[0] == Acceleration("none", "float16")
+    assert ways[-1] == PLAIN
+
+
+SCORE_ON_THE_CPU = """
+import json, sys
+import torch
+import sparkinfer
+model, source, output = sys.argv[1:]
+config = sparkinfer.ScoringConfig(
+    model=model, input=source, input_col="text", output=output, engine="local", device="cpu"
+)
+result = sparkinfer.run(config)
+print(json.dumps([result.rows, result.error_rows, torch.cuda.is_initialized()]))
+"""
+
+
+def test_device_cpu_leaves_the_gpu_alone(folder: Path, tmp_path: Path, texts: list[str]) -> None:
+    model = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
+    source = tmp_path / "in.csv"
+    source.write_text("\n".join(["text", *texts]))
+    done = outcome(SCORE_ON_THE_CPU, model, source, tmp_path / "out")
+    assert done == [len(texts), 0, False]
+
+
+HOLD_A_GPU = """
+import sys
+import torch
+from sparkinfer.workers import gpus, resident
+from sparkinfer.workers.devices import release_memory, worker_device
+gpus.tempfile.tempdir = sys.argv[1]
+with worker_device("cuda", None, 0) as device:
+    big = lambda: torch.empty(1 << 28, dtype=torch.uint8, device=device)
+    resident.get("model", big, lambda: (release_memory(device), print("released", flush=True)))
+    print(device, flush=True)
+    sys.stdin.readline()
+print("idle", flush=True)
+sys.stdin.readline()
+print(torch.cuda.memory_reserved(), flush=True)
+"""
+
+
+def test_two_processes_never_hold_a_model_on_one_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus, "_former", None)
+    monkeypatch.setattr(gpus, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    other = python(HOLD_A_GPU, tmp_path)
+    assert other.stdin is not None
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline().strip() == GPU
+        with (
+            pytest.raises(EngineUnavailableError, match="held by other processes"),
+            worker_device("cuda", None, 0),
+        ):
+            raise AssertionError("a GPU with a task was taken")
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline().strip() == "idle"
+        monkeypatch.setattr(gpus, "_gave_up", False)
+        monkeypatch.setattr(gpus, "PATIENCE_S", 30.0)
+        with worker_device("cuda", None, 0) as device:
+            assert device == GPU
+            assert other.stdout.readline().strip() == "released"
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline().strip() == "0"
+    finally:
+        other.kill()
+        other.communicate()
+        gpus.release_gpus()
+
+
+# Number formats
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_passes_the_gate_and_gives_the_scores_of_float32(
+    folder: Path, kind: str, dtype: str, texts: list[str]
+) -> None:
+    path = make_model(folder / kind, kind, SHAPE, **SPREAD)
+    options = options_of(dtype)
+    model, verdict = run_gate(path, options, GPU)
+    assert (verdict.accepted, verdict.rejected) == (Acceleration("none", dtype), ())
+    assert verdict.device == "cuda"
+    assert next(model.runtime.pipe.model.parameters()).device == torch.device(GPU)
+    expected = reference_of(path, texts)
+    assert np.ptp(expected, axis=0).max() > 0.1
+    found = scores_of(model, options, texts)
+    assert np.abs(found - expected).max() <= TOLERANCES[dtype]
+
+
+def overflow_in_half_precision(module: Any) -> None:
+    """Scales weights so that values between two layers exceed 65504, and the model is the same."""
+    for layer in module.bert.encoder.layer:
+        layer.intermediate.dense.weight.data *= 2.0**20
+        layer.intermediate.dense.bias.data *= 2.0**20
+        layer.output.dense.weight.data *= 2.0**-20
+
+
+def test_an_overflow_in_float16_falls_back_to_bfloat16(folder: Path, texts: list[str]) -> None:
+    path = make_model(
+        folder / "overflow", "Bert", SHAPE, overflow_in_half_precision, hidden_act="relu", **SPREAD
+    )
+    options = options_of("auto")
+    model, verdict = run_gate(path, options, GPU)
+    assert verdict.rejected[0] == ("none in float16", "gives an output that is not finite")
+    assert verdict.accepted == Acceleration("none", "bfloat16")
+    difference = np.abs(scores_of(model, options, texts) - reference_of(path, texts)).max()
+    assert difference <= TOLERANCES["bfloat16"]
+
+
+# DeepSpeed
+
+RUN_DEEPSPEED = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from sparkinfer.models.gate import run_gate
+from tests.gpu.models import Shape, heavy_lengths, texts_of
+from tests.gpu.scoring import options_of, reference_of, scores_of
+path, kernel_inject = Path(sys.argv[1]), sys.argv[2] == "True"
+options = options_of("float16", "deepspeed", kernel_inject)
+model, verdict = run_gate(path, options, "cuda:0")
+texts = texts_of(Shape(), heavy_lengths(300, Shape().length))
+difference = np.abs(scores_of(model, options, texts) - reference_of(path, texts)).max()
+print(json.dumps([str(verdict.accepted), verdict.rejected, float(difference)]))
+"""
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("kernel_inject", [False, True], ids=["wrapper", "kernels"])
+@pytest.mark.parametrize("kind", ["Bert", "DebertaV2"])
+def test_deepspeed_gives_the_scores_of_float32_or_is_not_used(
+    folder: Path, kind: str, kernel_inject: bool
+) -> None:
+    path = make_model(folder / kind, kind, SHAPE, **SPREAD)
+    # Kernels are compiled when first used; DeepSpeed injects them once per process.
+    accepted, rejected, difference = outcome(RUN_DEEPSPEED, path, kernel_inject, timeout_s=240)
+    print(f"{kind}: {accepted}; not used: {rejected}; off by {difference:.1g}")
+    assert difference <= TOLERANCES["float16"]
+    kernels = "deepspeed with kernel injection in float16"
+    if kernel_inject and rejected:
+        assert rejected[0][0] == kernels
+        assert rejected[0][1]
+    assert accepted in ("deepspeed in float16", kernels if kernel_inject else "")
+
+
+# Memory and broken devices
+
+
+@dataclass
+class MemoryLimit:
+    """Bounds the memory that this process may use on the GPU."""
+
+    more_bytes: int
+
+    def __enter__(self) -> None:
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        allowed = torch.cuda.memory_reserved(0) + self.more_bytes
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), 0)
+
+    def __exit__(self, *_: object) -> None:
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
+        torch.cuda.empty_cache()
+
+
+def test_memory_that_runs_out_halves_the_budget_and_scoring_goes_on(folder: Path) -> None:
+    path = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
+    options = options_of("float32", max_batch_tokens=1 << 20, max_batch_rows=1 << 20)
+    model = load_way(Checkpoint(path, options, GPU), PLAIN)
+    texts = texts_of(SHAPE, [SHAPE.length - 2] * 8000)  # a million tokens
+    scorer = Scorer(model, options)
+    # The inner values alone of a million tokens take 2 GB.
+    with MemoryLimit(1 << 30):
+        scored = score(scorer, texts)
+    assert scorer.statistics.out_of_memory > 0
+    assert scored["error"].null_count == len(texts)
+    assert scorer.statistics.batches > 1
+    some = slice(0, len(texts), 100)
+    probabilities = np.stack(scored["probabilities"].to_pylist())[some]
+    assert np.abs(probabilities - reference_of(path, texts[some])).max() < 1e-4
+
+
+BREAK_THE_DEVICE = """
+import json, sys
+from pathlib import Path
+from sparkinfer.exceptions import DeviceError
+from sparkinfer.models.backends import PLAIN
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.gate import load_way
+from sparkinfer.models.scorer import Scorer
+from tests.gpu.scoring import options_of, score
+options = options_of("float32", window_rows=2)
+scorer = Scorer(load_way(Checkpoint(Path(sys.argv[1]), options, "cuda:0"), PLAIN), options)
+print(score(scorer, ["w1 w2"])["error"].to_pylist(), file=sys.stderr)
+try:
+    score(scorer, ["w3", "beyond", "w4"])
+except DeviceError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def add_a_word_that_the_model_lacks(path: Path) -> Path:
+    """Gives a tokenizer a word whose id is beyond the rows of the model's embedding."""
+    file = path / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["model"]["vocab"]["beyond"] = SHAPE.vocabulary + 100_000
+    file.write_text(json.dumps(values))
+    return path
+
+
+def test_an_assertion_on_the_device_ends_its_worker_alone(folder: Path, texts: list[str]) -> None:
+    path = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
+    options = options_of("float32")
+    model = load_way(Checkpoint(path, options, GPU), PLAIN)
+    before = scores_of(model, options, texts)
+    broken = add_a_word_that_the_model_lacks(make_model(folder / "broken", "Bert", SHAPE, **SPREAD))
+    said = outcome(BREAK_THE_DEVICE, broken)
+    assert "device cuda:0 is broken (CUDA error: device-side assert triggered" in said
+    assert "the worker process ends" in said
+    after = scores_of(model, options, texts)
+    np.testing.assert_array_equal(before, after)
