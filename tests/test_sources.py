@@ -152,6 +152,9 @@ def test_source_survives_pickling(model: Path) -> None:
 # --- checks --------------------------------------------------------------------------------
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 438\n"
+
+
 def drop(*names: str) -> Any:
     return lambda folder: [(folder / name).unlink() for name in names]
 
@@ -185,8 +188,15 @@ CHECKS = {
     "pickle": (make_pickle_only, r"--set loading\.allow_pickle_weights=true"),
     "pickle among shards": (pickle_as_shard, r"pickle \(weights.bin\)"),
     "own code": (
-        put("config.json", '{"auto_map": {"AutoModel": "m.M"}}'),
-        r"--set loading\.trust_remote_code=true",
+        put("config.json", '{"model_type": "my_own", "auto_map": {"AutoModel": "m.M"}}'),
+        r"model_type 'my_own', which .* does not know.*--set loading\.trust_remote_code=true",
+    ),
+    "weights are a pointer": (put("model.safetensors", POINTER), r"model.safetensors is a Git LFS"),
+    "tokenizer is a pointer": (put("tokenizer.json", POINTER), r"tokenizer.json is a Git LFS p"),
+    "config is a pointer": (put("config.json", POINTER), r"config.json is a Git LFS.*git lfs pull"),
+    "MLflow's": (
+        lambda f: (drop("config.json")(f), put("MLmodel", "")(f)),
+        "MLmodel cannot be read",
     ),
     "shard absent": (
         shard_lost,
@@ -233,6 +243,14 @@ def test_own_code_is_part_of_the_fingerprint_when_trusted(model: Path) -> None:
     before = fingerprint(model, TRUSTING)
     (model / "m.py").write_text("class M: pass\n")
     assert fingerprint(model, TRUSTING) != before
+
+
+def test_own_code_of_a_kind_that_transformers_knows_may_be_left_out(model: Path) -> None:
+    write_json(model / "config.json", {"model_type": "bert", "auto_map": {"AutoModel": "m.M"}})
+    (model / "m.py").write_text("class M: ...\n")
+    before = fingerprint(model)
+    (model / "m.py").write_text("class M: pass\n")
+    assert fingerprint(model) == before
 
 
 def test_whole_set_of_shards_is_accepted_and_every_shard_counts(model: Path) -> None:
@@ -868,12 +886,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
         mlflow.log_artifacts(str(root / "saved"), "plain")
         mlflow.log_text("hello", "useless/hello.txt")
         mlflow.log_text("flavors: {}", "reference/MLmodel")
+        mlflow.log_text("flavors: {transformers: {}}", "no_weights/MLmodel")
         mlflow.transformers.log_model(
             components, name="logged", task="text-classification", pip_requirements=["transformers"]
         )
     mlflow.register_model(f"runs:/{run.info.run_id}/logged", "logged")
     client = mlflow.MlflowClient()
-    for name in ("plain", "useless", "reference"):
+    for name in ("plain", "useless", "reference", "no_weights"):
         client.create_registered_model(name)
         client.create_model_version(name, f"{run.info.artifact_uri}/{name}", run.info.run_id)
     client.set_registered_model_alias("plain", "champion", "1")
@@ -954,7 +973,8 @@ def test_mlflow_keeps_its_own_files(registry: dict[str, Any], caching: LoadingCo
         ("runs:/absent/plain", "'runs:/absent/plain'.*not found"),
         ("runs:/RUN/absent", "absent'.*download from MLflow failed"),
         ("models:/useless/1", "'models:/useless/1': no config.json .*found: hello.txt"),
-        ("models:/reference/1", "'models:/reference/1': an MLflow model without model/config.json"),
+        ("models:/no_weights/1", "'models:/no_weights/1': an MLflow model without model/config.js"),
+        ("models:/reference/1", "of the flavours none, expected transformers"),
     ],
 )
 def test_mlflow_model_that_is_not_there_is_an_error(
@@ -962,6 +982,49 @@ def test_mlflow_model_that_is_not_there_is_an_error(
 ) -> None:
     with pytest.raises(ModelLoadError, match=reason):
         resolve(uri.replace("RUN", registry["run_id"]), loading=caching)
+
+
+def write_mlflow_folder(folder: Path, flavours: str = "{transformers: {}}") -> Path:
+    """Writes what `mlflow.transformers` logs: model and tokenizer in folders of their own."""
+    write_model(folder / "model")
+    tokenizer = folder / "components" / "tokenizer"
+    tokenizer.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / "model" / name).rename(tokenizer / name)
+    (folder / "MLmodel").write_text(f"flavors: {flavours}\n")
+    return folder
+
+
+def test_mlflow_model_in_a_folder_becomes_one_flat_folder_without_mlflow(
+    tmp_path: Path, caching: LoadingConfig, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    logged = write_mlflow_folder(tmp_path / "logged")
+    source = resolve(str(logged), loading=caching)
+    assert source.fingerprint == fingerprint(model)
+    elsewhere = LoadingConfig(cache_dir=str(tmp_path / "another node"))
+    assert sorted(path.name for path in stage(source, elsewhere).iterdir()) == sorted(
+        path.name for path in model.iterdir()
+    )
+    assert (logged / "model" / "config.json").is_file()
+    shutil.rmtree(logged)
+    with pytest.raises(ModelLoadError, match="logged' is not on node"):
+        stage(source, LoadingConfig(cache_dir=str(tmp_path / "third node")))
+
+
+@pytest.mark.parametrize(
+    ("flavours", "reason"),
+    [
+        ("{sklearn: {}, python_function: {}}", "flavours sklearn, python_function, expected trans"),
+        ("7", "MLmodel cannot be read"),
+    ],
+)
+def test_mlflow_folder_of_another_flavour_is_refused(
+    tmp_path: Path, caching: LoadingConfig, flavours: str, reason: str
+) -> None:
+    logged = write_mlflow_folder(tmp_path / "logged", flavours)
+    with pytest.raises(ModelLoadError, match=reason):
+        resolve(str(logged), loading=caching)
 
 
 @of_mlflow

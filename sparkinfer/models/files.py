@@ -24,6 +24,9 @@ _TOKENIZER_FILES = (
 _CODE_FILES = ("*.py", "*.json", "*.txt")
 """What a model's own Python code may read, beyond the known names."""
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git keeps elsewhere. Source: the specification of Git LFS."""
+
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -48,12 +51,22 @@ def fingerprint(folder: Path, shown: str, loading: LoadingConfig) -> str:
         digest = hashlib.sha256()
         try:
             with (folder / name).open("rb") as file:
+                _refuse_pointer(file.read(len(_LFS_POINTER)), name, shown)
+                file.seek(0)
                 while block := file.read(2**20):
                     digest.update(block)
         except OSError as error:
             raise ModelLoadError(f"{shown}: {name} cannot be read ({error.strerror})") from None
         total.update(f"{name}\0{digest.hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def _refuse_pointer(start: bytes, name: str, shown: str) -> None:
+    if start == _LFS_POINTER:
+        raise ModelLoadError(
+            f"{shown}: {name} is a Git LFS pointer, expected the file it stands for; run "
+            "`git lfs pull` in the copy of the repository, or download the model anew"
+        )
 
 
 def _list_folder(folder: Path, shown: str) -> Listing:
@@ -91,6 +104,11 @@ def _check_config(files: Listing, loading: LoadingConfig) -> dict[str, Any]:
             f"{files.shown}: an adapter (adapter_config.json), expected a full model; merge it "
             "into its base with `merge_and_unload()` and save the result"
         )
+    if "MLmodel" in files.names and "config.json" not in files.names:
+        raise ModelLoadError(
+            f"{files.shown}: an MLflow model (MLmodel), which is read from a folder or by its URI; "
+            "give models:/NAME/VERSION or runs:/RUN/PATH, or copy it to a folder"
+        )
     if "config.json" not in files.names:
         present = ", ".join(sorted(files.names)[:5]) or "nothing"
         raise ModelLoadError(
@@ -98,12 +116,20 @@ def _check_config(files: Listing, loading: LoadingConfig) -> dict[str, Any]:
             "`save_pretrained`; give the folder that holds config.json"
         )
     config = _read_json(files, "config.json")
-    if "auto_map" in config and not loading.trust_remote_code:
+    if "auto_map" in config and not loading.trust_remote_code and not _is_known(config):
         raise ModelLoadError(
-            f"{files.shown}: config.json names custom Python code (auto_map), which is not run "
-            "unless trusted; read the code, then pass --set loading.trust_remote_code=true"
+            f"{files.shown}: config.json names custom Python code (auto_map) for the model_type "
+            f"{config.get('model_type')!r}, which transformers does not know; the code is not run "
+            "unless trusted: read it, then pass --set loading.trust_remote_code=true"
         )
     return config
+
+
+def _is_known(config: dict[str, Any]) -> bool:
+    """Returns whether transformers has code of its own for this kind of model."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return config.get("model_type") in CONFIG_MAPPING_NAMES
 
 
 def _weights(files: Listing, config: dict[str, Any], loading: LoadingConfig) -> set[str]:
@@ -144,7 +170,9 @@ def _shards(files: Listing, index: str) -> set[str]:
 
 def _read_json(files: Listing, name: str) -> dict[str, Any]:
     try:
-        loaded = json.loads(files.read(name))
+        content = files.read(name)
+        _refuse_pointer(content[: len(_LFS_POINTER)], name, files.shown)
+        loaded = json.loads(content)
     except OSError as error:
         raise ModelLoadError(f"{files.shown}: {name} cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -4,9 +4,9 @@ The driver calls `resolve`: it finds the model, fetches it, checks that it can b
 current settings, and computes a fingerprint of its files. Each worker calls `stage`: it makes the
 same files available on its node, fetched at most once per node, and rejects any others.
 
-Folders are used in place. Hub models go through the hub's own cache. MLflow and remote models are
-kept in the cache folder under their fingerprint, so a cache folder that every node sees is filled
-once, by the driver.
+Folders are used in place. Hub models go through the hub's own cache. MLflow models, also those in
+a folder, and remote models are kept in the cache folder under their fingerprint, so a cache folder
+that every node sees is filled once, by the driver.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import importlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from sparkinfer.models.files import Listing, fingerprint, select_files
 from sparkinfer.models.hub import cached_snapshot, hub_snapshot
 from sparkinfer.redaction import without_secrets
 
-SourceKind = Literal["folder", "hub", "mlflow", "remote"]
+SourceKind = Literal["folder", "hub", "mlflow", "mlflow_folder", "remote"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def resolve(
         raise ConfigError(
             f"revision={revision!r} with {shown}: only hub models have revisions; drop it"
         )
-    if kind in ("mlflow", "remote"):
+    if kind not in ("folder", "hub"):
         pinned = _pin_mlflow(location, shown) if kind == "mlflow" else (location, None)
         draft = ModelSource(kind, name_or_path, None, "", *pinned)
         return replace(draft, fingerprint=_fetch_into_cache(draft, shown, loading).name)
@@ -145,7 +145,9 @@ def _locate(name: str) -> tuple[SourceKind, str]:
         return "remote", name.rstrip("/")
     looks_like_path = name in (".", "..", "~") or name.startswith(("/", "./", "../", "~"))
     if is_local_url or looks_like_path or Path(name).exists():
-        return "folder", str(local_path(name))
+        folder = local_path(name)
+        is_mlflow = (folder / "MLmodel").is_file() and not (folder / "config.json").is_file()
+        return ("mlflow_folder" if is_mlflow else "folder"), str(folder)
     return "hub", name
 
 
@@ -183,10 +185,29 @@ def _fetch_mlflow(source: ModelSource, into: Path, shown: str, loading: LoadingC
     with translated(shown, "download from MLflow failed"):
         download_artifacts = mlflow.artifacts.download_artifacts
         root = Path(download_artifacts(artifact_uri=source.location, dst_path=str(download)))
+    _take_mlflow_files(root, into, shown, loading, shutil.move)
+
+
+def _copy_mlflow_folder(
+    source: ModelSource, into: Path, shown: str, loading: LoadingConfig
+) -> None:
+    root = Path(source.location)
+    if not root.is_dir():
+        raise ModelLoadError(
+            f"{shown}: folder {source.location!r} is not on node {node_name()}, but it is on the "
+            "driver; put the model on storage that every node sees"
+        )
+    _take_mlflow_files(root, into, shown, loading, shutil.copyfile)
+
+
+def _take_mlflow_files(
+    root: Path, into: Path, shown: str, loading: LoadingConfig, take: Callable[[Path, Path], Any]
+) -> None:
+    """Moves or copies the files that matter of a logged model into a flat folder."""
     paths = _mlflow_files(root, shown)
     listing = Listing(shown, frozenset(paths), lambda name: paths[name].read_bytes())
     for name in select_files(listing, loading):
-        paths[name].rename(into / name)
+        take(paths[name], into / name)
 
 
 def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
@@ -197,6 +218,7 @@ def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
     """
     folders = [root]
     if (root / "MLmodel").is_file() and not (root / "config.json").is_file():
+        _refuse_other_flavours(root / "MLmodel", shown)
         folders = [root / "components" / "tokenizer", root / "model"]
         if not (root / "model" / "config.json").is_file():
             raise ModelLoadError(
@@ -207,6 +229,24 @@ def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
     # The model's folder last: its config.json is the one that counts.
     present = [folder for folder in folders if folder.is_dir()]
     return {path.name: path for folder in present for path in folder.iterdir() if path.is_file()}
+
+
+def _refuse_other_flavours(file: Path, shown: str) -> None:
+    """Raises unless an MLmodel file names a transformers model."""
+    import yaml
+
+    try:
+        flavours = list((yaml.safe_load(file.read_text()) or {})["flavors"])
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        raise ModelLoadError(
+            f"{shown}: MLmodel cannot be read ({type(error).__name__}); log the model again"
+        ) from None
+    if "transformers" not in flavours:
+        raise ModelLoadError(
+            f"{shown}: an MLflow model of the flavours {', '.join(map(str, flavours)) or 'none'}, "
+            "expected transformers; log it with `mlflow.transformers`, or give the hub id or "
+            "folder of the model that it wraps"
+        )
 
 
 def _import_mlflow(shown: str) -> Any:
@@ -232,6 +272,13 @@ def _fetch_remote(source: ModelSource, into: Path, shown: str, loading: LoadingC
         fs.get([paths[name] for name in names], [str(into / name) for name in names])
 
 
+_FETCHERS = {
+    "mlflow": _fetch_mlflow,
+    "mlflow_folder": _copy_mlflow_folder,
+    "remote": _fetch_remote,
+}
+
+
 def _fetch_into_cache(source: ModelSource, shown: str, loading: LoadingConfig) -> Path:
     """Returns the folder of the fetched model, named by its fingerprint; one process fetches."""
     from filelock import FileLock
@@ -239,7 +286,7 @@ def _fetch_into_cache(source: ModelSource, shown: str, loading: LoadingConfig) -
     cache = cache_folder(loading)
     key = hashlib.sha256(source.location.encode()).hexdigest()[:16]
     work = cache / f"{key}.part"
-    fetch = _fetch_mlflow if source.kind == "mlflow" else _fetch_remote
+    fetch = _FETCHERS[source.kind]
     with _writable(cache, shown), FileLock(cache / f"{key}.lock"):
         if source.fingerprint and (cache / source.fingerprint).is_dir():
             return cache / source.fingerprint

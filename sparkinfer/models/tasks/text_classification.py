@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.metrics.classification import ClassificationEvaluation
 from sparkinfer.models.tasks.base import Decoder, Runtime, Tensors
@@ -37,8 +38,20 @@ class TextClassification:
         return (config.input_col,)
 
     def labels(self, model_config: Any) -> tuple[str, ...]:
-        """Returns the names of `id2label` by label id."""
-        return tuple(str(model_config.id2label[i]) for i in range(model_config.num_labels))
+        """Returns the names of `id2label` by label id.
+
+        Raises:
+            ModelLoadError: the ids are not 0, 1, 2, ...: which output has which name is unknown.
+        """
+        names = model_config.id2label
+        if sorted(names) != list(range(len(names))):
+            ids = ", ".join(map(str, sorted(names)[:10]))
+            raise ModelLoadError(
+                f"config.json: the label ids of id2label are {ids}, expected 0 to "
+                f"{len(names) - 1} without a gap, one label for each output of the model; correct "
+                "id2label and label2id in the model's config.json"
+            )
+        return tuple(str(names[i]) for i in range(len(names)))
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
         """Returns one sequence per text, truncated to the model's limit."""
