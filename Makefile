@@ -25,12 +25,14 @@ ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_pandas_udf.py \
 	tests/engines/test_horovod.py tests/test_accelerators.py tests/test_readers.py
 # What meets the libraries whose oldest versions are tried.
-OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py tests/test_cli.py \
-	tests/test_committer.py tests/test_config.py tests/test_copying.py tests/test_doctor.py \
-	tests/test_gate.py tests/test_import.py tests/test_inputs.py tests/test_metrics.py \
+OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
+	tests/test_checkpoint.py tests/test_cli.py tests/test_committer.py tests/test_config.py \
+	tests/test_copying.py tests/test_doctor.py tests/test_examination.py tests/test_gate.py \
+	tests/test_import.py tests/test_inputs.py tests/test_lookups.py tests/test_metrics.py \
 	tests/test_output.py tests/test_reading.py tests/test_rebatch.py tests/test_retry.py \
 	tests/test_runner.py tests/test_scorer.py tests/test_snapshot.py tests/test_sources.py \
-	tests/test_tasks.py tests/test_tokens.py tests/test_validation.py tests/test_without_spark.py
+	tests/test_state.py tests/test_tasks.py tests/test_tokens.py tests/test_validation.py \
+	tests/test_without_spark.py
 
 .PHONY: setup setup-spark4 setup-oldest setup-dbr154 demo test test-spark35 test-spark4 \
 	test-oldest test-dbr154 test-gpu chaos check format bench bench-gpu lock clean

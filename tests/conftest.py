@@ -81,8 +81,8 @@ def model(classifier: Path) -> RunningModel:
     """That classifier, ready to score on the CPU in float32."""
     from sparkinfer.models.backends import PLAIN
     from sparkinfer.models.checkpoint import Checkpoint
-    from sparkinfer.models.gate import load_way
     from sparkinfer.models.options import ModelOptions
+    from sparkinfer.models.running import load_way
 
     options = ModelOptions("text-classification", ("text",))
     return load_way(Checkpoint(classifier, options, "cpu"), PLAIN)

@@ -49,7 +49,7 @@ class Shout:
     def warm_up(self) -> None:
         pass
 
-    def try_out(self, slot: WorkerSlot) -> str:
+    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> str:
         return "!"
 
     def decided(self, found: str) -> Shout:

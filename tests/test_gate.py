@@ -14,9 +14,9 @@ from sparkinfer.models.backends import PLAIN, check_acceleration
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
 from sparkinfer.models.checkpoint import Checkpoint
-from sparkinfer.models.gate import load_way, native_dtype, run_gate
+from sparkinfer.models.gate import native_dtypes, run_gate
 from sparkinfer.models.options import ModelOptions
-from sparkinfer.models.running import RunningModel
+from sparkinfer.models.running import RunningModel, load_way
 
 
 def options_of(**options: Any) -> ModelOptions:
@@ -140,17 +140,27 @@ def test_float16_on_a_cpu_is_refused(classifier: Path) -> None:
 @pytest.mark.parametrize(
     ("device", "flags", "expected"),
     [
-        ("cuda:0", set(), "float16"),
-        ("cpu", {"avx2", "avx512f"}, "float32"),
-        ("cpu", {"avx512_bf16"}, "bfloat16"),
-        ("cpu", {"amx_bf16"}, "bfloat16"),
+        ("cuda:0", set(), ["float16", "bfloat16"]),
+        ("cuda:1", set(), ["float16"]),
+        ("cpu", {"avx2", "avx512f"}, ["float32"]),
+        ("cpu", {"avx512_bf16"}, ["bfloat16"]),
+        ("cpu", {"amx_bf16"}, ["bfloat16"]),
     ],
 )
-def test_the_dtype_is_what_the_device_computes_natively(
-    monkeypatch: pytest.MonkeyPatch, device: str, flags: set[str], expected: str
+def test_the_dtypes_are_what_the_device_computes_natively(
+    monkeypatch: pytest.MonkeyPatch, device: str, flags: set[str], expected: list[str]
 ) -> None:
     monkeypatch.setattr(gate, "_cpu_flags", lambda: flags)
-    assert native_dtype(device) == expected
+    monkeypatch.setattr(gate, "_has_bfloat16", lambda device: device == "cuda:0")
+    assert native_dtypes(device) == expected
+
+
+def test_on_a_gpu_auto_tries_bfloat16_between_float16_and_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate, "_has_bfloat16", lambda device: True)
+    ways = gate.candidates(options_of(acceleration="none"), "cuda:0")
+    assert [way.dtype for way in ways] == ["float16", "bfloat16", "float32"]
 
 
 def test_the_cpus_flags_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

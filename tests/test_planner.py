@@ -25,6 +25,15 @@ def test_a_batch_keeps_within_both_budgets_unless_it_is_one_row(
         assert len(batch) == 1 or longest * len(batch) <= tokens
 
 
+@given(lengths_of_rows, budgets, st.integers(1, 50))
+def test_rows_of_unlike_length_share_no_batch_if_they_must_not(
+    lengths: list[int], tokens: int, rows: int
+) -> None:
+    batches = plan_batches(lengths, max_tokens=tokens, max_rows=rows, mixes_lengths=False)
+    assert sorted(int(row) for batch in batches for row in batch) == list(range(len(lengths)))
+    assert all(len({lengths[row] for row in batch}) == 1 for batch in batches)
+
+
 @given(lengths_of_rows, budgets)
 def test_the_longest_rows_come_first(lengths: list[int], tokens: int) -> None:
     batches = plan_batches(lengths, max_tokens=tokens, max_rows=32)

@@ -9,6 +9,7 @@ import torch
 
 from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import DeviceError
+from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS, NOT_FINITE, NULL_TEXT, Scorer
@@ -262,11 +263,31 @@ def test_progress_is_told_within_a_window(model: RunningModel) -> None:
 
 
 def test_a_model_that_cannot_pad_gets_rows_one_by_one(model: RunningModel) -> None:
-    model.pads_batches = False
+    model.layout = Layout(shared="nothing")
     sizes = fail_on(model, lambda inputs: None)
     rows, _ = score(model, [["good", "a bad film"]])
     assert sizes == [1, 1]
     assert [row["error"] for row in rows] == [None, None]
+
+
+def test_texts_of_equal_length_alone_share_a_batch_where_padding_changes_scores(
+    model: RunningModel,
+) -> None:
+    model.layout = Layout(shared="equal length")
+    shapes: list[tuple[int, ...]] = []
+    fail_on(model, lambda inputs: shapes.append(tuple(inputs["input_ids"].shape)))
+    texts = ["good", "a bad film", "bad", "the plot was good", "not a film"]
+    rows, scorer = score(model, [texts])
+    assert shapes == [(1, 6), (2, 5), (2, 3)]
+    assert scorer.statistics.padding_share == 0
+    assert [row["error"] for row in rows] == [None] * 5
+
+
+def test_a_token_that_the_model_lacks_is_an_error_of_its_row(model: RunningModel) -> None:
+    model.vocabulary = word(model, "awful")
+    rows, _ = score(model, [["good", "an awful film", "bad"]])
+    lacks = f"tokenizer: token {model.vocabulary}, but the model has only {model.vocabulary} tokens"
+    assert [row["error"] for row in rows] == [None, lacks, None]
 
 
 def test_the_heap_is_trimmed_after_every_window(

@@ -1,14 +1,15 @@
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import TextClassificationPipeline
 
-from sparkinfer.exceptions import ConfigError
+from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
-from sparkinfer.models.gate import load_way
+from sparkinfer.models.running import load_way
 from sparkinfer.models.tasks import get_task
 from sparkinfer.models.tasks.base import scored_schema
 from tests.test_scorer import OPTIONS, score
@@ -48,6 +49,14 @@ def test_scores_follow_the_pipelines_choice_of_function(
         )
         assert row["prediction"] == scores[0]["label"]
         assert row["probability"] == pytest.approx(scores[0]["score"], abs=5e-5)
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3), (0, 2), (0, 1, 3)])
+def test_labels_without_an_output_of_their_own_are_refused(ids: tuple[int, ...]) -> None:
+    config = SimpleNamespace(id2label={i: f"label {i}" for i in ids}, num_labels=len(ids))
+    listed = ", ".join(map(str, ids))
+    with pytest.raises(ModelLoadError, match=f"label ids of id2label are {listed}, expected 0 to"):
+        get_task("text-classification").labels(config)
 
 
 def test_an_unknown_task_names_the_known_ones() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models import tokens
-from sparkinfer.models.tokens import Encoder, length_limit
+from sparkinfer.models.tokens import NO_LIMIT, Encoded, Encoder, claimed_limit
 from tests.tiny_models import sentences
 
 
@@ -117,22 +117,24 @@ def test_a_tokenizer_with_unknown_outputs_is_refused(classifier: Path) -> None:
     [
         (64, {"max_position_embeddings": 512}, 64),
         (10**30, {"max_position_embeddings": 512}, 512),
-        (10**30, {"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, 512),
-        (10**30, {}, 10**9),
+        (10**30, {"max_position_embeddings": -1}, NO_LIMIT),
+        (10**30, {"max_position_embeddings": None}, NO_LIMIT),
+        (1e30, {}, NO_LIMIT),
+        (None, {"text_config": SimpleNamespace(max_position_embeddings=8)}, 8),
     ],
 )
-def test_the_limit_is_the_smaller_of_tokenizer_and_positions(
-    tokenizer_limit: int, config: dict[str, object], expected: int
+def test_the_claimed_limit_is_the_smaller_of_tokenizer_and_configuration(
+    tokenizer_limit: float | None, config: dict[str, object], expected: int
 ) -> None:
     tokenizer = SimpleNamespace(model_max_length=tokenizer_limit)
-    assert length_limit(tokenizer, SimpleNamespace(**config), None) == expected
+    assert claimed_limit(tokenizer, SimpleNamespace(**config)) == expected
 
 
-def test_a_longer_limit_than_the_models_is_refused() -> None:
-    tokenizer = SimpleNamespace(model_max_length=64)
-    assert length_limit(tokenizer, SimpleNamespace(), 32) == 32
-    with pytest.raises(ConfigError, match="max_length=65: this model takes at most 64"):
-        length_limit(tokenizer, SimpleNamespace(), 65)
+def test_tokens_beyond_a_vocabulary_are_found_with_their_sequences() -> None:
+    ids = np.array([1, 9, 2, 3, 4, 11, 12], np.int32)
+    encoded = Encoded({"input_ids": ids}, np.array([2, 0, 2, 3]), np.zeros(4, np.bool_))
+    assert encoded.beyond(9) == {0: 9, 3: 12}
+    assert encoded.beyond(13) == {}
 
 
 class _Wrapped:

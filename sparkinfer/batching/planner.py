@@ -22,7 +22,9 @@ PADDING_ALLOWANCE_TOKENS = 32
 """... plus this many tokens: about what starting another small batch costs."""
 
 
-def plan_batches(lengths: npt.ArrayLike, *, max_tokens: int, max_rows: int) -> list[IntArray]:
+def plan_batches(
+    lengths: npt.ArrayLike, *, max_tokens: int, max_rows: int, mixes_lengths: bool = True
+) -> list[IntArray]:
     """Returns the rows of each batch, the longest rows first.
 
     The longest batch comes first so that a batch too large for the device shows immediately. Rows
@@ -33,6 +35,7 @@ def plan_batches(lengths: npt.ArrayLike, *, max_tokens: int, max_rows: int) -> l
         max_tokens: maximum tokens of a batch, padding included, at least 1. A longer row gets a
             batch of its own.
         max_rows: maximum rows of a batch, at least 1.
+        mixes_lengths: whether rows of unlike length may share a batch.
 
     Returns:
         Index arrays, int64; every row is in exactly one of them.
@@ -44,7 +47,8 @@ def plan_batches(lengths: npt.ArrayLike, *, max_tokens: int, max_rows: int) -> l
     while start < len(order):
         longest = max(int(sizes[order[start]]), 1)
         rows = order[start : start + max(1, min(max_rows, max_tokens // longest))]
-        rows = rows[: _rows_of_like_length(sizes[rows])]
+        alike = _rows_of_like_length if mixes_lengths else _rows_of_equal_length
+        rows = rows[: alike(sizes[rows])]
         batches.append(rows)
         start += len(rows)
     return batches
@@ -57,6 +61,11 @@ def _rows_of_like_length(sizes: IntArray) -> int:
     padded = longest * np.arange(1, len(sizes) + 1)
     too_much = padding > MAX_PADDING_SHARE * padded + PADDING_ALLOWANCE_TOKENS
     return int(too_much.argmax()) if too_much.any() else len(sizes)
+
+
+def _rows_of_equal_length(sizes: IntArray) -> int:
+    """Returns how many of the rows, longest first, are as long as the first."""
+    return int((sizes == sizes[0]).sum())
 
 
 def padded_tokens(lengths: npt.ArrayLike, batches: Sequence[IntArray]) -> int:

@@ -6,6 +6,7 @@ from sparkinfer.api.functions import open_prelude
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome
 from sparkinfer.engines import find_engine
+from sparkinfer.models.tokens import NO_LIMIT
 from sparkinfer.plan.processors import make_processor
 
 
@@ -66,10 +67,16 @@ def check_gate(case: Case) -> Outcome:
     found = (
         f"{verdict.accepted} on {verdict.device}: differs from float32 by "
         f"{verdict.max_difference:.2g}, allowed {verdict.tolerance:g}; labels "
-        f"{', '.join(verdict.labels[:8])}; texts are truncated at {verdict.max_length} tokens"
+        f"{', '.join(verdict.labels[:8])}; texts are {_truncated(verdict.max_length)}"
     )
+    if verdict.unpadded:
+        found += f"; texts of unlike length share no batch: {verdict.unpadded}"
     if not verdict.rejected:
         return Outcome("ok", found)
     rejected = "; ".join(f"{name}: {reason}" for name, reason in verdict.rejected)
     advice = "rows are scored the first way; set --acceleration and --dtype to skip the attempts"
     return Outcome("warning", f"{found}; not used: {rejected}", advice)
+
+
+def _truncated(max_length: int) -> str:
+    return "not truncated" if max_length >= NO_LIMIT else f"truncated at {max_length} tokens"

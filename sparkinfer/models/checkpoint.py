@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.state import reset_before_each_batch
 from sparkinfer.models.tasks import get_task
-from sparkinfer.models.tokens import Encoder, length_limit, pads_batches
+from sparkinfer.models.tokens import Encoder, claimed_limit
 
 
 class Checkpoint:
@@ -22,13 +26,34 @@ class Checkpoint:
         path: the folder.
         options: task, length limit and what loading allows.
         device: torch device, such as `cpu` or `cuda:0`.
+        max_length: tokens at which texts are truncated, as the gate found it; None before that:
+            as the files claim it.
+        layout: how batches are laid out, as the gate found it.
+
+    Attributes:
+        layout: as given, or as the gate has it followed.
+        path: as given.
+        options: as given.
+        device: as given.
+        task: what the model does.
+        vocabulary: tokens that the model has, None if unknown or before it is loaded.
     """
 
-    def __init__(self, path: Path, options: ModelOptions, device: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: ModelOptions,
+        device: str,
+        max_length: int | None = None,
+        layout: Layout | None = None,
+    ) -> None:
         self.path = path
         self.options = options
         self.device = device
+        self.layout = layout or Layout()
         self.task = get_task(options.task)
+        self._max_length = max_length
+        self.vocabulary: int | None = None
         self._module: Any = None
 
     @cached_property
@@ -41,20 +66,34 @@ class Checkpoint:
         return self._load("AutoConfig")
 
     @cached_property
-    def encoder(self) -> Encoder:
-        """The tokenizer with its length limit.
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
 
         Raises:
             ModelLoadError: it cannot be read.
-            ConfigError: `max_length` exceeds the model's limit.
         """
-        tokenizer = self._load("AutoTokenizer")
-        return Encoder(tokenizer, length_limit(tokenizer, self.config, self.options.max_length))
+        return self._load("AutoTokenizer")
 
     @property
-    def pads_batches(self) -> bool:
-        """Whether rows of different length can share a batch."""
-        return pads_batches(self.encoder.tokenizer, self.config)
+    def max_length(self) -> int:
+        """Tokens at which texts are truncated."""
+        if self._max_length is None:
+            self._max_length = claimed_limit(self.tokenizer, self.config)
+        return self._max_length
+
+    @max_length.setter
+    def max_length(self, tokens: int) -> None:
+        self._max_length = tokens
+
+    @property
+    def encoder(self) -> Encoder:
+        """The tokenizer with its length limit and the padding of the layout.
+
+        Raises:
+            ModelLoadError: the tokenizer cannot be read.
+        """
+        layout = self.layout
+        return Encoder(self.tokenizer, self.max_length, layout.padding_side, layout.pad_id)
 
     def module(self) -> Any:
         """Returns the plain module in float32; the caller must not change it."""
@@ -62,8 +101,16 @@ class Checkpoint:
             self._module = self._load_module()
         return self._module
 
+    def follow(self, layout: Layout) -> None:
+        """Has models be run in this layout; a module loaded before for another is let go."""
+        if layout.resets != self.layout.resets:
+            self._module = None
+        self.layout = layout
+
     def take_module(self) -> Any:
         """Returns the plain module in float32; the caller may change it."""
+        if self.layout.resets:
+            self._module = None  # one that has run would put back a state in float32
         module, self._module = self.module(), None
         return module
 
@@ -77,7 +124,7 @@ class Checkpoint:
         return transformers.pipeline(
             self.task.pipeline,
             model=module,
-            tokenizer=self.encoder.tokenizer,
+            tokenizer=self.tokenizer,
             device=torch.device(self.device),
         )
 
@@ -94,7 +141,23 @@ class Checkpoint:
                 f"{sorted(report['missing_keys'])[:3]}: they would be random; give a model that "
                 f"was trained for {self.options.task!r}"
             )
-        return module.float().eval()
+        if report["unexpected_keys"] and self._ignores_own_code:
+            raise ModelLoadError(
+                f"model {str(self.path)!r} names Python code of its own (auto_map) and has weights "
+                f"that transformers' class does not use, {sorted(report['unexpected_keys'])[:3]}: "
+                "it would score otherwise than with that code; read the code, then pass "
+                "--set loading.trust_remote_code=true"
+            )
+        module = module.float().eval()
+        self.vocabulary = _embedded_tokens(module)
+        if self.layout.resets:
+            reset_before_each_batch(module, self.layout.resets)
+        return module
+
+    @property
+    def _ignores_own_code(self) -> bool:
+        own_code = getattr(self.config, "auto_map", None) or {}
+        return self.task.auto_class in own_code and not self.options.loading.trust_remote_code
 
     def _load(self, auto_class: str, **options: Any) -> Any:
         """Returns what a transformers class loads from the folder."""
@@ -106,8 +169,56 @@ class Checkpoint:
                 self.path, trust_remote_code=self.options.loading.trust_remote_code, **options
             )
         except Exception as error:  # transformers raises OSError, ValueError, KeyError, ...
-            reason = " ".join(str(error).split())[:500]
-            raise ModelLoadError(f"model {str(self.path)!r} does not load: {reason}") from error
+            shown = f"model {str(self.path)!r}"
+            missing = missing_packages(self.path) if auto_class == "AutoTokenizer" else []
+            if missing:
+                raise ModelLoadError(
+                    f"{shown}: its tokenizer is not in tokenizer.json, and the packages that read "
+                    f"its own file are not installed; run pip install {' '.join(missing)} on every "
+                    "node, or save the tokenizer with `save_pretrained` where it loads"
+                ) from error
+            reason = " ".join(str(error).split())
+            if "trust_remote_code=True" in reason:
+                raise ModelLoadError(
+                    f"{shown} has Python code of its own (auto_map) that it does not load without, "
+                    "which is not run unless trusted; read it, then pass "
+                    "--set loading.trust_remote_code=true"
+                ) from error
+            raise ModelLoadError(f"{shown} does not load: {reason[:500]}") from error
+
+
+def missing_packages(folder: Path) -> list[str]:
+    """Returns the packages that reading a folder's tokenizer takes and that are not installed."""
+    if (folder / "tokenizer.json").is_file():
+        return []
+    needed: list[str] = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".tiktoken" or (file.suffix == ".model" and _is_tiktoken(file)):
+            needed.append("tiktoken")
+        elif file.suffix in (".model", ".spm"):
+            needed += ["sentencepiece", "protobuf"]
+    return [package for package in dict.fromkeys(needed) if not _is_installed(package)]
+
+
+def _is_tiktoken(file: Path) -> bool:
+    """Returns whether a file holds tokens in base64 with their ranks, as tiktoken writes them."""
+    with file.open("rb") as content:
+        return re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+", content.readline(1000).strip()) is not None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec({"protobuf": "google.protobuf"}.get(package, package)) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+def _embedded_tokens(module: Any) -> int | None:
+    """Returns the rows of a module's table of tokens, None if it has no such table."""
+    try:
+        return int(module.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def quiet_transformers() -> None:

@@ -1,26 +1,29 @@
 """The gate: which way of running a model may score rows.
 
-It runs once, in one worker before the job. It scores a padded probe batch in plain float32, then
-has the backends run the same texts, the preferred way first. An exception or a difference beyond
-the tolerance rules a way out, and the next best is tried. Every worker follows its verdict.
+It runs once, in one worker before the job, and asks two things. In plain float32: does a text get
+one score, whatever texts it shares a batch with or comes after (`models/examination.py`)? Then the
+backends run the same texts, the preferred way first: an exception, an output that is not finite, or
+a difference from plain float32 beyond the tolerance rules a way out, and the next best is tried.
+Every worker follows its verdict.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
-from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.backends import BACKENDS, PLAIN, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.examination import examine
+from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
-from sparkinfer.models.running import RunningModel
+from sparkinfer.models.probes import Probes, difference, score_in_batches
+from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.workers.devices import release_memory
 
 logger = logging.getLogger(__name__)
@@ -32,19 +35,6 @@ Half-precision formats keep 11 and 8 significant bits; a silently wrong kernel w
 off by 0.35. An output that is not a probability is compared relative to its size if that exceeds 1.
 """
 
-PROBE_TEXTS = (
-    "good",
-    "",
-    "A dull, endless film.",
-    "I would buy it again without thinking twice, and so would my sister.",
-    "Not bad at all - for 3.99 € it does what it says; the box was torn, though.",
-    "Die Bedienung war freundlich, aber das Essen kam kalt. 很好吃!",
-    "The first half drags, the second half rushes, and between the two nobody seems to have asked "
-    "what the story was meant to be about; still, the music is lovely.",
-    "word " * 60,
-)
-"""Texts of very different lengths, so that the probe batch is padded."""
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -55,9 +45,11 @@ class Verdict:
         device: kind of device it was tried on, `cpu` or `cuda`.
         max_difference: largest difference of a probability from plain float32.
         tolerance: largest difference allowed.
-        rejected: for each way tried before, its name and why it was rejected.
         labels: names in the order of the probabilities; empty if the task has none.
         max_length: tokens at which texts are truncated.
+        rejected: for each way tried before, its name and why it was rejected.
+        unpadded: why texts of unlike length never share a batch; empty if they may.
+        layout: how batches are laid out.
     """
 
     accepted: Acceleration
@@ -67,67 +59,91 @@ class Verdict:
     labels: tuple[str, ...]
     max_length: int
     rejected: tuple[tuple[str, str], ...] = field(default=())
+    unpadded: str = ""
+    layout: Layout = field(default=Layout())
 
 
-def run_gate(path: Path, options: ModelOptions, device: str) -> tuple[RunningModel, Verdict]:
+def run_gate(
+    path: Path, options: ModelOptions, device: str, longest_text: int | None = None
+) -> tuple[RunningModel, Verdict]:
     """Returns the model, run in the best way that passes, and the verdict.
 
-    Cost: one load of the model and two passes over a small batch; a rejected way costs another
-    load. Runs where the model runs, never on a Spark driver.
+    Cost: one load of the model and, in plain float32, some twenty short texts, one by one and in a
+    batch, and the longest text three times over (see `TESTED_TOKENS` for its greatest length). Each
+    other way that is tried costs the batch and twice the longest text; a rejected way costs another
+    load, and so does a model whose state changes. Runs where the model runs, never on a Spark
+    driver.
+
+    Args:
+        path: folder with the model's files.
+        options: how it is to be run.
+        device: torch device.
+        longest_text: an upper bound of the UTF-8 bytes of the job's longest text, None if unknown.
 
     Raises:
-        ModelLoadError: the model does not load or fails on the probe in plain float32.
+        ModelLoadError: the model does not load, fails in plain float32, or gives a text another
+            score each time.
+        ConfigError: `max_length` exceeds the model's limit.
     """
     checkpoint = Checkpoint(path, options, device)
-    ways = candidates(options, device)
-    reference = _score_probe(load_way(checkpoint, PLAIN))
+    checkpoint.task.labels(checkpoint.config)  # refuses what it cannot name, before any weights
+    *ways, plain = candidates(options, device)
+    found = examine(checkpoint, longest_text)
     rejected: list[tuple[str, str]] = []
+    accepted, largest = plain, 0.0
+    model: RunningModel | None = None
     for way in ways:
         tolerance = options.tolerance or TOLERANCES[way.dtype]
-        model, difference, reason = _try(checkpoint, way, reference, tolerance)
+        model, largest, reason = _try(checkpoint, way, found.probes, found.scored, tolerance)
         if model is not None and not reason:
-            return model, Verdict(
-                accepted=way,
-                device=device.partition(":")[0],
-                max_difference=difference,
-                tolerance=tolerance,
-                labels=model.labels,
-                max_length=model.encoder.max_length,
-                rejected=tuple(rejected),
-            )
+            accepted = way
+            break
         logger.warning("%s not used: %s", way, reason)
         rejected.append((str(way), reason))
-        del model  # two copies may not fit on the device
+        model, largest = None, 0.0  # two copies may not fit on the device
         release_memory(device)
-    raise ModelLoadError(  # plain float32 is the last candidate and equals itself
-        f"no way of running the model passed the gate: {rejected}"
+    model = model or load_way(checkpoint, plain)
+    return model, Verdict(
+        accepted=accepted,
+        device=device.partition(":")[0],
+        max_difference=largest,
+        tolerance=options.tolerance or TOLERANCES[accepted.dtype],
+        labels=model.labels,
+        max_length=checkpoint.max_length,
+        rejected=tuple(rejected),
+        unpadded=found.unpadded,
+        layout=checkpoint.layout,
     )
-
-
-def load_way(checkpoint: Checkpoint, way: Acceleration) -> RunningModel:
-    """Returns the model, run in this way."""
-    return RunningModel(checkpoint, BACKENDS[way.backend].load(checkpoint, way))
 
 
 def candidates(options: ModelOptions, device: str) -> list[Acceleration]:
     """Returns the ways to try, the preferred one first and plain float32 last."""
-    dtype = options.dtype if options.dtype != "auto" else native_dtype(device)
-    if dtype == "float16" and not device.startswith("cuda"):
+    dtypes = [options.dtype] if options.dtype != "auto" else native_dtypes(device)
+    if "float16" in dtypes and not device.startswith("cuda"):
         raise ConfigError(
             f"dtype='float16' on device {device}: CPUs compute float16 slowly or not at all; use "
             "dtype='bfloat16', 'float32' or 'auto'"
         )
     wanted = [*wanted_backends(options.acceleration), BACKENDS[PLAIN.backend]]
-    ways = [way for backend in wanted for way in backend.ways(options, dtype)]
-    return list(dict.fromkeys([*ways, PLAIN]))
+    ways = [way for dtype in dtypes for backend in wanted for way in backend.ways(options, dtype)]
+    return [*(way for way in dict.fromkeys(ways) if way != PLAIN), PLAIN]
 
 
-def native_dtype(device: str) -> str:
-    """Returns the fastest number format that the device computes in hardware."""
+def native_dtypes(device: str) -> list[str]:
+    """Returns the number formats that the device computes fast in hardware, the fastest first.
+
+    What float16 cannot hold, bfloat16 may: its numbers reach as far as those of float32.
+    """
     if device.startswith("cuda"):
-        return "float16"
+        return ["float16", "bfloat16"] if _has_bfloat16(device) else ["float16"]
     flags = _cpu_flags()
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & flags else "float32"
+    return ["bfloat16"] if {"avx512_bf16", "amx_bf16"} & flags else ["float32"]
+
+
+def _has_bfloat16(device: str) -> bool:
+    import torch
+
+    return bool(torch.cuda.get_device_capability(torch.device(device)) >= (8, 0))
 
 
 def _cpu_flags() -> set[str]:
@@ -142,7 +158,8 @@ def _cpu_flags() -> set[str]:
 def _try(
     checkpoint: Checkpoint,
     way: Acceleration,
-    reference: npt.NDArray[np.float32],
+    probes: Probes,
+    reference: pa.RecordBatch,
     tolerance: float,
 ) -> tuple[RunningModel | None, float, str]:
     """Returns the model, its largest difference from the reference, and why it fails, if it does.
@@ -151,32 +168,10 @@ def _try(
     """
     try:
         model = load_way(checkpoint, way)
-        values = _score_probe(model)
+        found = score_in_batches(model, probes)
     except Exception as error:  # a wrapper may raise anything; each failure is recorded
         return None, float("nan"), f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if values.shape != reference.shape:
-        return model, float("nan"), "gives an output that is not finite"
-    scale = np.maximum(np.abs(reference), 1.0)
-    difference = float(np.max(np.abs(values - reference) / scale, initial=0.0))
-    if not difference <= tolerance:
-        return model, difference, f"differs from float32 by {difference:.2g}, allowed {tolerance:g}"
-    return model, difference, ""
-
-
-def _score_probe(model: RunningModel) -> npt.NDArray[np.float32]:
-    """Returns the task's numbers for the probe texts, in one padded batch if the model allows it.
-
-    A task with several columns gets the probe texts in each, rotated by one per column.
-    """
-    turns = range(model.num_inputs)
-    columns = [[*PROBE_TEXTS[turn:], *PROBE_TEXTS[:turn]] for turn in turns]
-    encoded = model.encode(columns).encoded
-    rows = np.array([row for row in range(len(encoded.n_tokens)) if row not in encoded.errors])
-    groups: Sequence[npt.NDArray[np.int64]] = [rows]
-    if not model.pads_batches:
-        groups = [rows[i : i + 1] for i in range(len(rows))]
-    values = [
-        model.task.gate_values(model.score(model.encoder.collate(encoded, group)))
-        for group in groups
-    ]
-    return np.concatenate(values)
+    largest, reason = difference(model, reference, found)
+    if not reason and not largest <= tolerance:
+        reason = f"differs from float32 by {largest:.2g}, allowed {tolerance:g}"
+    return model, largest, reason

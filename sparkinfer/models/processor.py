@@ -12,14 +12,14 @@ import pyarrow as pa
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.backends import check_acceleration, wanted_backends
 from sparkinfer.models.checkpoint import Checkpoint
-from sparkinfer.models.gate import Verdict, load_way, run_gate
+from sparkinfer.models.gate import Verdict, run_gate
 from sparkinfer.models.options import ModelOptions
-from sparkinfer.models.running import RunningModel
+from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, resolve, stage
 from sparkinfer.models.tasks import get_task
 from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
-from sparkinfer.models.tokens import EncodedRows, encode_rows
+from sparkinfer.models.tokens import EncodedRows, Encoder, encode_rows
 from sparkinfer.workers import resident
 from sparkinfer.workers.devices import release_memory
 from sparkinfer.workers.gpus import release_gpus
@@ -119,7 +119,7 @@ class ModelScoring:
         for backend in wanted_backends(self.options.acceleration):
             backend.warm_up()
 
-    def try_out(self, slot: WorkerSlot) -> Verdict:
+    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> Verdict:
         """Returns how every worker is to run the model, tried in this process.
 
         The model that passed stays loaded if this process is likely to score later; otherwise it is
@@ -127,7 +127,7 @@ class ModelScoring:
         """
         resident.release()
         path = stage(self.found, self.options.loading)
-        model, verdict = run_gate(path, self.options, slot.device)
+        model, verdict = run_gate(path, self.options, slot.device, longest_text)
         if slot.scores_later:
             decided = self.decided(verdict)
             resident.keep(decided._key(slot), model, lambda: release_memory(slot.device))
@@ -142,8 +142,7 @@ class ModelScoring:
         verdict = self._decided()
 
         def load() -> RunningModel:
-            path = stage(self.found, self.options.loading)
-            return load_way(Checkpoint(path, self.options, slot.device), verdict.accepted)
+            return load_way(self._checkpoint(slot.device), verdict.accepted)
 
         model = resident.get(self._key(slot), load, lambda: release_memory(slot.device))
         return Scorer(model, self.options, report)
@@ -155,16 +154,22 @@ class ModelScoring:
             batch: the rows, with the input columns.
             cores: for the tokenizer.
         """
-        key = ("tokenizer", self.found.fingerprint, self.options.task, self.options.max_length)
+        options = self.options
+        key = ("tokenizer", self.found.fingerprint, options.task, self._decided().max_length)
 
-        def load() -> Checkpoint:
+        def load() -> Encoder:
             os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
-            return Checkpoint(stage(self.found, self.options.loading), self.options, "cpu")
+            return self._checkpoint("cpu").encoder
 
-        checkpoint: Checkpoint = resident.get(key, load, lambda: None)
+        encoder: Encoder = resident.get(key, load, lambda: None)
         columns = [batch.column(name).to_pylist() for name in self.inputs]
         task = self.task
-        return encode_rows(columns, lambda texts: task.encode(checkpoint.encoder, texts))
+        return encode_rows(columns, lambda texts: task.encode(encoder, texts))
+
+    def _checkpoint(self, device: str) -> Checkpoint:
+        """Returns the model's files on this node, to be run as the gate decided."""
+        path, verdict = stage(self.found, self.options.loading), self._decided()
+        return Checkpoint(path, self.options, device, verdict.max_length, verdict.layout)
 
     def _decided(self) -> Verdict:
         if self.verdict is None:
@@ -172,6 +177,6 @@ class ModelScoring:
         return self.verdict
 
     def _key(self, slot: WorkerSlot) -> tuple[object, ...]:
-        options = self.options
-        accepted = self._decided().accepted
-        return (self.found.fingerprint, accepted, slot.device, options.task, options.max_length)
+        found, verdict = self.found.fingerprint, self._decided()
+        how = (verdict.accepted, verdict.max_length, verdict.layout)
+        return (found, slot.device, self.options.task, *how)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from sparkinfer.models.backends import BACKENDS
+from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.layout import Layout
 from sparkinfer.models.tasks.base import Runtime
 from sparkinfer.models.tokens import Inputs
 
@@ -24,7 +28,8 @@ class RunningModel:
         device: torch device.
         encoder: its tokenizer.
         runtime: as given.
-        pads_batches: whether sequences of different length can share a batch.
+        layout: how its batches are laid out.
+        vocabulary: tokens that the model has, None if unknown; an id beyond them has no meaning.
         labels: names in the order of the probabilities; empty if the task has none.
         num_inputs: columns that the task reads.
     """
@@ -34,10 +39,18 @@ class RunningModel:
         self.device = checkpoint.device
         self.encoder = checkpoint.encoder
         self.runtime = runtime
-        self.pads_batches = checkpoint.pads_batches
+        self.layout = checkpoint.layout
+        self.vocabulary = checkpoint.vocabulary
         self.labels = self.task.labels(checkpoint.config)
         self.num_inputs = len(checkpoint.options.input_cols)
         self._decode = self.task.decoder(checkpoint.config)
+
+    def in_layout(self, layout: Layout) -> RunningModel:
+        """Returns the same model with batches laid out otherwise; it must have the same resets."""
+        other = copy.copy(self)
+        other.layout = layout
+        other.encoder = self.encoder.padding(layout.padding_side, layout.pad_id)
+        return other
 
     def encode(self, columns: Sequence[Sequence[str]]) -> Inputs:
         """Returns the token ids of inputs, given as columns of texts."""
@@ -53,3 +66,8 @@ class RunningModel:
 
         with torch.inference_mode():
             return self._decode(self.task.run(self.runtime, tensors), tensors)
+
+
+def load_way(checkpoint: Checkpoint, way: Acceleration) -> RunningModel:
+    """Returns the model, run in this way."""
+    return RunningModel(checkpoint, BACKENDS[way.backend].load(checkpoint, way))

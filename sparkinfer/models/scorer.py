@@ -25,7 +25,7 @@ from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs, encode_rows
 from sparkinfer.workers import heap
-from sparkinfer.workers.devices import release_memory
+from sparkinfer.workers.devices import is_out_of_memory, release_memory
 from sparkinfer.workers.lookahead import LookAhead
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import Activity, ForwardPass, Tokenising
@@ -152,15 +152,32 @@ class Scorer:
         """Cuts a window into padded batches; runs in the look-ahead thread."""
         started = time.perf_counter()
         encoded = rows.inputs.encoded
+        self._refuse_unknown_tokens(encoded)
         wanted = _sequences_of_rows(rows)
         planned = [wanted[batch] for batch in self._plan(encoded.n_tokens[wanted])]
         batches = [(batch, self._model.encoder.collate(encoded, batch)) for batch in planned]
         self.statistics.tokenize_s += time.perf_counter() - started
         return _Window(rows, int(encoded.n_tokens[wanted].sum()), batches)
 
+    def _refuse_unknown_tokens(self, encoded: Encoded) -> None:
+        """Gives texts with a token that the model does not have an error.
+
+        On a GPU such a token would break the device for every text.
+        """
+        vocabulary = self._model.vocabulary
+        if vocabulary is not None:
+            for sequence, token in encoded.beyond(vocabulary).items():
+                reason = f"tokenizer: token {token}, but the model has only {vocabulary} tokens"
+                encoded.errors.setdefault(sequence, reason)
+
     def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
-        max_rows = self._batching.max_batch_rows if self._model.pads_batches else 1
-        return plan_batches(lengths, max_tokens=self._budget, max_rows=max_rows)
+        shared = self._model.layout.shared
+        return plan_batches(
+            lengths,
+            max_tokens=self._budget,
+            max_rows=1 if shared == "nothing" else self._batching.max_batch_rows,
+            mixes_lengths=shared == "any length",
+        )
 
     def _score_window(self, window: _Window) -> pa.RecordBatch:
         encoded = window.rows.inputs.encoded
@@ -230,7 +247,7 @@ class Scorer:
         try:
             return self._model.score(tensors), None
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 return None, f"{_OUT_OF_MEMORY}: {_first_line(error)}"
             if _breaks_device(error):
                 raise DeviceError(
@@ -339,15 +356,6 @@ _OUT_OF_MEMORY = "out of memory"
 
 def _default_budget(device: str) -> int:
     return DEFAULT_BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    signs = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def _breaks_device(error: Exception) -> bool:

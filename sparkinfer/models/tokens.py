@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sparkinfer.batching.planner import deduplicate
-from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.exceptions import ModelLoadError
 
-_NO_LIMIT = 10**9
-"""Tokenizers without a limit of their own report 1e30 (`VERY_LARGE_INTEGER` of transformers)."""
+NO_LIMIT = 10**9
+"""Stands for none: tokenizers without a limit report 1e30 (`VERY_LARGE_INTEGER` of transformers),
+configurations without one -1."""
 
 SLICE_CHARACTERS = 2**20
 """Maximum characters tokenised in one call: a tokenizer keeps what it cuts off until the call ends,
 at many times the size of the text."""
 
-_POSITION_OFFSET_MODELS = frozenset({"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"})
-"""Their positions start after the padding index: 514 positions hold 512 tokens."""
+PaddingSide = Literal["left", "right"]
 
 
 @dataclass
@@ -46,6 +47,15 @@ class Encoded:
     def starts(self) -> npt.NDArray[np.int64]:
         """Where each sequence's values start in every column, int64 (sequences,)."""
         return np.cumsum(self.n_tokens) - self.n_tokens
+
+    def beyond(self, vocabulary: int) -> dict[int, int]:
+        """Returns a token that a vocabulary of this size lacks, by the sequence that has it."""
+        ids = self.columns["input_ids"]
+        if int(ids.max(initial=0)) < vocabulary:
+            return {}
+        places = np.flatnonzero(ids >= vocabulary)
+        owners = np.searchsorted(np.cumsum(self.n_tokens), places, side="right")
+        return dict(zip(owners.tolist(), ids[places].tolist(), strict=True))
 
     def values_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns the positions of some sequences' values in every column, in order."""
@@ -160,13 +170,22 @@ class Encoder:
     Args:
         tokenizer: a Hugging Face tokenizer.
         max_length: tokens at which texts are truncated, special tokens included.
+        padding_side: where shorter sequences of a batch are filled; None: as the tokenizer does.
+        pad_id: token with which they are filled; None: the tokenizer's own.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        padding_side: PaddingSide | None = None,
+        pad_id: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self._padding_side = padding_side or tokenizer.padding_side
         self._pad_values = {
-            "input_ids": tokenizer.pad_token_id,
+            "input_ids": tokenizer.pad_token_id if pad_id is None else pad_id,
             "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
             "attention_mask": 0,
         }
@@ -177,6 +196,16 @@ class Encoder:
                 f"{sorted(self._pad_values)}: models with inputs other than text are not supported"
             )
 
+    def cutting_at(self, max_length: int) -> Encoder:
+        """Returns the same with another length limit."""
+        other = copy.copy(self)
+        other.max_length = max_length
+        return other
+
+    def padding(self, side: PaddingSide, pad_id: int) -> Encoder:
+        """Returns the same with shorter sequences filled otherwise."""
+        return Encoder(self.tokenizer, self.max_length, side, pad_id)
+
     @cached_property
     def input_names(self) -> tuple[str, ...]:
         """The model inputs that the tokenizer returns for a text, in its order: `input_ids`, ..."""
@@ -185,7 +214,7 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Returns the token ids of texts; a text that cannot be tokenised gets an error."""
-        return _joined(self.input_names, [self._encode_or_refuse(part) for part in _slices(texts)])
+        return joined(self.input_names, [self._encode_or_refuse(part) for part in _slices(texts)])
 
     def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Returns sequences as tensors padded to the longest: int64 (len(sequences), longest)."""
@@ -194,7 +223,7 @@ class Encoder:
         lengths = encoded.n_tokens[sequences]
         width = int(lengths.max())
         positions = np.arange(width)
-        if self.tokenizer.padding_side == "left":
+        if self._padding_side == "left":
             positions = positions - (width - lengths[:, None])
             filled = positions >= 0
         else:
@@ -240,7 +269,7 @@ class Encoder:
             return self._encode(texts)
         except Exception as error:  # whatever a tokenizer raises concerns one of the texts
             if len(texts) > 1:
-                return _joined(self.input_names, [self._encode_or_refuse([text]) for text in texts])
+                return joined(self.input_names, [self._encode_or_refuse([text]) for text in texts])
             reason = f"tokenizer: {type(error).__name__}: {error}"
             nothing = np.zeros(0, np.int32)
             columns = dict.fromkeys(self.input_names, nothing)
@@ -259,7 +288,7 @@ def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
-def _joined(names: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
+def joined(names: Iterable[str], parts: Sequence[Encoded]) -> Encoded:
     """Returns the concatenation of what was encoded in parts."""
     errors: dict[int, str] = {}
     rows = 0
@@ -275,33 +304,20 @@ def _joined(names: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
     )
 
 
-def length_limit(tokenizer: Any, model_config: Any, max_length: int | None) -> int:
-    """Returns the tokens at which texts are truncated: `max_length`, or else the model's limit.
+def claimed_limit(tokenizer: Any, model_config: Any) -> int:
+    """Returns the tokens that tokenizer and configuration say the model takes; `NO_LIMIT` for none.
 
-    Raises:
-        ConfigError: `max_length` exceeds the model's limit.
+    What they say may be too much: of positions that begin after the padding's, some are no text's.
     """
-    limits = [getattr(tokenizer, "model_max_length", None) or _NO_LIMIT]
-    positions = getattr(model_config, "max_position_embeddings", None)
-    if positions:
-        offset = 0
-        if getattr(model_config, "model_type", "") in _POSITION_OFFSET_MODELS:
-            offset = (model_config.pad_token_id or 0) + 1
-        limits.append(positions - offset)
-    limit = int(min(*limits, _NO_LIMIT))
-    if max_length is None:
-        return limit
-    if max_length > limit:
-        raise ConfigError(
-            f"max_length={max_length}: this model takes at most {limit} tokens; lower it or leave "
-            "it out"
-        )
-    return max_length
+    of_model = of_config(model_config, "max_position_embeddings")
+    claims = (getattr(tokenizer, "model_max_length", None), of_model)
+    limits = [claim for claim in claims if isinstance(claim, int | float) and claim > 0]
+    return int(min([*limits, NO_LIMIT]))
 
 
-def pads_batches(tokenizer: Any, model_config: Mapping[str, Any] | Any) -> bool:
-    """Returns whether rows of different length can share a batch with this model."""
+def of_config(model_config: Any, name: str) -> Any:
+    """Returns a setting of a configuration, or of its part for text; None if neither has it."""
+    found = getattr(model_config, name, None)
     return (
-        tokenizer.pad_token_id is not None
-        and getattr(model_config, "pad_token_id", None) is not None
+        getattr(getattr(model_config, "text_config", None), name, None) if found is None else found
     )

@@ -104,6 +104,7 @@ class InputTable:
         files: where the rows are; None for what Spark reads.
         table: what Spark reads; None for files.
         notes: what the user should know of it.
+        longest_text: an upper bound of the UTF-8 bytes of the longest text, None if unknown.
     """
 
     columns: tuple[str, ...]
@@ -113,6 +114,7 @@ class InputTable:
     files: FileAccess | None = None
     table: TableAccess | None = None
     notes: tuple[str, ...] = ()
+    longest_text: int | None = None
 
 
 class InputSource(Protocol):

@@ -88,8 +88,13 @@ class Prelude:
             ConfigError: workers do not find a metric of the user's.
         """
         resolved = self.resolved
-        act = partial(_try_out, resolved, self.config.metrics)
+        act = partial(_try_out, resolved, self.config.metrics, self._longest_text)
         return resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
+
+    @property
+    def _longest_text(self) -> int | None:
+        # An examination may have no input; a run has opened its own before it needs a model.
+        return self.table.longest_text if "table" in self.__dict__ else None
 
     @cached_property
     def columns(self) -> Columns:
@@ -124,7 +129,9 @@ class Prelude:
         )
 
 
-def _try_out(processor: ProcessorSpec, metrics: Sequence[str], slot: WorkerSlot) -> Any:
+def _try_out(
+    processor: ProcessorSpec, metrics: Sequence[str], longest_text: int | None, slot: WorkerSlot
+) -> Any:
     """Returns what one worker finds out; workers take the metrics, so they must find them too."""
     check_metrics(metrics, processor.evaluation)
-    return processor.try_out(slot)
+    return processor.try_out(slot, longest_text)

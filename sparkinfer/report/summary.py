@@ -44,10 +44,12 @@ def _model_lines(result: RunResult) -> list[str]:
     verdict, workers = result.verdict, result.workers
     if verdict is None or workers is None:
         return []
+    unpadded = verdict.unpadded
     return [
         f"model      {verdict.accepted} on {workers.count} x {workers.device_type}; "
         f"largest difference from float32 {verdict.max_difference:.1g}",
         *(f"           not used: {name}: {reason}" for name, reason in verdict.rejected),
+        *([f"           texts of unlike length share no batch: {unpadded}"] if unpadded else []),
     ]
 
 

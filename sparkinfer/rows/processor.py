@@ -84,8 +84,13 @@ class ProcessorSpec(Protocol):
     def warm_up(self) -> None:
         """Imports what it needs, in a worker that will open it soon."""
 
-    def try_out(self, slot: WorkerSlot) -> Any:
-        """Returns what one worker finds out before the job; picklable."""
+    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> Any:
+        """Returns what one worker finds out before the job; picklable.
+
+        Args:
+            slot: what that worker has been given.
+            longest_text: an upper bound of the UTF-8 bytes of the longest text, None if unknown.
+        """
 
     def decided(self: S, found: Any) -> S:
         """Returns the spec as every worker opens it, given what `try_out` returned."""

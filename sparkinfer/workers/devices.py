@@ -60,6 +60,16 @@ def _own_gpu(address: str | None, local_rank: int) -> int:
     )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether a model raised this for lack of memory."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    signs = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
 def release_memory(device: str) -> None:
     """Releases cached memory of freed models and batches on a device."""
     gc.collect()

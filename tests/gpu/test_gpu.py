@@ -18,7 +18,8 @@ from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
-from sparkinfer.models.gate import TOLERANCES, candidates, load_way, run_gate
+from sparkinfer.models.gate import TOLERANCES, candidates, run_gate
+from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.workers import gpus
 from sparkinfer.workers.devices import worker_device
@@ -266,11 +267,13 @@ from pathlib import Path
 from sparkinfer.exceptions import DeviceError
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
-from sparkinfer.models.gate import load_way
+from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import Scorer
 from tests.gpu.scoring import options_of, score
 options = options_of("float32", window_rows=2)
-scorer = Scorer(load_way(Checkpoint(Path(sys.argv[1]), options, "cuda:0"), PLAIN), options)
+model = load_way(Checkpoint(Path(sys.argv[1]), options, "cuda:0"), PLAIN)
+model.vocabulary = None  # as if it did not tell, so that the token goes to the device
+scorer = Scorer(model, options)
 print(score(scorer, ["w1 w2"])["error"].to_pylist(), file=sys.stderr)
 try:
     score(scorer, ["w3", "beyond", "w4"])

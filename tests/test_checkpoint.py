@@ -1,0 +1,98 @@
+"""Loading what transformers loads, and what is said where it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models import checkpoint
+from sparkinfer.models.checkpoint import Checkpoint, missing_packages
+from sparkinfer.models.options import ModelOptions
+
+
+@pytest.fixture
+def folder(classifier: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(classifier, tmp_path / "model"))
+
+
+def load(folder: Path) -> Checkpoint:
+    return Checkpoint(folder, ModelOptions("text-classification", ("text",)), "cpu")
+
+
+def change(file: Path, **settings: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def name_own_code(folder: Path) -> None:
+    own = {"AutoModelForSequenceClassification": "modeling_own.Own"}
+    change(folder / "config.json", auto_map=own)
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", None]})
+
+
+def test_own_code_that_is_not_trusted_is_left_out(folder: Path) -> None:
+    name_own_code(folder)
+    loaded = load(folder)
+    assert type(loaded.module()).__name__ == "BertForSequenceClassification"
+    assert loaded.tokenizer("good")["input_ids"][0] == 2
+
+
+def test_weights_that_only_the_own_code_uses_are_refused(folder: Path) -> None:
+    name_own_code(folder)
+    weights = load_file(folder / "model.safetensors")
+    more = {**weights, "gate.weight": torch.zeros(2)}
+    save_file(more, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"gate\.weight.*otherwise.*trust_remote_code=true"):
+        load(folder).module()
+
+
+def test_own_code_without_which_nothing_loads_asks_for_trust(folder: Path) -> None:
+    change(
+        folder / "config.json",
+        model_type="vit",
+        auto_map={"AutoModelForSequenceClassification": "modeling_own.Own"},
+    )
+    with pytest.raises(ModelLoadError, match=r"code of its own.*loading\.trust_remote_code=true"):
+        load(folder).module()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "packages"),
+    [
+        ("spiece.model", b"\n\x0e\n\x05<unk>", ["sentencepiece", "protobuf"]),
+        ("spm.model", b"\n\x0e\n\x05<unk>", ["sentencepiece", "protobuf"]),
+        ("tokenizer.model", b"IQ== 0\nIg== 1\n", ["tiktoken"]),
+        ("qwen.tiktoken", b"IQ== 0\nIg== 1\n", ["tiktoken"]),
+        ("vocab.txt", b"[PAD]\n", []),
+    ],
+)
+def test_the_packages_that_a_tokenizer_needs_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: bytes, packages: list[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "_is_installed", lambda package: False)
+    (tmp_path / file).write_bytes(content)
+    assert missing_packages(tmp_path) == packages
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert missing_packages(tmp_path) == []
+
+
+def test_a_tokenizer_that_does_not_load_for_lack_of_a_package_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_is_installed", lambda package: package == "protobuf")
+    (folder / "tokenizer.json").unlink()
+    change(folder / "tokenizer_config.json", tokenizer_class="AlbertTokenizer")
+    (folder / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    with pytest.raises(ModelLoadError, match="run pip install sentencepiece on every node"):
+        _ = load(folder).tokenizer
+
+
+def test_installed_packages_are_told_from_others() -> None:
+    assert checkpoint._is_installed("numpy")
+    assert not checkpoint._is_installed("no_such_package")
