@@ -25,7 +25,9 @@ from sparkinfer.engines.horovod.prepare import (
 from sparkinfer.engines.horovod.readers import READERS, choose_reader, read_row_groups
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
 from sparkinfer.metrics.measure import Measure
+from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.gate import Verdict
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sources import ModelSource, resolve
@@ -88,9 +90,9 @@ def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
     for name in ("tokens", "carried"):
         (folder / name).mkdir()
     options = BatchingConfig(**{"max_batch_tokens": 16, "window_rows": 100, **batching})
-    processor = ModelScoring(
-        "m", None, ModelOptions("text-classification", ("text",), batching=options), source
-    )
+    verdict = Verdict(PLAIN, "cpu", 0.0, 1e-4, ("NEGATIVE", "POSITIVE"), max_length=64)
+    of_model = ModelOptions("text-classification", ("text",), batching=options)
+    processor = ModelScoring("m", None, of_model, source, verdict)
     columns = Columns(
         carried=pa.schema([("id", pa.int64())]),
         inputs=pa.schema([("text", pa.string())]),

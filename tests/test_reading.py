@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sparkinfer.exceptions import JobError
 from sparkinfer.files import parquet
+from sparkinfer.files.parquet import longest_text
 from sparkinfer.rows import reading
 from sparkinfer.rows.reading import (
     READ_BYTES,
@@ -282,3 +283,18 @@ def test_a_part_of_the_rows_is_cut_out_over_batches(
     part = None if count is None else (first, count)
     found = [n for batch in cut_rows(batches(), part) for n in batch.column(0).to_pylist()]
     assert found == (values if count is None else values[first : first + count])
+
+
+@pytest.mark.parametrize("looked_at", [0, 1 << 20])
+def test_the_longest_text_is_known_or_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: int
+) -> None:
+    monkeypatch.setattr(parquet, "MOST_TEXT_LOOKED_AT", looked_at)
+    texts = [["ab", None, "é" * 10], ["x"]]
+    for index, one in enumerate(texts):
+        table = pa.table({"Text": pa.array(one).dictionary_encode(), "id": range(len(one))})
+        pq.write_table(table, tmp_path / f"{index}.parquet", use_dictionary=index == 0)
+    found = longest_text([str(tmp_path / f"{index}.parquet") for index in (0, 1)], "text")
+    assert found is not None
+    assert found == 20 if looked_at else found > 20
+    assert longest_text([str(tmp_path / "0.parquet")], "day") is None

@@ -164,7 +164,10 @@ def test_no_activity_is_left_behind_by_an_error(
 
 def test_an_activity_says_one_row() -> None:
     assert str(ForwardPass(1, 7)) == "the forward pass of 1 row of up to 7 tokens"
-    assert str(Tokenising([None])) == "the tokenising of 1 row of up to 0 characters"
+    assert (
+        str(Tokenising(pa.array([None], pa.string())))
+        == "the tokenising of 1 row of up to 0 characters"
+    )
 
 
 @pytest.mark.parametrize(

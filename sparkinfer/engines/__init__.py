@@ -64,7 +64,7 @@ def make_source(
 
     if spark is None:
         return FileInput(config)
-    if df is None and spark_kind(config) is None:
+    if df is None and config.input and spark_kind(config) is None:
         from sparkinfer.spark.each_file import on_each_file
 
         return FileInput(config, partial(on_each_file, spark))

@@ -12,12 +12,13 @@ import pyarrow as pa
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.csv_rows import CsvFile
-from sparkinfer.files.formats import CSV, PARQUET
+from sparkinfer.files.formats import CSV, PARQUET, is_compressed
 from sparkinfer.files.json_rows import JsonFile
 from sparkinfer.files.json_shapes import Shape, merged
 from sparkinfer.files.listing import FoundFiles, InputFile, find_files
-from sparkinfer.files.parquet import parquet_schema, whole_number_bounds
+from sparkinfer.files.parquet import longest_text, parquet_schema, whole_number_bounds
 from sparkinfer.files.schema import unite
+from sparkinfer.plan.inputs import given_input
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.plan.snapshot import FOOTERS_AT_ONCE
 from sparkinfer.rows.copying import CsvRows, FileRows, JsonRows, ParquetRows
@@ -96,19 +97,28 @@ class _Files:
         """Returns the files as they are now; see `FileAccess`."""
         return _find(self.config).files
 
+    def longest_text(self, column: str) -> int | None:
+        """Returns a bound of the longest text: a file's size if no more is known of it."""
+        paths = [join(self.found.root, file.name) for file in self.found.files]
+        if self.found.kind == PARQUET:
+            return longest_text(paths, column)
+        if any(map(is_compressed, paths)):
+            return None
+        return max(file.size for file in self.found.files)
+
     def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
         """Calls a function with each name; see `FileAccess`."""
         return self.call_on_each(act, names)
 
 
 def _find(config: ScoringConfig) -> FoundFiles:
-    given = config.input
+    given = given_input(config)
     if config.input_format in ("table", "query"):
         raise InputError(
             f"input {given!r} is a {config.input_format}, which only Spark can read; use "
             "--engine pandas_udf"
         )
-    return find_files([given] if isinstance(given, str) else given or [], config.input_format)
+    return find_files([given] if isinstance(given, str) else given, config.input_format)
 
 
 def _notes(found: FoundFiles) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from sparkinfer.plan.plan import Plan
 from sparkinfer.spark.tables import quoted
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 _STRUCT = "__sparkinfer_scored"
 """Column that holds the UDF's result until its fields are selected."""
@@ -59,7 +59,7 @@ def _with_columns(df: DataFrame, plan: Plan, function: Any) -> DataFrame:
     make_udf: Any = pandas_udf
     udf = make_udf(function, returnType=from_arrow_schema(_unprefixed(plan))).asNondeterministic()
     carried = [F.col(quoted(name)) for name in plan.columns.carried.names]
-    inputs = [F.col(quoted(name)) for name in plan.columns.inputs.names]
+    inputs = [_argument(field) for field in plan.columns.inputs]
     scored = df.select(*carried, udf(*inputs).alias(_STRUCT))
     columns = [
         F.col(f"{_STRUCT}.{quoted(plain)}").alias(field.name, metadata=_metadata(field))
@@ -85,11 +85,25 @@ def _metadata(field: pa.Field) -> dict[str, str]:
 
 def _as_rows(batch: Any, inputs: list[pa.Field]) -> pa.RecordBatch:
     """Returns a UDF's arguments, one Series per input column, as Arrow."""
-    arrays = [
-        pa.array(column, field.type, from_pandas=True)
-        for column, field in zip(_series(batch), inputs, strict=True)
-    ]
+    pairs = zip(_series(batch), inputs, strict=True)
+    arrays = [_as_array(column, field.type) for column, field in pairs]
     return pa.RecordBatch.from_arrays(arrays, names=[field.name for field in inputs])
+
+
+def _argument(field: pa.Field) -> Column:
+    """Returns an input column as the UDF's argument.
+
+    Text goes as bytes: Spark does not see to it that it is UTF-8, and pandas fails a whole batch
+    for one text that is not. It also spares Python strings that Arrow takes apart again.
+    """
+    column = F.col(quoted(field.name))
+    return column.cast("binary") if field.type == pa.string() else column
+
+
+def _as_array(column: pd.Series[Any], kind: pa.DataType) -> pa.Array:
+    if kind != pa.string():
+        return pa.array(column, kind, from_pandas=True)
+    return pa.array(column, pa.binary(), from_pandas=True).view(pa.string())
 
 
 def _series(batch: Any) -> tuple[pd.Series[Any], ...]:

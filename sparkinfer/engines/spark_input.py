@@ -85,9 +85,8 @@ class _Table:
 
     def state(self, columns: Sequence[str], until: Mark | None) -> TableState:
         """Returns what the input is now; see `TableAccess`."""
-        if until is None:
-            return _state(self._df, columns)
-        return _state(self._df.where(~_is_beyond(self._df, until)), columns)
+        df = self._df if until is None else self._df.where(~_is_beyond(self._df, until))
+        return _state(df, columns) if _is_repeatable(df) else TableState(df.count(), None)
 
     def state_of_copy(self, paths: Sequence[str], columns: Sequence[str]) -> TableState:
         """Returns the same for copied files; see `TableAccess`."""
@@ -117,6 +116,14 @@ class _Table:
 
     def _copied(self, paths: Sequence[str]) -> DataFrame:
         return self._spark.read.parquet(*map(literal_path, paths))
+
+
+def _is_repeatable(df: DataFrame) -> bool:
+    """Returns whether the rows have the same values each time, unlike with a random column."""
+    try:
+        return bool(df._jdf.queryExecution().analyzed().deterministic())
+    except Exception:  # Spark Connect has no plan to look at
+        return True
 
 
 def _state(df: DataFrame, columns: Sequence[str]) -> TableState:

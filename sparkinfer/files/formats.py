@@ -37,6 +37,11 @@ def is_tab_separated(name: str) -> bool:
     return _without_compression(name).endswith(".tsv")
 
 
+def is_compressed(name: str) -> bool:
+    """Returns whether a CSV or JSON file's name says that it is compressed."""
+    return _without_compression(name) != name.lower()
+
+
 def sniff(path: str) -> str | None:
     """Returns the format of a file by its first bytes, None if they leave a doubt.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sparkinfer.exceptions import InputError
@@ -14,6 +15,9 @@ from sparkinfer.storage import file_system
 BUFFER_BYTES = 4 << 20
 """Read ahead per column. Without a bound, Arrow reads the whole columns of a row group; a small
 one would mean many requests for few bytes on an object store."""
+
+MOST_TEXT_LOOKED_AT = 64 << 20
+"""Bytes of a text column that are read before the run to know the longest text."""
 
 
 @contextmanager
@@ -74,6 +78,45 @@ def whole_number_bounds(path: str, name: str) -> tuple[int, int] | None:
                 return None
             bounds += [int(known.min), int(known.max)]
     return (min(bounds), max(bounds)) if bounds else (0, 0)
+
+
+def longest_text(paths: Iterable[str], name: str) -> int | None:
+    """Returns the UTF-8 bytes of the longest text of a column in some files, or an upper bound.
+
+    It is a bound, what Parquet keeps of the largest row group, where there is so much text that
+    looking at each would take more than an instant. None if the column is not in the footers.
+    """
+    sizes = [size for path in paths for size in _text_sizes(path, name)]
+    if not sizes:
+        return None
+    if sum(sizes) > MOST_TEXT_LOOKED_AT:
+        return max(sizes)
+    return max((_longest_in(path, name) for path in paths), default=0)
+
+
+def _text_sizes(path: str, name: str) -> list[int]:
+    """Returns the bytes of a column in each row group, as Parquet encodes them, uncompressed."""
+    with readable(path), open_parquet(path) as file:
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        return [
+            column.total_uncompressed_size
+            for group in groups
+            for column in map(group.column, range(group.num_columns))
+            if column.path_in_schema.lower() == name.lower()
+        ]
+
+
+def _longest_in(path: str, name: str) -> int:
+    with readable(path), open_parquet(path) as file:
+        names = [one for one in file.schema_arrow.names if one.lower() == name.lower()]
+        longest = [0]
+        for batch in file.iter_batches(columns=names):
+            column = batch.column(0)
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary
+            if not pa.types.is_null(column.type):
+                longest.append(pc.max(pc.binary_length(column)).as_py() or 0)
+        return max(longest)
 
 
 def _in_utc(kind: pa.DataType) -> pa.DataType:

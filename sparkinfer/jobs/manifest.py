@@ -293,7 +293,8 @@ def _numbers(piece: Piece) -> list[int]:
 def _table_state(values: dict[str, Any] | None) -> TableState | None:
     if values is None:
         return None
-    return TableState(**{**values, "digest": tuple(values["digest"])})
+    digest = values["digest"] and tuple(values["digest"])
+    return TableState(**{**values, "digest": digest})
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:

@@ -267,7 +267,9 @@ class _Run:
     def _first_labels(self, manifest: Manifest) -> Iterator[pa.Array]:
         """Yields the true labels of the first rows."""
         fields = self._prelude.columns.carried
-        reader = ChunkReader(self._chunks.folders, pa.schema([fields.field(self._config.label_col)]))
+        reader = ChunkReader(
+            self._chunks.folders, pa.schema([fields.field(self._config.label_col)])
+        )
         pieces = (piece for chunk in manifest.chunks for piece in chunk.pieces)
         left = LABELS_LOOKED_AT
         with suppress(JobError):  # the chunk's own attempt says more

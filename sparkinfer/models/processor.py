@@ -162,7 +162,7 @@ class ModelScoring:
             return self._checkpoint("cpu").encoder
 
         encoder: Encoder = resident.get(key, load, lambda: None)
-        columns = [batch.column(name).to_pylist() for name in self.inputs]
+        columns = [batch.column(name) for name in self.inputs]
         task = self.task
         return encode_rows(columns, lambda texts: task.encode(encoder, texts))
 

@@ -139,10 +139,9 @@ class Scorer:
     def _tokenize(self, rows: pa.RecordBatch) -> _Window:
         """Tokenises a window and cuts it into padded batches; runs in the look-ahead thread."""
         started = time.perf_counter()
-        columns = [column.to_pylist() for column in rows.columns]
-        self._tokenising = Tokenising(columns[0])
+        self._tokenising = Tokenising(rows.column(0))
         try:
-            encoded = encode_rows(columns, self._model.encode)
+            encoded = encode_rows(rows.columns, self._model.encode)
         finally:
             self._tokenising = None
         self.statistics.tokenize_s += time.perf_counter() - started
@@ -288,6 +287,8 @@ class Scorer:
         reasons[list(of_inputs)] = list(of_inputs.values())
         reasons[-1] = NULL_TEXT
         error = reasons[indices]
+        for row, reason in rows.unreadable.items():
+            error[row] = reason
         # A task makes a row null if its output is not finite.
         error[taken[0].is_null().to_numpy(zero_copy_only=False) & (take >= 0)] = NOT_FINITE
         is_null = indices < 0

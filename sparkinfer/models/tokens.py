@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from sparkinfer.batching.planner import deduplicate
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.texts import read_texts
 
 NO_LIMIT = 10**9
 """Stands for none: tokenizers without a limit report 1e30 (`VERY_LARGE_INTEGER` of transformers),
@@ -136,28 +138,36 @@ class EncodedRows:
         indices: for each row its input's index in `inputs`, -1 if the row has none (null), int64
             (rows,). Some inputs may belong to no row.
         inputs: the inputs.
+        unreadable: why a row has none, by its position, where that is not a null.
     """
 
     indices: npt.NDArray[np.int64]
     inputs: Inputs
+    unreadable: dict[int, str] = field(default_factory=dict)
 
 
 def encode_rows(
-    columns: Sequence[Sequence[str | None]], encode: Callable[[Sequence[Sequence[str]]], Inputs]
+    columns: Sequence[pa.Array], encode: Callable[[Sequence[Sequence[str]]], Inputs]
 ) -> EncodedRows:
     """Returns the model inputs for some rows; a repeated input is encoded once.
 
     Args:
-        columns: the input columns, each with a text per row; a row with a null in any has no input.
+        columns: the input columns, strings; a row with a null in any has no input.
         encode: encodes inputs, given as columns.
     """
-    rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    unreadable: dict[int, str] = {}
+    texts = []
+    for column in columns:
+        found, reasons = read_texts(column)
+        texts.append(found)
+        unreadable.update(reasons)
+    rows = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
     is_there = np.fromiter(map(_is_whole, rows), bool, len(rows))
-    distinct, found = deduplicate([row for row in rows if _is_whole(row)])
+    distinct, places = deduplicate([row for row in rows if _is_whole(row)])
     indices = np.full(len(rows), -1, dtype=np.int64)
-    indices[is_there] = found
+    indices[is_there] = places
     split = [distinct] if len(columns) == 1 else list(zip(*distinct, strict=True))
-    return EncodedRows(indices, encode(split or [()] * len(columns)))
+    return EncodedRows(indices, encode(split or [()] * len(columns)), unreadable)
 
 
 def _is_whole(row: Any) -> bool:

@@ -29,9 +29,7 @@ def spark_kind(config: ScoringConfig) -> str | None:
     Raises:
         ConfigError: no input is configured.
     """
-    given = config.input
-    if not given:
-        raise ConfigError("option 'input' is required; give --input PATH|TABLE or input=...")
+    given = given_input(config)
     if config.input_format in (TABLE, QUERY):
         return config.input_format
     if config.input_format != "auto" or not isinstance(given, str) or config.engine == "local":
@@ -39,6 +37,13 @@ def spark_kind(config: ScoringConfig) -> str | None:
     if _QUERY.match(given):
         return QUERY
     return TABLE if looks_like_table(given) and not exists(given) else None
+
+
+def given_input(config: ScoringConfig) -> str | tuple[str, ...]:
+    """Returns the configured input; raises ConfigError if there is none."""
+    if not config.input:
+        raise ConfigError("option 'input' is required; give --input PATH|TABLE or input=...")
+    return config.input
 
 
 def looks_like_table(name: str) -> bool:

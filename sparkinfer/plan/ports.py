@@ -43,6 +43,9 @@ class FileAccess(Protocol):
     def now(self) -> tuple[InputFile, ...]:
         """Returns the files as they are now."""
 
+    def longest_text(self, column: str) -> int | None:
+        """Returns an upper bound of the UTF-8 bytes of the longest text, None if unknown."""
+
     def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
         """Calls a function with each name of a file, several in parallel, and returns the results.
 
@@ -104,7 +107,6 @@ class InputTable:
         files: where the rows are; None for what Spark reads.
         table: what Spark reads; None for files.
         notes: what the user should know of it.
-        longest_text: an upper bound of the UTF-8 bytes of the longest text, None if unknown.
     """
 
     columns: tuple[str, ...]
@@ -114,7 +116,6 @@ class InputTable:
     files: FileAccess | None = None
     table: TableAccess | None = None
     notes: tuple[str, ...] = ()
-    longest_text: int | None = None
 
 
 class InputSource(Protocol):

@@ -94,7 +94,12 @@ class Prelude:
     @property
     def _longest_text(self) -> int | None:
         # An examination may have no input; a run has opened its own before it needs a model.
-        return self.table.longest_text if "table" in self.__dict__ else None
+        files = self.table.files if "table" in self.__dict__ else None
+        if files is None:
+            return None
+        longest = [files.longest_text(name) for name in self.asked.inputs]
+        known = [length for length in longest if length is not None]
+        return max(known) if len(known) == len(longest) else None
 
     @cached_property
     def columns(self) -> Columns:

@@ -12,25 +12,29 @@ class TableState:
     Attributes:
         rows: number of rows.
         digest: of their values in the columns that count, whatever their order: the sum and the
-            exclusive or of a 64-bit hash of each row, in decimal.
+            exclusive or of a 64-bit hash of each row, in decimal. None where the values differ each
+            time that they are looked at.
         version: the table's own, such as Delta keeps; None if it has none.
         taken: when the copy was begun, ISO 8601 in UTC.
     """
 
     rows: int
-    digest: tuple[str, str]
+    digest: tuple[str, str] | None
     version: str | None = None
     taken: str = ""
 
     def is_same(self, other: TableState) -> bool:
         """Returns whether the rows are the same."""
-        return (self.rows, self.digest) == (other.rows, other.digest)
+        is_known = self.digest is not None and other.digest is not None
+        return self.rows == other.rows and (self.digest == other.digest or not is_known)
 
     def plus(self, added: TableState) -> TableState:
         """Returns the state with more rows, as of the time at which these were taken."""
-        total = int(self.digest[0]) + int(added.digest[0])
-        either = int(self.digest[1]) ^ int(added.digest[1])
-        return replace(added, rows=self.rows + added.rows, digest=(str(total), str(either)))
+        digest = None
+        if self.digest is not None and added.digest is not None:
+            total = int(self.digest[0]) + int(added.digest[0])
+            digest = (str(total), str(int(self.digest[1]) ^ int(added.digest[1])))
+        return replace(added, rows=self.rows + added.rows, digest=digest)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 POLL_S = 1.0
 """Time between two looks at what the scorer is doing; less if the timeout is short."""
 
@@ -49,10 +52,10 @@ class Tokenising(NamedTuple):
         texts: of the window.
     """
 
-    texts: Sequence[str | None]
+    texts: pa.StringArray
 
     def __str__(self) -> str:
-        longest = max((len(text) for text in self.texts if text), default=0)
+        longest = pc.max(pc.utf8_length(self.texts)).as_py() or 0
         rows = _count(len(self.texts), "row")
         return f"the tokenising of {rows} of up to {longest} characters"
 

@@ -229,6 +229,17 @@ def test_files_that_differ_are_read_alike(run: Run, tmp_path: Path) -> None:
     ]
 
 
+def test_a_text_that_is_not_utf_8_costs_its_own_row(run: Run, tmp_path: Path) -> None:
+    spoiled = [b"good", b"caf\xe9 good", None, b"bad"] * 3
+    text = pa.array(spoiled, pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"id": range(12), "text": text}), tmp_path / "in.parquet")
+    result, found = run(str(tmp_path / "in.parquet"), chunks={"target_rows": 8})
+    reason = "text is not valid UTF-8 (byte 0xe9 at 3)"
+    assert found["error"].to_pylist() == [None, reason, "text is null", None] * 3
+    assert result.error_rows == 6
+    assert found["text"].combine_chunks().view(pa.binary()).to_pylist() == spoiled
+
+
 @pytest.mark.parametrize(
     ("name", "contents"),
     [

@@ -314,7 +314,7 @@ def test_a_damaged_file_of_a_large_row_group_is_named_when_it_is_copied(
     content = bytearray(source.read_bytes())
     content[1000:20_000] = b"\xff" * 19_000
     source.write_bytes(bytes(content))
-    with pytest.raises(JobError, match=f"{source}' cannot be read \\(.*repair it and run again"):
+    with pytest.raises(JobError, match=f"{source}' cannot be copied \\(.*repair it and run again"):
         run(source, chunks={"target_rows": 2000})
 
 

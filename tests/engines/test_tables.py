@@ -166,8 +166,17 @@ def test_a_dataframe_that_changed_is_refused(run: Run, spark: SparkSession) -> N
     schema = "id int, text string, day string"
     run(df=spark.createDataFrame(FIRST, schema))
     assert run(df=spark.createDataFrame(FIRST, schema)).workers is None
-    with pytest.raises(ResumeError, match="the DataFrame as it was copied"):
+    with pytest.raises(ResumeError, match="from the DataFrame as it was copied"):
         run(df=spark.createDataFrame(FIRST[1:], schema))
+
+
+def test_of_a_random_dataframe_the_number_of_rows_counts(run: Run, spark: SparkSession) -> None:
+    schema = "id int, text string, day string"
+    rows, fewer = (spark.createDataFrame(one, schema) for one in (FIRST, FIRST[1:]))
+    run(df=rows.selectExpr("*", "uuid() as key"))
+    assert run(df=rows.selectExpr("*", "uuid() as key")).workers is None
+    with pytest.raises(ResumeError, match="3 rows then, 2 now"):
+        run(df=fewer.selectExpr("*", "uuid() as key"))
 
 
 def test_a_version_spares_the_scan(run: Run, view: Any, monkeypatch: pytest.MonkeyPatch) -> None:

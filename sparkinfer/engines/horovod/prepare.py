@@ -45,9 +45,9 @@ TOKENS, CARRIED, LISTS = "tokens", "carried", "lists"
 ROW, N_TOKENS, TRUNCATED, SEQUENCES = "row", "n_tokens", "truncated", "sequences"
 NUMBERS = (ROW, N_TOKENS, TRUNCATED, SEQUENCES)
 ERROR, LENGTHS = "error", "lengths"
-"""Columns of a tokens file besides the model's inputs. `n_tokens` is NULL_LENGTH where the text is
-null; `error` says why a row has no tokens; `sequences` is the number of sequences of a row, and
-`lengths` lists the number of tokens of each."""
+"""Columns of a tokens file besides the model's inputs. `n_tokens` is NULL_LENGTH where there is no
+text; `error` says why a row has no tokens, null if the text is null; `sequences` is the number of
+sequences of a row, and `lengths` lists the number of tokens of each."""
 
 NULL_LENGTH = -1
 
@@ -228,12 +228,16 @@ def _tokens_table(rows: EncodedRows, group: IntArray, first_row: int) -> pa.Tabl
     sequences = inputs.sequences_of(indices[~is_null])
     taken = encoded.values_of(sequences)
     errors = inputs.errors(encoded.errors)
+    reasons = [errors.get(int(index)) for index in indices]
+    if rows.unreadable:
+        pairs = zip(group.tolist(), reasons, strict=True)
+        reasons = [rows.unreadable.get(row, reason) for row, reason in pairs]
     columns = {
         ROW: pa.array(np.arange(first_row, first_row + len(group))),
         N_TOKENS: pa.array(n_tokens.astype(np.int32)),
         TRUNCATED: pa.array(np.append(inputs.truncated, False)[indices]),
         SEQUENCES: pa.array(counts.astype(np.int32)),
-        ERROR: pa.array([errors.get(int(index)) for index in indices], pa.string()),
+        ERROR: pa.array(reasons, pa.string()),
         LENGTHS: _lists(encoded.n_tokens[sequences], counts),
     }
     for name, values in encoded.columns.items():

@@ -113,13 +113,15 @@ def _encoded_rows(
     counts = columns[SEQUENCES].astype(np.int64)
     starts = np.cumsum(counts) - counts
     fed = {name: columns[name] for name in list_columns if name != LENGTHS}
+    has_text = columns[N_TOKENS] >= 0
     encoded = Encoded(
         fed,
         columns[LENGTHS].astype(np.int64),
         np.repeat(columns[TRUNCATED].astype(np.bool_), counts),
-        {int(starts[row]): reason for row, reason in errors.items()},
+        {int(starts[row]): reason for row, reason in errors.items() if has_text[row]},
     )
-    return EncodedRows(_indices(columns, fed, errors), Inputs(encoded, starts))
+    unreadable = {row: reason for row, reason in errors.items() if not has_text[row]}
+    return EncodedRows(_indices(columns, fed, errors), Inputs(encoded, starts), unreadable)
 
 
 def _indices(columns: Columns, fed: Columns, errors: Mapping[int, str]) -> npt.NDArray[np.int64]:
