@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sparkinfer.config import CsvConfig
 from sparkinfer.exceptions import InputError
-from sparkinfer.files import csv_rows
+from sparkinfer.files import text
 from sparkinfer.files.csv_rows import CsvFile
 
 
@@ -144,8 +144,8 @@ def test_columns_are_read_by_name_in_the_order_asked_for(path: Path) -> None:
 
 
 def test_batches_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_rows, "BATCH_ROWS", 10)
-    monkeypatch.setattr(csv_rows, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(text, "BATCH_ROWS", 10)
+    monkeypatch.setattr(text, "BATCH_CHARACTERS", 100)
     path.write_text("text\n" + "a\n" * 25 + "b" * 60 + "\n" + "c" * 60 + "\n" + "d" * 500 + "\n")
     batches = list(CsvFile(str(path), CsvConfig()).batches(["text"]))
     assert [batch.num_rows for batch in batches] == [10, 10, 6, 1, 1]

@@ -18,10 +18,7 @@ import pyarrow as pa
 from sparkinfer.config import CsvConfig
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.formats import is_tab_separated
-from sparkinfer.files.text import open_text
-
-BATCH_ROWS, BATCH_CHARACTERS = 4096, 2 << 20
-"""Maximum of a batch; a larger row is a batch of its own."""
+from sparkinfer.files.text import batched, open_text
 
 csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters; Arrow's limit is this one
 
@@ -68,7 +65,7 @@ class CsvFile:
         with open_text(self._path, self._options.encoding) as lines:
             names, records = self._names_and_rows(lines)
             places = [names.index(name) for name in columns]
-            for rows in _batches(self._checked(records, names)):
+            for rows in batched(self._checked(records, names)):
                 fields = list(zip(*rows, strict=True))
                 arrays = [pa.array(fields[place], pa.string()) for place in places]
                 yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
@@ -152,15 +149,17 @@ class CsvFile:
         within = f"{quote}[^{quote}]*(?:{quote}{quote}[^{quote}]*)*{quote}"
         return re.compile(rf"({within}|[^{delimiter}\r\n]*)(?:{delimiter}|\r\n|\n|\r|\Z)")
 
-    def _checked(self, records: Iterable[Record], names: Sequence[str]) -> Iterator[Record]:
-        for record in records:
-            if len(record[1]) != len(names):
+    def _checked(
+        self, records: Iterable[Record], names: Sequence[str]
+    ) -> Iterator[tuple[list[str | None], int]]:
+        for line, fields, characters in records:
+            if len(fields) != len(names):
                 self._fail(
-                    record[0],
-                    f"fields: {len(record[1])}, in the header: {len(names)} "
+                    line,
+                    f"fields: {len(fields)}, in the header: {len(names)} "
                     f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})",
                 )
-            yield record
+            yield fields, characters
 
     def _fail(self, line: int, reason: str) -> NoReturn:
         raise InputError(
@@ -180,16 +179,3 @@ def _reason(error: csv.Error) -> str:
 def _with_first(first: Record, records: Iterator[Record]) -> Iterator[Record]:
     yield first
     yield from records
-
-
-def _batches(records: Iterable[Record]) -> Iterator[list[list[str | None]]]:
-    rows: list[list[str | None]] = []
-    held = 0
-    for _, fields, characters in records:
-        if rows and (len(rows) == BATCH_ROWS or held + characters > BATCH_CHARACTERS):
-            yield rows
-            rows, held = [], 0
-        rows.append(fields)
-        held += characters
-    if rows:
-        yield rows

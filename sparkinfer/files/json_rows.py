@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import IO, Any, NoReturn
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import InputError
-from sparkinfer.files.csv_rows import BATCH_CHARACTERS, BATCH_ROWS
 from sparkinfer.files.json_shapes import Shape, to_array
-from sparkinfer.files.text import open_text
+from sparkinfer.files.text import batched, open_text
 
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -66,7 +65,7 @@ class JsonFile:
             schema: columns to read, with types that hold every value; see `Shape.type`.
         """
         with open_text(self._path) as lines:
-            for rows in _batches(self._rows(lines)):
+            for rows in batched(self._rows(lines)):
                 arrays = [
                     to_array([row.get(field.name) for row in rows], field.type) for field in schema
                 ]
@@ -155,16 +154,3 @@ def _no_object(value: Any) -> str:
 def _after_space(text: str, place: int) -> int:
     found = _WHITESPACE.match(text, place)
     return found.end() if found else place
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    held = 0
-    for row, characters in rows:
-        if batch and (len(batch) == BATCH_ROWS or held + characters > BATCH_CHARACTERS):
-            yield batch
-            batch, held = [], 0
-        batch.append(row)
-        held += characters
-    if batch:
-        yield batch

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, TypeVar
 
 from sparkinfer.exceptions import InputError
 from sparkinfer.storage import file_system
+
+BATCH_ROWS, BATCH_CHARACTERS = 4096, 2 << 20
+"""Maximum of a batch of rows; a larger row is a batch of its own."""
+
+T = TypeVar("T")
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -74,3 +79,21 @@ def _where_not_valid(path: str, encoding: str) -> str:
         f"input file {path!r}, line {number}, is not valid {encoding.upper()} ({reason}); give its "
         "encoding, such as --set csv.encoding=latin-1, or convert it to UTF-8"
     )
+
+
+def batched(rows: Iterable[tuple[T, int]]) -> Iterator[list[T]]:
+    """Yields rows in batches of bounded size.
+
+    Args:
+        rows: each with its characters in the file.
+    """
+    batch: list[T] = []
+    held = 0
+    for row, characters in rows:
+        if batch and (len(batch) == BATCH_ROWS or held + characters > BATCH_CHARACTERS):
+            yield batch
+            batch, held = [], 0
+        batch.append(row)
+        held += characters
+    if batch:
+        yield batch

@@ -18,10 +18,8 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.plan.processors import PROCESSORS
 from tests import made_up_backend, made_up_function, made_up_task
-from tests.engines.test_suite import engine, reference
+from tests.engines.test_suite import reference
 from tests.tiny_models import sentences
-
-__all__ = ["engine"]
 
 # Importing them has registered them, which is meant for workers: here each test does that itself.
 TASKS.pop(made_up_task.LargestWindowMean.name)

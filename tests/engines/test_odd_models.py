@@ -14,11 +14,8 @@ import torch
 
 import sparkinfer
 from sparkinfer.report.summary import summarize
-from tests.engines.test_suite import engine
 from tests.odd_models import ODD_MODELS, alone
 from tests.tiny_models import sentences
-
-__all__ = ["engine"]
 
 TEXTS = [*sentences(12), "film " * 90, "good", "bad", "a good film", "word " * 40, "it was a film"]
 """Of mixed lengths in mixed order, several of one length, one longer than most models take."""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-import sparkinfer
 from sparkinfer.exceptions import InputError
 from sparkinfer.plan.inputs import type_name
+from tests.engines.conftest import Run
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-Run = Callable[..., tuple[sparkinfer.RunResult, pa.Table]]
 
 US, UTC = pa.timestamp("us"), pa.timestamp("us", "UTC")
 DAYS = [
@@ -90,42 +86,6 @@ ODD: dict[str, tuple[pa.Array, pa.DataType, list[Any]]] = {
         [[1], None, [], [None]],
     ),
 }
-
-
-@pytest.fixture(
-    params=[
-        "local",
-        pytest.param("pandas_udf", marks=pytest.mark.spark),
-        pytest.param("horovod", marks=pytest.mark.spark),
-    ]
-)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Run:
-    spark = request.getfixturevalue("spark") if engine != "local" else None
-    of_engine = request.getfixturevalue("ranks_in_turn") if engine == "horovod" else {}
-
-    def run_engine(source: Any, **options: Any) -> tuple[sparkinfer.RunResult, pa.Table]:
-        config = sparkinfer.ScoringConfig(
-            **{
-                "model": str(classifier),
-                "input": source,
-                "input_col": "text",
-                "output": str(tmp_path / "out"),
-                "engine": engine,
-                "dtype": "float32",
-                "acceleration": "none",
-                **of_engine,
-                **options,
-            }
-        )
-        result = sparkinfer.run(config, spark)
-        return result, pads.dataset(config.output, format="parquet").to_table().sort_by("id")
-
-    return run_engine
 
 
 def odd_table() -> pa.Table:

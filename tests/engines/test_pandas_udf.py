@@ -103,7 +103,9 @@ def test_carried_columns_are_not_shipped_to_python(df: DataFrame, classifier: Pa
     scored = sparkinfer.score(wide, **options(classifier))
     plan = scored._jdf.queryExecution().executedPlan().toString()
     [evaluated] = [line for line in plan.splitlines() if "ArrowEvalPython" in line]
-    assert evaluated.split("[", 1)[1].startswith("score(text")
+    arguments = evaluated.split("[", 1)[1].split("]", 1)[0]
+    assert arguments.startswith("score(cast(text#")
+    assert "blob" not in arguments
 
 
 def test_a_limit_does_not_score_the_whole_table(

@@ -8,64 +8,22 @@ horovod engine run in this process, one after the other, for each launch takes m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-import sparkinfer
 from sparkinfer.exceptions import ConfigError, InputError, JobError, ResumeError
 from sparkinfer.plan import copies
+from tests.engines.conftest import Run
 from tests.tiny_models import sentences
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-Run = Callable[..., tuple[sparkinfer.RunResult, pa.Table]]
+    pass
 
 SCORED = ["prediction", "probability", "probabilities", "n_tokens", "truncated", "error"]
-
-
-@pytest.fixture(
-    params=[
-        "local",
-        pytest.param("pandas_udf", marks=pytest.mark.spark),
-        pytest.param("horovod", marks=pytest.mark.spark),
-    ]
-)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Run:
-    """Scores an input with one engine and returns the result and the rows by id."""
-    spark: SparkSession | None = None
-    if engine != "local":
-        spark = request.getfixturevalue("spark")
-    of_engine = request.getfixturevalue("ranks_in_turn") if engine == "horovod" else {}
-
-    def run_engine(source: Path, **options: Any) -> tuple[sparkinfer.RunResult, pa.Table]:
-        config = sparkinfer.ScoringConfig(
-            **{
-                "model": str(classifier),
-                "input": str(source),
-                "input_col": "text",
-                "output": str(tmp_path / "out"),
-                "engine": engine,
-                "dtype": "float32",
-                **of_engine,
-                **options,
-            }
-        )
-        result = sparkinfer.run(config, spark)
-        return result, pads.dataset(config.output, format="parquet").to_table().sort_by("id")
-
-    return run_engine
 
 
 def write(path: Path, texts: list[str | None], **columns: Any) -> Path:
