@@ -95,6 +95,10 @@ def test_backslashes_escape_quotes_alone(path: Path) -> None:
     assert [row["text"] for row in found] == texts
 
 
+def test_a_null_character_is_no_escaped_quote(path: Path) -> None:
+    assert rows_in(path, 'id\n"a\x00\\"b"\n', escape="\\") == [{"id": 'a\x00"b'}]
+
+
 def test_the_dialect_can_be_given(path: Path) -> None:
     assert rows_in(path, "a;b\n1;'x;y'\n", delimiter=";", quote="'") == [{"a": "1", "b": "x;y"}]
     assert rows_in(path, 'a\tb\n1\t"x\n', delimiter=r"\t", quote="") == [{"a": "1", "b": '"x'}]
@@ -115,6 +119,15 @@ def test_a_file_of_tabs_is_told_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_tells_the_encoding(path: Path, encoding: str) -> None:
     assert rows_in(path, "id,text\n1,é\n".encode(encoding)) == [{"id": "1", "text": "é"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16", "gb18030"])
+def test_a_byte_order_mark_is_no_part_of_a_name_if_the_encoding_is_given(
+    path: Path, encoding: str
+) -> None:
+    content = ("" if encoding in ("utf-8-sig", "utf-16") else "\ufeff") + '"id",text\n1,é\n'
+    rows = rows_in(path, content.encode(encoding), encoding=encoding)
+    assert rows == [{"id": "1", "text": "é"}]
 
 
 def test_an_encoding_can_be_given(path: Path) -> None:

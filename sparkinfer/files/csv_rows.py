@@ -25,8 +25,9 @@ BATCH_ROWS, BATCH_CHARACTERS = 4096, 2 << 20
 
 csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters; Arrow's limit is this one
 
-_ESCAPED_QUOTE = "\x00"
-"""Stands for an escaped quote while lines are cut into fields."""
+_ESCAPED_QUOTE = "\ud800"
+"""Stands for an escaped quote while lines are cut into fields: half a character, which no decoded
+text holds."""
 
 Record = tuple[int, list[str | None], int]
 """The number of its first line, its fields, its characters in the file."""
