@@ -134,8 +134,8 @@ class CsvConfig(Options):
     """Character around fields that hold the delimiter, line breaks or itself, doubled; empty: no
     character quotes."""
     escape: str | None = field(default=None, metadata=read_by(_one_character))
-    """Character that, before a quote within quotes, makes it part of the field, as in files that
-    Spark writes (a backslash); None: quotes are doubled."""
+    """Character that, before a quote or itself within quotes, makes that part of the field, as in
+    files that Spark writes (a backslash); None: quotes are doubled."""
     encoding: str | None = field(default=None, metadata=read_by(_encoding))
     """Such as `latin-1`; None: told by a byte order mark, else UTF-8."""
     header: bool = True

@@ -85,7 +85,7 @@ def walk(path: str) -> dict[str, dict[str, Any]]:
     """
     fs, root = file_system(path)
     root = root.rstrip("/") or "/"
-    if _is_local(fs):
+    if is_local(fs):
         return dict(_walk_links(root, "", ()))
     found = {}
     for full, info in fs.find(root, detail=True).items():
@@ -125,7 +125,7 @@ def sizes_in(path: str) -> dict[str, int]:
     fs, folder = file_system(path)
     if not fs.isdir(folder):
         return {}
-    if _is_local(fs):  # faster: fsspec collects much more than the size
+    if is_local(fs):  # faster: fsspec collects much more than the size
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     return {
@@ -175,7 +175,7 @@ def move(source: str, target: str) -> None:
     """Renames a file; on an object store this is a copy and a removal."""
     fs, name = file_system(source)
     _, target_name = file_system(target)
-    if _is_local(fs):
+    if is_local(fs):
         Path(name).replace(target_name)  # fsspec before 2024 copies
     else:
         fs.mv(name, target_name)
@@ -185,7 +185,7 @@ def rename_folder(source: str, target: str) -> None:
     """Renames a folder in one step on a local file system; removes it elsewhere."""
     fs, name = file_system(source)
     _, target_name = file_system(target)
-    if _is_local(fs):
+    if is_local(fs):
         Path(name).rename(target_name)
     else:
         remove(source)
@@ -194,7 +194,7 @@ def rename_folder(source: str, target: str) -> None:
 def sync(path: str) -> None:
     """Makes a local file survive a power failure; object stores are durable anyway."""
     fs, name = file_system(path)
-    if _is_local(fs):
+    if is_local(fs):
         handle = os.open(name, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -238,10 +238,11 @@ def read_text(path: str) -> str | None:
 
 def renames_atomically(path: str) -> bool:
     """Returns whether a file there can replace another in one step."""
-    return _is_local(file_system(path)[0])
+    return is_local(file_system(path)[0])
 
 
-def _is_local(fs: Any) -> bool:
+def is_local(fs: Any) -> bool:
+    """Returns whether it is the file system of this machine."""
     return bool({"file", "local"} & _protocols(fs))
 
 

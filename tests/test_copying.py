@@ -11,9 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sparkinfer.config import CsvConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.rows import copying
-from sparkinfer.rows.copying import GROUP_BYTES, FileCopier, ParquetRows
+from sparkinfer.rows.copying import (
+    GROUP_BYTES,
+    CsvRows,
+    FileCopier,
+    FileRows,
+    JsonRows,
+    ParquetRows,
+)
 from sparkinfer.rows.reading import ChunkReader, InputFolders, Piece
 
 ROWS = 10_000
@@ -78,6 +86,28 @@ def test_a_copy_has_the_named_columns_that_the_file_has_alone(tmp_path: Path) ->
     pq.write_table(table_of_many_kinds(), tmp_path / "a.parquet")
     (path,) = copy(tmp_path / "a.parquet", tmp_path / "copy", "TAGS", "absent", "text")
     assert sorted(pq.read_schema(path).names) == ["tags", "text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a.parquet", ParquetRows()),
+        ("a.csv", CsvRows(CsvConfig())),
+        ("a.json", JsonRows(pa.schema([("id", pa.int64())]))),
+    ],
+)
+def test_rows_of_a_file_without_any_of_the_columns_are_copied(
+    tmp_path: Path, name: str, rows: FileRows
+) -> None:
+    pq.write_table(pa.table({"id": [1, 2, 3]}), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("id\n1\n2\n3\n")
+    (tmp_path / "a.json").write_text('{"id": 1}\n{"id": 2}\n{"id": 3}\n')
+    copier = FileCopier(str(tmp_path), str(tmp_path / "copy"), named("text"), rows)
+    (made,) = copier(name).names
+    schema = pa.schema([("text", pa.string())])
+    reader = ChunkReader(InputFolders(str(tmp_path / "copy")), schema)
+    read = reader.read([Piece(made, 0, 1, rows=3)])
+    assert pa.Table.from_batches(read, schema).to_pylist() == [{"text": None}] * 3
 
 
 def test_row_groups_of_long_documents_have_few_rows(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,44 @@ def test_what_is_wrong_is_named_with_its_line(
         rows_in(path, content)
 
 
-def test_backslashes_escape_quotes_alone(path: Path) -> None:
+def test_backslashes_escape_quotes_and_backslashes_alone(path: Path) -> None:
     content = (
         'id,text\n1,"say \\"hi\\", then"\n2,C:\\new\n3,"ends with \\\\"\n4,"a\\b"\n5,x \\"y\\"\n'
+        '6,"C:\\\\a, b"\n7,\\\\host\\a\n'
     )
     found = rows_in(path, content, escape="\\")
-    texts = ['say "hi", then', "C:\\new", "ends with \\", "a\\b", 'x "y"']
+    texts = [
+        'say "hi", then',
+        "C:\\new",
+        "ends with \\",
+        "a\\b",
+        'x "y"',
+        "C:\\a, b",
+        "\\\\host\\a",
+    ]
     assert [row["text"] for row in found] == texts
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.text(alphabet='ab",\n \\é', max_size=6), min_size=2, max_size=2), max_size=20
+    )
+)
+def test_what_spark_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
+) -> None:
+    def written(value: str) -> str:
+        if value and not re.search('[",\n]', value):
+            return value
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    text = "".join(",".join(map(written, row)) + "\n" for row in [["x", "y"], *rows])
+    found = rows_in(tmp_path_factory.mktemp("csv") / "a.csv", text, escape="\\")
+    assert [list(row.values()) for row in found] == rows
+
+
+def test_a_null_character_is_no_escaped_quote(path: Path) -> None:
+    assert rows_in(path, 'id\n"a\x00\\"b"\n', escape="\\") == [{"id": 'a\x00"b'}]
 
 
 def test_the_dialect_can_be_given(path: Path) -> None:
@@ -115,6 +147,15 @@ def test_a_file_of_tabs_is_told_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_tells_the_encoding(path: Path, encoding: str) -> None:
     assert rows_in(path, "id,text\n1,é\n".encode(encoding)) == [{"id": "1", "text": "é"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16", "gb18030"])
+def test_a_byte_order_mark_is_no_part_of_a_name_if_the_encoding_is_given(
+    path: Path, encoding: str
+) -> None:
+    content = ("" if encoding in ("utf-8-sig", "utf-16") else "\ufeff") + '"id",text\n1,é\n'
+    rows = rows_in(path, content.encode(encoding), encoding=encoding)
+    assert rows == [{"id": "1", "text": "é"}]
 
 
 def test_an_encoding_can_be_given(path: Path) -> None:

@@ -33,7 +33,9 @@ def test_a_name_that_is_there_as_a_file_is_no_table(
     assert spark_kind(config_for("reviews", input_format="table")) == "table"
 
 
-@pytest.mark.parametrize("text", ["select * from t", "WITH x AS (SELECT 1) SELECT * FROM x"])
+@pytest.mark.parametrize(
+    "text", ["select * from t", "\n  select 1", "WITH x AS (SELECT 1) SELECT * FROM x"]
+)
 def test_a_query_is_told_by_its_first_word(text: str) -> None:
     assert spark_kind(config_for(text)) == "query"
 

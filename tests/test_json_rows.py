@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +67,10 @@ def test_an_empty_object_is_a_row_and_an_empty_line_or_array_is_none(path: Path)
         ('[{"a": 1}\n {"a": 2}]', "line 2: an array's element is followed by neither"),
         ('[{"a": 1}', "line 1: an array's element is followed by neither"),
         ('[{"a": 1}]\n{"a": 2}', "line 1: something follows the end of the array"),
+        ('{"a": 1, "\\ud83d": 1, "\\ud83e": 2}\n', "line 1: .*key '\ufffd' is there twice"),
         ('{"a": ' + "[" * 100_000, "line 1: it cannot be read"),
+        ('{"a": ' + "[" * 700 + "]" * 700 + "}", "line 1: it cannot be read"),
+        ('[{"a": ' + "[" * 700 + "]" * 700 + "}]", "line 1: it cannot be read"),
         ('{"a": ' + "1" * 5000 + "}", "line 1: it cannot be read"),
         (b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2, is not valid UTF-8"),
     ],
@@ -145,6 +149,27 @@ def test_any_values_are_held_by_their_type_in_whatever_files_they_are(
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         assert found.to_pylist() == values
     assert found.null_count == sum(value is None for value in values) or pa.types.is_null(kind)
+
+
+def test_a_number_beyond_float64_is_kept_as_it_is_written(path: Path) -> None:
+    path.write_text('{"a": 1e400, "b": [-1.5E999, 1.5]}\n{"a": 2.5}\n')
+    file = JsonFile(str(path))
+    rows = [row for batch in file.batches(schema_of(file.shape())) for row in batch.to_pylist()]
+    assert rows == [{"a": "1e400", "b": ["-1.5E999", "1.5"]}, {"a": "2.5", "b": None}]
+
+
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"b":', "}")])
+def test_what_is_nested_very_deeply_is_kept_as_text(path: Path, opens: str, closes: str) -> None:
+    deep = opens * 200 + "1" + closes * 200
+    path.write_text(f'{{"a": {deep}}}\n{{"a": null}}\n')
+    file = JsonFile(str(path))
+    schema = schema_of(file.shape())
+    pq.write_table(pa.Table.from_batches(file.batches(schema), schema), path.parent / "a.parquet")
+    found = value = pq.read_table(path.parent / "a.parquet")["a"].to_pylist()[0]
+    while not isinstance(value, str):
+        value = value["b"] if isinstance(value, dict) else value[0]
+    assert json.loads(value) == json.loads(deep[len(opens) * 30 : len(deep) - 30])
+    assert found != value
 
 
 def test_half_a_character_is_replaced_and_counted(path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import os
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -129,6 +130,27 @@ def test_several_paths_and_patterns_are_named_from_their_common_folder(tmp_path:
 def test_a_file_that_is_given_twice_is_read_once(tmp_path: Path) -> None:
     touch(tmp_path, "a.csv", "b.csv")
     assert names_at(tmp_path / "a.csv", tmp_path / "*.csv") == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    "again", ["{0}/../in/a.csv", "{0}/x/..", "file://{0}/x/../a.csv", "{0}/x/../*"]
+)
+def test_a_file_that_is_given_twice_with_dots_is_read_once(tmp_path: Path, again: str) -> None:
+    touch(tmp_path / "in", "a.csv", "x/y.txt")
+    assert names_at(tmp_path / "in" / "a.csv", again.format(tmp_path / "in")) == ["a.csv"]
+
+
+def test_dots_after_a_link_lead_to_where_its_target_is(tmp_path: Path) -> None:
+    touch(tmp_path, "far/b.csv", "far/in/a.csv")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "in")
+    assert find_files([f"{tmp_path}/link/../b.csv"]).root == str(tmp_path / "far")
+
+
+def test_paths_on_several_file_systems_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a.csv")
+    fsspec.filesystem("memory").pipe_file("/listed/b.csv", b"x")
+    with pytest.raises(InputError, match="is on several file systems"):
+        find_files([str(tmp_path), "memory://listed"])
 
 
 @pytest.mark.parametrize("folder", ["a [1]", "x*y", "q?", "100%", "a#b", "é {1}"])

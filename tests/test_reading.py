@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sparkinfer.exceptions import JobError
 from sparkinfer.files import parquet
-from sparkinfer.files.parquet import longest_text
+from sparkinfer.files.parquet import longest_text, whole_number_bounds
 from sparkinfer.rows import reading
 from sparkinfer.rows.reading import (
     READ_BYTES,
@@ -298,3 +298,21 @@ def test_the_longest_text_is_known_or_bounded(
     assert found is not None
     assert found == 20 if looked_at else found > 20
     assert longest_text([str(tmp_path / "0.parquet")], "day") is None
+
+
+def test_the_longest_text_is_known_if_some_files_have_none(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
+    pq.write_table(pa.table({"day": [1]}), paths[0])
+    pq.write_table(pa.table({"a": [{"b": 1}], "a.b": ["good"]}), paths[1])
+    assert longest_text(paths, "a.b") == 4
+
+
+def test_the_bounds_of_a_column_are_not_those_of_a_field_or_of_no_rows(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    table = pa.table({"a": [{"b": 2**60}], "a.b": [-7]})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.write_table(table.slice(0, 0))
+    assert whole_number_bounds(path, "A.B") == (-7, -7)
+    pq.write_table(table.slice(0, 0), path)
+    assert whole_number_bounds(path, "a.b") == (0, 0)

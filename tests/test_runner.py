@@ -320,6 +320,17 @@ def test_another_precision_than_that_of_the_first_run_is_refused(config: Scoring
         run(config, dtype="bfloat16")
 
 
+def test_csv_that_is_read_in_another_way_is_refused(config: ScoringConfig, tmp_path: Path) -> None:
+    (tmp_path / "csv" / "id=1").mkdir(parents=True)
+    (tmp_path / "csv" / "id=1" / "a.csv").write_text("text\nNA\ngood\n")
+    config = config.replace(input=str(tmp_path / "csv"), label_col=None)
+    run(config)
+    with pytest.raises(ResumeError, match=r"csv\.null was None, is 'NA'"):
+        run(config.replace(csv={"null": "NA"}))
+    again, _ = run(config)
+    assert again.rows == 2
+
+
 def test_settings_that_change_only_the_speed_may_change(config: ScoringConfig) -> None:
     with pytest.raises(Killed):
         run(config, before_chunk=kill_before(1))

@@ -149,7 +149,7 @@ def test_two_columns_of_one_name_are_refused() -> None:
     found = unite(["a", "b"], [twice, cases], lambda *_: None)
     assert found.schema.names == ["text"]
     assert found.refused["x"].startswith("is twice in 'a'")
-    assert found.refused["Y"].startswith("is beside 'Y' in 'b'")
+    assert found.refused["Y"].startswith("is twice in 'b' ('Y' and 'y')")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,12 @@ def test_columns_of_folders_have_the_narrowest_type_that_loses_nothing(
 def test_files_with_and_without_folders_of_values_are_refused() -> None:
     with pytest.raises(InputError, match="'a' and 'day=1/b' have different key=value folders"):
         unite(["a", "day=1/b"], [pa.schema([])] * 2, lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["k=1/k=2/a", "k=1/j=0/K=2/a"])
+def test_a_folder_of_values_below_one_of_the_same_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name!r} has two key=value folders of one name"):
+        unite([name], [pa.schema([])], lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from sparkinfer.files.text import batched, open_text
 
 csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters; Arrow's limit is this one
 
-_ESCAPED_QUOTE = "\x00"
-"""Stands for an escaped quote while lines are cut into fields."""
+_ESCAPED_QUOTE, _ESCAPED_ESCAPE = "\ud800", "\ud801"
+"""Stand for what is escaped while lines are cut into fields: half characters, which no decoded text
+holds."""
 
 Record = tuple[int, list[str | None], int]
 """The number of its first line, its fields, its characters in the file."""
@@ -112,27 +113,27 @@ class CsvFile:
     def _prepared(self, line: str) -> str:
         """Returns a line with escaped quotes replaced, so that no quote in it is ambiguous.
 
-        Only a backslash (or whatever `csv.escape` is) directly before a quote is an escape, two
-        are one: so Spark writes them. Elsewhere it is a character like any other, as in a path.
+        Only a backslash (or whatever `csv.escape` is) before a quote or another one is an escape:
+        so Spark writes them within quotes. Elsewhere it is a character like any other.
         """
         escape, quote = self._options.escape, self._options.quote
         if not escape or not quote or escape == quote:
             return line
-
-        def unescape(found: re.Match[str]) -> str:
-            count = len(found[1])
-            return escape * (count // 2) + (_ESCAPED_QUOTE if count % 2 else quote)
-
-        return re.sub(f"({re.escape(escape)}+){re.escape(quote)}", unescape, line)
+        pairs = f"{re.escape(escape)}({re.escape(escape)}|{re.escape(quote)})"
+        return re.sub(
+            pairs, lambda pair: _ESCAPED_QUOTE if pair[1] == quote else _ESCAPED_ESCAPE, line
+        )
 
     def _values(self, fields: list[str], taken: Sequence[str]) -> list[str | None]:
         values: list[str | None] = list(fields)
-        if not self._nulls.isdisjoint(fields):
+        escape, quote = self._options.escape or "", self._options.quote
+        is_doubled = bool(escape) and any(_ESCAPED_ESCAPE in field for field in fields)
+        if is_doubled or not self._nulls.isdisjoint(fields):
             for place, is_quoted in enumerate(self._quoted(fields, taken)):
-                if not is_quoted and fields[place] in self._nulls:
-                    values[place] = None
-        if self._options.escape:
-            quote = self._options.quote
+                count = 1 if is_quoted else 2
+                value = fields[place].replace(_ESCAPED_ESCAPE, escape * count)
+                values[place] = None if not is_quoted and value in self._nulls else value
+        if escape:
             values = [value and value.replace(_ESCAPED_QUOTE, quote) for value in values]
         return values
 

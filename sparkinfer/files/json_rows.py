@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import chain
+from math import isinf
 from typing import IO, Any, NoReturn
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import InputError
-from sparkinfer.files.json_shapes import Shape, to_array
+from sparkinfer.files.json_shapes import Beyond, Shape, to_array
 from sparkinfer.files.text import batched, open_text
 
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
@@ -42,7 +43,7 @@ class JsonFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self.halves = 0
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_float=_fraction)
 
     def shape(self) -> Shape:
         """Returns what the values of all rows are; reads the whole file.
@@ -84,14 +85,14 @@ class JsonFile:
 
     def _parsed(self, line: str, number: int) -> dict[str, Any]:
         try:
-            value = self._decoder.decode(line)
+            value = self._whole(self._decoder.decode(line))
         except json.JSONDecodeError as error:
             self._fail(number, f"it is no JSON object ({error.msg} at character {error.colno})")
         except (RecursionError, ValueError) as error:
             self._fail(number, f"it cannot be read ({error})")
         if not isinstance(value, dict):
             self._fail(number, _no_object(value))
-        row: dict[str, Any] = self._whole(value)
+        row: dict[str, Any] = value
         return row
 
     def _elements(self, first: int, line: str, lines: IO[str]) -> Iterator[Row]:
@@ -110,11 +111,12 @@ class JsonFile:
                 place = _after_space(text, place + 1)
             try:
                 value, end = self._decoder.raw_decode(text, place)
+                value = self._whole(value)
             except (ValueError, RecursionError) as error:
                 fail(f"it cannot be read ({error})")
             if not isinstance(value, dict):
                 fail(_no_object(value))
-            yield self._whole(value), end - place
+            yield value, end - place
             place, is_first = _after_space(text, end), False
         if text[place + 1 :].strip():
             fail("something follows the end of the array")
@@ -137,7 +139,7 @@ class JsonFile:
         if isinstance(value, list):
             return [self._whole(item) for item in value]
         if isinstance(value, dict):
-            return {self._whole(key): self._whole(item) for key, item in value.items()}
+            return self._object([(self._whole(key), self._whole(of)) for key, of in value.items()])
         return value
 
     def _fail(self, line: int, reason: str) -> NoReturn:
@@ -145,6 +147,11 @@ class JsonFile:
             f"input file {self._path!r}, line {line}: {reason}; expected JSON lines, one object "
             "per line, or one array of objects: repair it or leave it out"
         )
+
+
+def _fraction(literal: str) -> float | Beyond:
+    number = float(literal)
+    return Beyond(literal) if isinf(number) else number
 
 
 def _no_object(value: Any) -> str:

@@ -20,15 +20,24 @@ MOST_FIELDS = 1000
 """An object with more different keys than this over all rows is kept as text."""
 
 
+MOST_LEVELS = 30
+"""What is nested deeper is kept as text. Arrow's files hold some sixty levels."""
+
+
+class Beyond(str):
+    """A number that float64 cannot hold, as it is written: `1e400`."""
+
+
 @dataclass
 class Shape:
     """What a value was in some rows.
 
     Attributes:
-        kinds: `bool`, `int`, `float`, `str`, `list`, `dict`; none if it was always null.
+        kinds: `bool`, `int`, `float`, `Beyond`, `str`, `list`, `dict`; none if it was always null.
         least, largest: of the whole numbers.
         items: of the elements of lists.
         fields: of the values of objects, by key.
+        levels: that are looked at in lists and objects; without one they are kept as text.
     """
 
     kinds: set[str] = field(default_factory=set)
@@ -36,6 +45,7 @@ class Shape:
     largest: int = 0
     items: Shape | None = None
     fields: dict[str, Shape] = field(default_factory=dict)
+    levels: int = MOST_LEVELS
 
     def add(self, value: Any) -> None:
         """Takes a value as `json` reads it."""
@@ -45,13 +55,15 @@ class Shape:
         self.kinds.add(kind)
         if kind == "int":
             self.least, self.largest = min(self.least, value), max(self.largest, value)
+        elif not self.levels:
+            return
         elif kind == "list":
-            self.items = self.items or Shape()
+            self.items = self.items or self._below()
             for item in value:
                 self.items.add(item)
         elif kind == "dict" and len(self.fields) <= MOST_FIELDS:
             for key, item in value.items():
-                self.fields.setdefault(key, Shape()).add(item)
+                self.fields.setdefault(key, self._below()).add(item)
 
     def merge(self, other: Shape) -> None:
         """Takes what another shape took."""
@@ -59,10 +71,10 @@ class Shape:
         self.least = min(self.least, other.least)
         self.largest = max(self.largest, other.largest)
         if other.items is not None:
-            self.items = self.items or Shape()
+            self.items = self.items or self._below()
             self.items.merge(other.items)
         for key, item in other.fields.items():
-            self.fields.setdefault(key, Shape()).merge(item)
+            self.fields.setdefault(key, self._below()).merge(item)
 
     def type(self) -> pa.DataType:
         """Returns the type that holds every value."""
@@ -80,6 +92,9 @@ class Shape:
         if self.kinds == {"dict"} and self._is_struct():
             return pa.struct([pa.field(key, item.type()) for key, item in self.fields.items()])
         return pa.string()
+
+    def _below(self) -> Shape:
+        return Shape(levels=self.levels - 1)
 
     def _is_struct(self) -> bool:
         names = {key.lower() for key in self.fields}

@@ -12,7 +12,7 @@ from typing import Any
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.formats import format_of, sniff
 from sparkinfer.files.lakes import refuse_lake_above, refuse_lake_inside
-from sparkinfer.storage import exists, file_system, is_file, join, walk
+from sparkinfer.storage import exists, file_system, is_file, is_local, join, walk
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 """Where file systems keep what changes with a file's content, the most reliable first."""
@@ -73,7 +73,9 @@ def find_files(given: Sequence[str], kind: str = "auto") -> FoundFiles:
         InputError: there is nothing there, the format is not clear, a file is empty, or a lake
             table is involved.
     """
+    given = [_without_dots(one) for one in given]
     paths = [path for one in given for path in _matches(one)]
+    _refuse_several_stores(paths)
     root = _root(given, paths)
     listing = _Listing(root)
     for path in paths:
@@ -128,6 +130,28 @@ class _Listing:
                 self.left_out.append(full)
 
 
+def _without_dots(path: str) -> str:
+    """Returns a local path without `..`, so that a file that is given twice has one name.
+
+    What precedes `..` may be a link, so it is looked up.
+    """
+    before, dots, after = f"{path}/".rpartition("/../")
+    if not dots or _MAGIC & set(before):
+        return path
+    fs, name = file_system(before or "/")
+    if not is_local(fs) or not before.endswith(name):
+        return path
+    return join(before.removesuffix(name) + str(Path(name, "..").resolve()), after.rstrip("/"))
+
+
+def _refuse_several_stores(paths: Sequence[str]) -> None:
+    stores = {type(file_system(path)[0]) for path in paths}
+    if len(stores) > 1:
+        raise InputError(
+            f"input {_shown(paths[:_SHOWN])} is on several file systems; give paths on one of them"
+        )
+
+
 def _matches(path: str) -> list[str]:
     """Returns the path if it exists, else what it matches as a pattern."""
     if exists(path):
@@ -179,7 +203,7 @@ def _last(path: str) -> str:
 
 def _info(path: str) -> Mapping[str, Any]:
     fs, name = file_system(path)
-    if hasattr(fs, "auto_mkdir"):  # the local one; fsspec tells of a link, not of its target
+    if is_local(fs):  # fsspec tells of a link, not of its target
         status = Path(name).stat()
         return {"size": status.st_size, "mtime": status.st_mtime}
     found: Mapping[str, Any] = fs.info(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -66,13 +67,14 @@ def whole_number_bounds(path: str, name: str) -> tuple[int, int] | None:
     """Returns the least and the largest value of a column by the footer, None if it lacks them."""
     with readable(path), open_parquet(path) as file:
         metadata = file.metadata
+        place = _place(file, name)
+        if place is None:
+            return None
         bounds = []
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
-            columns = map(group.column, range(group.num_columns))
-            [column] = (one for one in columns if one.path_in_schema.lower() == name.lower())
-            known = column.statistics
-            if known is not None and known.null_count == group.num_rows:
+            known = group.column(place).statistics
+            if not group.num_rows or (known and known.null_count == group.num_rows):
                 continue
             if known is None or not known.has_min_max:
                 return None
@@ -84,14 +86,17 @@ def longest_text(paths: Iterable[str], name: str) -> int | None:
     """Returns the UTF-8 bytes of the longest text of a column in some files, or an upper bound.
 
     It is a bound, what Parquet keeps of the largest row group, where there is so much text that
-    looking at each would take more than an instant. None if the column is not in the footers.
+    looking at each would take more than an instant, or where some cannot be read. None if the
+    column is not in the footers.
     """
     sizes = [size for path in paths for size in _text_sizes(path, name)]
     if not sizes:
         return None
-    if sum(sizes) > MOST_TEXT_LOOKED_AT:
-        return max(sizes)
-    return max((_longest_in(path, name) for path in paths), default=0)
+    if sum(sizes) <= MOST_TEXT_LOOKED_AT:
+        # A row group that is damaged is named when it is scored; others may be done by then.
+        with contextlib.suppress(InputError):
+            return max(_longest_in(path, name) for path in paths)
+    return max(sizes)
 
 
 def _text_sizes(path: str, name: str) -> list[int]:
@@ -110,13 +115,29 @@ def _longest_in(path: str, name: str) -> int:
     with readable(path), open_parquet(path) as file:
         names = [one for one in file.schema_arrow.names if one.lower() == name.lower()]
         longest = [0]
-        for batch in file.iter_batches(columns=names):
-            column = batch.column(0)
+        for batch in file.iter_batches(columns=names) if names else ():
+            column = batch.column(batch.schema.get_field_index(names[0]))
             if pa.types.is_dictionary(column.type):
                 column = column.dictionary
             if not pa.types.is_null(column.type):
                 longest.append(pc.max(pc.binary_length(column)).as_py() or 0)
         return max(longest)
+
+
+def _place(file: pq.ParquetFile, name: str) -> int | None:
+    """Returns the index of a column that is not nested, None if there is none.
+
+    A field `b` of a struct `a` has the same path as a column `a.b`.
+    """
+    stored = (file.schema.column(index) for index in range(len(file.schema)))
+    return next(
+        (
+            index
+            for index, one in enumerate(stored)
+            if one.name.lower() == name.lower() == one.path.lower()
+        ),
+        None,
+    )
 
 
 def _in_utc(kind: pa.DataType) -> pa.DataType:

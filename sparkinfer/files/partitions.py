@@ -33,6 +33,7 @@ def partition_fields(names: Iterable[str]) -> list[pa.Field]:
     first: tuple[str, tuple[str, ...]] | None = None
     for name in names:
         found = partition_values(name)
+        _refuse_twice(name, found)
         first = first or (name, tuple(found))
         if tuple(found) != first[1]:
             raise InputError(
@@ -43,6 +44,16 @@ def partition_fields(names: Iterable[str]) -> list[pa.Field]:
         for key, value in found.items():
             values.setdefault(key, set()).add(value)
     return [pa.field(key, _type_of(known - {None})) for key, known in values.items()]
+
+
+def _refuse_twice(name: str, found: Iterable[str]) -> None:
+    """Raises InputError if two folders in a file's name have one column, in whatever case."""
+    folders = sum("=" in part for part in name.split("/")[:-1])
+    if len({key.lower() for key in found}) < folders:
+        raise InputError(
+            f"input file {name!r} has two key=value folders of one name; give the folder below "
+            "the first of them"
+        )
 
 
 def _type_of(values: set[str | None]) -> pa.DataType:

@@ -104,8 +104,8 @@ def _add(
         key = one.name.lower()
         column = columns.setdefault(key, _Column(one.name))
         if key in seen:
-            twice = "twice" if seen[key] == one.name else f"beside {seen[key]!r}"
-            column.refused = f"is {twice} in {name!r}: which of the two is meant is not clear"
+            twice = "" if seen[key] == one.name else f" ({seen[key]!r} and {one.name!r})"
+            column.refused = f"is twice in {name!r}{twice}: which of the two is meant is not clear"
         seen[key] = one.name
         column.found.setdefault(one.type, []).append(name)
         places.append((column, one.type))

@@ -41,6 +41,8 @@ def open_text(path: str, encoding: str | None = None) -> Iterator[IO[str]]:
     try:
         with _open(path) as raw:
             found = encoding or _marked(path)
+            if encoding is not None:
+                _skip_mark(raw, encoding)
             yield io.TextIOWrapper(raw, encoding=found, errors="strict", newline="")
     except UnicodeError:
         raise InputError(_where_not_valid(path, encoding or _marked(path))) from None
@@ -55,6 +57,16 @@ def _open(path: str) -> IO[bytes]:
     fs, name = file_system(path)
     handle: IO[bytes] = fs.open(name, "rb", compression="infer")
     return handle
+
+
+def _skip_mark(raw: IO[bytes], encoding: str) -> None:
+    """Skips a byte order mark that the encoding, such as `utf-8`, takes for a character."""
+    try:
+        mark = "\ufeff".encode(encoding)
+    except UnicodeError:
+        return
+    if raw.read(len(mark)) != mark:
+        raw.seek(0)
 
 
 def _marked(path: str) -> str:

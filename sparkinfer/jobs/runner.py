@@ -24,6 +24,7 @@ from sparkinfer.exceptions import (
     RowConservationError,
     SparkInferError,
 )
+from sparkinfer.files.formats import CSV
 from sparkinfer.jobs.committer import (
     Committer,
     error_limit,
@@ -367,6 +368,7 @@ def _settings(prelude: Prelude) -> dict[str, Any]:
     config = prelude.config
     carried = config.carry_cols
     columns = prelude.asked_columns.carried
+    is_csv = prelude.table.input_format == CSV
     return {
         "input": _shown_input(config),
         "input_col": config.input_col,
@@ -375,6 +377,7 @@ def _settings(prelude: Prelude) -> dict[str, Any]:
         "columns": {field.name: type_name(field.type) for field in columns},
         "output_prefix": config.output_prefix,
         "metrics": list(config.metrics),
+        **({f"csv.{key}": value for key, value in asdict(config.csv).items()} if is_csv else {}),
         **prelude.resolved.settings(),
     }
 

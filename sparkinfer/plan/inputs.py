@@ -18,7 +18,7 @@ from sparkinfer.storage import exists
 
 _PART = r"(`([^`]|``)+`|[\w-]+)"
 _TABLE_NAME = re.compile(rf"{_PART}(\.{_PART}){{0,2}}")
-_QUERY = re.compile(r"(select|with)\s", re.IGNORECASE)
+_QUERY = re.compile(r"\s*(select|with)\s", re.IGNORECASE)
 
 TABLE, QUERY = "table", "query"
 

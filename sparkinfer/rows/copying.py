@@ -6,7 +6,7 @@ CSV and JSON are always copied, and checked on the way; Parquet where its row gr
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Protocol
@@ -38,7 +38,8 @@ class FileRows(Protocol):
 
         Args:
             path: of the file.
-            columns: to read; those that the file lacks are left out.
+            columns: to read; those that the file lacks are left out. If it has none of them, its
+                first column stands for the rows.
             remarks: receives a phrase on what could not be kept as it is.
 
         Raises:
@@ -53,9 +54,9 @@ class ParquetRows:
     def read(self, path: str, columns: pa.Schema, remarks: list[str]) -> Iterator[pa.RecordBatch]:
         """Yields the rows; see `FileRows`. One row group of a copy is held in memory."""
         with open_parquet(path) as file:
-            found = match_names(columns.names, file.schema_arrow.names)
+            names = _present(columns.names, file.schema_arrow.names)
             groups = range(file.num_row_groups)
-            yield from read_batches(file, groups, list(found.values()), GROUP_ROWS, GROUP_BYTES)
+            yield from read_batches(file, groups, names, GROUP_ROWS, GROUP_BYTES)
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class CsvRows:
     def read(self, path: str, columns: pa.Schema, remarks: list[str]) -> Iterator[pa.RecordBatch]:
         """Yields the rows; see `FileRows`."""
         file = CsvFile(path, self.options)
-        found = match_names(columns.names, file.schema().names)
-        yield from file.batches(list(found.values()))
+        yield from file.batches(_present(columns.names, file.schema().names))
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,18 @@ class JsonRows:
     def read(self, path: str, columns: pa.Schema, remarks: list[str]) -> Iterator[pa.RecordBatch]:
         """Yields the rows; see `FileRows`."""
         file = JsonFile(path)
-        found = match_names(columns.names, self.schema.names)
-        wanted = pa.schema([self.schema.field(name) for name in found.values()])
-        yield from file.batches(wanted)
+        names = _present(columns.names, self.schema.names)
+        yield from file.batches(pa.schema([self.schema.field(name) for name in names]))
         if file.halves:
             remarks.append(f"{file.halves} strings held half a character, now U+FFFD")
+
+
+def _present(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
+    """Returns the wanted columns as a file spells them; its first one if it has none of them.
+
+    Rows without any column would not be counted.
+    """
+    return list(match_names(wanted, there).values()) or list(there[:1])
 
 
 @dataclass(frozen=True)

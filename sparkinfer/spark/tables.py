@@ -14,7 +14,7 @@ from sparkinfer.spark.errors import explain
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import StructField, StructType
+    from pyspark.sql.types import DataType, StructField, StructType
 
 _UNQUOTED = re.compile(r"[\w-]+")
 _PARTS = re.compile(r"`(?:[^`]|``)+`|[^.`]+")
@@ -94,7 +94,7 @@ def arrow_schema(columns: StructType) -> tuple[pa.Schema, dict[str, str]]:
         kind = column.dataType.simpleString()
         if kind == "void":  # copied as strings
             column = StructField(column.name, StringType())
-        elif re.search(r"\bvoid\b", kind):
+        elif _holds_void(column.dataType):
             refused[column.name] = f"has type {kind}, and a Parquet file of Spark holds no void"
             continue
         try:
@@ -102,6 +102,13 @@ def arrow_schema(columns: StructType) -> tuple[pa.Schema, dict[str, str]]:
         except Exception:  # Arrow has no such type; the class of pyspark's error varies
             refused[column.name] = f"has type {kind}, which Arrow does not have"
     return pa.schema(fields), refused
+
+
+def _holds_void(kind: DataType) -> bool:
+    """Returns whether a type is, or has nested in it, that of nothing but nulls."""
+    nested = [vars(kind).get(part) for part in ("elementType", "keyType", "valueType")]
+    nested += [field.dataType for field in getattr(kind, "fields", ())]
+    return kind.simpleString() == "void" or any(map(_holds_void, filter(None, nested)))
 
 
 def arrow_field(field: StructField) -> pa.Field:

@@ -261,6 +261,13 @@ def test_two_columns_of_one_name_are_refused_where_they_are_read(
     assert run(df=df, carry_cols=("id",)).rows == 1
 
 
+def test_a_field_called_void_is_no_column_of_nulls(run: Run) -> None:
+    fine = "select 0 as id, 'good' as text, named_struct('void', 1) as odd"
+    assert run(fine).rows == 1
+    with pytest.raises(InputError, match="column 'odd' has type array<void>"):
+        run("select 0 as id, 'good' as text, array(null) as odd", overwrite=True)
+
+
 def test_the_copy_has_plain_times(run: Run, spark: SparkSession, tmp_path: Path) -> None:
     query = (
         "select 0 as id, 'good' as text, timestamp '0001-01-01 00:00:00Z' as at, "
