@@ -53,10 +53,12 @@ def _quote(value: Any) -> Any:
 
 
 def _encoding(value: Any) -> Any:
-    """Returns the name of an encoding that Python knows."""
+    """Returns the name of an encoding of text that Python knows."""
     try:
+        if value is not None:
+            "".encode(value)  # refuses base64 and the like, which are not of text
         return value if value is None else codecs.lookup(value).name
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, UnicodeError):
         raise ValueError("the name of an encoding, such as 'latin-1' or 'utf-16'") from None
 
 

@@ -23,6 +23,7 @@ def make(**options: object) -> ScoringConfig:
         ({"num_workers": "two"}, ["num_workers='two'", "expected an integer of at least 1"]),
         ({"num_workers": 0}, ["num_workers=0", "an integer of at least 1"]),
         ({"overwrite": "yes"}, ["overwrite='yes'", "expected true or false"]),
+        ({"csv": {"encoding": "base64"}}, ["encoding='base64'", "expected the name of an enc"]),
         ({"device": "tpu"}, ["device='tpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"batching": {"window_rows": 0}}, ["batching.window_rows=0", "an integer of at least 1"]),
         ({"input_col": ""}, ["input_col=''", "a string that is not empty"]),
