@@ -77,7 +77,9 @@ class FileInput:
             return _at_once(parquet_schema, paths), ParquetRows()
         if found.kind == CSV:
             options = self._config.csv
-            return _at_once(lambda path: CsvFile(path, options).schema(), paths), CsvRows(options)
+            schemas = _at_once(lambda path: CsvFile(path, options).schema(), paths)
+            _refuse_stranger(paths, schemas)
+            return schemas, CsvRows(options)
         shape = merged(self._on_each(_ShapeReader(found.root), names))
         schema = pa.schema([pa.field(key, one.type()) for key, one in shape.fields.items()])
         return [schema] * len(names), JsonRows(schema)
@@ -102,7 +104,7 @@ class _Files:
         paths = [join(self.found.root, file.name) for file in self.found.files]
         if self.found.kind == PARQUET:
             return longest_text(paths, column)
-        if any(map(is_compressed, paths)):
+        if self.config.csv.encoding is not None or any(map(is_compressed, paths)):
             return None
         return max(file.size for file in self.found.files)
 
@@ -138,6 +140,20 @@ class _ShapeReader:
 
     def __call__(self, name: str) -> Shape:
         return JsonFile(join(self.root, name)).shape()
+
+
+def _refuse_stranger(paths: Sequence[str], schemas: Sequence[pa.Schema]) -> None:
+    """Raises InputError for a CSV file that has no column of the first one: rows without a header.
+
+    Or with another delimiter. Its first row would be taken for names, and be lost.
+    """
+    known = {name.lower() for name in schemas[0].names}
+    for path, schema in zip(paths, schemas, strict=True):
+        if known.isdisjoint(name.lower() for name in schema.names):
+            raise InputError(
+                f"input file {path!r} has none of the columns of {paths[0]!r}, but {schema.names} "
+                "in its first row; give it the same header and delimiter, or leave it out"
+            )
 
 
 def _has_nanoseconds(field: pa.Field) -> bool:

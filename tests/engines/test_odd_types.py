@@ -219,6 +219,13 @@ def test_text_files_are_matched_by_name(
     ]
 
 
+def test_a_csv_file_without_the_header_of_the_others_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n0,good\n")
+    (tmp_path / "b.csv").write_text("1,bad\n2,fine\n")
+    with pytest.raises(InputError, match="b.csv' has none of the columns of .*a.csv', but .*'bad'"):
+        run([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
