@@ -92,3 +92,8 @@ def test_a_clash_is_seen_whatever_the_case() -> None:
     with pytest.raises(ConfigError, match="m_error would be overwritten"):
         choose(config_for("in", output_prefix="M_"), text=pa.string(), m_error=pa.int32())
     choose(config_for("in", carry_cols=("text",)), **kinds)
+
+
+def test_a_header_that_was_not_cut_is_told_with_its_delimiter() -> None:
+    with pytest.raises(InputError, match=r"has id;text; in a CSV .* --set csv.delimiter=';'"):
+        choose(config_for("in"), **{"id;text": pa.string()})

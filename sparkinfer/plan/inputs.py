@@ -109,7 +109,7 @@ def _refuse_unknown(option: str, name: str, columns: Sequence[str]) -> None:
     if name not in columns:
         raise InputError(
             f"{option}={name!r}: no such column; the input has {', '.join(columns)}"
-            f"{_nearest(name, columns)}"
+            f"{_nearest(name, columns)}{_other_delimiter(columns)}"
         )
 
 
@@ -152,3 +152,9 @@ def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
 def _nearest(name: str, columns: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, columns, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _other_delimiter(columns: Sequence[str]) -> str:
+    """Returns advice where a CSV file's header was not cut into names."""
+    found = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
+    return f"; in a CSV file, give --set csv.delimiter={found!r}" if found else ""
