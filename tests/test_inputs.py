@@ -95,5 +95,7 @@ def test_a_clash_is_seen_whatever_the_case() -> None:
 
 
 def test_a_header_that_was_not_cut_is_told_with_its_delimiter() -> None:
-    with pytest.raises(InputError, match=r"has id;text; in a CSV .* --set csv.delimiter=';'"):
+    with pytest.raises(
+        InputError, match="has id;text; in a CSV file, give --set csv.delimiter=';'"
+    ):
         choose(config_for("in"), **{"id;text": pa.string()})

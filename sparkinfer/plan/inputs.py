@@ -109,7 +109,7 @@ def _refuse_unknown(option: str, name: str, columns: Sequence[str]) -> None:
     if name not in columns:
         raise InputError(
             f"{option}={name!r}: no such column; the input has {', '.join(columns)}"
-            f"{_nearest(name, columns)}{_other_delimiter(columns)}"
+            f"{_other_delimiter(columns) or _nearest(name, columns)}"
         )
 
 
