@@ -12,7 +12,7 @@ from typing import Any
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.formats import format_of, sniff
 from sparkinfer.files.lakes import refuse_lake_above, refuse_lake_inside
-from sparkinfer.storage import exists, file_system, is_file, is_local, join, walk
+from sparkinfer.storage import file_system, is_file, is_local, join, walk
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 """Where file systems keep what changes with a file's content, the most reliable first."""
@@ -154,9 +154,10 @@ def _refuse_several_stores(paths: Sequence[str]) -> None:
 
 def _matches(path: str) -> list[str]:
     """Returns the path if it exists, else what it matches as a pattern."""
-    if exists(path):
-        return [path]
     fs, name = file_system(path)
+    # Some file systems of fsspec say that a folder which nobody made does not exist.
+    if fs.exists(name) or fs.isdir(name):
+        return [path]
     prefix = path[: len(path) - len(name)] if path.endswith(name) else None
     found = sorted(fs.glob(name)) if _MAGIC & set(path) else []
     shown = [one for one in found if not _is_hidden(_last(one))]
