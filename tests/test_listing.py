@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.exceptions import InputError
+from sparkinfer.files import lakes
 from sparkinfer.files.formats import format_of
 from sparkinfer.files.listing import find_files
 
@@ -215,3 +216,13 @@ def test_a_compressed_file_counts_by_its_size_on_disk(tmp_path: Path) -> None:
     touch(tmp_path, "a.csv.gz", content=gzip.compress(b"text\n" * 1000))
     [file] = find_files([str(tmp_path)]).files
     assert file.size < 1000
+
+
+def test_a_folder_is_looked_into_for_a_lake_once_for_all_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, *(f"day={day}/{number}.csv" for day in "12" for number in range(20)))
+    looked = []
+    monkeypatch.setattr(lakes, "exists", lambda path: bool(looked.append(path)))
+    assert len(names_at(f"{tmp_path}/*/*.csv")) == 40
+    assert len(looked) == len(set(looked))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -16,11 +15,15 @@ from sparkinfer.files.formats import CSV, PARQUET, is_compressed
 from sparkinfer.files.json_rows import JsonFile
 from sparkinfer.files.json_shapes import Shape, merged
 from sparkinfer.files.listing import FoundFiles, InputFile, find_files
-from sparkinfer.files.parquet import longest_text, parquet_schema, whole_number_bounds
+from sparkinfer.files.parquet import (
+    at_once,
+    longest_text,
+    parquet_schema,
+    whole_number_bounds,
+)
 from sparkinfer.files.schema import unite
 from sparkinfer.plan.inputs import given_input
 from sparkinfer.plan.ports import InputTable
-from sparkinfer.plan.snapshot import FOOTERS_AT_ONCE
 from sparkinfer.rows.copying import CsvRows, FileRows, JsonRows, ParquetRows
 from sparkinfer.storage import join
 
@@ -74,10 +77,10 @@ class FileInput:
         """Returns the columns of each file, and what reads its rows."""
         paths = [join(found.root, name) for name in names]
         if found.kind == PARQUET:
-            return _at_once(parquet_schema, paths), ParquetRows()
+            return at_once(parquet_schema, paths), ParquetRows()
         if found.kind == CSV:
             options = self._config.csv
-            schemas = _at_once(lambda path: CsvFile(path, options).schema(), paths)
+            schemas = at_once(lambda path: CsvFile(path, options).schema(), paths)
             _refuse_stranger(paths, schemas)
             return schemas, CsvRows(options)
         shape = merged(self._on_each(_ShapeReader(found.root), names))
@@ -158,8 +161,3 @@ def _refuse_stranger(paths: Sequence[str], schemas: Sequence[pa.Schema]) -> None
 
 def _has_nanoseconds(field: pa.Field) -> bool:
     return bool(pa.types.is_timestamp(field.type)) and field.type.unit == "ns"
-
-
-def _at_once(read: Callable[[str], T], paths: Sequence[str]) -> list[T]:
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return list(pool.map(read, paths))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from sparkinfer.exceptions import InputError
-from sparkinfer.storage import exists, join, names_in
+from sparkinfer.storage import exists, is_file, join, names_in
 
 _DELTA, _HUDI, _ICEBERG = "Delta", "Hudi", "Iceberg"
 _MARKS = {"_delta_log": _DELTA, ".hoodie": _HUDI}
@@ -24,16 +24,26 @@ def refuse_lake_inside(path: str, names: Iterable[str]) -> None:
             _refuse(path, _ICEBERG, join(path, *folders[:-1]))
 
 
-def refuse_lake_above(path: str) -> None:
-    """Raises InputError if a file or folder is, or lies in, a lake table."""
-    folder = path.rstrip("/")
-    while folder and not folder.endswith(":/"):
-        for mark, kind in _MARKS.items():
-            if _is_there(join(folder, mark)):
-                _refuse(path, kind, folder)
-        if any(map(_ICEBERG_FILES.fullmatch, _names(join(folder, "metadata")))):
-            _refuse(path, _ICEBERG, folder)
-        folder = folder.rpartition("/")[0]
+def refuse_lake_above(paths: Iterable[str]) -> None:
+    """Raises InputError if one of some files and folders is, or lies in, a lake table.
+
+    Each folder is looked into once, however many of the paths lie in it.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        folder = _parent(path) if is_file(path) else path.rstrip("/")
+        while folder and not folder.endswith(":/") and folder not in seen:
+            seen.add(folder)
+            for mark, kind in _MARKS.items():
+                if _is_there(join(folder, mark)):
+                    _refuse(path, kind, folder)
+            if any(map(_ICEBERG_FILES.fullmatch, _names(join(folder, "metadata")))):
+                _refuse(path, _ICEBERG, folder)
+            folder = _parent(folder)
+
+
+def _parent(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[0]
 
 
 def _is_there(path: str) -> bool:

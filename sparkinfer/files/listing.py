@@ -76,6 +76,7 @@ def find_files(given: Sequence[str], kind: str = "auto") -> FoundFiles:
     given = [_without_dots(one) for one in given]
     paths = [path for one in given for path in _matches(one)]
     _refuse_several_stores(paths)
+    refuse_lake_above(paths)
     root = _root(given, paths)
     listing = _Listing(root)
     for path in paths:
@@ -113,7 +114,6 @@ class _Listing:
 
     def add(self, path: str) -> None:
         """Adds a file, or the files in a folder."""
-        refuse_lake_above(path)
         prefix = _name(path)[self._below :]
         if is_file(path):
             self.known[prefix] = _info(path)
@@ -176,8 +176,9 @@ def _root(given: Sequence[str], paths: Sequence[str]) -> str:
     if list(given) == list(paths) and len(paths) == 1:
         return paths[0].rstrip("/") or "/" if not is_file(paths[0]) else _parent(paths[0])
     # A pattern is cut before its first wildcard, so that it always has the same columns.
+    there = set(paths)
     bases = [
-        one if one in paths and not is_file(one) else _parent(_before_magic(one, one not in paths))
+        one if one in there and not is_file(one) else _parent(_before_magic(one, one not in there))
         for one in given
     ]
     common = os.path.commonpath([base.partition("://")[2] or base for base in bases])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,12 +15,23 @@ import pyarrow.parquet as pq
 from sparkinfer.exceptions import InputError
 from sparkinfer.storage import file_system
 
+T = TypeVar("T")
+
+FOOTERS_AT_ONCE = 16
+"""Files whose footers are read at the same time: on an object store each takes a round trip."""
+
 BUFFER_BYTES = 4 << 20
 """Read ahead per column. Without a bound, Arrow reads the whole columns of a row group; a small
 one would mean many requests for few bytes on an object store."""
 
 MOST_TEXT_LOOKED_AT = 64 << 20
 """Bytes of a text column that are read before the run to know the longest text."""
+
+
+def at_once(read: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+    """Returns what a function that reads little of a file gives for each, several in parallel."""
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        return list(pool.map(read, paths))
 
 
 @contextmanager
@@ -82,20 +95,20 @@ def whole_number_bounds(path: str, name: str) -> tuple[int, int] | None:
     return (min(bounds), max(bounds)) if bounds else (0, 0)
 
 
-def longest_text(paths: Iterable[str], name: str) -> int | None:
+def longest_text(paths: Sequence[str], name: str) -> int | None:
     """Returns the UTF-8 bytes of the longest text of a column in some files, or an upper bound.
 
     It is a bound, what Parquet keeps of the largest row group, where there is so much text that
     looking at each would take more than an instant, or where some cannot be read. None if the
     column is not in the footers.
     """
-    sizes = [size for path in paths for size in _text_sizes(path, name)]
+    sizes = [size for found in at_once(partial(_text_sizes, name=name), paths) for size in found]
     if not sizes:
         return None
     if sum(sizes) <= MOST_TEXT_LOOKED_AT:
         # A row group that is damaged is named when it is scored; others may be done by then.
-        with contextlib.suppress(InputError):
-            return max(_longest_in(path, name) for path in paths)
+        with suppress(InputError):
+            return max(at_once(partial(_longest_in, name=name), paths))
     return max(sizes)
 
 

@@ -7,18 +7,14 @@ states of the input.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 
 from sparkinfer.files.listing import InputFile
-from sparkinfer.files.parquet import open_parquet, readable
+from sparkinfer.files.parquet import at_once, open_parquet, readable
 from sparkinfer.files.schema import match_names
 from sparkinfer.plan.chunks import RowGroups
 from sparkinfer.rows.reading import InputFolders, column_places, encoded_bytes
-
-FOOTERS_AT_ONCE = 16
-"""Files whose footers are read at the same time: on an object store each takes a round trip."""
 
 
 def read_row_groups(
@@ -36,8 +32,7 @@ def read_row_groups(
         InputError: a file is not Parquet, or is damaged.
     """
     read = list(columns)
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return list(pool.map(lambda name: _row_groups(folders, name, text_columns, read), names))
+    return at_once(lambda name: _row_groups(folders, name, text_columns, read), names)
 
 
 def differences(before: Iterable[InputFile], now: Iterable[InputFile]) -> list[str]:
