@@ -26,10 +26,12 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from sparkinfer import storage
+from sparkinfer import exclusive, storage
 from sparkinfer.exceptions import JobError, OutputError
+from sparkinfer.jobs import claims
 from sparkinfer.jobs import lease as module
-from sparkinfer.jobs.lease import Lease, LeaseLostError, read_holder
+from sparkinfer.jobs.claims import read_holder
+from sparkinfer.jobs.lease import Lease, LeaseLostError
 
 WAIT_S = 20.0
 NEVER_S = 600.0
@@ -139,14 +141,14 @@ def in_memory() -> Iterator[str]:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The epochs that were looked at so far."""
     seen: list[int] = []
-    look = module._look
+    look = module.look_into
 
     def note(folder: str) -> Any:
         found = look(folder)
         seen.append(found.epoch)
         return found
 
-    monkeypatch.setattr(module, "_look", note)
+    monkeypatch.setattr(module, "look_into", note)
     return seen
 
 
@@ -169,15 +171,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def beat_of(folder: Any, epoch: int = 1) -> int:
-    text = module._read(module._file(str(folder), epoch))
+    text = claims.read_claim(claims.epoch_file(str(folder), epoch))
     return int(json.loads(text or "{}")["beat"])
 
 
 def leave_holder(folder: Path, **values: Any) -> None:
     """Leaves what a process that died left there: by default one of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
-    claim = replace(module._new_claim(), token="another", **values)
-    (folder / "epoch-00000001.json").write_text(module._text(claim))
+    claim = replace(claims.new_claim(), token="another", **values)
+    (folder / "epoch-00000001.json").write_text(claims.text_of(claim))
 
 
 def test_a_second_process_is_refused_while_the_first_lives(
@@ -343,7 +345,7 @@ def test_where_processes_cannot_be_told_apart_the_holder_is_watched(
     looks: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_place", lambda: "")
+    monkeypatch.setattr(claims, "_place", lambda: "")
     leave_holder(tmp_path, pid=2**22 + 1, start_id="1")
     leases(tmp_path, lost_after_s=0.2).acquire()
     assert len(looks) > 3
@@ -384,7 +386,7 @@ def test_a_holder_that_cannot_look_for_others_stops(
 ) -> None:
     lease = leases(tmp_path, lost_after_s=0.4)
     lease.acquire()
-    monkeypatch.setattr(module, "_epochs", _fail)
+    monkeypatch.setattr(module, "epochs_in", _fail)
     with pytest.raises(LeaseLostError, match="the store fails"):
         lease.check()
 
@@ -445,16 +447,16 @@ def test_who_takes_over_steps_back_if_the_holder_wakes_up(
     holder = leases(tmp_path)
     holder.acquire()
     holder._lock.acquire()  # it stops beating ...
-    create = module._create_local
+    create = module.create_exclusively
 
-    def wake_holder(file: str, text: str) -> bool:
-        created = create(file, text)
+    def wake_holder(file: str, text: str, **options: Any) -> bool:
+        created = create(file, text, **options)
         before = beat_of(tmp_path)
         holder._lock.release()
         wait_until(lambda: beat_of(tmp_path) > before)
         return created
 
-    monkeypatch.setattr(module, "_create_local", wake_holder)
+    monkeypatch.setattr(module, "create_exclusively", wake_holder)
     # ... and has looked for others just before it fell asleep.
     monkeypatch.setattr(Lease, "_find_loss", lambda lease: None)
     with pytest.raises(OutputError, match="is being written"):
@@ -468,17 +470,17 @@ def test_who_slept_before_its_claim_steps_back(
     tmp_path: Path, leases: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder = leases(tmp_path)
-    create = module._create_local
+    create = module.create_exclusively
 
-    def sleep_over_five_runs(file: str, text: str) -> bool:
+    def sleep_over_five_runs(file: str, text: str, **options: Any) -> bool:
         monkeypatch.undo()
         for _ in range(4):
             with leases(tmp_path):
                 pass
         holder.acquire()
-        return create(file, text)
+        return create(file, text, **options)
 
-    monkeypatch.setattr(module, "_create_local", sleep_over_five_runs)
+    monkeypatch.setattr(module, "create_exclusively", sleep_over_five_runs)
     with pytest.raises(OutputError, match="epoch 5"):
         leases(tmp_path).acquire()
     assert not (tmp_path / "epoch-00000001.json").exists()
@@ -520,7 +522,7 @@ def test_a_later_epoch_is_seen_where_a_listing_misses_it(
     lease = leases(tmp_path, **SILENT)
     lease.acquire()
     (tmp_path / "epoch-00000002.json").write_text("{")
-    monkeypatch.setattr(module, "_epochs", lambda folder: {1})
+    monkeypatch.setattr(module, "epochs_in", lambda folder: {1})
     with pytest.raises(LeaseLostError, match="file is damaged .epoch 2. has taken over"):
         lease.check()
 
@@ -613,7 +615,7 @@ def store(request: pytest.FixtureRequest, in_memory: str, monkeypatch: pytest.Mo
     if kind == "conditional" and not _memory_creates_exclusively():
         pytest.skip(f"fsspec {fsspec.__version__} cannot create exclusively in memory")
     if kind != "settling":
-        monkeypatch.setattr(module, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
+        monkeypatch.setattr(exclusive, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
     if kind == "ignoring":
         pipe_file = MemoryFileSystem.pipe_file
 
@@ -631,7 +633,7 @@ def test_a_store_has_one_holder_at_a_time(store: str, leases: Callable[..., Leas
             lease.check()
             with pytest.raises(OutputError, match=r"output 'memory://bucket/out' is being written"):
                 leases(store).acquire()
-    assert sorted(module._epochs(store)) == [3, 4]
+    assert sorted(claims.epochs_in(store)) == [3, 4]
 
 
 def test_on_a_store_a_silent_holder_finds_its_lease_lost(
@@ -652,7 +654,7 @@ def test_on_a_store_a_lease_whose_file_is_removed_is_lost(
 ) -> None:
     lease = leases(store, **SILENT)
     lease.acquire()
-    storage.remove(module._file(store, 1))
+    storage.remove(claims.epoch_file(store, 1))
     with pytest.raises(LeaseLostError, match="its file was removed"):
         lease.check()
 
@@ -680,7 +682,7 @@ def test_where_claims_settle_the_last_one_wins(
         both_looked.wait(WAIT_S)
         write_text(file, text)
 
-    monkeypatch.setattr(module, "write_text", write_after_both_looked)
+    monkeypatch.setattr(exclusive, "write_text", write_after_both_looked)
     outcomes: list[str] = []
 
     def compete(lease: Lease) -> None:
@@ -703,8 +705,8 @@ def test_where_claims_settle_the_last_one_wins(
 def test_a_claim_written_over_later_is_lost(in_memory: str, leases: Callable[..., Lease]) -> None:
     lease = leases(in_memory, **SILENT)
     lease.acquire()
-    other = replace(module._new_claim(), host="elsewhere", token=uuid.uuid4().hex)
-    storage.write_text(module._file(in_memory, 1), module._text(other))
+    other = replace(claims.new_claim(), host="elsewhere", token=uuid.uuid4().hex)
+    storage.write_text(claims.epoch_file(in_memory, 1), claims.text_of(other))
     with pytest.raises(LeaseLostError, match="on elsewhere .* has claimed the same epoch"):
         lease.check()
 
@@ -716,7 +718,7 @@ def test_a_claim_whose_answer_was_lost_stands(
     monkeypatch: pytest.MonkeyPatch,
     answer: OSError,
 ) -> None:
-    monkeypatch.setattr(module, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
+    monkeypatch.setattr(exclusive, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
     pipe_file = MemoryFileSystem.pipe_file
 
     def write_and_fail(fs: Any, path: str, value: bytes, mode: str = "overwrite") -> None:
@@ -733,7 +735,7 @@ def test_a_claim_whose_answer_was_lost_stands(
 def test_a_store_whose_client_cannot_create_exclusively_settles(
     in_memory: str, leases: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
+    monkeypatch.setattr(exclusive, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
     pipe_file = MemoryFileSystem.pipe_file
 
     def refuse(fs: Any, path: str, value: bytes, mode: str = "overwrite") -> None:
@@ -749,7 +751,7 @@ def test_a_store_whose_client_cannot_create_exclusively_settles(
 def test_a_claim_in_conflict_with_another_is_made_again_and_never_without_condition(
     in_memory: str, leases: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
+    monkeypatch.setattr(exclusive, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset({"memory"}))
     modes: list[str] = []
     pipe_file = MemoryFileSystem.pipe_file
 

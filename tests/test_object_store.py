@@ -33,7 +33,8 @@ from sparkinfer import storage
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError, OutputError, ResumeError
 from sparkinfer.files.listing import find_files
-from sparkinfer.jobs.lease import Lease, read_holder
+from sparkinfer.jobs.claims import read_holder
+from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.result import RunResult
 from tests.disk import Disk, Killed, ids_of

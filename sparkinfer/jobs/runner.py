@@ -25,6 +25,7 @@ from sparkinfer.exceptions import (
     SparkInferError,
 )
 from sparkinfer.files.formats import CSV
+from sparkinfer.jobs.claims import read_holder
 from sparkinfer.jobs.committer import (
     Committer,
     error_limit,
@@ -33,7 +34,7 @@ from sparkinfer.jobs.committer import (
 )
 from sparkinfer.jobs.done import Done
 from sparkinfer.jobs.input_state import JobInput, job_input
-from sparkinfer.jobs.lease import Lease, read_holder
+from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import (
     Manifest,
     ManifestFolder,

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from sparkinfer.exceptions import OutputError
+from sparkinfer.jobs.claims import Holder, read_holder
 from sparkinfer.jobs.done import Done
-from sparkinfer.jobs.lease import Holder, read_holder
 from sparkinfer.jobs.manifest import ChunkRecord, Manifest, ManifestFolder
 from sparkinfer.jobs.output import Output
 from sparkinfer.metrics.measure import Measure, States
