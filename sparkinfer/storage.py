@@ -7,6 +7,7 @@ pass through here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
@@ -171,6 +172,14 @@ def remove(path: str) -> None:
         fs.rm(name, recursive=True)
 
 
+def remove_if_empty(path: str) -> None:
+    """Removes a folder in which there is nothing; on an object store there are none."""
+    fs, name = file_system(path)
+    if not _protocols(fs) & OBJECT_STORES:
+        with contextlib.suppress(OSError):
+            fs.rmdir(name)
+
+
 def move(source: str, target: str) -> None:
     """Renames a file; on an object store this is a copy and a removal."""
     fs, name = file_system(source)
@@ -226,14 +235,20 @@ def replace_text(path: str, text: str, durable: bool = False) -> None:
     move(partial, path)
 
 
-def read_text(path: str) -> str | None:
+def read_bytes(path: str) -> bytes | None:
     """Returns the content of a small file, None if there is no such file."""
     fs, name = file_system(path)
     try:
         content: bytes = fs.cat_file(name)
     except FileNotFoundError:
         return None
-    return content.decode("utf-8")
+    return content
+
+
+def read_text(path: str) -> str | None:
+    """Returns the text of a small file, None if there is no such file."""
+    content = read_bytes(path)
+    return None if content is None else content.decode("utf-8")
 
 
 def renames_atomically(path: str) -> bool:

@@ -10,10 +10,24 @@ import pytest
 
 import sparkinfer.jobs.manifest
 import sparkinfer.jobs.output
-import sparkinfer.jobs.replacement
+import sparkinfer.jobs.records
+import sparkinfer.sinks.parquet
 
-MODULES = (sparkinfer.jobs.output, sparkinfer.jobs.manifest, sparkinfer.jobs.replacement)
-CHANGES = ("move", "remove", "rename_folder", "write_text", "replace_text")
+MODULES = (
+    sparkinfer.jobs.output,
+    sparkinfer.jobs.manifest,
+    sparkinfer.jobs.records,
+    sparkinfer.sinks.parquet,
+)
+CHANGES = (
+    "move",
+    "remove",
+    "remove_if_empty",
+    "rename_folder",
+    "write_text",
+    "replace_text",
+    "create_exclusively",
+)
 
 
 class Killed(BaseException):

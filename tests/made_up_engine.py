@@ -7,7 +7,7 @@ hundreds of jobs.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,12 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.rows.mending import Mending
+from sparkinfer.rows.processor import ProcessorSpec
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.storage import make_folder
+from sparkinfer.workers.statistics import ScoringStatistics
 
 LABELS = ("NEGATIVE", "POSITIVE")
 
@@ -101,16 +104,15 @@ class MadeUpEngine:
     ) -> None:
         progress.enter(SCORE)
         self.calls.append([])
+        processor = _made_up(plan.processor, self.failing)
         for task in tasks:
             self.before_chunk(task)
             table = pa.Table.from_batches(plan.reader.read(task.chunk.pieces), plan.columns.read)
-            texts = table[plan.columns.inputs.names[0]].to_pylist()
-            ids = table["id"].to_pylist() if "id" in table.column_names else _ids_in(texts)
-            scored = scores_of(ids, texts, self.failing)
-            carried = table.select(plan.columns.carried.names)
-            columns = [*carried.columns, *scored.columns]
-            table = pa.Table.from_arrays(columns, schema=plan.columns.output)
-            files = self._write(plan, task, table)
+            scored = pa.Table.from_batches(
+                processor.process(table.to_batches()), _plain(plan.columns.scored, plan)
+            )
+            columns = [*table.select(plan.columns.carried.names).columns, *scored.columns]
+            files = self._write(plan, task, pa.table(columns, schema=plan.columns.output))
             self.calls[-1].append(task.chunk.number)
             ledger.commit(ScoredChunk(task.chunk, task.staging, files, 0.5))
 
@@ -124,13 +126,53 @@ class MadeUpEngine:
         return tuple(files)
 
 
+@dataclass
+class _MadeUp:
+    """A processor with made-up scores that has the columns of another."""
+
+    spec: ProcessorSpec
+    failing: Container[int]
+
+    def __post_init__(self) -> None:
+        self.inputs, self.fields, self.prefix = (
+            self.spec.inputs,
+            self.spec.fields,
+            self.spec.prefix,
+        )
+        self.statistics = ScoringStatistics()
+
+    def open(self, slot: Any, report: Any) -> _MadeUp:
+        return self
+
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            texts = batch.column(batch.schema.get_field_index(self.inputs[0])).to_pylist()
+            ids = [_number_in(text or "") for text in texts]
+            yield from scores_of(ids, texts, self.failing).combine_chunks().to_batches()
+
+
+def _number_in(text: str) -> int:
+    last = text.rpartition(" ")[2]
+    return int(last) if last.isdigit() else 0
+
+
+def _made_up(spec: Any, failing: Container[int]) -> Any:
+    """Returns a processor that stands for another, and mends where that does."""
+    if not isinstance(spec, Mending):
+        return _MadeUp(spec, failing)
+    mending: Any = Mending(_MadeUp(spec.inner, failing))  # type: ignore[arg-type]
+    return mending.open(None, None)
+
+
+def _plain(scored: pa.Schema, plan: Plan) -> pa.Schema:
+    """Returns the scored columns as a processor names them."""
+    prefix = plan.processor.prefix
+    return pa.schema([f.with_name(f.name.removeprefix(prefix)).remove_metadata() for f in scored])
+
+
 def run_made_up(config: ScoringConfig, engine: MadeUpEngine | None = None) -> RunResult:
     """Runs a job with this engine."""
     return run_job(Prelude(config, FileInput(config), engine or MadeUpEngine(config)))
-
-
-def _ids_in(texts: Sequence[str]) -> list[int]:
-    return [int(text.split()[-1]) for text in texts]
 
 
 def write_input(folder: Path, files: int = 2, row_groups: int = 4, rows: int = 10) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,8 +43,8 @@ class Shout:
     def settings(self) -> dict[str, Any]:
         return {"function": "shout"}
 
-    def renamed(self, inputs: tuple[str, ...], prefix: str) -> Shout:
-        return replace(self, inputs=inputs, prefix=prefix)
+    def pinned(self, verdict: Mapping[str, Any]) -> Shout:
+        return self
 
     def warm_up(self) -> None:
         pass
@@ -81,7 +81,7 @@ class _Shouting:
                 pa.nulls(len(texts), pa.bool_()),
                 error.cast(pa.string()),
             ]
-            fields = self._spec.renamed(self._spec.inputs, "").fields
+            fields = replace(self._spec, prefix="").fields
             self.statistics.rows += len(texts)
             self._report(self.statistics)
             yield pa.RecordBatch.from_arrays(columns, schema=fields)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import sparkinfer.jobs.committer
-import sparkinfer.jobs.manifest
-import sparkinfer.jobs.output
+import sparkinfer.jobs.insistence
+import sparkinfer.jobs.records
+import sparkinfer.sinks.parquet
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.jobs.lease import LeaseLostError
@@ -38,7 +38,7 @@ def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries, which take no time."""
     taken: list[float] = []
-    monkeypatch.setattr(sparkinfer.jobs.committer, "sleep", taken.append)
+    monkeypatch.setattr(sparkinfer.jobs.insistence, "sleep", taken.append)
     return taken
 
 
@@ -65,8 +65,8 @@ def test_a_store_that_hesitates_is_tried_again(
     pauses: list[float],
     error: OSError,
 ) -> None:
-    move = sparkinfer.jobs.output.move
-    monkeypatch.setattr(sparkinfer.jobs.output, "move", failing(2, error, move))
+    move = sparkinfer.sinks.parquet.move
+    monkeypatch.setattr(sparkinfer.sinks.parquet, "move", failing(2, error, move))
     result = run_made_up(config)
     assert (result.rows, result.metrics["labelled_rows"]) == (80, 68)
     assert ids_of(config.output) == list(range(80))
@@ -76,13 +76,9 @@ def test_a_store_that_hesitates_is_tried_again(
 def test_a_record_is_tried_again_too(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
-    replace_text = sparkinfer.jobs.manifest.replace_text
-    late = failing(1, OSError(errno.EBUSY, "busy"), replace_text)
-
-    def only_records_fail(path: str, text: str, durable: bool = False) -> None:
-        (late if "/chunks/" in path else replace_text)(path, text, durable=durable)
-
-    monkeypatch.setattr(sparkinfer.jobs.manifest, "replace_text", only_records_fail)
+    create = sparkinfer.jobs.records.create_exclusively
+    late = failing(1, OSError(errno.EBUSY, "busy"), create)
+    monkeypatch.setattr(sparkinfer.jobs.records, "create_exclusively", late)
     assert run_made_up(config).rows == 80
     assert pauses == [0.5] * 4
 
@@ -96,9 +92,9 @@ def test_what_will_not_pass_is_not_tried_again(
     pauses: list[float],
     error: OSError,
 ) -> None:
-    move = sparkinfer.jobs.output.move
+    move = sparkinfer.sinks.parquet.move
     with monkeypatch.context() as patched:
-        patched.setattr(sparkinfer.jobs.output, "move", failing(1, error, move))
+        patched.setattr(sparkinfer.sinks.parquet, "move", failing(1, error, move))
         with pytest.raises(JobError, match=str(error.strerror)):
             run_made_up(config)
     assert pauses == []
@@ -113,10 +109,10 @@ def test_a_lease_that_is_lost_meanwhile_ends_the_tries(
         claim = (lease / "epoch-00000001.json").read_text()
         (lease / "epoch-00000002.json").write_text(claim)
 
-    monkeypatch.setattr(sparkinfer.jobs.committer, "sleep", overtaken)
+    monkeypatch.setattr(sparkinfer.jobs.insistence, "sleep", overtaken)
     error = OSError(errno.EIO, "the mount hesitates")
-    move = sparkinfer.jobs.output.move
-    monkeypatch.setattr(sparkinfer.jobs.output, "move", failing(1, error, move))
+    move = sparkinfer.sinks.parquet.move
+    monkeypatch.setattr(sparkinfer.sinks.parquet, "move", failing(1, error, move))
     with pytest.raises(LeaseLostError):
         run_made_up(config)
     assert ids_of(config.output) == []

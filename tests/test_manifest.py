@@ -1,23 +1,20 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparkinfer.exceptions import ResumeError
-from sparkinfer.jobs.manifest import (
-    ChunkRecord,
-    Manifest,
-    ManifestFolder,
-    refuse_other_input,
-    refuse_other_settings,
-)
+from sparkinfer.jobs.differences import refuse_other_input, refuse_other_settings
+from sparkinfer.jobs.manifest import Manifest, create_manifest, read_manifest, remove_manifests
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.snapshot import InputFile
 from sparkinfer.rows.reading import Piece
+from tests.written import edit_manifest, manifest_values
 
 MANIFEST = Manifest(
     settings={"task": "text-classification", "max_length": None},
@@ -32,126 +29,168 @@ MANIFEST = Manifest(
     ),
     created="2026-01-01T00:00:00+00:00",
     written_by="sparkinfer 0",
+    run="0123abcd",
+    replaced=("89abcdef",),
+    overwrites=True,
+    number=1,
 )
-RECORD = ChunkRecord(
-    1,
-    5,
-    1,
-    {"the text is null": 1},
-    0,
-    50,
-    2.5,
-    "cpu",
-    {"part-1.parquet": 7},
-    3,
-    "2026-01-01T00:00:00+00:00",
-    {"m": {"n": 1}},
-)
-SIZES = {"part-1.parquet": 7, "part-2.parquet": 8}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> ManifestFolder:
-    folder = ManifestFolder(str(tmp_path))
-    folder.write(MANIFEST)
-    return folder
+def path(tmp_path: Path) -> Path:
+    """The manifest's file."""
+    (tmp_path / "_sparkinfer").mkdir()
+    assert create_manifest(str(tmp_path), MANIFEST)
+    return tmp_path / "_sparkinfer" / "manifest-000001.json"
 
 
-def test_a_manifest_comes_back_as_it_was_written(folder: ManifestFolder) -> None:
-    assert folder.read() == MANIFEST
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path, path: Path) -> None:
+    assert read_manifest(str(tmp_path)) == MANIFEST
     assert MANIFEST.rows == 30
 
 
 def test_a_piece_within_row_groups_comes_back_and_others_are_stored_short(
-    folder: ManifestFolder, tmp_path: Path
+    tmp_path: Path, path: Path
 ) -> None:
     pieces = (Piece("a", 0, 2, 20), Piece("a", 2, 3, 7, before=1), Piece("a", 5, 1, 2, after=9))
     manifest = replace(MANIFEST, chunks=(Chunk(0, pieces),))
-    folder.write(manifest)
-    assert folder.read() == manifest
-    stored = json.loads((tmp_path / "_sparkinfer" / "manifest.json").read_text())
+    manifest = replace(manifest, number=2)
+    assert create_manifest(str(tmp_path), manifest)
+    assert read_manifest(str(tmp_path)) == manifest
+    stored = manifest_values(tmp_path)
     assert stored["chunks"] == [[[0, 0, 2, 20], [0, 2, 3, 7, 1, 0], [0, 5, 1, 2, 0, 9]]]
 
 
+def test_the_manifest_with_the_highest_number_counts(tmp_path: Path, path: Path) -> None:
+    later = replace(MANIFEST, number=12, run="89abcdef")
+    assert create_manifest(str(tmp_path), later)
+    assert read_manifest(str(tmp_path)) == later
+    remove_manifests(str(tmp_path), below=12)
+    assert [file.name for file in path.parent.iterdir()] == ["manifest-000012.json"]
+    path.parent.joinpath("manifest-000012.json").rename(path.parent / "manifest-000013.json")
+    with pytest.raises(ResumeError, match="says that its number is 12"):
+        read_manifest(str(tmp_path))
+
+
+def test_of_two_runs_that_begin_the_second_does_not_write_its_manifest(
+    tmp_path: Path, path: Path
+) -> None:
+    assert not create_manifest(str(tmp_path), replace(MANIFEST, run="89abcdef"))
+    assert read_manifest(str(tmp_path)) == MANIFEST
+
+
 def test_there_is_no_manifest_in_an_empty_folder(tmp_path: Path) -> None:
-    folder = ManifestFolder(str(tmp_path / "absent"))
-    assert folder.read() is None
-    assert list(folder.records(lambda: SIZES)) == []
+    assert read_manifest(str(tmp_path / "absent")) is None
 
 
-def test_records_come_back_by_the_number_of_their_chunk(folder: ManifestFolder) -> None:
-    other = replace(RECORD, number=0, metrics={})
-    folder.add(RECORD)
-    folder.add(other)
-    assert list(folder.records(lambda: SIZES)) == [other, RECORD]
+def cut_off(text: str) -> bytes:
+    return text[:100].encode()
 
 
-@pytest.mark.parametrize("kept", [0, 1, 40])
-def test_a_truncated_record_counts_as_absent_and_is_told(
-    folder: ManifestFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: int
+def with_a_chunk_less(text: str) -> bytes:
+    values = json.loads(text)
+    del values["chunks"][1]
+    return json.dumps(values).encode()
+
+
+def with_other_settings(text: str) -> bytes:
+    return text.replace("text-classification", "text-classificatiom").encode()
+
+
+def without_checksum(text: str) -> bytes:
+    values = json.loads(text)
+    del values["checksum"]
+    return json.dumps(values).encode()
+
+
+SPOILT = [
+    cut_off,
+    with_a_chunk_less,
+    with_other_settings,
+    without_checksum,
+    lambda text: b"",
+    lambda text: b"\xff\xfe" + text.encode("utf-16"),
+    lambda text: b"[" * 100_000,
+    lambda text: b'{"a":' * 100_000,
+    lambda text: b"[]",
+    lambda text: b"null",
+    lambda text: b'{"schema_version": 3}',
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_damaged_or_changed_manifest_is_an_error_that_says_what_to_do(
+    tmp_path: Path, path: Path, spoil: Callable[[str], bytes]
 ) -> None:
-    folder.add(RECORD)
-    folder.add(replace(RECORD, number=0))
-    path = tmp_path / "_sparkinfer" / "chunks" / "00000001.json"
-    path.write_text(path.read_text()[:kept])
-    with caplog.at_level(logging.WARNING):
-        assert [record.number for record in folder.records(lambda: SIZES)] == [0]
-    assert str(path) in caplog.text
-    assert "scored again" in caplog.text
+    path.write_bytes(spoil(path.read_text()))
+    with pytest.raises(
+        ResumeError, match="(is damaged|has layout version) .*--overwrite"
+    ) as raised:
+        read_manifest(str(tmp_path))
+    assert raised.value.message.startswith(str(path))
+    assert len(raised.value.message) < 2000
 
 
-def test_a_record_under_another_chunks_name_counts_as_absent(
-    folder: ManifestFolder, tmp_path: Path
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {}},
+        {"chunks": [[[0, 0, -2, 20]]]},
+        {"chunks": [[[-1, 0, 2, 20]]]},
+        {"chunks": [[[7, 0, 2, 20]]]},
+        {"chunks": [[["0", 0, 2, 20]]]},
+        {"chunks": [[[0, 0, 2.5, 20]]]},
+        {"chunks": {"0": []}},
+        {"read_files": ["a", "../../etc/passwd"]},
+        {"read_files": ["a", "/etc/passwd"]},
+        {"input_files": [{"name": "a"}]},
+        {"labels": None},
+        {"unknown": 1},
+    ],
+)
+def test_a_manifest_with_a_checksum_is_checked_all_the_same(
+    tmp_path: Path, path: Path, changes: dict[str, Any]
 ) -> None:
-    folder.add(RECORD)
-    records = tmp_path / "_sparkinfer" / "chunks"
-    (records / "00000001.json").rename(records / "00000000.json")
-    assert list(folder.records(lambda: SIZES)) == []
+    edit_manifest(tmp_path, **changes)
+    with pytest.raises(ResumeError, match="is damaged .*--overwrite"):
+        read_manifest(str(tmp_path))
 
 
-def test_a_truncated_manifest_is_an_error_that_says_what_to_do(
-    folder: ManifestFolder, tmp_path: Path
-) -> None:
-    path = tmp_path / "_sparkinfer" / "manifest.json"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(ResumeError, match=f"{path} is damaged .*--overwrite"):
-        folder.read()
-
-
-def test_a_manifest_of_another_version_is_an_error(folder: ManifestFolder, tmp_path: Path) -> None:
-    path = tmp_path / "_sparkinfer" / "manifest.json"
+def test_a_manifest_of_another_version_is_an_error(tmp_path: Path, path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-    with pytest.raises(ResumeError, match="schema version 99, expected 2.*sparkinfer 0"):
-        folder.read()
-
-
-@pytest.mark.parametrize("sizes", [{}, {"part-1.parquet": 6}])
-def test_a_record_whose_files_are_gone_or_changed_counts_as_absent(
-    folder: ManifestFolder, caplog: pytest.LogCaptureFixture, sizes: dict[str, int]
-) -> None:
-    folder.add(RECORD)
-    with caplog.at_level(logging.WARNING):
-        assert list(folder.records(lambda: sizes)) == []
-    assert "part-1.parquet is missing or has changed; chunk 1 is scored again" in caplog.text
+    with pytest.raises(ResumeError, match="layout version 99, expected 3.*sparkinfer 0"):
+        read_manifest(str(tmp_path))
 
 
 def test_settings_that_differ_are_listed() -> None:
     before = {"task": "a", "max_length": None, "only_before": 1}
+    with pytest.raises(ResumeError, match="different settings: task is new"):
+        refuse_other_settings("out", {}, {"task": "a"})
     refuse_other_settings("out", before, {"task": "a", "max_length": None})
     with pytest.raises(ResumeError, match="max_length was None, is 128"):
         refuse_other_settings("out", before, {"task": "a", "max_length": 128})
 
 
 def test_an_input_that_changed_is_refused_and_may_grow_only_if_asked_for() -> None:
-    before = MANIFEST.input_files
+    before, names = MANIFEST.input_files, {"a", "b"}
     more = (*before, InputFile("c", 1, "z"))
     changed = (InputFile("a", 11, "x2"), *before[1:])
-    refuse_other_input("out", before, before, may_grow=False)
-    refuse_other_input("out", before, more, may_grow=True)
+    refuse_other_input("out", before, before, False, names)
+    refuse_other_input("out", before, more, True, names)
     with pytest.raises(ResumeError, match="c is new"):
-        refuse_other_input("out", before, more, may_grow=False)
+        refuse_other_input("out", before, more, False, names)
     for may_grow in (True, False):
         with pytest.raises(ResumeError, match="a changed .*11 bytes"):
-            refuse_other_input("out", before, changed, may_grow)
-        with pytest.raises(ResumeError, match="b is gone"):
-            refuse_other_input("out", before, before[:1], may_grow)
+            refuse_other_input("out", before, changed, may_grow, names)
+        with pytest.raises(ResumeError, match=r"b is gone\. Undo"):
+            refuse_other_input("out", before, before[:1], may_grow, names)
+
+
+def test_files_that_are_done_may_be_gone_if_the_input_may_grow() -> None:
+    before = MANIFEST.input_files
+    refuse_other_input("out", before, before[1:], True, needed={"b"})
+    with pytest.raises(ResumeError, match=r"a is gone\. All rows .* give --incremental to keep"):
+        refuse_other_input("out", before, before[1:], False, needed={"b"})
+    changed = (InputFile("b", 21, "y2"),)
+    with pytest.raises(ResumeError, match=r"a is gone; b changed .* Undo"):
+        refuse_other_input("out", before, changed, False, needed={"b"})

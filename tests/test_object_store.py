@@ -27,9 +27,8 @@ import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
-import sparkinfer.jobs.output
 import sparkinfer.jobs.runner
-from sparkinfer import storage
+from sparkinfer import exclusive, storage
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError, OutputError, ResumeError
 from sparkinfer.files.listing import find_files
@@ -40,6 +39,7 @@ from sparkinfer.jobs.result import RunResult
 from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, run_made_up, write_input
 from tests.tiny_models import sentences
+from tests.written import without_run
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -144,9 +144,9 @@ def ids_by_duckdb(output: str | None) -> list[int]:
 
 
 def all_names(s3: s3fs.S3FileSystem, config: ScoringConfig) -> list[str]:
-    """Returns the objects of an output, their random parts left out."""
+    """Returns the objects of an output, with `RUN` for the id of the run."""
     root = str(config.output).removeprefix("s3://")
-    return [name[len(root) + 1 :] for name in s3.find(root)]
+    return [without_run(name[len(root) + 1 :]) for name in s3.find(root)]
 
 
 def test_a_run_leaves_its_files_records_and_lease_and_nothing_else(
@@ -157,19 +157,19 @@ def test_a_run_leaves_its_files_records_and_lease_and_nothing_else(
     assert ids_of(config.output) == ids_by_duckdb(config.output) == list(range(80))
     assert all_names(s3, config) == [
         "_SUCCESS",
-        "_sparkinfer/chunks/00000000.json",
-        "_sparkinfer/chunks/00000001.json",
+        "_sparkinfer/chunks/00000000.000-RUN.json",
+        "_sparkinfer/chunks/00000001.000-RUN.json",
         "_sparkinfer/lease/epoch-00000001.json",
-        "_sparkinfer/manifest.json",
-        "part-00000000-000.parquet",
-        "part-00000001-000.parquet",
+        "_sparkinfer/manifest-000001.json",
+        "part-00000000-000-RUN.parquet",
+        "part-00000001-000-RUN.parquet",
     ]
     holder = read_holder(f"{config.output}/_sparkinfer/lease")
     assert holder is not None
     assert (holder.pid, holder.epoch, holder.released) == (os.getpid(), 1, True)
 
 
-def test_files_come_before_their_record_and_the_mark_comes_last(
+def test_a_record_comes_before_its_files_and_the_mark_comes_last(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
@@ -184,12 +184,12 @@ def test_files_come_before_their_record_and_the_mark_comes_last(
 
         monkeypatch.setattr(fs, name, logged)
     run(config)
-    assert [name for name in log if "lease" not in name] == [
-        "_sparkinfer/manifest.json",
-        "part-00000000-000.parquet",
-        "_sparkinfer/chunks/00000000.json",
-        "part-00000001-000.parquet",
-        "_sparkinfer/chunks/00000001.json",
+    assert [without_run(name) for name in log if "lease" not in name] == [
+        "_sparkinfer/manifest-000001.json",
+        "_sparkinfer/chunks/00000000.000-RUN.json",
+        "part-00000000-000-RUN.parquet",
+        "_sparkinfer/chunks/00000001.000-RUN.json",
+        "part-00000001-000-RUN.parquet",
         "_SUCCESS",
     ]
 
@@ -243,15 +243,20 @@ def test_a_kill_before_any_change_of_a_store_loses_and_doubles_nothing(
         assert storage.exists(f"{fresh.output}/_SUCCESS")
 
 
+@pytest.mark.parametrize("is_conditional", [True, False])
 def test_a_kill_before_a_request_of_s3_loses_and_doubles_nothing(
-    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, is_conditional: bool
 ) -> None:
+    """Every third request; all of them, in turn, were tried by hand."""
+    if not is_conditional:
+        monkeypatch.setattr(exclusive, "STORES_THAT_CREATE_EXCLUSIVELY", frozenset())
+        monkeypatch.setattr(sparkinfer.jobs.runner, "Lease", partial(Lease, settle_s=0.0))
     disk = Disk(config.output, monkeypatch)
     fs = storage.file_system(str(config.output))[0]
     disk.watch(fs, "copy", "cp_file", "rm", "rm_file", "pipe_file", "open")
     run(config, parts=3)
     assert disk.changes > 20
-    for fatal in range(2, disk.changes, 8):
+    for fatal in range(int(is_conditional), disk.changes, 3):
         fresh = config.replace(output=f"{config.output}-{fatal}")
         disk.kill_at(fatal, fresh.output)
         with pytest.raises(Killed):
@@ -430,12 +435,12 @@ def output(request: pytest.FixtureRequest, classifier: Path, tmp_path: Path) -> 
         return Path(str(config.output))
 
     def move(source: str, target: str) -> None:
-        if target.endswith("part-00000001-001.parquet"):
+        if "part-00000001-001-" in target:
             raise Killed
         storage.move(source, target)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sparkinfer.jobs.output, "move", move)
+        patched.setattr(sparkinfer.sinks.parquet, "move", move)
         patched.setattr(Output, "remove_staging", die)
         with pytest.raises(Killed):
             run(config, parts=2)

@@ -1,4 +1,3 @@
-import errno
 from pathlib import Path
 
 import fsspec
@@ -6,11 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import sparkinfer.jobs.output
 from sparkinfer.exceptions import ConfigError, OutputError
+from sparkinfer.jobs.manifest import Manifest
 from sparkinfer.jobs.output import Output
-from sparkinfer.plan.chunks import Chunk
-from sparkinfer.storage import join, make_folder, names_in, write_text
+from sparkinfer.storage import join, make_folder, names_in, walk, write_text
 
 
 def scored_file(path: Path) -> None:
@@ -24,6 +22,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "out")
     fsspec.filesystem("memory").store.clear()
+    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
     return "memory://bucket/out"
 
 
@@ -46,14 +45,36 @@ def test_a_folder_that_no_run_wrote_is_refused(tmp_path: Path) -> None:
             Output(str(tmp_path)).check(overwrite)
 
 
-def test_files_without_a_manifest_need_overwrite(tmp_path: Path) -> None:
-    scored_file(tmp_path / "part-0.parquet")
-    (tmp_path / "_sparkinfer").mkdir()
-    with pytest.raises(OutputError, match="'part-0.parquet' but no manifest.*--overwrite"):
+def test_files_of_a_run_without_its_manifest_need_overwrite(tmp_path: Path) -> None:
+    scored_file(tmp_path / "part-00000000-000-0123abcd.parquet")
+    records = tmp_path / "_sparkinfer" / "chunks"
+    records.mkdir(parents=True)
+    (records / "00000000.000-0123abcd.json").write_text("{}")
+    with pytest.raises(OutputError, match="-0123abcd.parquet' but no manifest.*--overwrite"):
         Output(str(tmp_path)).check(overwrite=False)
     Output(str(tmp_path)).check(overwrite=True)
-    (tmp_path / "_sparkinfer" / "manifest.json").write_text("{}")
-    Output(str(tmp_path)).check(overwrite=False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "part-00000000-000.parquet",  # as an older version names files
+        "part-00000000-000-89abcdef.parquet",  # of a run of another output
+        "part-00000-7d0c2f2e-c000.snappy.parquet",  # of Spark
+        "part-0.parquet",
+    ],
+)
+def test_a_strangers_part_is_never_taken_for_ours(
+    tmp_path: Path, overwrite: bool, name: str
+) -> None:
+    records = tmp_path / "_sparkinfer" / "chunks"
+    records.mkdir(parents=True)
+    (records / "00000000.000-0123abcd.json").write_text("{}")
+    scored_file(tmp_path / "part-00000000-000-0123abcd.parquet")
+    scored_file(tmp_path / name)
+    with pytest.raises(OutputError, match=f"holds {name!r}, which no run wrote there; move it"):
+        Output(str(tmp_path)).check(overwrite)
 
 
 @pytest.mark.parametrize("source", ["out", "out/", "out/part-0.parquet", "", "./out"])
@@ -72,7 +93,7 @@ def test_what_no_run_wrote_is_never_touched(tmp_path: Path, overwrite: bool) -> 
     (tmp_path / "_sparkinfer").mkdir()
     (tmp_path / "_sparkinfer" / "manifest.json").write_text("{}")
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="'thesis.tex', which no run wrote"):
+    with pytest.raises(OutputError, match="'thesis.tex', which no run wrote there"):
         Output(str(tmp_path)).check(overwrite)
 
 
@@ -101,96 +122,65 @@ def stage(output: Output, epoch: int, *names: str) -> str:
     return staging
 
 
-def test_files_are_published_under_names_that_their_chunk_decides(folder: str) -> None:
-    output = Output(folder)
-    staging = stage(output, 1, "b-random.parquet", "a-random.parquet")
-    moves = output.moves(Chunk(12, ()), staging, ["b-random.parquet", "a-random.parquet"])
-    output.publish(moves)
-    names = {move.name: move.size for move in moves}
-    assert names == {"part-00000012-000.parquet": 16, "part-00000012-001.parquet": 16}
-    assert output.sizes() == names
-    assert names_in(folder) == ["_sparkinfer", *names]
-    again = stage(output, 1, "c-random.parquet")
-    output.publish(output.moves(Chunk(12, ()), again, ["c-random.parquet"]))
-    assert names_in(folder) == ["_sparkinfer", *names]
-    fs, name = fsspec.core.url_to_fs(join(folder, "part-00000012-000.parquet"))
-    assert fs.cat_file(name) == b"c-random.parquet"
-
-
-def test_what_an_earlier_epoch_staged_cannot_be_published(folder: str) -> None:
-    output = Output(folder)
-    old, new = stage(output, 1, "old.parquet"), stage(output, 2, "new.parquet")
-    moves = output.moves(Chunk(0, ()), old, ["old.parquet"])
-    output.fence(2)
-    with pytest.raises(FileNotFoundError):
-        output.publish(moves)
-    with pytest.raises(FileNotFoundError):
-        output.moves(Chunk(0, ()), old, ["old.parquet"])
-    assert names_in(folder) == ["_sparkinfer"]
-    output.publish(output.moves(Chunk(0, ()), new, ["new.parquet"]))
-    assert names_in(folder) == ["_sparkinfer", "part-00000000-000.parquet"]
-
-
-def test_publishing_may_be_done_again_after_it_failed(
-    folder: str, monkeypatch: pytest.MonkeyPatch
+def test_what_an_earlier_epoch_staged_is_taken_away_and_what_a_later_one_staged_stays(
+    folder: str,
 ) -> None:
     output = Output(folder)
-    staging = stage(output, 1, "a.parquet", "b.parquet")
-    moves = output.moves(Chunk(3, ()), staging, ["a.parquet", "b.parquet"])
-    move = sparkinfer.jobs.output.move
-
-    def fail_at_b(source: str, target: str) -> None:
-        if source.endswith("b.parquet"):
-            raise OSError(errno.EIO, "the mount is gone for a moment")
-        move(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sparkinfer.jobs.output, "move", fail_at_b)
-        with pytest.raises(OSError, match="gone for a moment"):
-            output.publish(moves)
-    output.publish(moves)
-    assert names_in(folder) == ["_sparkinfer", *(move.name for move in moves)]
+    old, new = stage(output, 1, "old.parquet"), stage(output, 2, "new.parquet")
+    output.fence(2)
+    assert (names_in(old), names_in(new)) == ([], ["new.parquet"])
 
 
-def test_only_the_files_to_keep_are_left_by_clearing(folder: str) -> None:
+def test_what_other_runs_left_is_forgotten(folder: str) -> None:
     output = Output(folder)
-    make_folder(folder)
-    for name in ("part-1.parquet", "part-2.parquet", ".part-2.parquet.crc", "_SUCCESS"):
-        write_text(join(folder, name), "")
-    stage(output, 1, "x.parquet")
-    output.remove_published(keep={"part-1.parquet"})
-    assert names_in(folder) == ["_sparkinfer", "part-1.parquet"]
-    assert names_in(output.staging_folder(1, "attempt")) == ["x.parquet"]
-
-
-def test_all_but_the_lease_is_forgotten(folder: str) -> None:
-    output = Output(folder)
-    for name in ("lease/epoch", "chunks/1.json", "manifest.json", "input/a/b.parquet"):
+    kept = [
+        "chunks/00000001.000-0123abcd.json",
+        "input/mine/b.parquet",
+        "lease/epoch",
+        "manifest-000002.json",
+    ]
+    gone = [
+        "chunks/00000001.000-89abcdef.json",
+        "chunks/00000002.json",
+        "input/a/b.parquet",
+        "manifest-000001.json",
+        "manifest.json",
+    ]
+    for name in (*kept, *gone):
         path = join(folder, "_sparkinfer", name)
         make_folder(path.rsplit("/", 1)[0])
         write_text(path, "")
-    output.remove_records()
-    assert names_in(join(folder, "_sparkinfer")) == ["lease"]
+    manifest = Manifest(
+        settings={},
+        verdict={},
+        labels=(),
+        input_files=(),
+        read_files=("_copies/mine/b.parquet", "a"),
+        chunks=(),
+        created="",
+        written_by="",
+        run="0123abcd",
+        number=2,
+    )
+    output.forget(manifest)
+    assert sorted(walk(join(folder, "_sparkinfer"))) == kept
 
 
-def test_an_output_in_which_nothing_was_done_is_removed(folder: str) -> None:
+def test_a_work_folder_that_holds_nothing_but_a_lease_is_unused(folder: str) -> None:
     output = Output(folder)
     make_folder(output.lease_folder)
     write_text(join(output.lease_folder, "epoch"), "")
-    output.remove_empty()
-    assert names_in(folder) == []
-    make_folder(output.lease_folder)
+    assert output.is_unused()
     write_text(join(folder, "_sparkinfer", "manifest.json"), "")
-    output.remove_empty()
-    assert names_in(folder) == ["_sparkinfer"]
+    assert not output.is_unused()
 
 
-def test_the_mark_of_the_end_comes_and_goes(folder: str) -> None:
-    output = Output(folder)
-    make_folder(folder)
-    assert not output.is_finished()
-    output.finish()
-    assert output.is_finished()
-    output.unfinish()
-    output.unfinish()
-    assert not output.is_finished()
+def test_an_output_that_holds_nothing_is_removed_and_one_that_holds_something_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "out" / "_sparkinfer").mkdir(parents=True)
+    Output(str(tmp_path / "out")).remove_if_empty()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out" / "_sparkinfer" / "lease").mkdir(parents=True)
+    Output(str(tmp_path / "out")).remove_if_empty()
+    assert (tmp_path / "out" / "_sparkinfer" / "lease").exists()

@@ -14,19 +14,19 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 import sparkinfer
-import sparkinfer.jobs.retry
 from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, JobError, ResumeError
-from sparkinfer.jobs.manifest import ChunkRecord, ManifestFolder
 from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.replacement import Replacer
+from sparkinfer.jobs.records import ChunkRecord, Records
 from sparkinfer.jobs.result import RunResult
-from sparkinfer.jobs.retry import rewrite
+from sparkinfer.jobs.sealed import seal
+from sparkinfer.sinks.parquet import ParquetFolder
 from tests.disk import Disk, Killed
 from tests.made_up_engine import FAILURE, LABELS, MadeUpEngine, run_made_up, write_input
 from tests.test_runner import kill_before, rows_of
 from tests.tiny_models import WORDS
+from tests.written import record_file, records_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -66,18 +66,12 @@ def published(config: ScoringConfig) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def records(config: ScoringConfig) -> dict[int, ChunkRecord]:
-    output = str(config.output)
-    found = ManifestFolder(output).records(Output(output).sizes)
-    return {record.number: record for record in found}
-
-
 def is_finished(config: ScoringConfig) -> bool:
     return (Path(str(config.output)) / "_SUCCESS").exists()
 
 
 def assert_records_are_true(config: ScoringConfig) -> None:
-    found = records(config)
+    found = records_of(config.output)
     assert len(found) == 4
     for record in found.values():
         rows = [
@@ -105,26 +99,13 @@ def test_what_scores_the_second_time_takes_the_place_of_its_error(
     assert before[13]["error"] == FAILURE
     assert (result.retried_rows, result.mended_rows, result.error_rows) == (5, 4, 13)
     assert (result.rows, result.rows_before) == (80, 80)
-    assert engine.calls == [[0]]
+    assert engine.calls == [[0, 2, 3]]
     assert_records_are_true(config)
     assert is_finished(config)
-    files = published(config)
-    assert files.keys() == files_before.keys()
-    changed = {name for name in files if files[name] != files_before[name]}
-    assert len(changed) == 3 if parts == 1 else 4
-
-
-def test_rewritten_files_keep_rows_order_schema_and_row_groups(config: ScoringConfig) -> None:
-    run(config, FAILING, parts=2)
-    shutil.copytree(str(config.output), f"{config.output}-before")
-    retry(config)
-    for name in published(config):
-        old = pq.ParquetFile(Path(f"{config.output}-before") / name)
-        new = pq.ParquetFile(Path(str(config.output)) / name)
-        assert new.schema_arrow.equals(old.schema_arrow, check_metadata=True)
-        assert new.num_row_groups == old.num_row_groups
-        for column in ("id", "text", "label"):
-            assert new.read([column]).equals(old.read([column]))
+    untouched = {
+        name for name, content in published(config).items() if files_before.get(name) == content
+    }
+    assert {name[:13] for name in untouched} == {"part-00000001"}
 
 
 def test_metrics_are_measured_anew(config: ScoringConfig) -> None:
@@ -173,17 +154,15 @@ def test_what_is_missing_is_scored_after_the_retry(config: ScoringConfig) -> Non
     assert [row["id"] for row in rows_of(config.output)] == list(range(80))
 
 
-@pytest.mark.parametrize("round_rows", [1, 3])
-def test_rounds_end_with_a_chunk_and_are_published_one_by_one(
-    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, round_rows: int
-) -> None:
-    monkeypatch.setattr(sparkinfer.jobs.retry, "ROUND_ROWS", round_rows)
+def test_what_is_mended_is_recorded_chunk_by_chunk(config: ScoringConfig) -> None:
     run(config, FAILING)
-    # The first chunk has three such rows; the second round is that of chunk 2.
     with pytest.raises(Killed):
-        retry(config, before_chunk=kill_before(1))
-    assert [record.errors for _, record in sorted(records(config).items())] == [3, 3, 4, 4]
-    result, _ = retry(config)
+        retry(config, before_chunk=kill_before(2))
+    found = records_of(config.output)
+    assert [found[number].errors for number in range(4)] == [3, 3, 4, 4]
+    assert [found[number].generation for number in range(4)] == [1, 0, 0, 0]
+    result, engine = retry(config)
+    assert engine.calls == [[2, 3]]
     assert (result.retried_rows, result.error_rows) == (2, 12)
     assert_records_are_true(config)
 
@@ -259,37 +238,46 @@ def test_rows_that_the_engine_loses_or_swaps_are_not_published(
             "_write",
             lambda self, plan, task, rows, spoil=spoil: whole(self, plan, task, spoil(rows)),
         )
-        with pytest.raises(JobError, match="5 rows were to be rescored, but the [46] returned"):
+        with pytest.raises(JobError, match="chunk 0 has 20 rows but (19|21) were written"):
             retry(config)
         assert published(config) == before
 
 
 class WatchedDisk(Disk):
-    """Looks after each change whether every row is there once, as it was or as it is to be."""
+    """Looks after each change whether rows are there once, as they were or as they are to be.
+
+    Of a chunk in several files, some may be missing while its next generation is published.
+
+    Attributes:
+        is_whole: whether every row must be there.
+    """
 
     before: list[dict[str, Any]]
     after: list[dict[str, Any]]
+    is_whole: bool
 
     def look(self, change: str) -> None:
         rows = rows_of(str(self.output))
-        assert [row["id"] for row in rows] == list(range(80)), change
-        for row, old, new in zip(rows, self.before, self.after, strict=True):
-            assert row in (old, new), change
+        ids = [row["id"] for row in rows]
+        assert len(set(ids)) == len(ids), change
+        assert not self.is_whole or ids == list(range(80)), change
+        for row in rows:
+            assert row in (self.before[row["id"]], self.after[row["id"]]), change
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [(1, 1), (3, 2), (2, 3)])
 @pytest.mark.parametrize("then", [run, retry])
 def test_a_kill_before_any_change_of_the_disk_loses_nothing_and_scores_nothing_again(
     config: ScoringConfig,
     monkeypatch: pytest.MonkeyPatch,
-    parts: int,
+    parts: tuple[int, int],
     then: Callable[..., tuple[RunResult, MadeUpEngine]],
 ) -> None:
     output = Path(str(config.output))
-    run(config, FAILING, parts=parts)
+    run(config, FAILING, parts=parts[0])
     spare = shutil.copytree(output, f"{output}-spare")
     before = rows_of(str(output))
-    retry(config, failing={13})
+    retry(config, failing={13}, parts=parts[1])
     after = rows_of(str(output))
 
     def restore() -> None:
@@ -298,28 +286,24 @@ def test_a_kill_before_any_change_of_the_disk_loses_nothing_and_scores_nothing_a
 
     restore()
     disk = WatchedDisk(str(output), monkeypatch)
+    disk.before, disk.after, disk.is_whole = before, after, parts == (1, 1)
     disk.watch_changes()
-    disk.before, disk.after = before, after
-    retry(config, failing={13})
+    retry(config, failing={13}, parts=parts[1])
     changes = disk.changes
     assert changes > 12
-    mixed = 0
     for fatal in range(changes):
         restore()
         disk.kill_at(fatal, str(output))
         with pytest.raises(Killed):
-            retry(config, failing={13})
-        mixed += records(config).keys() != {0, 1, 2, 3}
+            retry(config, failing={13}, parts=parts[1])
         disk.fatal = None
-        result, engine = then(config, failing={13})
-        assert engine.calls in ([], [[0]] if then is retry else []), fatal
+        result, engine = then(config, failing={13}, parts=parts[1])
+        assert then is retry or engine.calls == [], fatal
         assert (result.rows, result.rows_before) == (80, 80)
         assert_records_are_true(config)
-        assert not list(output.glob("_sparkinfer/chunks/*.replacing"))
         assert is_finished(config)
         if then is retry:
             assert rows_of(str(output)) == after, fatal
-    assert mixed >= 3  # else no kill fell between a file and its record
 
 
 def test_a_kill_while_another_kill_is_mended_is_mended(
@@ -340,6 +324,7 @@ def test_a_kill_while_another_kill_is_mended_is_mended(
         disk.fatal = None
         assert run(config)[1].scored == []
         assert_records_are_true(config)
+        assert records_of(config.output)[0].errors == 3
 
 
 def kill_always(*_: Any) -> None:
@@ -347,9 +332,9 @@ def kill_always(*_: Any) -> None:
 
 
 def break_off(config: ScoringConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries up to where the first chunk's files are replaced and not recorded."""
+    """Retries up to where the first chunk is recorded and its files have not moved."""
     with monkeypatch.context() as patched:
-        patched.setattr(Replacer, "_record", kill_always)
+        patched.setattr(ParquetFolder, "publish", kill_always)
         with pytest.raises(Killed):
             retry(config)
 
@@ -359,33 +344,37 @@ def test_new_files_of_the_old_sizes_are_not_taken_for_the_old_ones(
 ) -> None:
     run(config, FAILING)
     break_off(config, monkeypatch)
-    folder = Path(str(config.output)) / "_sparkinfer" / "chunks"
-    note, record = folder / "00000000.replacing", folder / "00000000.json"
-    noted, old = json.loads(note.read_text()), json.loads(record.read_text())
-    assert noted["before"] == old["files"] != noted["record"]["files"]
-    noted["before"] = old["files"] = noted["record"]["files"]
-    note.write_text(json.dumps(noted))
-    record.write_text(json.dumps(old))
-    assert records(config)[0].errors == 6  # as long as nobody has read the note
-    assert run(config)[0].error_rows == 14
-    assert_records_are_true(config)
+    record = json.loads(record_file(config.output, 0, 1).read_text())
+    [(name, source)] = record["sources"].items()
+    work = Path(str(config.output)) / "_sparkinfer"
+    visible = (work.parent / name).read_bytes()
+    (work / source).write_bytes((work / source).read_bytes().ljust(len(visible), b"x"))
+    for key in ("checksum", "schema_version"):
+        del record[key]
+    record["files"][name] = len(visible)
+    record_file(config.output, 0, 1).write_text(seal(record))
+    content = (work / source).read_bytes()
+    run(config)
+    assert (work.parent / name).read_bytes() == content
 
 
-@pytest.mark.parametrize("spoil", ["file", "note"])
-def test_a_chunk_whose_files_are_neither_old_nor_new_is_scored_again(
+@pytest.mark.parametrize("spoil", ["source", "record"])
+def test_a_generation_that_cannot_be_finished_leaves_the_one_before(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, spoil: str
 ) -> None:
     run(config, FAILING, parts=2)
+    before = rows_of(config.output)
     break_off(config, monkeypatch)
-    output = Path(str(config.output))
-    if spoil == "file":
-        (output / "part-00000000-001.parquet").write_bytes(b"PAR1")
+    if spoil == "source":
+        shutil.rmtree(Path(str(config.output)) / "_sparkinfer" / "staging")
     else:
-        (output / "_sparkinfer" / "chunks" / "00000000.replacing").write_text("{")
+        record_file(config.output, 0, 1).write_text("{")
     _, engine = run(config)
-    assert engine.scored == [0]
+    assert engine.scored == []
+    assert rows_of(config.output) == before
     assert_records_are_true(config)
-    assert [row["id"] for row in rows_of(config.output)] == list(range(80))
+    result, _ = retry(config)
+    assert (result.mended_rows, records_of(config.output)[0].generation) == (5, 2)
 
 
 def test_a_retry_that_was_taken_for_dead_cannot_replace_a_file(
@@ -393,14 +382,15 @@ def test_a_retry_that_was_taken_for_dead_cannot_replace_a_file(
 ) -> None:
     run(config, FAILING)
     before = published(config)
-    note = Replacer._note
+    create = Records.create
 
-    def overtaken(self: Replacer, *arguments: Any) -> None:
-        note(self, *arguments)
-        self._output.fence(self._lease.epoch + 1)
+    def overtaken(self: Records, record: ChunkRecord) -> ChunkRecord | None:
+        there = create(self, record)
+        Output(str(config.output)).fence(record.epoch + 1)
+        return there
 
     with monkeypatch.context() as patched:
-        patched.setattr(Replacer, "_note", overtaken)
+        patched.setattr(Records, "create", overtaken)
         with pytest.raises(JobError):
             retry(config)
     assert published(config) == before
@@ -408,24 +398,6 @@ def test_a_retry_that_was_taken_for_dead_cannot_replace_a_file(
     assert engine.scored == []
     assert published(config) == before
     assert_records_are_true(config)
-
-
-def test_rewritten_rows_are_those_that_were_named(tmp_path: Path) -> None:
-    table = pa.table({"a": range(10), "b": [[i] for i in range(10)], "c": list("abcdefghij")})
-    table = table.replace_schema_metadata({"of": "somebody"})
-    pq.write_table(table, tmp_path / "old", row_group_size=4, compression="zstd")
-    columns = pa.table({"b": [[-1], None, [-3]], "c": ["x", "y", None]})
-    rows = pa.array([0, 7, 9]).to_numpy()
-    rewrite(str(tmp_path / "old"), str(tmp_path / "new"), rows, columns)
-    new = pq.ParquetFile(tmp_path / "new")
-    assert [new.metadata.row_group(i).num_rows for i in range(3)] == [4, 4, 2]
-    assert new.metadata.row_group(0).column(0).compression == "ZSTD"
-    assert new.schema_arrow.metadata[b"of"] == b"somebody"
-    assert new.read().to_pydict() == {
-        "a": list(range(10)),
-        "b": [[-1], [1], [2], [3], [4], [5], [6], None, [8], [-3]],
-        "c": ["x", "b", "c", "d", "e", "f", "g", "y", "i", None],
-    }
 
 
 def forward_that_fails_for(word: str, whole: Callable[..., Any]) -> Callable[..., Any]:
@@ -532,57 +504,28 @@ def test_a_spark_engine_rescores_and_its_files_keep_sparks_types(
             assert row.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
-@pytest.mark.spark
-def test_times_of_every_kind_are_the_same_after_two_rewritings(
-    tmp_path: Path, proleptic: SparkSession
-) -> None:
-    rows = proleptic.sql(
-        "select id, t, cast(t as timestamp_ntz) as local, array(t) as list, struct(id, t) as both, "
-        "map('k', t) as by_name, map(t, cast(t as timestamp_ntz)) as by_time, 'x' as text "
-        "from (select id, timestamp'2001-01-01 01:02:03.000004' + make_interval(-50 * id) as t "
-        "from (select cast(id as int) as id from range(12)))"
-    )
-    rows.coalesce(1).write.parquet(str(tmp_path / "out"))
-    path = next((tmp_path / "out").glob("*.parquet"))
-    before = proleptic.read.parquet(str(path))
-    for number in (1, 2):
-        target = tmp_path / f"{number}.parquet"
-        rewrite(str(path), str(target), pa.array([number]).to_numpy(), pa.table({"text": ["y"]}))
-        path = target
-    after = proleptic.read.parquet(str(path))
-    assert after.schema.json() == before.schema.json()
-    assert after.drop("text").collect() == before.drop("text").collect()
-    assert [row.text for row in after.collect()] == ["x", "y", "y", *["x"] * 9]
-    files = tmp_path / "out", path
-    assert proleptic.read.parquet(*map(str, files)).where("t < '1960-01-01'").count() == 22
-
-
-@pytest.mark.spark
-def test_times_of_the_old_calendar_are_refused(tmp_path: Path, proleptic: SparkSession) -> None:
-    proleptic.conf.set("spark.sql.parquet.int96RebaseModeInWrite", "LEGACY")
-    rows = proleptic.sql("select 'x' as text, 'no' as error, timestamp'1500-01-01 00:00:00' as t")
-    rows.write.parquet(str(tmp_path / "out"))
-    path = next((tmp_path / "out").glob("*.parquet"))
-    with pytest.raises(JobError, match="calendar of Spark 2.*CORRECTED"):
-        list(sparkinfer.jobs.retry._rows_with_error(str(path), "text", "error"))
-
-
 def spoil(config: ScoringConfig) -> None:
     """Gives one row of each chunk an error, as a model that fails would have."""
     folder = Path(str(config.output))
-    for record in records(config).values():
+    for record in records_of(config.output).values():
         name = max(record.files, key=lambda name: pq.read_metadata(folder / name).num_rows)
         table = pq.read_table(folder / name)
         row = next(i for i, text in enumerate(table["text"].to_pylist()) if text is not None)
-        lost = [table.schema.field(c) for c in ("prediction", "probability", "probabilities")]
-        columns = {field.name: pa.nulls(1, field.type) for field in lost}
-        columns["error"] = pa.array(["model: no"])
-        rewrite(
-            str(folder / name), str(folder / "new"), pa.array([row]).to_numpy(), pa.table(columns)
-        )
-        (folder / "new").replace(folder / name)
-        path = folder / "_sparkinfer" / "chunks" / f"{record.number:08d}.json"
+        lost = {
+            "prediction": None,
+            "probability": None,
+            "probabilities": None,
+            "error": "model: no",
+        }
+        for index, field in enumerate(table.schema):
+            if field.name in lost:
+                values = table[field.name].to_pylist()
+                values[row] = lost[field.name]
+                table = table.set_column(index, field, pa.array(values, field.type))
+        pq.write_table(table, folder / name)
+        path = record_file(config.output, record.number)
         values = json.loads(path.read_text())
         values["files"][name] = (folder / name).stat().st_size
         values["errors"] += 1
-        path.write_text(json.dumps(values))
+        del values["checksum"], values["schema_version"]
+        path.write_text(seal(values))

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.file_input import FileInput
 from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError, ResumeError
-from sparkinfer.jobs.committer import error_limit
+from sparkinfer.jobs.error_limit import ErrorLimit
 from sparkinfer.jobs.lease import LeaseLostError
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.plan import copies
@@ -33,6 +33,7 @@ from sparkinfer.rows.copying import Copy, FileCopier
 from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, add_file, run_made_up, write_input
 from tests.tiny_models import make_classifier
+from tests.written import edit_manifest, manifest_values, part_of, record_file
 
 
 @pytest.fixture
@@ -155,11 +156,13 @@ def test_a_copy_with_too_few_rows_is_refused(
 def test_a_manifest_of_whole_row_groups_is_gone_on_with(config: ScoringConfig) -> None:
     with pytest.raises(Killed):
         run(config, before_chunk=kill_before(1))
-    path = Path(str(config.output)) / "_sparkinfer" / "manifest.json"
-    stored = json.loads(path.read_text())
-    assert stored["chunks"] == [[[0, 0, 2, 20]], [[0, 2, 2, 20]], [[1, 0, 2, 20]], [[1, 2, 2, 20]]]
-    stored["chunks"] = [[[0, 0, 2, 20]], [[0, 2, 2, 20], [1, 0, 4, 40]]]
-    path.write_text(json.dumps(stored))
+    assert manifest_values(config.output)["chunks"] == [
+        [[0, 0, 2, 20]],
+        [[0, 2, 2, 20]],
+        [[1, 0, 2, 20]],
+        [[1, 2, 2, 20]],
+    ]
+    edit_manifest(config.output, chunks=[[[0, 0, 2, 20]], [[0, 2, 2, 20], [1, 0, 4, 40]]])
     result, engine = run(config.replace(chunks={"target_rows": 3}))
     assert (engine.scored, result.rows) == ([1], 80)
     assert ids_of(config.output) == list(range(80))
@@ -432,8 +435,12 @@ def test_a_run_with_too_many_errors_does_not_pass_when_it_is_given_again(
 
 
 def test_a_share_of_rows_is_exact(config: ScoringConfig) -> None:
-    assert error_limit(config.replace(max_error_rows="29%"), 100) == 29
-    assert error_limit(config.replace(max_error_rows="0.1%"), 999) == 0
+    limit = ErrorLimit(config.replace(max_error_rows="29%"), 100)
+    limit.add(29, {})
+    with pytest.raises(JobError, match="allows 29"):
+        limit.add(1, {})
+    with pytest.raises(JobError, match="allows 0"):
+        ErrorLimit(config.replace(max_error_rows="0.1%"), 999).add(1, {})
 
 
 @pytest.mark.parametrize("limit", [-1, "1.5", "101%", "many", True, "%"])
@@ -446,7 +453,7 @@ def test_a_limit_of_errors_that_is_no_number_is_refused(
 
 def test_a_truncated_record_has_its_chunk_scored_again(config: ScoringConfig) -> None:
     run(config)
-    record = Path(str(config.output)) / "_sparkinfer" / "chunks" / "00000002.json"
+    record = record_file(config.output, 2)
     record.write_text(record.read_text()[:50])
     result, engine = run(config, parts=2)
     assert engine.scored == [2]
@@ -456,7 +463,7 @@ def test_a_truncated_record_has_its_chunk_scored_again(config: ScoringConfig) ->
 
 def test_a_published_file_that_is_gone_has_its_chunk_scored_again(config: ScoringConfig) -> None:
     run(config, parts=2)
-    (Path(str(config.output)) / "part-00000001-001.parquet").unlink()
+    part_of(config.output, 1, 1).unlink()
     result, engine = run(config, parts=3)
     assert engine.scored == [1]
     assert result.rows == 80
@@ -536,13 +543,14 @@ def test_an_input_that_changes_while_it_is_scored_ends_without_the_mark(
 
 
 def test_a_file_that_no_record_names_is_gone_in_the_end(config: ScoringConfig) -> None:
-    stray = Path(str(config.output)) / "part-00000001-001.parquet"
 
     def late(task: Any) -> None:
         if task.chunk.number == 3:
-            stray.write_bytes((stray.parent / "part-00000001-000.parquet").read_bytes())
+            whole = part_of(config.output, 1).read_bytes()
+            part_of(config.output, 1, 1).write_bytes(whole)
 
     run(config, before_chunk=late)
+    stray = part_of(config.output, 1, 1)
     assert not stray.exists()
     late(ChunkTask(Chunk(3, ()), ""))
     run(config)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.deaths import Deaths
 from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
@@ -78,12 +79,17 @@ class LocalEngine:
         reporter = _Reporter(progress, f"{slot.device} on {socket.gethostname()}")
         watch = Watch(plan.stall_timeout_s, _tell_stall)
         commits: deque[Future[None]] = deque()
+        deaths, launch = Deaths(plan.notes), uuid.uuid4().hex
         with (
             ThreadPoolExecutor(COMMITS_AT_ONCE, thread_name_prefix="sparkinfer-commit") as pool,
             ScoringLoop(plan.processor, slot, reporter, watch) as loop,
         ):
             for task in tasks:
-                commits.append(pool.submit(ledger.commit, _score_chunk(loop, plan, task)))
+                with loop.at(
+                    f"chunk {task.chunk.number}", deaths.attempt(task.chunk.number, launch)
+                ):
+                    scored = _score_chunk(loop, plan, task)
+                commits.append(pool.submit(ledger.commit, scored))
                 while len(commits) > COMMITS_AT_ONCE or (commits and commits[0].done()):
                     commits.popleft().result()
             for commit in commits:
@@ -92,7 +98,6 @@ class LocalEngine:
 
 def _score_chunk(loop: ScoringLoop, plan: Plan, task: ChunkTask) -> ScoredChunk:
     started = time.perf_counter()
-    loop.at(f"chunk {task.chunk.number}")
     make_folder(task.staging)
     writer = ScoredWriter(task.staging, plan.columns, plan.measure)
     name = f"{uuid.uuid4().hex}.parquet"

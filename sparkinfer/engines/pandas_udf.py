@@ -6,14 +6,14 @@ Each chunk is a DataFrame, repartitioned to the number of accelerators, and its 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.isolation import DEATHS_BEFORE_ISOLATION, deaths_in
+from sparkinfer.engines.deaths import Deaths, is_death
 from sparkinfer.engines.scoring_udf import with_scores
 from sparkinfer.engines.spark_chunks import SparkChunks, WrittenChunk
 from sparkinfer.engines.spark_worker import WorkerJob
@@ -82,7 +82,8 @@ class PandasUdfEngine:
         chunks = SparkChunks(self._spark, plan, server.address if server else None)
         try:
             with settings(self._spark, PLAIN_TIMES), closing(JobThreads(self._spark)) as threads:
-                _Scoring(chunks, ledger, threads, plan.workers.count).run(tasks)
+                scoring = _Scoring(chunks, ledger, threads, Deaths(plan.notes), plan.workers.count)
+                scoring.run(tasks)
         finally:
             if server is not None:
                 server.close()
@@ -96,15 +97,20 @@ class _Scoring:
     """
 
     def __init__(
-        self, chunks: SparkChunks, ledger: ChunkLedger, threads: JobThreads, slots: int
+        self,
+        chunks: SparkChunks,
+        ledger: ChunkLedger,
+        threads: JobThreads,
+        deaths: Deaths,
+        slots: int,
     ) -> None:
         self._chunks = chunks
         self._ledger = ledger
         self._threads = threads
+        self._deaths = deaths
         self._slots = slots
-        self._scoring: dict[Future[WrittenChunk | ChunkTask], int] = {}
+        self._scoring: dict[Future[WrittenChunk], int] = {}
         self._committing: set[Future[None]] = set()
-        self._deadly: list[ChunkTask] = []
 
     def run(self, tasks: Iterable[ChunkTask]) -> None:
         for task in tasks:
@@ -114,9 +120,6 @@ class _Scoring:
                 self._await_one()
         while self._scoring or self._committing:
             self._await_one()
-        # One at a time: a worker that takes its executor down would kill its neighbours too.
-        for task in self._deadly:
-            self._threads.submit(self._isolate, task).result()
 
     def _is_full(self) -> bool:
         fills_slots = sum(self._scoring.values()) >= IN_FLIGHT * self._slots
@@ -132,37 +135,26 @@ class _Scoring:
                 future.result()
                 continue
             del self._scoring[future]
-            result = future.result()
-            if isinstance(result, ChunkTask):
-                self._deadly.append(result)
-            else:
-                self._committing.add(self._threads.submit(self._commit, result))
+            self._committing.add(self._threads.submit(self._commit, future.result()))
 
-    def _score(self, task: ChunkTask) -> WrittenChunk | ChunkTask:
-        """Returns a scored chunk, or the chunk as it is if too many workers have died over it."""
-        number = task.chunk.number
-        while task.deaths < DEATHS_BEFORE_ISOLATION:
+    def _score(self, task: ChunkTask) -> WrittenChunk:
+        """Returns a scored chunk, however often its worker dies if single texts explain it."""
+        while True:
+            attempt = self._deaths.attempt(task.chunk.number, uuid.uuid4().hex)
             try:
-                return self._chunks.score(task, f"attempt-{task.deaths}")
+                return self._chunks.score(task, attempt)
             except JobError as error:
-                died = deaths_in(error)
-                if not died:
+                if not is_death(error):
                     raise
-                self._ledger.note_deaths(number, died)
-                task = replace(task, deaths=task.deaths + died)
-                logger.warning("chunk %d: its worker died %d times: %s", number, task.deaths, error)
-        return task
+                self._deaths.add(task.chunk.number, error)
 
     def _commit(self, written: WrittenChunk) -> None:
         try:
             scored = self._chunks.count(written)
         except JobError as error:
-            if not deaths_in(error):
+            if not is_death(error):
                 raise
             # A worker that reads what another one wrote is killed by no row of it.
             logger.warning("counted again: %s", error)
             scored = self._chunks.count(written)
         self._ledger.commit(scored)
-
-    def _isolate(self, task: ChunkTask) -> None:
-        self._ledger.commit(self._chunks.isolate(task))

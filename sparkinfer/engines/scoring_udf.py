@@ -38,22 +38,6 @@ def with_scores(df: DataFrame, job: WorkerJob) -> DataFrame:
     return _with_columns(df, job.plan, score)
 
 
-def with_error(df: DataFrame, plan: Plan, error: str) -> DataFrame:
-    """Returns the carried columns, with null scores and the error."""
-    fields = _unprefixed(plan)
-
-    def give_up(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        for batch in batches:
-            rows = len(_series(batch)[0])
-            columns = [
-                pa.repeat(error, rows) if field.name == "error" else pa.nulls(rows, field.type)
-                for field in fields
-            ]
-            yield _as_frame(pa.RecordBatch.from_arrays(columns, schema=fields))
-
-    return _with_columns(df, plan, give_up)
-
-
 def _with_columns(df: DataFrame, plan: Plan, function: Any) -> DataFrame:
     # pyspark accepts an iterator of DataFrames as a result; its type stubs do not.
     make_udf: Any = pandas_udf

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,25 +13,22 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyspark.sql.types import StructField, StructType
 
-from sparkinfer.engines.isolation import Isolation
-from sparkinfer.engines.scoring_udf import with_error, with_scores
+from sparkinfer.engines.scoring_udf import with_scores
 from sparkinfer.engines.spark_worker import WorkerJob
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
-from sparkinfer.rows.reading import cut_rows
 from sparkinfer.rows.tally import WrittenFile, tally_file
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import in_pool
 from sparkinfer.spark.tables import literal_path, spark_schema
 from sparkinfer.storage import join
 from sparkinfer.workers.channel import ProgressAddress
+from sparkinfer.workers.suspects import Attempt
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-logger = logging.getLogger(__name__)
 
 LEAST_ROWS = {"cpu": 128, "cuda": 4096}
 """Worth a task of their own: its start and first window cost as much as about a second of rows."""
@@ -72,18 +67,25 @@ class SparkChunks:
         self._plan = plan
         self._progress = progress
 
-    def score(self, task: ChunkTask, attempt: str) -> WrittenChunk:
+    def score(self, task: ChunkTask, attempt: Attempt) -> WrittenChunk:
         """Returns a chunk once Spark has committed its files, which are not counted yet.
 
-        Spark tries a task several times, except with `local[n]`, where it tries it once.
+        Spark tries a task several times, except with `local[n]`, where it tries it once. A chunk
+        over which a worker has died is one task, so that suspects run one at a time.
 
         Raises:
-            JobError: a task failed for good; `deaths_in` tells whether its worker died.
+            JobError: a task failed for good; `is_death` tells whether its worker died.
         """
         started = time.monotonic()
-        rows = self._read(task.chunk, None)
-        self._write(self._scored(task, attempt, rows, task.chunk.rows), task, attempt)
-        return WrittenChunk(task, attempt, time.monotonic() - started)
+        parts = 1 if attempt.has_predecessor else self.spread(task.chunk.rows)
+        name = f"chunk {task.chunk.number} {attempt.launch}"
+        job = WorkerJob(self._plan, self._progress, name, attempt)
+        df = with_scores(self._read(task.chunk).repartition(parts), job)
+        try:
+            df.write.parquet(join(task.staging, attempt.launch))
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise JobError(explain(error)) from error
+        return WrittenChunk(task, attempt.launch, time.monotonic() - started)
 
     def count(self, written: WrittenChunk) -> ScoredChunk:
         """Returns a chunk with what its files hold.
@@ -95,44 +97,10 @@ class SparkChunks:
         files = self._tallied(task, written.attempt)
         return ScoredChunk(task.chunk, task.staging, tuple(files), written.seconds)
 
-    def isolate(self, task: ChunkTask) -> ScoredChunk:
-        """Returns a chunk over which workers die, with an error in the rows that kill them.
-
-        It is scored in parts, down to single rows.
-        """
-        started = time.monotonic()
-        files: list[WrittenFile] = []
-
-        def score(first: int, rows: int) -> None:
-            df = self._read(task.chunk, (first, rows))
-            attempt = f"rows-{first}-{rows}-{uuid.uuid4().hex}"
-            self._write(self._scored(task, attempt, df, rows), task, attempt)
-            files.extend(self._tallied(task, attempt))
-
-        def give_up(row: int, reason: str) -> None:
-            logger.warning("chunk %d: row %d kills its worker", task.chunk.number, row)
-            error = f"worker: its process died over this row ({reason})"
-            unscored = with_error(self._read(task.chunk, (row, 1)), self._plan, error)
-            self._write(unscored, task, f"row-{row}")
-            files.extend(self._tallied(task, f"row-{row}"))
-
-        Isolation(score, give_up).run(0, task.chunk.rows)
-        return ScoredChunk(task.chunk, task.staging, tuple(files), time.monotonic() - started)
-
     def spread(self, rows: int) -> int:
         """Returns the number of Spark tasks in which this many rows are scored."""
         workers = self._plan.workers
         return max(1, min(workers.count, math.ceil(rows / LEAST_ROWS[workers.device_type])))
-
-    def _scored(self, task: ChunkTask, attempt: str, df: DataFrame, rows: int) -> DataFrame:
-        job = WorkerJob(self._plan, self._progress, f"chunk {task.chunk.number} {attempt}")
-        return with_scores(df.repartition(self.spread(rows)), job)
-
-    def _write(self, df: DataFrame, task: ChunkTask, attempt: str) -> None:
-        try:
-            df.write.parquet(join(task.staging, attempt))
-        except Exception as error:  # py4j's and Spark's errors have no common root
-            raise JobError(explain(error)) from error
 
     def _tallied(self, task: ChunkTask, attempt: str) -> list[WrittenFile]:
         """Returns what Spark has committed to an attempt's folder, counted by Spark tasks.
@@ -164,20 +132,17 @@ class SparkChunks:
         # Pickled by our own workers, in this job.
         return [pickle.loads(bytes(row.file)) for row in files]
 
-    def _read(self, chunk: Chunk, part: tuple[int, int] | None) -> DataFrame:
-        """Returns a chunk's rows, or a part of them (first row, number of rows).
-
-        The chunk's pieces are read by as many tasks as there can be, a part by one.
-        """
+    def _read(self, chunk: Chunk) -> DataFrame:
+        """Returns a chunk's rows; its pieces are read by as many tasks as there can be."""
         reader = self._plan.reader
         names = [f"c{index}" for index in range(len(reader.schema))]
-        count = 1 if part else max(1, min(len(chunk.pieces), self._plan.workers.count))
+        count = max(1, min(len(chunk.pieces), self._plan.workers.count))
         shares = [chunk.pieces[index::count] for index in range(count)]
 
         def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 for index in batch.column(0).to_pylist():
-                    for rows in cut_rows(reader.read(shares[index]), part):
+                    for rows in reader.read(shares[index]):
                         yield pa.RecordBatch.from_arrays(rows.columns, names=names)
 
         # By plain names: mapInArrow does not find a column whose name holds a backtick or a dot.

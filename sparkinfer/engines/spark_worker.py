@@ -8,7 +8,7 @@ import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from sparkinfer.spark.worker_end import end_worker
 from sparkinfer.workers import resident, worker_reuse
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient
 from sparkinfer.workers.slot import WorkerSlot
+from sparkinfer.workers.suspects import Attempt
 
 resident.on_change(worker_reuse.settle_or_unsettle)
 
@@ -33,11 +34,25 @@ class WorkerJob:
         plan: how rows are scored.
         progress: where to report; None: nowhere.
         name: put before the task's number in its reports.
+        attempt: at a chunk, of which each task has a part; None: nothing is noted.
     """
 
     plan: Plan
     progress: ProgressAddress | None = None
     name: str = ""
+    attempt: Attempt | None = None
+
+    def attempt_of(self, part: int, number: int) -> Attempt | None:
+        """Returns the attempt of one task.
+
+        Args:
+            part: number of the task.
+            number: how often it was attempted before.
+        """
+        if self.attempt is None:
+            return None
+        has_predecessor = self.attempt.has_predecessor or number > 0
+        return replace(self.attempt, part=part, number=number, has_predecessor=has_predecessor)
 
 
 def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -53,13 +68,15 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
         return
     plan = job.plan
     context = TaskContext.get()
-    name = f"{job.name} task {context.partitionId() if context else 0}".strip()
-    attempt = context.taskAttemptId() if context else 0
+    part = context.partitionId() if context else 0
+    name = f"{job.name} task {part}".strip()
+    task_id = context.taskAttemptId() if context else 0
+    attempt = job.attempt_of(part, context.attemptNumber() if context else 0)
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)))
     with task_slot(plan.workers.device_type, plan.workers.cores) as slot:
         device = f"{slot.device} on {socket.gethostname()}"
-        reporter = ProgressClient(job.progress, name, attempt, device)
-        with ScoringLoop(plan.processor, slot, reporter, watch, name) as loop:
+        reporter = ProgressClient(job.progress, name, task_id, device)
+        with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(name, attempt):
             yield from loop.process(itertools.chain([first], iterator))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sparkinfer.jobs.manifest import ChunkRecord
-from sparkinfer.plan.chunks import Chunk
+from sparkinfer.jobs.ledger import Ledger
+from sparkinfer.jobs.records import ChunkRecord
 
 MOST_REASONS = 100
 """Number of reasons kept: a model may give a different reason for each row."""
@@ -25,7 +24,6 @@ class Done:
         truncated: rows among them whose text was truncated.
         tokens: tokens of all rows.
         reasons: the most frequent error reasons, and how often each occurs.
-        wrong: numbers of records that match no chunk of the manifest in number and rows.
     """
 
     numbers: set[int] = field(default_factory=set)
@@ -35,14 +33,10 @@ class Done:
     truncated: int = 0
     tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    wrong: list[int] = field(default_factory=list)
 
-    def add(self, record: ChunkRecord, chunks: Sequence[Chunk]) -> None:
-        """Adds a record; if it matches no chunk of the manifest, the output cannot be finished."""
-        number = record.number
-        if number >= len(chunks) or chunks[number].rows != record.rows:
-            self.wrong.append(number)
-        self.numbers.add(number)
+    def add(self, record: ChunkRecord) -> None:
+        """Adds a record."""
+        self.numbers.add(record.number)
         self.files.update(record.files)
         self.rows += record.rows
         self.errors += record.errors
@@ -51,3 +45,11 @@ class Done:
         self.reasons.update(record.reasons)
         if len(self.reasons) > 2 * MOST_REASONS:
             self.reasons = Counter(dict(self.reasons.most_common(MOST_REASONS)))
+
+
+def done_in(ledger: Ledger) -> Done:
+    """Returns what of an output is done."""
+    done = Done()
+    for record in ledger.standing():
+        done.add(record)
+    return done

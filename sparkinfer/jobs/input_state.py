@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import ConfigError
+from sparkinfer.exceptions import ConfigError, ResumeError
 from sparkinfer.files.listing import InputFile
-from sparkinfer.jobs.committer import utc_now
-from sparkinfer.jobs.manifest import Manifest, refuse_changed_table, refuse_other_input
+from sparkinfer.jobs.clock import utc_now
+from sparkinfer.jobs.differences import refuse_changed_table, refuse_other_input
+from sparkinfer.jobs.manifest import Manifest
+from sparkinfer.plan.coverage import coverage_problem
 from sparkinfer.plan.input_chunks import InputChunks
 from sparkinfer.plan.ports import FileAccess, TableAccess
 from sparkinfer.plan.prelude import Prelude
+from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.plan.table_state import Mark
-from sparkinfer.storage import join
+from sparkinfer.storage import exists, join
 
 
 class JobInput(Protocol):
     """The input of a run, compared with what its manifest says."""
 
-    def is_larger(self, manifest: Manifest) -> bool:
+    def is_larger(self, manifest: Manifest, done: Container[int]) -> bool:
         """Returns whether there is more than the manifest says, which is then to be scored too.
+
+        Args:
+            manifest: of the output.
+            done: numbers of the chunks that are done.
 
         Raises:
             ResumeError: the input has changed in another way.
@@ -33,6 +41,15 @@ class JobInput(Protocol):
         Raises:
             InputError: a file is not readable.
             JobError: a copy could not be made.
+        """
+
+    def refuse_uncovered(self, manifest: Manifest, done: Container[int]) -> None:
+        """Raises ResumeError unless the chunks hold each row of what is read once.
+
+        Args:
+            manifest: of the output.
+            done: numbers of the chunks that are done; files of which nothing is left to be read may
+                be gone.
         """
 
     def check_at_end(self, manifest: Manifest) -> None:
@@ -74,19 +91,43 @@ def job_input(prelude: Prelude, chunks: InputChunks, copies: str) -> JobInput:
     return _Table(prelude, table.table, chunks, copies)
 
 
-class _Files:
+def needed_files(manifest: Manifest, done: Container[int]) -> set[str]:
+    """Returns the names of the files that chunks are still to be read from."""
+    open_chunks = (chunk for chunk in manifest.chunks if chunk.number not in done)
+    return {piece.path for chunk in open_chunks for piece in chunk.pieces}
+
+
+class _Input:
+    """What inputs of both kinds have in common."""
+
+    def __init__(self, output: str, chunks: InputChunks) -> None:
+        self._output = output
+        self._chunks = chunks
+
+    def refuse_uncovered(self, manifest: Manifest, done: Container[int]) -> None:
+        """Raises ResumeError unless the chunks hold each row once; see `JobInput`."""
+        folders, needed = self._chunks.folders, needed_files(manifest, done)
+        there = [n for n in manifest.read_files if n in needed or exists(folders.find(n))]
+        problem = coverage_problem(manifest.chunks, read_row_groups(folders, there, [], []))
+        if problem is not None:
+            raise ResumeError(
+                f"the manifest of output {self._output!r} does not fit its input: {problem}; "
+                "restore it from a copy, or give --overwrite to score everything again"
+            )
+
+
+class _Files(_Input):
     """An input of files: read in place, or copied one by one; see `JobInput`."""
 
     def __init__(self, config: ScoringConfig, files: FileAccess, chunks: InputChunks) -> None:
+        super().__init__(str(config.output), chunks)
         self._config = config
         self._files = files
-        self._chunks = chunks
         self._now = files.found.files
 
-    def is_larger(self, manifest: Manifest) -> bool:
+    def is_larger(self, manifest: Manifest, done: Container[int]) -> bool:
         """Returns whether there are new files; see `JobInput`."""
-        may_grow = self._config.incremental
-        refuse_other_input(str(self._config.output), manifest.input_files, self._now, may_grow)
+        self._refuse_changes(manifest, self._now, self._config.incremental, done)
         return bool(self._added(manifest))
 
     def extend(self, manifest: Manifest) -> Manifest:
@@ -95,34 +136,44 @@ class _Files:
         read_files, chunks = self._chunks.cut_files(added, first_number=len(manifest.chunks))
         return replace(
             manifest,
-            input_files=self._now,
+            input_files=(*manifest.input_files, *self._added(manifest)),
             read_files=(*manifest.read_files, *read_files),
             chunks=(*manifest.chunks, *chunks),
         )
 
     def check_at_end(self, manifest: Manifest) -> None:
         """Raises ResumeError if a file has changed; see `JobInput`."""
-        output, now = str(self._config.output), self._files.now()
-        refuse_other_input(output, manifest.input_files, now, may_grow=True)
+        done = range(len(manifest.chunks)) if self._config.incremental else ()
+        self._refuse_changes(manifest, self._files.now(), True, done)
+
+    def _refuse_changes(
+        self,
+        manifest: Manifest,
+        now: Sequence[InputFile],
+        may_grow: bool,
+        done: Container[int],
+    ) -> None:
+        needed = needed_files(manifest, done)
+        refuse_other_input(self._output, manifest.input_files, now, may_grow, needed)
 
     def _added(self, manifest: Manifest) -> list[InputFile]:
         known = {file.name for file in manifest.input_files}
         return [file for file in self._now if file.name not in known]
 
 
-class _Table:
+class _Table(_Input):
     """What Spark reads, copied when the run began; see `JobInput`."""
 
     def __init__(
         self, prelude: Prelude, table: TableAccess, chunks: InputChunks, copies: str
     ) -> None:
+        super().__init__(str(prelude.config.output), chunks)
         self._config = prelude.config
         self._table = table
-        self._chunks = chunks
         self._copies = copies
         self._columns = prelude.asked_columns.read.names
 
-    def is_larger(self, manifest: Manifest) -> bool:
+    def is_larger(self, manifest: Manifest, done: Container[int]) -> bool:
         """Returns whether there are rows beyond the mark of those that are done; see `JobInput`.
 
         Reads the table once if it has no version or another one, and once more if it has changed

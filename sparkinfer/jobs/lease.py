@@ -45,6 +45,7 @@ from sparkinfer.storage import (
     join,
     make_folder,
     remove,
+    remove_if_empty,
     renames_atomically,
     replace_text,
 )
@@ -174,13 +175,26 @@ class Lease:
                 "writes nothing more there. Run again once no other run writes there"
             )
 
+    def forget(self) -> None:
+        """Removes the lease's folder and gives the lease up; for a run that has done nothing.
+
+        Who looks meanwhile sees a holder, or no lease at all.
+        """
+        if not self._stop():
+            return
+        try:
+            with self._locked():
+                if (self._lost or self._find_loss()) is None:
+                    for _, _, name in entries_in(self._folder):
+                        remove(join(self._folder, name))
+                    remove_if_empty(self._folder)
+        except Exception as error:
+            logger.warning("%s: removing the lease failed: %s", self._name(), error)
+
     def release(self) -> None:
         """Releases the lease, if it is held; a failing store is only logged."""
-        if self._thread is None or self._pid != os.getpid():  # a forked child does not hold it
+        if not self._stop():
             return
-        thread, self._thread = self._thread, None
-        self._closing.set()
-        thread.join(self._lost_after_s / 2)
         try:
             with self._locked():
                 self._lost = self._lost or self._find_loss()
@@ -188,6 +202,15 @@ class Lease:
                     self._write(replace(self._claim, released=True))
         except Exception as error:
             logger.warning("%s: releasing the lease failed: %s", self._name(), error)
+
+    def _stop(self) -> bool:
+        """Ends the heartbeats; returns whether this process held the lease."""
+        if self._thread is None or self._pid != os.getpid():  # a forked child does not hold it
+            return False
+        thread, self._thread = self._thread, None
+        self._closing.set()
+        thread.join(self._lost_after_s / 2)
+        return True
 
     def _wait_until_free(self) -> Look:
         """Returns the latest epoch once its holder has released it or is taken for dead.

@@ -1,39 +1,32 @@
-"""What a run has to do and what of it is done, kept in the output's work folder.
+"""What a run has to do: `manifest-NUMBER.json` in the output's work folder.
 
-`manifest.json` describes the work: the settings that determine the output, the input as it was, the
-chunks. `chunks/NUMBER.json` is a chunk's record: it exists if and only if the chunk's files are
-where readers look. `deaths/NUMBER` counts the workers that died over a chunk. Each is written
-completely or not at all.
+It holds the settings that determine the output, the input as it was, and the chunks. It is created
+completely or not at all, never changed, and checked when it is read. A run that begins anew, or
+goes on with a larger input, creates the next one: the one with the highest number counts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any, NoReturn
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from sparkinfer.exceptions import ResumeError
+from sparkinfer.exclusive import create_exclusively
 from sparkinfer.files.listing import InputFile
+from sparkinfer.jobs.sealed import LAYOUT_VERSION, DamagedError, OtherVersionError, seal, unseal
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.plan.snapshot import differences
-from sparkinfer.plan.table_state import Mark, TableState
+from sparkinfer.plan.table_state import TableState
 from sparkinfer.rows.reading import Piece
-from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_text, replace_text
+from sparkinfer.storage import WORK_FOLDER, join, names_in, read_bytes, remove
 
-logger = logging.getLogger(__name__)
+MANIFEST_NAME = re.compile(r"manifest(?:-(\d{6}))?\.json")
+"""Its number; an older version's has none, which is 0."""
 
-SCHEMA_VERSION = 2
-"""Of manifests and records; other versions are not read."""
-
-MANIFEST_FILE = "manifest.json"
-RECORDS_FOLDER, DEATHS_FOLDER = "chunks", "deaths"
-
-RECORDS_AT_ONCE = 32
-"""Records that are read concurrently: on an object store each takes a round trip."""
+MOST_REPLACED = 50
+"""Earlier runs that a manifest names."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +38,17 @@ class Manifest:
             is run, the columns. Settings that affect only speed are not included.
         verdict: how the gate decided to run the model, and what it tried before.
         labels: of the model, in the order of the probabilities.
-        input_files: the input as it was; empty for a table.
+        input_files: the input as it was; empty for a table. Files that are gone stay in it.
         read_files: names of the Parquet files that are read; see `InputFolders`. For an input
             that is not Parquet they are below the folder of its copies.
         chunks: the work, in the order of the chunks' numbers.
         created: when the run began, ISO 8601 in UTC.
         written_by: package and version.
         table: what a table was when it was copied; None for files.
+        run: id in the names of files and records; empty if an older version began the run.
+        replaced: ids of earlier runs of this output, of which a file may still turn up.
+        overwrites: whether the run was asked to replace an earlier one.
+        number: of manifests of this output before.
     """
 
     settings: Mapping[str, Any]
@@ -63,6 +60,10 @@ class Manifest:
     created: str
     written_by: str
     table: TableState | None = None
+    run: str = ""
+    replaced: tuple[str, ...] = ()
+    overwrites: bool = False
+    number: int = 0
 
     @property
     def rows(self) -> int:
@@ -70,218 +71,78 @@ class Manifest:
         return sum(chunk.rows for chunk in self.chunks)
 
 
-@dataclass(frozen=True)
-class ChunkRecord:
-    """The result of a chunk whose files are published.
+def new_run() -> str:
+    """Returns an id for a run."""
+    return uuid.uuid4().hex[:8]
 
-    Attributes:
-        number: of the chunk.
-        rows: rows in its files.
-        errors: rows among them that have an error.
-        reasons: the most frequent error reasons, shortened, and how often each occurs.
-        truncated: rows among them whose text was truncated.
-        tokens: tokens of all rows.
-        seconds: from the chunk's start until its files are complete, including waiting.
-        device: what the model ran on.
-        files: names in the output, with their sizes in bytes.
-        epoch: of the writer that published it.
-        finished: when, ISO 8601 in UTC.
-        metrics: state of each metric, by its name.
+
+def manifest_numbers(output: str) -> list[int]:
+    """Returns the numbers of an output's manifests, the highest first."""
+    names = names_in(join(output, WORK_FOLDER))
+    matches = (MANIFEST_NAME.fullmatch(name) for name in names)
+    return sorted((int(match[1] or 0) for match in matches if match), reverse=True)
+
+
+def read_manifest(output: str) -> Manifest | None:
+    """Returns the manifest of an output that counts, None if there is none.
+
+    Raises:
+        ResumeError: it is damaged or of a version that is not read.
     """
-
-    number: int
-    rows: int
-    errors: int
-    reasons: Mapping[str, int]
-    truncated: int
-    tokens: int
-    seconds: float
-    device: str
-    files: Mapping[str, int]
-    epoch: int
-    finished: str
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-
-
-class ManifestFolder:
-    """The manifest and the records of one output.
-
-    Args:
-        output: the output folder.
-    """
-
-    def __init__(self, output: str) -> None:
-        self._path = join(output, WORK_FOLDER, MANIFEST_FILE)
-        self._records = join(output, WORK_FOLDER, RECORDS_FOLDER)
-        self._deaths = join(output, WORK_FOLDER, DEATHS_FOLDER)
-
-    def read(self) -> Manifest | None:
-        """Returns the manifest, None if there is none.
-
-        Raises:
-            ResumeError: it is damaged or has another schema version.
-        """
-        text = read_text(self._path)
-        if text is None:
-            return None
-        try:
-            values = json.loads(text)
-            version = values.pop("schema_version")
-            if version == SCHEMA_VERSION:
-                return _manifest(values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ResumeError(
-                f"{self._path} is damaged ({type(error).__name__}: {error}); restore it from a "
-                "copy, or give --overwrite to score everything again"
-            ) from None
+    numbers = manifest_numbers(output)
+    if not numbers:
+        return None
+    path = _path(output, numbers[0])
+    try:
+        manifest = _manifest(unseal(read_bytes(path) or b""))
+        if manifest.number != numbers[0]:
+            raise DamagedError(f"it says that its number is {manifest.number}")
+        return manifest
+    except OtherVersionError as error:
         raise ResumeError(
-            f"{self._path} has schema version {version}, expected {SCHEMA_VERSION}; resume with "
-            f"the version of sparkinfer that wrote it ({values.get('written_by')}), or give "
-            "--overwrite to score everything again"
-        )
-
-    def write(self, manifest: Manifest) -> None:
-        """Writes the manifest, replacing an earlier one."""
-        indices = {path: index for index, path in enumerate(manifest.read_files)}
-        chunks = [
-            [[indices[piece.path], *_numbers(piece)] for piece in chunk.pieces]
-            for chunk in manifest.chunks
-        ]
-        values = {
-            "schema_version": SCHEMA_VERSION,
-            **vars(manifest),
-            "input_files": [vars(file) for file in manifest.input_files],
-            "table": None if manifest.table is None else vars(manifest.table),
-            "chunks": chunks,
-        }
-        make_folder(self._records)
-        replace_text(self._path, json.dumps(values), durable=True)
-
-    def records(self, sizes: Callable[[], Mapping[str, int]]) -> Iterator[ChunkRecord]:
-        """Yields the records in the order of their chunks, holding only a few at a time.
-
-        A record that is damaged, or whose files are missing or have changed, counts as absent.
-
-        Args:
-            sizes: returns the sizes of the output's files; called once the names of the records are
-                known, since a file is there before its record.
-        """
-        names = [name for name in names_in(self._records) if name.endswith(".json")]
-        there = sizes() if names else {}
-        with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
-            for start in range(0, len(names), RECORDS_AT_ONCE):
-                found = pool.map(self._read_record, names[start : start + RECORDS_AT_ONCE])
-                for record in found:
-                    if record is not None and _has_its_files(record, there):
-                        yield record
-
-    def add(self, record: ChunkRecord) -> None:
-        """Writes the record of a chunk, whose files are already published."""
-        values = {"schema_version": SCHEMA_VERSION, **asdict(record)}
-        path = join(self._records, f"{record.number:08d}.json")
-        replace_text(path, json.dumps(values), durable=True)
-
-    def deaths(self) -> dict[int, int]:
-        """Returns how often workers died over a chunk, by its number, for chunks with deaths.
-
-        A count that cannot be read is left out: a deadly row then costs two more deaths.
-        """
-        found = {}
-        for name in names_in(self._deaths):
-            with contextlib.suppress(ValueError):
-                found[int(name)] = int(read_text(join(self._deaths, name)) or "")
-        return found
-
-    def add_deaths(self, number: int, deaths: int) -> None:
-        """Adds to the number of workers that died over a chunk."""
-        make_folder(self._deaths)
-        total = self.deaths().get(number, 0) + deaths
-        replace_text(join(self._deaths, f"{number:08d}"), str(total))
-
-    def _read_record(self, name: str) -> ChunkRecord | None:
-        path = join(self._records, name)
-        try:
-            values = json.loads(read_text(path) or "")
-            if values.pop("schema_version") != SCHEMA_VERSION:
-                raise ValueError("of another schema version")
-            record = ChunkRecord(**values)
-            if name != f"{record.number:08d}.json":
-                raise ValueError(f"says that it is of chunk {record.number}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s is damaged (%s); its chunk is scored again", path, error)
-            return None
-        return record
+            f"{path} {error}, expected {LAYOUT_VERSION}; resume with the version of sparkinfer "
+            f"that wrote it ({error.written_by}), or give --overwrite to score everything again"
+        ) from None
+    except (DamagedError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        what = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__}: {error}"
+        raise ResumeError(
+            f"{path} is damaged ({what}); restore it from a copy, or give --overwrite to score "
+            "everything again"
+        ) from None
 
 
-def _has_its_files(record: ChunkRecord, sizes: Mapping[str, int]) -> bool:
-    wrong = [name for name, size in record.files.items() if sizes.get(name) != size]
-    if wrong:
-        logger.warning(
-            "%s is missing or has changed; chunk %d is scored again", wrong[0], record.number
-        )
-    return not wrong
+def create_manifest(output: str, manifest: Manifest) -> bool:
+    """Creates the manifest of its number; returns False if another writer's is there by now."""
+    path, text = _path(output, manifest.number), _sealed(manifest)
+    create_exclusively(path, text, durable=True)
+    return read_bytes(path) == text.encode("utf-8")
 
 
-MOST_DIFFERENCES = 10
-"""Number that an error lists."""
+def remove_manifests(output: str, below: int) -> None:
+    """Removes the manifests that no longer count."""
+    for number in manifest_numbers(output):
+        if number < below:
+            remove(_path(output, number))
 
 
-def refuse_other_settings(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ResumeError, listing differences, unless the settings in both are equal."""
-    lines = [
-        f"{name} was {before[name]!r}, is {now[name]!r}"
-        for name in before
-        if name in now and before[name] != now[name]
+def _path(output: str, number: int) -> str:
+    name = f"manifest-{number:06d}.json" if number else "manifest.json"
+    return join(output, WORK_FOLDER, name)
+
+
+def _sealed(manifest: Manifest) -> str:
+    indices = {path: index for index, path in enumerate(manifest.read_files)}
+    chunks = [
+        [[indices[piece.path], *_numbers(piece)] for piece in chunk.pieces]
+        for chunk in manifest.chunks
     ]
-    _refuse(output, "was started with different settings", lines)
-
-
-def refuse_other_input(
-    output: str, before: Sequence[InputFile], now: Sequence[InputFile], may_grow: bool
-) -> None:
-    """Raises ResumeError, listing differences, unless the input is unchanged.
-
-    Args:
-        output: the output folder.
-        before: the input's files as they were.
-        now: the input's files.
-        may_grow: whether there may be new files.
-    """
-    known = {file.name for file in before}
-    compared = [file for file in now if file.name in known] if may_grow else now
-    _refuse(output, "is from an input that has changed", differences(before, compared))
-
-
-def refuse_changed_table(
-    output: str, table: str, before: TableState, now: TableState, mark: Mark | None = None
-) -> NoReturn:
-    """Raises ResumeError, saying what a table was and what it is.
-
-    Args:
-        output: the output folder.
-        table: its name.
-        before: what it was when it was copied.
-        now: what it is.
-        mark: of the rows compared, if new ones may be added; None: all are.
-    """
-    counts = f"{before.rows} rows then, {now.rows} now"
-    what = counts if before.rows != now.rows else f"{now.rows} rows, of which some have changed"
-    up_to = f" up to {mark.column} {mark.value}" if mark is not None else ""
-    advice = "" if mark is not None else "--incremental with --incremental-col to score new rows, "
-    raise ResumeError(
-        f"output {output!r} is from {table} as it was copied at {before.taken}, and it is another "
-        f"now{up_to}: {what}. Give {advice}another output, or --overwrite to score everything again"
-    )
-
-
-def _refuse(output: str, what: str, lines: list[str]) -> None:
-    if not lines:
-        return
-    shown = lines[:MOST_DIFFERENCES] + (["..."] if len(lines) > MOST_DIFFERENCES else [])
-    raise ResumeError(
-        f"output {output!r} {what}: {'; '.join(shown)}. Undo the changes to resume it, name "
-        "another folder, or give --overwrite to score everything again"
-    )
+    values = {
+        **vars(manifest),
+        "input_files": [vars(file) for file in manifest.input_files],
+        "table": None if manifest.table is None else vars(manifest.table),
+        "chunks": chunks,
+    }
+    return seal(values)
 
 
 def _numbers(piece: Piece) -> list[int]:
@@ -298,9 +159,11 @@ def _table_state(values: dict[str, Any] | None) -> TableState | None:
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:
-    paths = values["read_files"]
+    paths = [_inside(name) for name in values["read_files"]]
+    if not values["settings"]:
+        raise DamagedError("it has no settings")
     chunks = tuple(
-        Chunk(number, tuple(Piece(paths[index], *numbers) for index, *numbers in pieces))
+        Chunk(number, tuple(_piece(paths, *numbers) for numbers in pieces))
         for number, pieces in enumerate(values["chunks"])
     )
     return Manifest(
@@ -311,5 +174,19 @@ def _manifest(values: dict[str, Any]) -> Manifest:
             "read_files": tuple(paths),
             "table": _table_state(values["table"]),
             "chunks": chunks,
+            "replaced": tuple(values.get("replaced", ())),
         }
     )
+
+
+def _piece(paths: list[str], index: int, *numbers: int) -> Piece:
+    if any(type(number) is not int or number < 0 for number in (index, *numbers)):
+        raise DamagedError(f"a chunk has {[index, *numbers]}, expected whole numbers from 0")
+    return Piece(paths[index], *numbers)
+
+
+def _inside(name: str) -> str:
+    """Returns the name of a file if it is below the folder that it is relative to."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DamagedError(f"the name {name!r} leads out of its folder")
+    return name

@@ -1,8 +1,8 @@
-"""The output folder: complete files named after their chunk, and a work folder next to them.
+"""The output folder as a whole: who may write there, and the work folder that readers pass over.
 
-Readers see only what was renamed into place. Attempts write below the work folder, each epoch of
-the lease in its own folder, which the next epoch removes before it does anything else: a writer
-that was wrongly taken for dead then has nothing left to publish.
+Attempts write below the work folder, each epoch of the lease in its own folder, which the next
+epoch removes once it has finished what the records say: a writer that was wrongly taken for dead
+then has nothing left to publish.
 """
 
 from __future__ import annotations
@@ -11,29 +11,24 @@ import glob
 import logging
 import time
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from sparkinfer.exceptions import ConfigError, OutputError
-from sparkinfer.jobs.manifest import MANIFEST_FILE
-from sparkinfer.plan.chunks import Chunk
+from sparkinfer.exceptions import ConfigError, OutputError, ResumeError
+from sparkinfer.jobs.manifest import Manifest, manifest_numbers, read_manifest, remove_manifests
+from sparkinfer.jobs.records import remove_others, runs_in
+from sparkinfer.rows.reading import COPIES
+from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.storage import (
-    SUCCESS_FILE,
     WORK_FOLDER,
-    exists,
-    file_size,
     file_system,
     is_file,
     join,
     make_folder,
-    move,
     names_in,
     remove,
+    remove_if_empty,
     rename_folder,
     renames_atomically,
-    sizes_in,
-    sync,
-    write_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -44,26 +39,6 @@ GONE = "gone-"
 """Prefix of the names of staged folders that are about to be removed."""
 
 
-@dataclass(frozen=True)
-class Move:
-    """A staged file on its way to where readers look.
-
-    Attributes:
-        source: where it is staged.
-        target: where it goes.
-        size: its bytes.
-    """
-
-    source: str
-    target: str
-    size: int
-
-    @property
-    def name(self) -> str:
-        """Its name for readers."""
-        return self.target.rsplit("/", 1)[-1]
-
-
 class Output:
     """A folder for scored Parquet files.
 
@@ -71,16 +46,19 @@ class Output:
         path: the folder, as a path or URL that `sparkinfer.storage` accepts.
 
     Attributes:
+        path: the folder.
         lease_folder: where the lease is kept.
         input_folder: for copies of the input, or of some of its files.
+        notes_folder: for what workers note in case they die.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self._work = join(path, WORK_FOLDER)
         self._staging = join(self._work, "staging")
         self.lease_folder = join(self._work, "lease")
         self.input_folder = join(self._work, "input")
+        self.notes_folder = join(self._work, "notes")
 
     def check(self, overwrite: bool) -> None:
         """Raises OutputError unless a run may write here.
@@ -88,44 +66,48 @@ class Output:
         The folder may be missing or empty, or hold an earlier run: one that can be resumed, or any
         with `overwrite`.
         """
-        if not renames_atomically(self._path) and glob.has_magic(self._path):
+        if not renames_atomically(self.path) and glob.has_magic(self.path):
             raise OutputError(
-                f"output {self._path!r}: fsspec treats '*', '?' and '[' as a pattern that matches "
+                f"output {self.path!r}: fsspec treats '*', '?' and '[' as a pattern that matches "
                 "other folders too; name a folder without them"
             )
-        for folder in _with_parents(self._path):
+        for folder in _with_parents(self.path):
             if is_file(folder):
                 raise OutputError(
-                    f"output {self._path!r}: {folder!r} is a file, expected a folder; name another"
+                    f"output {self.path!r}: {folder!r} is a file, expected a folder; name another"
                 )
-        names = names_in(self._path)
+        names = names_in(self.path)
         present = [name for name in names if name != WORK_FOLDER]
         if not present:
             return
         if WORK_FOLDER not in names:
             raise OutputError(
-                f"output {self._path!r} is not empty: it holds {present[0]!r} and no "
+                f"output {self.path!r} is not empty: it holds {present[0]!r} and no "
                 f"{WORK_FOLDER!r} folder, so no run wrote it; name another folder"
             )
-        foreign = [name for name in present if not _is_ours(name)]
-        if foreign:
+        ParquetFolder(self.path).refuse_strangers(self.runs())
+        if not overwrite and not manifest_numbers(self.path):
             raise OutputError(
-                f"output {self._path!r} holds {foreign[0]!r}, which no run wrote; move it "
-                "elsewhere or name another folder"
-            )
-        if not overwrite and not exists(join(self._work, MANIFEST_FILE)):
-            raise OutputError(
-                f"output {self._path!r} holds {present[0]!r} but no manifest that says where it is "
+                f"output {self.path!r} holds {present[0]!r} but no manifest that says where it is "
                 "from; give --overwrite to replace it, or name another folder"
             )
+
+    def runs(self) -> list[str]:
+        """Returns the ids of the runs that wrote here, as far as manifest and records tell."""
+        try:
+            manifest = read_manifest(self.path)
+        except ResumeError:
+            manifest = None
+        known = [] if manifest is None else [*manifest.replaced, manifest.run]
+        return list(dict.fromkeys([*sorted(runs_in(self.path)), *known]))
 
     def refuse_overlap(self, sources: Sequence[str]) -> None:
         """Raises ConfigError if the output is one of the inputs, contains it or lies in it."""
         for source in sources:
-            output, read = (_comparable(path) + "/" for path in (self._path, source))
+            output, read = (_comparable(path) + "/" for path in (self.path, source))
             if output.startswith(read) or read.startswith(output):
                 raise ConfigError(
-                    f"output={self._path!r} and input={source!r} overlap; name another folder"
+                    f"output={self.path!r} and input={source!r} overlap; name another folder"
                 )
 
     def prepare(self) -> None:
@@ -138,7 +120,7 @@ class Output:
             make_folder(self._work)
         except OSError as error:
             raise OutputError(
-                f"output {self._path!r} cannot be written ({error.strerror or error}); name "
+                f"output {self.path!r} cannot be written ({error.strerror or error}); name "
                 "another folder or fix its permissions"
             ) from None
 
@@ -154,61 +136,15 @@ class Output:
                 rename_folder(join(self._staging, name), gone)
                 self.remove_folder(gone)
 
-    def remove_published(self, keep: Collection[str] = ()) -> None:
-        """Removes what readers see, except the files to keep."""
-        for name in names_in(self._path):
-            if name != WORK_FOLDER and name not in keep:
-                remove(join(self._path, name))
-
-    def remove_records(self) -> None:
-        """Removes all traces of an earlier run: its manifest, records and staged input."""
-        for name in names_in(self._work):
-            if join(self._work, name) != self.lease_folder:
-                self.remove_folder(join(self._work, name))
-
-    def sizes(self) -> dict[str, int]:
-        """Returns the sizes in bytes of what readers see, by name."""
-        return sizes_in(self._path)
-
-    def moves(self, chunk: Chunk, staging: str, files: Sequence[str]) -> tuple[Move, ...]:
-        """Returns the moves by which a chunk's staged files are published.
-
-        Raises:
-            OSError: a file is missing, or gone by now.
-        """
-        return tuple(
-            Move(
-                source=join(staging, name),
-                target=join(self._path, f"part-{chunk.name}-{index:03d}.parquet"),
-                size=file_size(join(staging, name)),
-            )
-            for index, name in enumerate(files)
-        )
-
-    def publish(self, moves: Sequence[Move]) -> None:
-        """Moves staged files to where readers look.
-
-        It can be repeated after a failure: files already moved are left as they are.
-
-        Raises:
-            OSError: a file is missing, or gone by now, or cannot be moved.
-        """
-        for one in moves:
-            try:
-                sync(one.source)
-                move(one.source, one.target)
-            except FileNotFoundError:
-                if not exists(one.target) or file_size(one.target) != one.size:
-                    raise
-
-    def replace(self, staging: str, name: str) -> None:
-        """Replaces the published file of this name with the staged one, in one step.
-
-        Raises:
-            OSError: the file is missing, or gone by now, or cannot be moved.
-        """
-        sync(join(staging, name))
-        move(join(staging, name), join(self._path, name))
+    def forget(self, manifest: Manifest) -> None:
+        """Removes what is no longer needed once all chunks of a run are done."""
+        remove_manifests(self.path, below=manifest.number)
+        remove_others(self.path, manifest.run)
+        used = {name.split("/")[1] for name in manifest.read_files if name.startswith(COPIES)}
+        for name in names_in(self.input_folder):
+            if name not in used:
+                self.remove_folder(join(self.input_folder, name))
+        self.remove_folder(self.notes_folder)
 
     def remove_folder(self, folder: str) -> None:
         """Removes a folder below the work folder.
@@ -230,30 +166,14 @@ class Output:
         if names_in(self._staging) == []:
             remove(self._staging)
 
-    def remove_empty(self) -> None:
-        """Removes the work folder, and the output, if they hold nothing but a lease."""
-        if not set(names_in(self._work)) - {"lease"}:
-            remove(self._work)
-        if names_in(self._path) == []:
-            remove(self._path)
+    def is_unused(self) -> bool:
+        """Returns whether the work folder holds nothing but a lease."""
+        return not set(names_in(self._work)) - {"lease"}
 
-    def is_finished(self) -> bool:
-        """Returns whether the output is marked as complete."""
-        return exists(join(self._path, SUCCESS_FILE))
-
-    def finish(self) -> None:
-        """Marks the output as complete."""
-        write_text(join(self._path, SUCCESS_FILE), "")
-
-    def unfinish(self) -> None:
-        """Removes the mark: there is more to do."""
-        remove(join(self._path, SUCCESS_FILE))
-
-
-def _is_ours(name: str) -> bool:
-    hidden_checksum = name.startswith(".") and name.endswith(".crc")
-    is_part = name.startswith("part-") and name.endswith(".parquet")
-    return is_part or hidden_checksum or name == SUCCESS_FILE
+    def remove_if_empty(self) -> None:
+        """Removes the work folder, and the output, if they hold nothing."""
+        remove_if_empty(self._work)
+        remove_if_empty(self.path)
 
 
 def _comparable(path: str) -> str:

@@ -8,57 +8,53 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-
 from sparkinfer import __version__
-from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import (
     ConfigError,
     InputError,
     JobError,
+    ResumeError,
     RowConservationError,
     SparkInferError,
 )
-from sparkinfer.files.formats import CSV
-from sparkinfer.jobs.claims import read_holder
-from sparkinfer.jobs.committer import (
-    Committer,
-    error_limit,
-    refuse_errors,
-    utc_now,
-)
-from sparkinfer.jobs.done import Done
+from sparkinfer.jobs.clock import utc_now
+from sparkinfer.jobs.committer import Committer, Recorder
+from sparkinfer.jobs.differences import refuse_other_settings
+from sparkinfer.jobs.done import Done, done_in
+from sparkinfer.jobs.error_limit import ErrorLimit
+from sparkinfer.jobs.first_labels import warn_of_strange_labels
+from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.input_state import JobInput, job_input
-from sparkinfer.jobs.lease import Lease
+from sparkinfer.jobs.insistence import Insistence
+from sparkinfer.jobs.lease import Lease, LeaseLostError
+from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import (
+    MOST_REPLACED,
     Manifest,
-    ManifestFolder,
-    refuse_other_settings,
+    create_manifest,
+    manifest_numbers,
+    new_run,
+    read_manifest,
 )
 from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.replacement import Replacer
+from sparkinfer.jobs.records import Records
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
-from sparkinfer.metrics.measure import Measure, States
+from sparkinfer.jobs.settings import settings_of
+from sparkinfer.metrics.measure import States
 from sparkinfer.plan.input_chunks import InputChunks
-from sparkinfer.plan.inputs import type_name
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
-from sparkinfer.redaction import without_secrets
-from sparkinfer.rows.reading import ChunkReader
-from sparkinfer.storage import SUCCESS_FILE
+from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.workers.statistics import ScoringStatistics
 
 logger = logging.getLogger(__name__)
-
-LABELS_LOOKED_AT = 1000
-"""Rows whose true labels are looked at before the first row is scored."""
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""
@@ -98,22 +94,31 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     output.prepare()
     lease = Lease(output.lease_folder)
     try:
-        lease.acquire()
-        return _Run(prelude, output, lease, started, chunks, read).run(display)
+        with lease:
+            run = _Run(prelude, output, lease, started, chunks, read)
+            try:
+                return run.run(display)
+            finally:
+                run.clean_up()
     finally:
-        try:
-            output.remove_staging(lease.epoch)
-        finally:
-            lease.release()
-            _remove_empty(output, lease)
+        output.remove_if_empty()
 
 
-def _remove_empty(output: Output, lease: Lease) -> None:
-    """Removes what a run that did nothing left, unless another run holds the output now."""
-    holder = read_holder(output.lease_folder)
-    if holder is not None and holder.released and holder.epoch == lease.epoch:
-        with suppress(OSError):
-            output.remove_empty()
+@dataclass(frozen=True)
+class _Earlier:
+    """A run of the output that is gone on with.
+
+    Attributes:
+        manifest: what it has to do.
+        hold: the output, for this run.
+        done: what of it is done.
+        is_larger: whether the input has grown since.
+    """
+
+    manifest: Manifest
+    hold: Hold
+    done: Done
+    is_larger: bool
 
 
 class _Run:
@@ -132,119 +137,190 @@ class _Run:
         self._prelude = prelude
         self._output = output
         self._lease = lease
+        self._insist = Insistence(lease)
         self._started = started
-        self._folder = ManifestFolder(str(self._config.output))
         self._chunks = chunks
         self._input = read
+        self._ledgers: list[Ledger] = []
 
     def run(self, display: Display) -> RunResult:
         """Does what is not done yet and returns the result; see `run_job`."""
-        settings = _settings(self._prelude)
-        is_larger = False
-        manifest = None if self._config.overwrite else self._folder.read()
+        settings = settings_of(self._prelude)
+        earlier = self._earlier(settings)
         retried = Retried() if self._config.retry_errors else None
-        if manifest is not None:
-            refuse_other_settings(str(self._config.output), manifest.settings, settings)
-            is_larger = self._input.is_larger(manifest)
-            self._recover(manifest)
+        if earlier is not None:
+            self._prelude.follow(earlier.manifest.verdict)
             if retried is not None:
-                retried = self._retry(manifest, display)
-            done = self._done(manifest)
-            limit = error_limit(self._config, manifest.rows)
-            refuse_errors(self._config, limit, done.errors, done.reasons)
-            if not is_larger and len(done.numbers) == len(manifest.chunks):
-                return with_retried(self._nothing_to_do(manifest), retried)
+                retried = self._retry(earlier, display)
+                earlier = replace(earlier, done=done_in(earlier.hold.ledger))
+            self._limit(earlier.manifest, earlier.done)
+            is_done = len(earlier.done.numbers) == len(earlier.manifest.chunks)
+            if is_done and not earlier.is_larger:
+                return with_retried(self._nothing_to_do(earlier), retried)
+        earlier = self._tried(earlier)
         settings |= self._prelude.processor.settings()
-        if manifest is not None:
-            refuse_other_settings(str(self._config.output), manifest.settings, settings)
         with _job_errors():
             self._lease.check()  # the gate may have taken minutes
             self._output.fence(self._lease.epoch)
-            if manifest is None:
-                manifest = self._begin(settings)
-            elif is_larger:
-                manifest = self._extend(manifest)
+            manifest = self._begin(settings) if earlier is None else earlier.manifest
+            if earlier is not None and earlier.is_larger:
+                manifest = self._extended(manifest)
             return with_retried(self._score(manifest, display), retried)
 
-    def _done(self, manifest: Manifest) -> Done:
-        done = Done()
-        for record in self._folder.records(self._output.sizes):
-            done.add(record, manifest.chunks)
-        return done
+    def clean_up(self) -> None:
+        """Removes what the run has staged, while it still holds the output.
 
-    def _recover(self, manifest: Manifest) -> None:
-        """Records what files hold whose replacement by a retry was interrupted."""
-        measure = self._prelude.measure(manifest.labels)
-        replacer = Replacer(self._config, measure, self._output, self._folder, self._lease)
-        if replacer.has_notes():
-            with _job_errors():
-                self._output.fence(self._lease.epoch)
-                replacer.recover()
+        What is recorded and not yet where readers look stays: the next run finishes that.
+        """
+        with suppress(LeaseLostError):
+            self._lease.check()
+            if all(ledger.is_settled for ledger in self._ledgers):
+                self._output.remove_staging(self._lease.epoch)
+            if self._output.is_unused():
+                self._lease.forget()
 
-    def _retry(self, manifest: Manifest, display: Display) -> Retried:
-        """Rescores the rows with an error in the chunks that have a record."""
-        limits = self._chunks.limits
-        retry = ErrorRetry(self._prelude, manifest, limits, self._output, self._folder, self._lease)
+    def _hold(self, manifest: Manifest) -> Hold:
+        """Returns the output as the run of a manifest holds it, with all that is recorded done."""
+        path = self._output.path
+        sink = ParquetFolder(path, manifest.run)
+        ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
+        self._ledgers.append(ledger)
         with _job_errors():
-            is_there_any = retry.stage()
-        if not is_there_any:
+            ledger.recover(self._insist)
+        return Hold(self._output, sink, ledger, self._insist, self._lease.epoch)
+
+    def _earlier(self, settings: Mapping[str, Any]) -> _Earlier | None:
+        """Returns the run to go on with, None to begin a new one.
+
+        A run that overwrites goes on with one that did and was broken off, if it fits.
+        """
+        if not self._config.overwrite:
+            manifest = read_manifest(self._output.path)
+            return None if manifest is None else self._opened(manifest, settings)
+        with suppress(ResumeError):
+            manifest = read_manifest(self._output.path)
+            is_finished = ParquetFolder(self._output.path).is_finished()
+            if manifest is not None and manifest.overwrites and not is_finished:
+                return self._within_limit(self._opened(manifest, settings))
+        return None
+
+    def _opened(self, manifest: Manifest, settings: Mapping[str, Any]) -> _Earlier:
+        """Returns a run to go on with.
+
+        Raises:
+            ResumeError: settings, input or chunks are not those that it began with.
+        """
+        refuse_other_settings(self._output.path, manifest.settings, settings)
+        hold = self._hold(manifest)
+        done = done_in(hold.ledger)
+        is_larger = self._input.is_larger(manifest, done.numbers)
+        self._input.refuse_uncovered(manifest, done.numbers)
+        return _Earlier(manifest, hold, done, is_larger)
+
+    def _within_limit(self, earlier: _Earlier) -> _Earlier | None:
+        try:
+            self._limit(earlier.manifest, earlier.done)
+        except JobError:
+            return None
+        return earlier
+
+    def _limit(self, manifest: Manifest, done: Done) -> ErrorLimit:
+        """Returns the limit of rows with an error, of which those that are done are added.
+
+        Raises:
+            JobError: there are more already.
+        """
+        limit = ErrorLimit(self._config, manifest.rows)
+        limit.add(done.errors, done.reasons)
+        return limit
+
+    def _tried(self, earlier: _Earlier | None) -> _Earlier | None:
+        """Returns the run to go on with once the processor is tried out as it was then.
+
+        Raises:
+            ResumeError: it would be run in another way.
+        """
+        if earlier is None:
+            _ = self._prelude.processor
+            return None
+        try:
+            settings = self._prelude.processor.settings()
+            refuse_other_settings(self._output.path, earlier.manifest.settings, settings)
+        except (JobError, ResumeError) as error:
+            if not self._config.overwrite:
+                raise
+            logger.warning("the broken-off run is not gone on with: %s", error)
+            self._prelude.follow(None)
+            return None
+        return earlier
+
+    def _retry(self, earlier: _Earlier, display: Display) -> Retried:
+        """Has the rows with an error scored again in the chunks that are done."""
+        with _job_errors():
+            retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest.labels)
+        if not retry.rows:
             return Retried()
-        settings = self._prelude.processor.settings()
-        refuse_other_settings(str(self._config.output), manifest.settings, settings)
+        self._tried(earlier)
         with _job_errors():
+            self._lease.check()
+            self._output.fence(self._lease.epoch)
             return retry.run(display)
 
     def _begin(self, settings: Mapping[str, Any]) -> Manifest:
-        """Clears the output and writes the manifest of a new run."""
-        self._output.remove_published()
-        self._output.remove_records()
+        """Creates the manifest of a new run, which replaces all earlier ones."""
+        numbers = manifest_numbers(self._output.path)
         processor = self._prelude.processor
-        manifest = Manifest(
-            settings=settings,
-            verdict=asdict(processor.verdict) if processor.verdict is not None else {},
-            labels=processor.labels,
-            input_files=(),
-            read_files=(),
-            chunks=(),
-            created=utc_now(),
-            written_by=f"sparkinfer {__version__}",
+        ParquetFolder(self._output.path).unfinish()
+        return self._extended(
+            Manifest(
+                settings=settings,
+                verdict=asdict(processor.verdict) if processor.verdict is not None else {},
+                labels=processor.labels,
+                input_files=(),
+                read_files=(),
+                chunks=(),
+                created=utc_now(),
+                written_by=f"sparkinfer {__version__}",
+                run=new_run(),
+                replaced=tuple(self._output.runs()[-MOST_REPLACED:]),
+                overwrites=self._config.overwrite,
+                number=numbers[0] if numbers else 0,
+            )
         )
-        return self._extend(manifest)
 
-    def _extend(self, manifest: Manifest) -> Manifest:
-        """Writes a manifest with the chunks of what is new in the input added."""
+    def _extended(self, manifest: Manifest) -> Manifest:
+        """Creates the next manifest, with the chunks of what is new in the input added."""
         manifest = self._input.extend(manifest)
+        manifest = replace(manifest, number=manifest.number + 1)
         self._lease.check()  # copying may have taken hours
-        self._folder.write(manifest)
+        if not create_manifest(self._output.path, manifest):
+            raise LeaseLostError(
+                f"output {self._output.path!r}: another run has begun there meanwhile; this one "
+                "writes nothing more. Run again once no other run writes there"
+            )
         return manifest
 
     def _score(self, manifest: Manifest, display: Display) -> RunResult:
-        """Scores the chunks without a record."""
-        self._output.unfinish()
-        done = self._done(manifest)
-        self._output.remove_published(keep=done.files)
+        """Scores the chunks that are not done."""
+        Records(self._output.path, manifest.run).make_folder()
+        hold = self._hold(manifest)
+        hold.sink.unfinish()
+        sink = ParquetFolder(self._output.path)
+        self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
+        done = done_in(hold.ledger)
         progress = Progress(manifest.rows, len(manifest.chunks))
         progress.skip(done.rows, len(done.numbers))
-        staging = self._output.staging_folder(self._lease.epoch, "engine")
-        plan = self._prelude.plan(self._chunks.folders, staging)
-        committer = Committer(
-            self._config,
-            plan.measure,
-            plan.workers.device_type,
-            self._output,
-            self._folder,
-            self._lease,
-            progress,
-            total_rows=manifest.rows,
-            errors=done.errors,
-        )
-        self._warn_of_strange_labels(manifest, plan.measure)
+        notes, staging = self._output.notes_folder, hold.staging_folder("engine")
+        plan = self._prelude.plan(self._chunks.folders, staging, notes)
+        recorder = Recorder(hold, plan.measure, plan.workers.device_type)
+        committer = Committer(recorder, progress, self._limit(manifest, done))
+        warn_of_strange_labels(plan, manifest.chunks)
         with display(progress):
-            tasks = self._tasks(manifest, done)
+            tasks = self._tasks(manifest, hold, done)
             self._prelude.engine.score(plan, tasks, committer, progress)
             progress.end()
         result = replace(
-            self._finished(manifest),
+            self._finished(manifest, hold),
             rows_before=done.rows,
             phases=progress.phases,
             workers=plan.workers,
@@ -254,63 +330,35 @@ class _Run:
         )
         return replace(result, seconds=time.monotonic() - self._started)
 
-    def _warn_of_strange_labels(self, manifest: Manifest, measure: Measure) -> None:
-        """Says so before hours of scoring if it looks as if there will be no metrics."""
-        labels = measure.look(self._first_labels(manifest))
-        problem = labels.problem() if labels is not None else None
-        if problem is not None:
-            logger.warning(
-                "label_col=%r: in the first rows, %s; the run goes on, and reports no metrics "
-                "unless later rows have such a label",
-                measure.label_col,
-                problem,
-            )
-
-    def _first_labels(self, manifest: Manifest) -> Iterator[pa.Array]:
-        """Yields the true labels of the first rows."""
-        fields = self._prelude.columns.carried
-        reader = ChunkReader(
-            self._chunks.folders, pa.schema([fields.field(self._config.label_col)])
-        )
-        pieces = (piece for chunk in manifest.chunks for piece in chunk.pieces)
-        left = LABELS_LOOKED_AT
-        with suppress(JobError):  # the chunk's own attempt says more
-            for batch in reader.read(pieces):
-                yield batch.column(0).slice(0, left)
-                left -= batch.num_rows
-                if left <= 0:
-                    return
-
-    def _tasks(self, manifest: Manifest, done: Done) -> Iterator[ChunkTask]:
+    def _tasks(self, manifest: Manifest, hold: Hold, done: Done) -> Iterator[ChunkTask]:
         """Yields the chunks that are not done, lazily."""
-        deaths = self._folder.deaths()
         for chunk in manifest.chunks:
             if chunk.number not in done.numbers:
                 attempt = f"{chunk.name}-{uuid.uuid4().hex}"
-                staging = self._output.staging_folder(self._lease.epoch, attempt)
-                yield ChunkTask(chunk, staging, deaths.get(chunk.number, 0))
+                yield ChunkTask(chunk, hold.staging_folder(attempt))
 
-    def _nothing_to_do(self, manifest: Manifest) -> RunResult:
-        result = self._finished(manifest)
+    def _nothing_to_do(self, earlier: _Earlier) -> RunResult:
+        result = self._finished(earlier.manifest, earlier.hold)
         return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)
 
-    def _finished(self, manifest: Manifest) -> RunResult:
+    def _finished(self, manifest: Manifest, hold: Hold) -> RunResult:
         """Marks the output as complete unless it already is; returns the sum of the records.
 
         Raises:
             ResumeError: the input has changed since the run began.
-            RowConservationError: the records do not match the chunks.
+            RowConservationError: a chunk has no record.
+            OutputError: readers would see what no run wrote.
         """
         done = Done()
 
         def states() -> Iterator[States]:
-            for record in self._folder.records(self._output.sizes):
-                done.add(record, manifest.chunks)
+            for record in hold.ledger.standing():
+                done.add(record)
                 yield record.metrics
 
         measured = self._prelude.measure(manifest.labels).values(states())
         _refuse_missing(manifest, done)
-        self._finish(manifest, done.files)
+        self._finish(manifest, hold, done.files)
         return RunResult(
             output=str(self._config.output),
             rows=done.rows,
@@ -328,15 +376,19 @@ class _Run:
             notes=(*self._chunks.notes, *_copied_when(manifest)),
         )
 
-    def _finish(self, manifest: Manifest, files: Iterable[str]) -> None:
-        is_finished = self._output.is_finished()
+    def _finish(self, manifest: Manifest, hold: Hold, files: Collection[str]) -> None:
+        is_finished = hold.sink.is_finished()
         if not is_finished:
             self._input.check_at_end(manifest)
-        # Remove what no record names: on an object store, an earlier writer's copy may end late.
         self._lease.check()
-        self._output.remove_published(keep={SUCCESS_FILE, *files})
+        # What no record names: on an object store, an earlier writer's copy may end late.
+        sink = ParquetFolder(self._output.path)
+        late = sink.of_runs({manifest.run, *manifest.replaced})
+        sink.remove(name for name in late if name not in files)
+        sink.refuse_strangers({manifest.run})
         if not is_finished:
-            self._output.finish()
+            self._output.forget(manifest)
+            hold.sink.finish()
 
 
 @contextmanager
@@ -356,40 +408,14 @@ def _job_errors() -> Iterator[None]:
 
 def _refuse_missing(manifest: Manifest, done: Done) -> None:
     missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
-    if missing or done.wrong:
+    if missing:
         raise RowConservationError(
             f"{len(done.numbers)} records for {len(manifest.chunks)} chunks, those of chunks "
-            f"{[*missing, *done.wrong][:10]} missing or with a different number of rows; run again "
-            "to score these"
+            f"{missing[:10]} missing or with a different number of rows; run again to score these"
         )
-
-
-def _settings(prelude: Prelude) -> dict[str, Any]:
-    """Returns what determines the output before the processor is tried out, as JSON values."""
-    config = prelude.config
-    carried = config.carry_cols
-    columns = prelude.asked_columns.carried
-    is_csv = prelude.table.input_format == CSV
-    return {
-        "input": _shown_input(config),
-        "input_col": config.input_col,
-        "label_col": config.label_col,
-        "carry_cols": None if carried is None else list(carried),
-        "columns": {field.name: type_name(field.type) for field in columns},
-        "output_prefix": config.output_prefix,
-        "metrics": list(config.metrics),
-        **({f"csv.{key}": value for key, value in asdict(config.csv).items()} if is_csv else {}),
-        **prelude.resolved.settings(),
-    }
 
 
 def _copied_when(manifest: Manifest) -> list[str]:
     if manifest.table is None:
         return []
     return [f"the input is scored as it was copied at {manifest.table.taken}"]
-
-
-def _shown_input(config: ScoringConfig) -> str | list[str]:
-    if isinstance(config.input, tuple):
-        return [without_secrets(path) for path in config.input]
-    return without_secrets(str(config.input))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sparkinfer.exceptions import ConfigError
+from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.models.backends import BACKENDS, PLAIN, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
@@ -84,6 +84,7 @@ def run_gate(
         ModelLoadError: the model does not load, fails in plain float32, or gives a text another
             score each time.
         ConfigError: `max_length` exceeds the model's limit.
+        JobError: the model can no longer be run in the one way that is allowed.
     """
     checkpoint = Checkpoint(path, options, device)
     checkpoint.task.labels(checkpoint.config)  # refuses what it cannot name, before any weights
@@ -102,6 +103,7 @@ def run_gate(
         rejected.append((str(way), reason))
         model, largest = None, 0.0  # two copies may not fit on the device
         release_memory(device)
+    _refuse_another_way(options, accepted, rejected)
     model = model or load_way(checkpoint, plain)
     return model, Verdict(
         accepted=accepted,
@@ -116,8 +118,23 @@ def run_gate(
     )
 
 
+def _refuse_another_way(
+    options: ModelOptions, accepted: Acceleration, rejected: list[tuple[str, str]]
+) -> None:
+    """Raises JobError if only one way is allowed and it was rejected."""
+    if options.way in (None, accepted):
+        return
+    reasons = "; ".join(reason for _, reason in rejected)
+    raise JobError(
+        f"the output was begun with {options.way}, which does not work now: {reasons}. Run again "
+        "where it works, or give --overwrite to score everything in another way"
+    )
+
+
 def candidates(options: ModelOptions, device: str) -> list[Acceleration]:
     """Returns the ways to try, the preferred one first and plain float32 last."""
+    if options.way is not None:
+        return [options.way, PLAIN] if options.way != PLAIN else [PLAIN]
     dtypes = [options.dtype] if options.dtype != "auto" else native_dtypes(device)
     if "float16" in dtypes and not device.startswith("cuda"):
         raise ConfigError(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sparkinfer.config import BatchingConfig, DeepSpeedConfig, LoadingConfig, ScoringConfig
 from sparkinfer.models.tasks import get_task
+
+if TYPE_CHECKING:
+    from sparkinfer.models.backends.base import Acceleration
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class ModelOptions:
         prefix: put before the name of every scored column.
         dtype: number format of the weights, or `auto`.
         acceleration: name of a backend, or `auto`.
+        way: the one way in which it may be run, as an earlier gate decided; None: the gate decides.
         tolerance: largest allowed difference of a probability from float32; None: by the dtype.
         max_length: tokens at which texts are truncated; None: the model's own limit.
         batching: budgets and window sizes.
@@ -35,6 +40,7 @@ class ModelOptions:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    way: Acceleration | None = None
 
     @classmethod
     def of(cls, config: ScoringConfig) -> ModelOptions:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
+from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.backends import check_acceleration, wanted_backends
+from sparkinfer.models.backends import BACKENDS, check_acceleration, wanted_backends
+from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict, run_gate
 from sparkinfer.models.options import ModelOptions
@@ -110,9 +112,20 @@ class ModelScoring:
         """Returns the spec, to be run as the gate decided."""
         return replace(self, verdict=found)
 
-    def renamed(self, inputs: tuple[str, ...], prefix: str) -> ModelScoring:
-        """Returns the spec for rows whose columns have other names."""
-        return replace(self, options=replace(self.options, input_cols=inputs, prefix=prefix))
+    def pinned(self, verdict: Mapping[str, Any]) -> ModelScoring:
+        """Returns the spec, to be run only as an earlier gate decided; see `ProcessorSpec`."""
+        way = Acceleration(**verdict["accepted"])
+        options = self.options
+        if options.acceleration not in ("auto", way.backend) or options.dtype not in (
+            "auto",
+            way.dtype,
+        ):
+            return self
+        backend = BACKENDS.get(way.backend)
+        problem = backend.problem() if backend else f"there is no backend {way.backend!r}"
+        if problem is not None:
+            raise EngineUnavailableError(f"the output was begun with {way}: {problem}")
+        return replace(self, options=replace(options, way=way))
 
     def warm_up(self) -> None:
         """Imports what running the model may need."""

@@ -20,14 +20,22 @@ import pyarrow as pa
 from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.batching.rebatch import growing_rows, rebatch
 from sparkinfer.exceptions import DeviceError
+from sparkinfer.models.careful import (
+    MODEL,
+    encode_noted,
+    give_up_deadly,
+    hashes_of_sequences,
+    split_suspects,
+)
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import scored_schema
-from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs, encode_rows
+from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs
 from sparkinfer.workers import heap
 from sparkinfer.workers.devices import is_out_of_memory, release_memory
 from sparkinfer.workers.lookahead import LookAhead
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity, ForwardPass, Tokenising
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -47,6 +55,7 @@ class _Window:
     rows: EncodedRows
     tokens: int  # of the sequences that go through the model
     batches: list[tuple[IntArray, dict[str, Any]]]  # sequences and their tensors
+    alone: int  # so many of the first batches are each a suspect
 
 
 class Scorer:
@@ -60,6 +69,7 @@ class Scorer:
     Attributes:
         statistics: what it has done so far.
         schema: of the columns that it adds, without a prefix.
+        suspects: inputs that may have killed a worker, and where to note what runs.
     """
 
     def __init__(
@@ -70,6 +80,7 @@ class Scorer:
     ) -> None:
         self.statistics = ScoringStatistics()
         self.schema = scored_schema(model.task)
+        self.suspects = Suspects()
         self._model = model
         self._inputs = options.input_cols
         self._batching = options.batching
@@ -141,7 +152,7 @@ class Scorer:
         started = time.perf_counter()
         self._tokenising = Tokenising(rows.column(0))
         try:
-            encoded = encode_rows(rows.columns, self._model.encode)
+            encoded = encode_noted(rows.columns, self._model.encode, self.suspects)
         finally:
             self._tokenising = None
         self.statistics.tokenize_s += time.perf_counter() - started
@@ -152,11 +163,14 @@ class Scorer:
         started = time.perf_counter()
         encoded = rows.inputs.encoded
         self._refuse_unknown_tokens(encoded)
-        wanted = _sequences_of_rows(rows)
-        planned = [wanted[batch] for batch in self._plan(encoded.n_tokens[wanted])]
+        give_up_deadly(encoded, self.suspects)
+        alone, wanted = split_suspects(encoded, _sequences_of_rows(rows), self.suspects)
+        planned = [alone[index : index + 1] for index in range(len(alone))]
+        planned += [wanted[batch] for batch in self._plan(encoded.n_tokens[wanted])]
         batches = [(batch, self._model.encoder.collate(encoded, batch)) for batch in planned]
         self.statistics.tokenize_s += time.perf_counter() - started
-        return _Window(rows, int(encoded.n_tokens[wanted].sum()), batches)
+        tokens = int(encoded.n_tokens[alone].sum() + encoded.n_tokens[wanted].sum())
+        return _Window(rows, tokens, batches, len(alone))
 
     def _refuse_unknown_tokens(self, encoded: Encoded) -> None:
         """Gives texts with a token that the model does not have an error.
@@ -183,14 +197,16 @@ class Scorer:
         errors = dict(encoded.errors)
         scored: list[tuple[IntArray, pa.RecordBatch]] = []
         through = 0
-        for sequences, tensors in window.batches:
-            scored += self._score_batch(encoded, sequences, tensors, errors)
+        for number, (sequences, tensors) in enumerate(window.batches):
+            is_alone = number < window.alone
+            scored += self._score_batch(encoded, sequences, tensors, errors, is_alone)
             through += int(encoded.n_tokens[sequences].sum())
             # By tokens: the longest come first, so that by rows the end would seem too far off.
             share = through / window.tokens
             self.statistics.rows_in_window = int(share * len(window.rows.indices))
             if self._report is not None:
                 self._report(self.statistics)
+        self.suspects.running(MODEL, ())
         return self._assemble(window.rows, scored, errors)
 
     def _score_batch(
@@ -199,13 +215,19 @@ class Scorer:
         sequences: IntArray,
         tensors: dict[str, Any],
         errors: dict[int, str],
+        is_alone: bool,
     ) -> list[tuple[IntArray, pa.RecordBatch]]:
         """Scores one batch, in parts where needed; adds sequences that fail alone to `errors`."""
         done = []
         waiting: list[tuple[IntArray, dict[str, Any] | None]] = [(sequences, tensors)]
         while waiting:
             part, padded = waiting.pop()
+            if self.suspects.is_noting:
+                hashes = hashes_of_sequences(encoded, part)
+                self.suspects.running(MODEL, hashes, alone=is_alone)
             scored, failure = self._score_part(encoded, part, padded)
+            if is_alone:
+                self.suspects.running(MODEL, ())
             if scored is not None:
                 done.append((part, scored))
             elif len(part) == 1:

@@ -50,7 +50,12 @@ class Chunk:
     @property
     def name(self) -> str:
         """The number as used in file names, padded so that they sort by it."""
-        return f"{self.number:08d}"
+        return chunk_name(self.number)
+
+
+def chunk_name(number: int) -> str:
+    """Returns the number of a chunk as used in file names, padded so that they sort by it."""
+    return f"{number:08d}"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class Plan:
         staging: folder for the engine's own temporary files.
         workers: what scores.
         stall_timeout_s: seconds after which a worker that hangs is killed; None: never.
+        notes: folder for what workers note of their chunks; see `Suspects`.
     """
 
     processor: ProcessorSpec
@@ -46,6 +47,7 @@ class Plan:
     staging: str
     workers: Workers
     stall_timeout_s: float | None = None
+    notes: str = ""
 
     @property
     def reader(self) -> ChunkReader:

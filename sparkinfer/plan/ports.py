@@ -7,9 +7,9 @@ readers do not see them; publishing them is up to the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -136,12 +136,10 @@ class ChunkTask:
     Attributes:
         chunk: where its rows are.
         staging: folder for its files; no reader looks there. The engine creates it.
-        deaths: how often a worker is known to have died while scoring this chunk.
     """
 
     chunk: Chunk
     staging: str
-    deaths: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,8 +165,73 @@ class ChunkLedger(Protocol):
     def commit(self, scored: ScoredChunk) -> None:
         """Makes a chunk part of the output; an exception raised here ends the run."""
 
-    def note_deaths(self, number: int, deaths: int) -> None:
-        """Records how often a worker died while scoring the chunk of this number."""
+
+PublicationState = Literal["published", "staged", "missing"]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What readers are to see of a chunk; a record of it is written before anything moves.
+
+    Attributes:
+        files: names for readers, with their sizes in bytes.
+        sources: where each is staged, as a path below the output's work folder. One without a
+            source was published before it was recorded.
+    """
+
+    files: Mapping[str, int]
+    sources: Mapping[str, str]
+
+
+class Sink(Protocol):
+    """Where readers find what was scored; what changes it may be repeated after a crash."""
+
+    def prepare(self, chunk: Chunk, staging: str, names: Sequence[str]) -> Publication:
+        """Returns what readers are to see of a chunk's staged files, which are made durable.
+
+        Raises:
+            OSError: a file is missing, or gone by now.
+        """
+
+    def look(self) -> Mapping[str, int]:
+        """Returns the names and sizes in bytes of what readers see."""
+
+    def state(self, publication: Publication, seen: Mapping[str, int]) -> PublicationState:
+        """Returns whether readers see all of a publication, or can be made to, or not.
+
+        Args:
+            publication: of a record.
+            seen: what `look` returned, after the record was read.
+        """
+
+    def is_staged(self, publication: Publication) -> bool:
+        """Returns whether a part of a publication still waits where it was staged."""
+
+    def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
+        """Makes what is staged what readers see; what was done before is left as it is.
+
+        Args:
+            publication: of a record.
+            instead_of: names of what readers see of the same rows until then.
+
+        Raises:
+            OSError: a file is missing, or gone by now, or cannot be moved.
+        """
+
+    def chunk_of(self, name: str) -> int | None:
+        """Returns the number of the chunk that something of this run is of, None for the rest."""
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes some of what readers see."""
+
+    def is_finished(self) -> bool:
+        """Returns whether readers can tell that all is there."""
+
+    def finish(self) -> None:
+        """Marks the output as complete."""
+
+    def unfinish(self) -> None:
+        """Removes the mark: there is more to do."""
 
 
 class Engine(Protocol):

@@ -5,7 +5,7 @@ Each step is taken once, when its result is first needed, and triggers the steps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -35,6 +35,7 @@ class Prelude:
         self.config = config
         self.source = source
         self.engine = engine
+        self._followed: Mapping[str, Any] | None = None
 
     def check(self) -> None:
         """Raises UsageError for mistakes that show without input, workers or model."""
@@ -79,6 +80,10 @@ class Prelude:
         """
         return self.asked.resolved()
 
+    def follow(self, verdict: Mapping[str, Any] | None) -> None:
+        """Has the processor tried out only as an earlier trial decided; None: in every way."""
+        self._followed = verdict
+
     @cached_property
     def processor(self) -> ProcessorSpec:
         """The processor, tried out in one worker.
@@ -86,8 +91,10 @@ class Prelude:
         Raises:
             ModelLoadError: it does not work.
             ConfigError: workers do not find a metric of the user's.
+            EngineUnavailableError: what an earlier trial decided for is not installed.
+            JobError: it does not work as an earlier trial decided.
         """
-        resolved = self.resolved
+        resolved = self.resolved.pinned(self._followed) if self._followed else self.resolved
         act = partial(_try_out, resolved, self.config.metrics, self._longest_text)
         return resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
 
@@ -106,12 +113,13 @@ class Prelude:
         """What is read, kept and added; asks for everything before."""
         return replace(self.asked_columns, scored=self.processor.fields)
 
-    def plan(self, read_from: InputFolders, staging: str) -> Plan:
+    def plan(self, read_from: InputFolders, staging: str, notes: str = "") -> Plan:
         """Returns how chunks are scored.
 
         Args:
             read_from: folders of the chunks' files.
             staging: folder for the engine's own temporary files.
+            notes: folder for what workers note of their chunks; empty: they note nothing.
         """
         return Plan(
             processor=self.processor,
@@ -119,6 +127,7 @@ class Prelude:
             measure=self.measure(self.processor.labels),
             read_from=read_from,
             staging=staging,
+            notes=notes,
             workers=self.workers,
             stall_timeout_s=self.config.stall_timeout_s,
         )

@@ -10,12 +10,15 @@ from typing import Any
 from sparkinfer.exceptions import OutputError
 from sparkinfer.jobs.claims import Holder, read_holder
 from sparkinfer.jobs.done import Done
-from sparkinfer.jobs.manifest import ChunkRecord, Manifest, ManifestFolder
+from sparkinfer.jobs.ledger import Ledger
+from sparkinfer.jobs.manifest import Manifest, read_manifest
 from sparkinfer.jobs.output import Output
+from sparkinfer.jobs.records import ChunkRecord, Records
 from sparkinfer.metrics.measure import Measure, States
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.report.live import format_seconds
 from sparkinfer.report.summary import describe_metrics
+from sparkinfer.sinks.parquet import ParquetFolder
 
 BEAT_IS_OLD_S = 60.0
 """A writer whose last heartbeat is older is not considered alive."""
@@ -80,18 +83,19 @@ def read_status(path: str) -> RunStatus:
         OutputError: no run wrote there.
         ResumeError: its manifest is damaged.
     """
-    folder = ManifestFolder(path)
     output = Output(path)
-    manifest = folder.read()
+    manifest = read_manifest(path)
     if manifest is None:
         raise OutputError(
             f"output {path!r} holds no manifest of a run; give the output folder of a run"
         )
+    sink = ParquetFolder(path, manifest.run)
+    ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
     done, rate = Done(), _RecentRate()
 
     def states() -> Iterator[States]:
-        for record in folder.records(output.sizes):
-            done.add(record, manifest.chunks)
+        for record in ledger.standing():
+            done.add(record)
             rate.add(record)
             yield record.metrics
 
@@ -100,7 +104,7 @@ def read_status(path: str) -> RunStatus:
     writer = read_holder(output.lease_folder)
     return RunStatus(
         output=path,
-        state=_state(output.is_finished(), bool(missing), writer),
+        state=_state(sink.is_finished(), bool(missing), writer),
         settings=dict(manifest.settings),
         created=manifest.created,
         rows=done.rows,

@@ -14,6 +14,7 @@ import pyarrow as pa
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity
 
 Report = Callable[[ScoringStatistics], None]
@@ -78,8 +79,17 @@ class ProcessorSpec(Protocol):
     def settings(self) -> Mapping[str, Any]:
         """Returns the settings that determine the output, by name, as JSON values."""
 
-    def renamed(self: S, inputs: tuple[str, ...], prefix: str) -> S:
-        """Returns the spec for rows whose columns have other names."""
+    def pinned(self: S, verdict: Mapping[str, Any]) -> S:
+        """Returns the spec, to be tried out only in the way that an earlier trial decided for.
+
+        What the user asked for explicitly stays.
+
+        Args:
+            verdict: as a manifest keeps it.
+
+        Raises:
+            EngineUnavailableError: that way needs what is not installed.
+        """
 
     def warm_up(self) -> None:
         """Imports what it needs, in a worker that will open it soon."""
@@ -97,6 +107,17 @@ class ProcessorSpec(Protocol):
 
     def open(self, slot: WorkerSlot, report: Report) -> Processor:
         """Returns the processor, ready in this process."""
+
+
+@runtime_checkable
+class AvoidsSuspects(Protocol):
+    """A processor that notes what it is about to run and runs suspects alone.
+
+    Attributes:
+        suspects: of the rows that come next.
+    """
+
+    suspects: Suspects
 
 
 @runtime_checkable

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sparkinfer.rows.processor import Processor, ProcessorSpec
+from sparkinfer.rows.processor import AvoidsSuspects, Processor, ProcessorSpec
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.suspects import Attempt, Suspects
 from sparkinfer.workers.watchdog import StallReport, Watchdog
 
 
@@ -52,7 +54,6 @@ class ScoringLoop:
         slot: what this process has been given.
         reporter: receives the statistics, and is closed at the end.
         watch: what to do about a hang.
-        where: names the work in a report of a hang.
     """
 
     def __init__(
@@ -61,13 +62,11 @@ class ScoringLoop:
         slot: WorkerSlot,
         reporter: Reporter,
         watch: Watch,
-        where: str = "",
     ) -> None:
         self._spec = spec
         self._slot = slot
         self._reporter = reporter
         self._watch = watch
-        self._where = where
         self._processor: Any = None
         self._watchdog: Watchdog | None = None
 
@@ -86,7 +85,7 @@ class ScoringLoop:
             raise
         self.processor.statistics.load_s = time.perf_counter() - started
         self._watchdog = Watchdog(
-            self.processor.activities, self._watch.timeout_s, self._watch.on_stall, self._where
+            self.processor.activities, self._watch.timeout_s, self._watch.on_stall
         )
         self._watchdog.__enter__()
         return self
@@ -105,10 +104,20 @@ class ScoringLoop:
         finally:
             self._reporter.close()
 
-    def at(self, where: str) -> None:
-        """Says what the next rows are, for a report of a hang."""
+    @contextmanager
+    def at(self, where: str, attempt: Attempt | None) -> Iterator[None]:
+        """Says what the next rows are: for a report of a hang, and in case they kill this process.
+
+        Args:
+            where: names them.
+            attempt: at them; None: nothing is noted.
+        """
         if self._watchdog is not None:
             self._watchdog.where = where
+        with Suspects(attempt) as suspects:
+            if isinstance(self.processor, AvoidsSuspects):
+                self.processor.suspects = suspects
+            yield
 
     def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yields the added columns of every row, in order; see `Processor`."""

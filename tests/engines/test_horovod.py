@@ -26,7 +26,7 @@ from sparkinfer.engines.horovod.launchers import has_horovod
 from sparkinfer.engines.horovod.prepare import read_list
 from sparkinfer.engines.horovod.rank import Placement
 from sparkinfer.engines.horovod.readers import choose_reader
-from sparkinfer.engines.horovod.shares import deal_chunk, read_shares
+from sparkinfer.engines.horovod.shares import deal_chunk
 from sparkinfer.engines.spark_worker import call_in_worker, read_result
 from sparkinfer.exceptions import (
     ConfigError,
@@ -35,12 +35,12 @@ from sparkinfer.exceptions import (
     JobError,
     RowConservationError,
 )
-from sparkinfer.jobs.manifest import ManifestFolder
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.workers import resident
 from tests.ranks_in_turn import RanksInTurn
 from tests.standalone_cluster import StandaloneCluster, run_driver
 from tests.tiny_models import sentences
+from tests.written import without_run
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -116,12 +116,13 @@ def shares(output: Path) -> dict[int, list[int]]:
 
 
 def visible(output: Path) -> list[str]:
-    return sorted(path.name for path in output.iterdir() if path.name != "_sparkinfer")
+    names = (path.name for path in output.iterdir() if path.name != "_sparkinfer")
+    return sorted(without_run(name) for name in names)
 
 
 def records(output: Path) -> dict[int, dict[str, Any]]:
     files = (output / "_sparkinfer" / "chunks").glob("*.json")
-    return {int(path.stem): json.loads(path.read_text()) for path in files}
+    return {int(path.name[:8]): json.loads(path.read_text()) for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
             run(num_workers=2)
     assert "in _read_beside" in str(raised.value.__cause__)
     assert shares(output) == {0: [1]}
-    assert visible(output) == ["part-00000000-000.parquet"]
+    assert visible(output) == ["part-00000000-000-RUN.parquet"]
     assert list(records(output)) == [0]
 
     result = run(num_workers=1)
@@ -184,7 +185,7 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
     assert shares(output) == {number: [rows] for number, rows in enumerate(CHUNKS)}
     assert_same_rows(rows_of(output), reference)
     left = {path.name for path in (output / "_sparkinfer").iterdir()}
-    assert left == {"manifest.json", "chunks", "lease"}
+    assert left == {"manifest-000001.json", "chunks", "lease"}
 
 
 def score_cases(spark: object, cases: list, options: dict) -> list:
@@ -258,38 +259,6 @@ def sparkdl(tmp_path: Path) -> Path:
     return package.parent
 
 
-def test_a_chunk_over_which_ranks_died_twice_is_not_left_to_ranks(
-    spark: SparkSession,
-    classifier: Path,
-    tmp_path: Path,
-    reference: list[dict[str, Any]],
-    ranks_in_turn: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source = write(tmp_path / "in.parquet", difficult_texts(1003), *CHUNKS)
-    output = tmp_path / "out"
-    config = config_for(classifier, source, output, **(ranks_in_turn | OPTIONS))
-    with monkeypatch.context() as patch:
-        patch.setattr(RanksInTurn, "launch", lambda *_: None)
-        with pytest.raises(JobError, match="no rank started"):
-            sparkinfer.run(config, spark)
-    ManifestFolder(str(output)).add_deaths(3, 1)
-    ManifestFolder(str(output)).add_deaths(3, 1)
-    launched: list[list[int]] = []
-    launch = RanksInTurn.launch
-
-    def noting(self: Any, job: Any, kind: str) -> None:
-        ranks = range(job.world_size)
-        numbers = {share.chunk for rank in ranks for share in read_shares(job.shares, rank)}
-        launched.append(sorted(numbers))
-        launch(self, job, kind)
-
-    monkeypatch.setattr(RanksInTurn, "launch", noting)
-    assert sparkinfer.run(config, spark).rows == 1003
-    assert launched == [[0, 1, 2, 4]]
-    assert_same_rows(rows_of(output), reference)
-
-
 def test_three_ranks_that_databricks_runner_starts_give_the_rows_of_the_local_engine(
     classifier: Path,
     tmp_path: Path,
@@ -340,7 +309,7 @@ def test_a_row_that_prepare_loses_fails_the_run(
     with pytest.raises(RowConservationError, match="chunk 1 has 20 rows but") as raised:
         sparkinfer.run(config_for(classifier, source, tmp_path / "out", **options), spark)
     assert f"but {20 - lost[0]} were written; none of it was published" in str(raised.value)
-    assert visible(tmp_path / "out") == ["part-00000000-000.parquet"]
+    assert visible(tmp_path / "out") == ["part-00000000-000-RUN.parquet"]
     assert list(records(tmp_path / "out")) == [0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import sparkinfer
 from sparkinfer.report.summary import summarize
 from tests.odd_models import ODD_MODELS, alone
 from tests.tiny_models import sentences
+from tests.written import manifest_values
 
 TEXTS = [*sentences(12), "film " * 90, "good", "bad", "a good film", "word " * 40, "it was a film"]
 """Of mixed lengths in mixed order, several of one length, one longer than most models take."""
@@ -73,7 +73,7 @@ def test_it_is_said_why_texts_of_unlike_length_share_no_batch(tmp_path: Path) ->
     why = result.verdict.unpadded
     assert why.startswith("scores in a batch differ from those of a text alone by ")
     assert f"texts of unlike length share no batch: {why}" in summarize(result)
-    manifest = json.loads((tmp_path / "out" / "_sparkinfer" / "manifest.json").read_text())
+    manifest = manifest_values(tmp_path / "out")
     assert manifest["verdict"]["unpadded"] == why
     assert result.statistics.padding_share == 0
     assert result.statistics.batches < result.statistics.forward_rows

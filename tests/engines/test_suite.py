@@ -187,8 +187,8 @@ def test_a_finished_output_is_marked_and_holds_nothing_else(run: Run, tmp_path: 
     names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet"}
     assert names == {"_SUCCESS", "_sparkinfer"}
     work = tmp_path / "out" / "_sparkinfer"
-    assert {path.name for path in work.iterdir()} == {"chunks", "lease", "manifest.json"}
-    manifest = json.loads((work / "manifest.json").read_text())
+    assert {path.name for path in work.iterdir()} == {"chunks", "lease", "manifest-000001.json"}
+    manifest = json.loads((work / "manifest-000001.json").read_text())
     assert manifest["verdict"]["accepted"]["dtype"] == "float32"
     (record,) = [json.loads(path.read_text()) for path in (work / "chunks").iterdir()]
     assert (record["rows"], record["errors"], record["tokens"]) == (10, 0, 30)

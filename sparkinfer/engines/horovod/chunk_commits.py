@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from sparkinfer.engines.horovod.supervision import RankResult
+from sparkinfer.engines.horovod.control import RankResult
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.rows.tally import Tally, WrittenFile
 

@@ -2,19 +2,21 @@
 
 Three steps. Prepare: Spark tasks on the CPUs tokenise the rows and write row groups. Start: a
 launcher starts all ranks together. Score: each rank independently reads, scores and writes its
-share of the row groups. There is one launch for all chunks, since a launch takes many seconds.
+share of the row groups. There is one launch for all chunks, since a launch takes many seconds, and
+another one after the death of a rank.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark.sql.types import StructType
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.deaths import Deaths
 from sparkinfer.engines.horovod.chunk_commits import ChunkCommits, SharedChunk
 from sparkinfer.engines.horovod.launchers import LAUNCHERS, Launcher, choose_launcher
 from sparkinfer.engines.horovod.prepare import PrepareJob, prepare, read_list
@@ -22,18 +24,15 @@ from sparkinfer.engines.horovod.rank import RankJob
 from sparkinfer.engines.horovod.readers import choose_reader
 from sparkinfer.engines.horovod.shares import ShareWriter
 from sparkinfer.engines.horovod.supervision import Supervisor
-from sparkinfer.engines.isolation import DEATHS_BEFORE_ISOLATION
-from sparkinfer.engines.spark_chunks import SparkChunks
 from sparkinfer.engines.spark_workers import SparkWorkers
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
+from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.accelerators import count_slots, is_classic, why_slots_are_unknown
-from sparkinfer.spark.job_threads import JobThreads
-from sparkinfer.spark.settings import PLAIN_TIMES, settings
 from sparkinfer.spark.tables import spark_schema
 from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
@@ -109,86 +108,59 @@ class HorovodEngine:
     ) -> None:
         """Prepares all chunks, then has the ranks score them; see `Engine`.
 
-        A dead rank ends the launch, so a chunk over which ranks have died repeatedly is not given
-        to ranks: Spark tasks score it in parts.
+        A dead rank ends the launch. What was not committed by then gets another one.
         """
         plan = replace(plan, columns=_with_spark_schema(plan.columns))
         server = self._workers.listen(progress)
         try:
-            address = server.address if server else None
-            for_ranks = []
-            for task in tasks:
-                if task.deaths >= DEATHS_BEFORE_ISOLATION:
-                    self._isolate(plan, task, ledger, address)
-                else:
-                    for_ranks.append(task)
             progress.enter(PREPARE)
-            lists = self._prepare(plan, for_ranks)
-            shared = self._share_out(plan, for_ranks, lists, ledger)
-            self._run_ranks(plan, shared, address, ledger, progress)
+            waiting = {task.chunk.number: task for task in tasks}
+            lists = self._prepare(plan, [task.chunk for task in waiting.values()])
+            launch = _Launch(plan, server.address if server else None, lists, ledger)
+            deaths = Deaths(plan.notes)
+            while waiting:
+                self._run_ranks(launch, waiting, deaths, progress)
+            progress.enter(SCORE)
         finally:
             if server is not None:
                 server.close()
 
-    def _isolate(
-        self, plan: Plan, task: ChunkTask, ledger: ChunkLedger, address: ProgressAddress | None
-    ) -> None:
-        chunks = SparkChunks(self._spark, plan, address)
-        with settings(self._spark, PLAIN_TIMES), closing(JobThreads(self._spark)) as threads:
-            ledger.commit(threads.submit(chunks.isolate, task).result())
-
-    def _prepare(self, plan: Plan, tasks: Sequence[ChunkTask]) -> dict[int, list[str]]:
+    def _prepare(self, plan: Plan, chunks: Sequence[Chunk]) -> dict[int, list[str]]:
         folder = join(plan.staging, PREPARED)
         job = PrepareJob(plan, self._batching, plan.workers.cores, folder)
-        return prepare(self._spark, [task.chunk for task in tasks], job)
-
-    def _share_out(
-        self,
-        plan: Plan,
-        tasks: Sequence[ChunkTask],
-        lists: Mapping[int, Sequence[str]],
-        ledger: ChunkLedger,
-    ) -> dict[int, SharedChunk]:
-        """Writes down each rank's share of the chunks; commits those without rows immediately."""
-        prepared = join(plan.staging, PREPARED)
-        shared: dict[int, SharedChunk] = {}
-        with ShareWriter(join(plan.staging, SHARES), plan.workers.count) as writer:
-            for task in tasks:
-                make_folder(task.staging)
-                number = task.chunk.number
-                names = lists.get(number, ())
-                files = [file for name in names for file in read_list(prepared, name)]
-                ranks = writer.add(number, task.staging, files)
-                if ranks:
-                    shared[number] = SharedChunk(task, ranks)
-                else:  # an output without rows still has columns
-                    empty = ScoredWriter(task.staging, plan.columns, plan.measure)
-                    file = empty.write_tables("empty.parquet", [])
-                    ledger.commit(ScoredChunk(task.chunk, task.staging, (file,), 0.0))
-        return shared
+        return prepare(self._spark, chunks, job)
 
     def _run_ranks(
-        self,
-        plan: Plan,
-        shared: Mapping[int, SharedChunk],
-        address: ProgressAddress | None,
-        ledger: ChunkLedger,
-        progress: Progress,
+        self, launch: _Launch, waiting: dict[int, ChunkTask], deaths: Deaths, progress: Progress
     ) -> None:
-        """Has the ranks score all chunks in one launch."""
+        """Has the ranks score chunks in one launch; those that are committed wait no longer.
+
+        Raises:
+            JobError: it failed, and not by the death of a rank over a chunk.
+        """
+        name = uuid.uuid4().hex
+        shared = self._share_out(launch, name, waiting, deaths)
         if not shared:
-            progress.enter(SCORE)
             return
         progress.enter(START)
-        control = join(plan.staging, CONTROL)
+        plan = launch.plan
+        control = join(plan.staging, CONTROL, name)
         make_folder(control)
-        prepared, shares = join(plan.staging, PREPARED), join(plan.staging, SHARES)
-        world_size = plan.workers.count
-        job = RankJob(plan, address, prepared, shares, world_size, self._reader, control)
-        commits = ChunkCommits(ledger, shared, lambda reason: supervisor.abort(reason))
+        job = RankJob(
+            plan=plan,
+            progress=launch.address,
+            prepared=join(plan.staging, PREPARED),
+            shares=join(plan.staging, SHARES, name),
+            world_size=plan.workers.count,
+            reader=self._reader,
+            control=control,
+            launch=name,
+        )
+        done = _Committed(launch.ledger, waiting)
+        commits = ChunkCommits(done, shared, lambda reason: supervisor.abort(reason))
         supervisor = Supervisor(
             control,
-            world_size,
+            plan.workers.count,
             self._start_timeout_s,
             cancel=self._launcher.cancel,
             on_scoring=lambda: progress.enter(SCORE),
@@ -198,10 +170,39 @@ class HorovodEngine:
             launch_error = self._launch(job, supervisor)
             try:
                 supervisor.conclude(launch_error)
-            except JobError:
-                if supervisor.deadly_chunk is not None:
-                    ledger.note_deaths(supervisor.deadly_chunk, 1)
-                raise
+            except JobError as error:
+                # What a rank last told of itself may be older than its notes.
+                chunks = {*deaths.left_by(name), *supervisor.deadly_chunks}
+                if not supervisor.has_died or not chunks:
+                    raise
+                for number in chunks & waiting.keys():
+                    deaths.add(number, error)
+
+    def _share_out(
+        self, launch: _Launch, name: str, waiting: dict[int, ChunkTask], deaths: Deaths
+    ) -> dict[int, SharedChunk]:
+        """Writes down each rank's share of the chunks; commits those without rows immediately.
+
+        A chunk over which a rank has died is for one rank, so that suspects run one at a time.
+        """
+        plan = launch.plan
+        prepared = join(plan.staging, PREPARED)
+        shared: dict[int, SharedChunk] = {}
+        with ShareWriter(join(plan.staging, SHARES, name), plan.workers.count) as writer:
+            for number, task in list(waiting.items()):
+                make_folder(task.staging)
+                names = launch.lists.get(number, ())
+                files = [file for name in names for file in read_list(prepared, name)]
+                is_suspected = deaths.are_over(number)
+                ranks = writer.add(number, task.staging, files, whole=is_suspected)
+                if ranks:
+                    shared[number] = SharedChunk(task, ranks)
+                else:  # an output without rows still has columns
+                    empty = ScoredWriter(task.staging, plan.columns, plan.measure)
+                    file = empty.write_tables("empty.parquet", [])
+                    launch.ledger.commit(ScoredChunk(task.chunk, task.staging, (file,), 0.0))
+                    del waiting[number]
+        return shared
 
     def _launch(self, job: RankJob, supervisor: Supervisor) -> Exception | None:
         """Runs the ranks until they have ended and returns what the launcher raised."""
@@ -211,6 +212,35 @@ class HorovodEngine:
         except Exception as error:  # launchers may raise anything
             return error
         return None
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """What all launches of a call have in common.
+
+    Attributes:
+        plan: how rows are scored.
+        address: where ranks report; None: nowhere.
+        lists: names of the lists of each chunk's row groups.
+        ledger: commits the chunks.
+    """
+
+    plan: Plan
+    address: ProgressAddress | None
+    lists: Mapping[int, Sequence[str]]
+    ledger: ChunkLedger
+
+
+class _Committed:
+    """A `ChunkLedger` that takes the chunks that it commits off those that wait."""
+
+    def __init__(self, ledger: ChunkLedger, waiting: dict[int, ChunkTask]) -> None:
+        self._ledger = ledger
+        self._waiting = waiting
+
+    def commit(self, scored: ScoredChunk) -> None:
+        self._ledger.commit(scored)
+        self._waiting.pop(scored.chunk.number, None)
 
 
 def _with_spark_schema(columns: Columns) -> Columns:

@@ -14,16 +14,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from sparkinfer.engines.horovod.readers import READERS, read_carried, read_row_groups
-from sparkinfer.engines.horovod.shares import RankShare, read_shares
-from sparkinfer.engines.horovod.supervision import (
+from sparkinfer.engines.deaths import Deaths
+from sparkinfer.engines.horovod.control import (
     DONE,
     SCORING,
     ControlFolderError,
-    RankBeat,
     RankResult,
     RunAbortedError,
 )
+from sparkinfer.engines.horovod.rank_beat import RankBeat
+from sparkinfer.engines.horovod.readers import READERS, read_carried, read_row_groups
+from sparkinfer.engines.horovod.shares import RankShare, read_shares
 from sparkinfer.engines.spark_worker import limit_threads
 from sparkinfer.exceptions import RowConservationError
 from sparkinfer.plan.plan import Plan
@@ -69,7 +70,8 @@ class RankJob:
         shares: folder of the files that say what each rank scores.
         world_size: ranks that share each chunk.
         reader: name of the reader.
-        control: folder of the run's `RankBeat`s.
+        control: folder of the launch's `RankBeat`s.
+        launch: names the launch.
     """
 
     plan: Plan
@@ -79,6 +81,7 @@ class RankJob:
     world_size: int
     reader: str
     control: str
+    launch: str
 
 
 def run_rank(job: RankJob, placement: Placement) -> None:
@@ -135,10 +138,13 @@ def _score_on(
     with ScoringLoop(job.plan.processor, slot, reporter, watch) as loop:
         beat.check()
         beat.enter(SCORING)
+        deaths = Deaths(job.plan.notes)
         for share in shares:
-            loop.at(f"chunk {share.chunk}")
             beat.begin(share.chunk)
-            beat.add(_score_share(job, share, loop, placement.rank))
+            attempt = deaths.attempt(share.chunk, job.launch, placement.rank)
+            with loop.at(f"chunk {share.chunk}", attempt):
+                result = _score_share(job, share, loop, placement.rank)
+            beat.add(result)
 
 
 def _score_share(job: RankJob, share: RankShare, loop: ScoringLoop, rank: int) -> RankResult:

@@ -57,9 +57,24 @@ class ShareWriter:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def add(self, chunk: int, staging: str, files: Sequence[PreparedFile]) -> int:
-        """Distributes a chunk; returns how many ranks have a share of it."""
-        shares = deal_chunk(files, self._world_size, self._turn)
+    def add(
+        self, chunk: int, staging: str, files: Sequence[PreparedFile], *, whole: bool = False
+    ) -> int:
+        """Distributes a chunk; returns how many ranks have a share of it.
+
+        Args:
+            chunk: number of the chunk.
+            staging: folder for the scored files.
+            files: its row groups.
+            whole: whether one rank gets all of it.
+        """
+        if whole:
+            shares = [
+                list(files) if rank == self._turn % self._world_size else []
+                for rank in range(self._world_size)
+            ]
+        else:
+            shares = deal_chunk(files, self._world_size, self._turn)
         self._turn += 1
         for file, share in zip(self._files, shares, strict=True):
             if share:

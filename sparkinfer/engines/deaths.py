@@ -1,0 +1,87 @@
+"""Chunks over which workers died: whether to try them again, and who is to be careful."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import Counter
+
+from sparkinfer.exceptions import JobError
+from sparkinfer.plan.chunks import chunk_name
+from sparkinfer.storage import join, names_in
+from sparkinfer.workers.suspects import MOST_DEADLY, Attempt, Known, read_known
+
+logger = logging.getLogger(__name__)
+
+MOST_UNEXPLAINED = 2
+"""Failures of a chunk in turn that tell nothing of its rows. A single one may be the machine's
+fault: a preempted host, a neighbour that used up the memory."""
+
+_DEATH = re.compile(
+    r"Python worker exited unexpectedly|ExecutorLostFailure|sparkinfer\.exceptions\.DeviceError"
+    # What Spark sees of a worker that is killed while Spark writes to it.
+    r"|Connection reset(?=[\s\S]*PythonRunner)"
+)
+
+
+def is_death(error: BaseException) -> bool:
+    """Returns whether a Spark job failed because a worker process died.
+
+    A worker that exits because its accelerator is broken counts as well.
+    """
+    return _DEATH.search(f"{error} {error.__cause__ or ''}") is not None
+
+
+class Deaths:
+    """What is known of deaths over the chunks of a plan; thread-safe.
+
+    Args:
+        notes: folder for what workers note.
+    """
+
+    def __init__(self, notes: str) -> None:
+        self._notes = notes
+        self._over = set(names_in(notes))
+        self._known: dict[str, Known] = {}
+        self._unexplained: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def are_over(self, chunk: int) -> bool:
+        """Returns whether a worker has died over the chunk of a number, or may have."""
+        return chunk_name(chunk) in self._over
+
+    def attempt(self, chunk: int, launch: str, part: int = 0) -> Attempt:
+        """Returns an attempt at the chunk of a number, or part of it; see `Attempt`."""
+        folder = join(self._notes, chunk_name(chunk))
+        return Attempt(folder, launch, part, has_predecessor=self.are_over(chunk))
+
+    def left_by(self, launch: str) -> list[int]:
+        """Returns the numbers of the chunks of which workers of a launch have left notes."""
+        return [
+            int(name)
+            for name in names_in(self._notes)
+            if any(note.startswith(f"{launch}-") for note in names_in(join(self._notes, name)))
+        ]
+
+    def add(self, chunk: int, error: Exception) -> None:
+        """Notes that a worker died over the chunk of a number.
+
+        Raises:
+            JobError: there is no use in trying again.
+        """
+        name = chunk_name(chunk)
+        logger.warning("chunk %d: its worker died: %s", chunk, error)
+        known = read_known(Attempt(join(self._notes, name), "driver"))
+        with self._lock:
+            self._over.add(name)
+            is_news = known != self._known.get(name, Known())
+            self._known[name] = known
+            self._unexplained[name] = 0 if is_news else self._unexplained[name] + 1
+            unexplained = self._unexplained[name]
+        if len(known.deadly) > MOST_DEADLY or unexplained >= MOST_UNEXPLAINED:
+            raise JobError(
+                f"workers die over chunk {chunk}, and it is not the fault of single texts "
+                f"({error}): look at the memory of the executors, at their accelerators and at "
+                "stall_timeout_s, and run again"
+            ) from error

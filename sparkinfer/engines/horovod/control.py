@@ -1,0 +1,121 @@
+"""How the driver and the ranks communicate: small files in a folder that all can reach.
+
+A rank writes its state and a count that grows every second; the driver reads them. The driver
+writes its own count and, when a rank has failed or fallen silent, that the run is aborted; the
+ranks check for that between batches. Nothing waits for anything else: there are no collectives.
+The count is written by a separate thread, so that a rank with a slow batch is not taken for dead.
+Counts are compared with earlier ones, never with another machine's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparkinfer.storage import read_text, renames_atomically
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+"""Time between two beats, and between two looks at the beats of others."""
+
+BEAT_ON_OBJECT_STORE_S = 5.0
+"""Longer: there, each beat is a billed request, and an object allows few writes per second."""
+
+ATTEMPTS, ATTEMPT_PAUSE_S = 10, 1.0
+"""For reads and writes that must succeed, on a store with occasional failures."""
+
+RESULTS = "results"
+"""Folder with one file per `RankResult`."""
+
+DRIVER_FILE = "driver.json"
+RESTARTED_FILE = "restarted"
+
+STARTING, SCORING, DONE, FAILED = "starting", "scoring", "done", "failed"
+
+
+class RunAbortedError(Exception):
+    """Ends a rank of an aborted run; the side that aborted it reports the reason."""
+
+
+class ControlFolderError(Exception):
+    """The folder through which driver and ranks communicate is permanently unusable."""
+
+
+class RankTracebackError(Exception):
+    """The traceback of a rank, as the cause of the error raised on the driver."""
+
+    def __init__(self, trace: str) -> None:
+        super().__init__(f"in the rank:\n{trace}")
+
+
+@dataclass(frozen=True)
+class RankResult:
+    """What a rank wrote of one chunk.
+
+    Attributes:
+        chunk: number of the chunk.
+        rank: the rank.
+        file: name of the Parquet file in the chunk's staging folder.
+        tally: what it holds, a `Tally` as a dict.
+        seconds: time that the rank spent on it.
+    """
+
+    chunk: int
+    rank: int
+    file: str
+    tally: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass
+class RankState:
+    """What a rank reports about itself."""
+
+    state: str
+    host: str
+    pid: int
+    beat: int
+    chunk: int | None = None
+    deadly: bool = False
+    error: str = ""
+    trace: str = ""
+
+
+def beat_interval_s(folder: str) -> float:
+    """Returns the time between two beats in a folder."""
+    return BEAT_S if renames_atomically(folder) else BEAT_ON_OBJECT_STORE_S
+
+
+def insist(act: Callable[[], None]) -> None:
+    """Does what must succeed, retrying if the store fails; raises if it keeps failing."""
+    for attempt in range(ATTEMPTS):
+        try:
+            act()
+            return
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if attempt == ATTEMPTS - 1:
+                raise ControlFolderError(f"the ranks' folder: {error}") from error
+            logger.warning("will retry: %s", error)
+            time.sleep(ATTEMPT_PAUSE_S)
+
+
+def rank_file(rank: int) -> str:
+    """Returns the name of the file for a rank's state."""
+    return f"rank-{rank:05d}.json"
+
+
+def read_state(path: str) -> dict[str, Any] | None:
+    """Returns what a state file holds, None if it is missing or incomplete."""
+    text = read_text(path)
+    try:
+        values: dict[str, Any] | None = json.loads(text) if text else None
+    except ValueError:  # on a file system without atomic renames, read while it is written
+        return None
+    return values

@@ -1,0 +1,89 @@
+"""What has changed since a run began, and keeps it from going on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
+
+from sparkinfer.exceptions import ResumeError
+from sparkinfer.files.listing import InputFile
+from sparkinfer.plan.snapshot import differences
+from sparkinfer.plan.table_state import Mark, TableState
+
+MOST_DIFFERENCES = 10
+"""Number that an error lists."""
+
+
+def refuse_other_settings(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ResumeError, listing differences, unless all settings of now were the same before."""
+    lines = [
+        f"{name} was {before[name]!r}, is {now[name]!r}" if name in before else f"{name} is new"
+        for name in now
+        if name not in before or before[name] != now[name]
+    ]
+    _refuse(output, "was started with different settings", lines)
+
+
+def refuse_other_input(
+    output: str,
+    before: Sequence[InputFile],
+    now: Sequence[InputFile],
+    may_grow: bool,
+    needed: Collection[str],
+) -> None:
+    """Raises ResumeError, listing differences, unless the input is unchanged.
+
+    Args:
+        output: the output folder.
+        before: the input's files as they were.
+        now: the input's files.
+        may_grow: whether there may be new files, and files that are done may be gone.
+        needed: names of files that are still to be read.
+    """
+    known, there = {file.name for file in before}, {file.name for file in now}
+    gone = known - there - set(needed)
+    if may_grow:
+        before = [file for file in before if file.name not in gone]
+        now = [file for file in now if file.name in known]
+    lines = differences(before, now)
+    only_gone = len(lines) == len(gone) and gone == known - there
+    _refuse(output, "is from an input that has changed", lines, _GONE_ARE_DONE * only_gone)
+
+
+_GONE_ARE_DONE = (
+    "All rows of the files that are gone are scored: give --incremental to keep them, and to score "
+    "new files from now on. Or "
+)
+
+
+def refuse_changed_table(
+    output: str, table: str, before: TableState, now: TableState, mark: Mark | None = None
+) -> NoReturn:
+    """Raises ResumeError, saying what a table was and what it is.
+
+    Args:
+        output: the output folder.
+        table: its name.
+        before: what it was when it was copied.
+        now: what it is.
+        mark: of the rows compared, if new ones may be added; None: all are.
+    """
+    counts = f"{before.rows} rows then, {now.rows} now"
+    what = counts if before.rows != now.rows else f"{now.rows} rows, of which some have changed"
+    up_to = f" up to {mark.column} {mark.value}" if mark is not None else ""
+    advice = "" if mark is not None else "--incremental with --incremental-col to score new rows, "
+    raise ResumeError(
+        f"output {output!r} is from {table} as it was copied at {before.taken}, and it is another "
+        f"now{up_to}: {what}. Give {advice}another output, or --overwrite to score everything again"
+    )
+
+
+def _refuse(output: str, what: str, lines: list[str], advice: str = "") -> None:
+    if not lines:
+        return
+    shown = lines[:MOST_DIFFERENCES] + (["..."] if len(lines) > MOST_DIFFERENCES else [])
+    raise ResumeError(
+        f"output {output!r} {what}: {'; '.join(shown)}. {advice}"
+        f"{'u' if advice else 'U'}ndo the changes to resume it, name another folder, or give "
+        "--overwrite to score everything again"
+    )

@@ -1,0 +1,60 @@
+"""How many rows may have an error before a run stops."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from fractions import Fraction
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import JobError
+from sparkinfer.jobs.done import MOST_REASONS
+
+
+class ErrorLimit:
+    """Adds up the rows with an error, those of earlier runs included; thread-safe.
+
+    Args:
+        config: says how many there may be.
+        total_rows: of the whole input.
+    """
+
+    def __init__(self, config: ScoringConfig, total_rows: int) -> None:
+        self._asked = config.max_error_rows
+        self._most = _most(self._asked, total_rows)
+        self._errors = 0
+        self._reasons: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, errors: int, reasons: Mapping[str, int]) -> None:
+        """Adds rows.
+
+        Raises:
+            JobError: there are more than allowed; it names the most frequent reasons.
+        """
+        with self._lock:
+            self._errors += errors
+            self._reasons.update(reasons)
+            self._reasons = Counter(dict(self._reasons.most_common(MOST_REASONS)))
+            if self._most is not None and self._errors > self._most:
+                raise JobError(self._message())
+
+    def _message(self) -> str:
+        often = ", ".join(f"{n} x {reason!r}" for reason, n in self._reasons.most_common(3))
+        return (
+            f"{self._errors} rows have an error, and max_error_rows={self._asked!r} allows "
+            f"{self._most}: {often or 'see the output'}. Fix the cause and run with "
+            "--retry-errors, or with --overwrite if the input changes; or raise the limit and run "
+            "again to resume"
+        )
+
+
+def _most(asked: str | None, total_rows: int) -> int | None:
+    """Returns how many rows may have an error, None for any number."""
+    if asked is None:
+        return None
+    if asked.endswith("%"):
+        return math.floor(Fraction(asked[:-1]) / 100 * total_rows)
+    return int(asked)

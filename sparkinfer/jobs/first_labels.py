@@ -1,0 +1,46 @@
+"""A look at the first true labels, before hours of scoring end without metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import pyarrow as pa
+
+from sparkinfer.exceptions import JobError
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.plan import Plan
+from sparkinfer.rows.reading import ChunkReader
+
+logger = logging.getLogger(__name__)
+
+LABELS_LOOKED_AT = 1000
+"""Rows whose true labels are looked at before the first row is scored."""
+
+
+def warn_of_strange_labels(plan: Plan, chunks: Sequence[Chunk]) -> None:
+    """Says so if it looks as if there will be no metrics."""
+    measure = plan.measure
+    labels = measure.look(_first_labels(plan, chunks))
+    problem = labels.problem() if labels is not None else None
+    if problem is not None:
+        logger.warning(
+            "label_col=%r: in the first rows, %s; the run goes on, and reports no metrics "
+            "unless later rows have such a label",
+            measure.label_col,
+            problem,
+        )
+
+
+def _first_labels(plan: Plan, chunks: Sequence[Chunk]) -> Iterator[pa.Array]:
+    """Yields the true labels of the first rows."""
+    field = plan.columns.carried.field(plan.measure.label_col)
+    reader = ChunkReader(plan.read_from, pa.schema([field]))
+    left = LABELS_LOOKED_AT
+    with suppress(JobError):  # the chunk's own attempt says more
+        for batch in reader.read(piece for chunk in chunks for piece in chunk.pieces):
+            yield batch.column(0).slice(0, left)
+            left -= batch.num_rows
+            if left <= 0:
+                return

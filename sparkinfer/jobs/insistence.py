@@ -1,0 +1,63 @@
+"""Doing what may be repeated: only while the lease is held, and again if a store hesitates."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from time import sleep
+from typing import TypeVar
+
+from sparkinfer.jobs.lease import Lease
+
+logger = logging.getLogger(__name__)
+
+TRIES, FIRST_PAUSE_S = 4, 0.5
+"""For transient errors of a store; each pause is four times the previous one."""
+
+PASSING_ERRNOS = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT})
+"""What mounted and remote file systems report when overloaded or reconnecting."""
+
+LASTING_ERRORS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+T = TypeVar("T")
+
+
+class Insistence:
+    """Does one thing after the other for the holder of a lease; thread-safe.
+
+    Args:
+        lease: that must be held.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._lock = threading.Lock()
+
+    def __call__(self, act: Callable[[], T]) -> T:
+        """Returns what an idempotent act returns; retries transient errors of a store.
+
+        Raises:
+            LeaseLostError: another run writes here now.
+        """
+        pause_s = FIRST_PAUSE_S
+        for left in reversed(range(TRIES)):
+            with self._lock:
+                self._lease.check()
+            try:
+                return act()
+            except OSError as error:
+                if not left or not _is_passing(error):
+                    raise
+                logger.warning("tried again in %g s: %s", pause_s, error)
+                sleep(pause_s)
+                pause_s *= 4
+        raise AssertionError("the last try returns or raises")
+
+
+def _is_passing(error: OSError) -> bool:
+    """Returns whether an error is worth a retry; those without an errno, from a store, may be."""
+    if isinstance(error, LASTING_ERRORS):
+        return False
+    return error.errno is None or error.errno in PASSING_ERRNOS or isinstance(error, TimeoutError)

@@ -1,0 +1,178 @@
+"""Which chunks of an output are done, and the steps by which one becomes part of it.
+
+A chunk's files are whole where they are staged. First its record is created: it says what readers
+are to see, and where that is staged. Then the files are moved. Whoever comes later, after a crash
+at any moment, does the moves of the record again, and those that are done change nothing. Two
+writers never both record one generation of a chunk where files can be created exclusively: the
+second finds the first one's record, finishes that, and drops what it made itself. Elsewhere the
+lease keeps the second from getting so far.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+from sparkinfer.jobs.records import ChunkRecord, Records
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.ports import PublicationState, Sink
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Insist(Protocol):
+    """Does something that may be repeated; raises if this writer must not go on."""
+
+    def __call__(self, act: Callable[[], T]) -> T: ...  # noqa: D102
+
+
+class Ledger:
+    """The records of a run, and what readers see of them.
+
+    Args:
+        records: of the run.
+        sink: where readers look.
+        chunks: of the manifest.
+    """
+
+    def __init__(self, records: Records, sink: Sink, chunks: Sequence[Chunk]) -> None:
+        self._records = records
+        self._sink = sink
+        self._chunks = chunks
+        self._highest: dict[int, int] = {}
+        self._visible: dict[int, list[str]] = {}
+        self._open: set[tuple[int, int]] = set()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing that this writer has recorded still waits where it was staged."""
+        return not self._open
+
+    def standing(self) -> Iterator[ChunkRecord]:
+        """Yields the record that stands of each chunk that is done, in order.
+
+        It is the newest whose files readers see, or can be made to see. A chunk without any is to
+        be scored again; what is wrong with its records is logged.
+        """
+        generations = self._known()
+        seen = self._sink.look() if generations else {}
+        newest = self._records.read_newest(generations)
+        for (number, known), record in zip(generations.items(), newest, strict=True):
+            if record is None or self._state(record, seen) == "missing":
+                record = self._older(number, known[1:], seen)
+            if record is not None:
+                yield record
+
+    def recover(self, insist: Insist) -> None:
+        """Finishes what a record says and an interrupted writer left undone.
+
+        Call it before anything that is staged is removed. What readers see of a chunk that is to be
+        scored again stays until its next commit, which replaces it.
+        """
+        self._highest = {number: known[0] for number, known in self._known().items()}
+        seen = self._sink.look()
+        self._visible = self._by_chunk(seen)
+        for record in self.standing():
+            # A later generation's files have the names, and may have the sizes, of the earlier's.
+            is_open = self._state(record, seen) == "staged" or (
+                record.generation and self._sink.is_staged(record.publication)
+            )
+            doubled = set(self._visible.pop(record.number, ())) - set(record.files)
+            if is_open:
+                self._publish(record, insist, doubled | set(record.files))
+            elif doubled:
+                insist(partial(self._sink.remove, doubled))
+
+    def commit(
+        self, draft: ChunkRecord, insist: Insist, instead_of: Collection[str] = ()
+    ) -> ChunkRecord:
+        """Records a chunk and shows its files; returns the record that stands then.
+
+        It is another writer's, if that was faster. May be called from several threads at once.
+
+        Args:
+            draft: the record but for its generation.
+            insist: does each step.
+            instead_of: names of what readers see of the chunk until then, beside what `recover`
+                has found.
+
+        Raises:
+            OSError: a file is missing, or cannot be moved.
+        """
+        generation = self._highest.get(draft.number, -1) + 1
+        while True:
+            mine = replace(draft, generation=generation)
+            self._open.add((mine.number, generation))  # its files may be all there is from here on
+            there = insist(partial(self._records.create, mine))
+            if there is not None and there.sources == mine.sources:
+                self._publish(mine, insist, instead_of)
+                return mine
+            self._open.discard((mine.number, generation))
+            if there is not None and self._adopt(there, insist):
+                return there
+            generation += 1
+
+    def unnamed(self, named: Collection[str]) -> list[str]:
+        """Returns what readers see of this run beside what is named."""
+        seen = self._sink.look()
+        return [n for n in seen if n not in named and self._sink.chunk_of(n) is not None]
+
+    def _adopt(self, record: ChunkRecord, insist: Insist) -> bool:
+        """Finishes what another writer began; returns whether its files were there."""
+        if self._state(record, self._sink.look()) == "missing":
+            return False
+        logger.warning("chunk %d: another run was faster; its files are kept", record.number)
+        try:
+            self._publish(record, insist)
+        except FileNotFoundError:  # taken away meanwhile
+            self._open.discard((record.number, record.generation))
+            return False
+        return True
+
+    def _publish(
+        self, record: ChunkRecord, insist: Insist, instead_of: Collection[str] = ()
+    ) -> None:
+        key = record.number, record.generation
+        self._open.add(key)
+        others = {*instead_of, *self._visible.get(record.number, ())}
+        insist(lambda: self._sink.publish(record.publication, others))
+        self._highest[record.number] = record.generation
+        self._open.discard(key)
+
+    def _state(self, record: ChunkRecord, seen: Mapping[str, int]) -> PublicationState:
+        """Returns whether a record's files are, or can be, what readers see of its chunk."""
+        fits = record.rows == self._chunks[record.number].rows and all(
+            self._sink.chunk_of(name) == record.number for name in record.files
+        )
+        return self._sink.state(record.publication, seen) if fits else "missing"
+
+    def _known(self) -> dict[int, list[int]]:
+        """Returns the generations of each chunk of the manifest that has any."""
+        found = self._records.generations()
+        return {number: known for number, known in found.items() if number < len(self._chunks)}
+
+    def _older(
+        self, number: int, generations: Sequence[int], seen: Mapping[str, int]
+    ) -> ChunkRecord | None:
+        for generation in generations:
+            record = self._records.read(number, generation)
+            if record is not None and self._state(record, seen) != "missing":
+                return record
+        logger.warning(
+            "chunk %d: its record or a file of it is missing or has changed; it is scored again",
+            number,
+        )
+        return None
+
+    def _by_chunk(self, seen: Mapping[str, int]) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for name in seen:
+            number = self._sink.chunk_of(name)
+            if number is not None:
+                found.setdefault(number, []).append(name)
+        return found

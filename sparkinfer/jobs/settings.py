@@ -1,0 +1,37 @@
+"""What of a call determines its output."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.files.formats import CSV
+from sparkinfer.plan.inputs import type_name
+from sparkinfer.plan.prelude import Prelude
+from sparkinfer.redaction import without_secrets
+
+
+def settings_of(prelude: Prelude) -> dict[str, Any]:
+    """Returns what determines the output before the processor is tried out, as JSON values."""
+    config = prelude.config
+    carried = config.carry_cols
+    columns = prelude.asked_columns.carried
+    is_csv = prelude.table.input_format == CSV
+    return {
+        "input": _shown_input(config),
+        "input_col": config.input_col,
+        "label_col": config.label_col,
+        "carry_cols": None if carried is None else list(carried),
+        "columns": {field.name: type_name(field.type) for field in columns},
+        "output_prefix": config.output_prefix,
+        "metrics": list(config.metrics),
+        **({f"csv.{key}": value for key, value in asdict(config.csv).items()} if is_csv else {}),
+        **prelude.resolved.settings(),
+    }
+
+
+def _shown_input(config: ScoringConfig) -> str | list[str]:
+    if isinstance(config.input, tuple):
+        return [without_secrets(path) for path in config.input]
+    return without_secrets(str(config.input))

@@ -1,0 +1,190 @@
+"""Rescoring only the rows of an output that have an error; all others keep what they have."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparkinfer.metrics.base import Evaluation
+from sparkinfer.models.scorer import NULL_TEXT
+from sparkinfer.rows.processor import AvoidsSuspects, Processor, ProcessorSpec, Report
+from sparkinfer.workers.slot import WorkerSlot
+from sparkinfer.workers.suspects import Suspects
+from sparkinfer.workers.watchdog import Activity
+
+ERROR = "error"
+"""Name of a scored column, without its prefix."""
+
+
+@dataclass(frozen=True)
+class Mending:
+    """Has a processor score the rows with an error once more; see `ProcessorSpec`.
+
+    It reads rows of an output, with the columns that the processor added. A row whose error is not
+    gone keeps the one that it has. Rows without an input are not tried again.
+
+    Attributes:
+        inner: the processor, decided.
+    """
+
+    inner: ProcessorSpec
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the processor reads and what it added."""
+        return (*self.inner.inputs, *self.inner.fields.names)
+
+    @property
+    def fields(self) -> pa.Schema:
+        """The columns that the processor adds."""
+        return self.inner.fields
+
+    @property
+    def prefix(self) -> str:
+        """Of their names."""
+        return self.inner.prefix
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The processor's."""
+        return self.inner.labels
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The processor's."""
+        return self.inner.evaluation
+
+    @property
+    def verdict(self) -> Any:
+        """The processor's."""
+        return self.inner.verdict
+
+    def check(self) -> None:
+        """Does as the processor does."""
+        self.inner.check()
+
+    def resolved(self) -> Mending:
+        """Does as the processor does."""
+        return replace(self, inner=self.inner.resolved())
+
+    def pinned(self, verdict: Mapping[str, Any]) -> Mending:
+        """Does as the processor does."""
+        return replace(self, inner=self.inner.pinned(verdict))
+
+    def settings(self) -> Mapping[str, Any]:
+        """Returns the processor's."""
+        return self.inner.settings()
+
+    def warm_up(self) -> None:
+        """Does as the processor does."""
+        self.inner.warm_up()
+
+    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> Any:
+        """Does as the processor does."""
+        return self.inner.try_out(slot, longest_text)
+
+    def decided(self, found: Any) -> Mending:
+        """Does as the processor does."""
+        return replace(self, inner=self.inner.decided(found))
+
+    def open(self, slot: WorkerSlot, report: Report) -> _Mender:
+        """Returns the processor with what picks its rows."""
+        return _Mender(self, self.inner.open(slot, report))
+
+
+class _Mender:
+    """Picks the rows with an error and puts their new scores in place; a `Processor`."""
+
+    def __init__(self, spec: Mending, processor: Processor) -> None:
+        self._spec = spec
+        self._processor = processor
+        self.statistics = processor.statistics
+        self._suspects = Suspects()
+
+    @property
+    def suspects(self) -> Suspects:
+        return self._suspects
+
+    @suspects.setter
+    def suspects(self, suspects: Suspects) -> None:
+        self._suspects = suspects
+        if isinstance(self._processor, AvoidsSuspects):
+            self._processor.suspects = suspects
+
+    def activities(self) -> Sequence[Activity | None]:
+        return self._processor.activities()
+
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        waiting: deque[tuple[pa.Table, pa.Array]] = deque()
+
+        def chosen() -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                scored = pa.Table.from_batches([batch]).select(self._spec.fields.names)
+                wanted = _is_retryable(scored.column(self._spec.prefix + ERROR).combine_chunks())
+                waiting.append((scored, wanted))
+                yield batch.filter(wanted).select(list(self._spec.inner.inputs))
+
+        new = _Stretches(self._processor.process(chosen()))
+        # Asking for new scores reads rows, even where none of them needs any.
+        while waiting or new.advance() or waiting:
+            if waiting:
+                scored, wanted = waiting.popleft()
+                yield self._merged(scored, wanted, new.take(pc.sum(wanted).as_py() or 0))
+
+    def _merged(self, old: pa.Table, wanted: pa.Array, new: pa.Table) -> pa.RecordBatch:
+        """Returns rows with the new values where there are such and they have no error."""
+        rows = np.arange(old.num_rows)
+        mended = new.column(ERROR).is_null().to_numpy() if new.num_rows else np.zeros(0, np.bool_)
+        places = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))[mended]
+        rows[places] = old.num_rows + np.flatnonzero(mended)
+        names = [name.removeprefix(self._spec.prefix) for name in old.column_names]
+        both = old.rename_columns(names)
+        if new.num_rows:
+            both = pa.concat_tables([pa.Table.from_arrays(both.columns, schema=new.schema), new])
+        taken = both.take(pa.array(rows)).combine_chunks()
+        return pa.RecordBatch.from_arrays([_whole(one) for one in taken.columns], names=names)
+
+
+class _Stretches:
+    """Takes rows off batches, in stretches of any length."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._held: deque[pa.RecordBatch] = deque()
+
+    def advance(self) -> bool:
+        """Reads one more batch; returns whether there was one."""
+        batch = next(self._batches, None)
+        if batch is None:
+            return False
+        if batch.num_rows:
+            self._held.append(batch)
+        return True
+
+    def take(self, rows: int) -> pa.Table:
+        """Returns the next rows, none for zero."""
+        taken = []
+        while rows:
+            if not self._held and not self.advance():
+                raise AssertionError("a processor yields as many rows as it is given")
+            batch = self._held.popleft()
+            if batch.num_rows > rows:
+                self._held.appendleft(batch.slice(rows))
+                batch = batch.slice(0, rows)
+            taken.append(batch)
+            rows -= batch.num_rows
+        return pa.Table.from_batches(taken) if taken else pa.table({})
+
+
+def _is_retryable(error: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.not_equal(error, NULL_TEXT), False)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)

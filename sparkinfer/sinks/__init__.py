@@ -1,0 +1,1 @@
+"""Sinks: where readers find what was scored."""

@@ -1,0 +1,135 @@
+"""A folder of Parquet files, named after their chunk, that readers see once they are whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from sparkinfer.exceptions import OutputError
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.ports import Publication, PublicationState
+from sparkinfer.storage import (
+    SUCCESS_FILE,
+    WORK_FOLDER,
+    exists,
+    file_size,
+    join,
+    move,
+    names_in,
+    remove,
+    sizes_in,
+    sync,
+    write_text,
+)
+
+PART_NAME = re.compile(r"part-(\d{8})-\d{3,}(?:-([0-9a-f]{8}))?\.parquet")
+"""Number of the chunk, and id of the run; runs of older versions have none."""
+
+
+class ParquetFolder:
+    """The visible part of an output folder; see `Sink`.
+
+    Args:
+        path: the output folder.
+        run: id of the run that publishes there; empty for one that an older version began.
+    """
+
+    def __init__(self, path: str, run: str = "") -> None:
+        self._path = path
+        self._work = join(path, WORK_FOLDER)
+        self._run = run
+
+    def prepare(self, chunk: Chunk, staging: str, names: Sequence[str]) -> Publication:
+        """Returns what readers are to see of staged files, which are made durable; see `Sink`."""
+        suffix = f"-{self._run}" if self._run else ""
+        files, sources = {}, {}
+        for index, name in enumerate(names):
+            source = join(staging, name)
+            sync(source)
+            target = f"part-{chunk.name}-{index:03d}{suffix}.parquet"
+            files[target] = file_size(source)
+            sources[target] = source.removeprefix(self._work + "/")
+        return Publication(files, sources)
+
+    def look(self) -> dict[str, int]:
+        """Returns the names and sizes in bytes of what readers see."""
+        return sizes_in(self._path)
+
+    def state(self, publication: Publication, seen: Mapping[str, int]) -> PublicationState:
+        """Returns how far a publication has come; see `Sink`."""
+        waiting = [name for name, size in publication.files.items() if seen.get(name) != size]
+        if not waiting:
+            return "published"
+        staged = all(self._is_staged(publication, name) for name in waiting)
+        return "staged" if staged else "missing"
+
+    def is_staged(self, publication: Publication) -> bool:
+        """Returns whether a part of a publication still waits where it was staged."""
+        return any(self._is_staged(publication, name) for name in publication.sources)
+
+    def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
+        """Moves staged files to where readers look; see `Sink`.
+
+        The first file takes the place of an old one in one step; the other old ones go before. So a
+        reader may miss rows of a chunk in several files for a moment, and never sees one twice.
+        """
+        first = next(iter(publication.files))
+        for name in instead_of:
+            is_done = name in publication.files and not self._is_staged(publication, name)
+            if name != first and not is_done:
+                remove(join(self._path, name))
+        for name, source in publication.sources.items():
+            target = join(self._path, name)
+            try:
+                move(join(self._work, source), target)
+            except FileNotFoundError:
+                if not exists(target) or file_size(target) != publication.files[name]:
+                    raise
+
+    def chunk_of(self, name: str) -> int | None:
+        """Returns the number of the chunk that a file of this run is of, None for other files."""
+        match = PART_NAME.fullmatch(name)
+        return int(match[1]) if match and (match[2] or "") == self._run else None
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes some of what readers see."""
+        for name in names:
+            remove(join(self._path, name))
+
+    def of_runs(self, runs: Collection[str]) -> list[str]:
+        """Returns the names of the files that one of these runs wrote."""
+        matches = ((name, PART_NAME.fullmatch(name)) for name in names_in(self._path))
+        return [name for name, match in matches if match and (match[2] or "") in runs]
+
+    def refuse_strangers(self, runs: Collection[str]) -> None:
+        """Raises OutputError if there is something that none of these runs wrote."""
+        ours = set(self.of_runs(runs))
+        foreign = [n for n in names_in(self._path) if n not in ours and not _is_hidden(n)]
+        if foreign:
+            raise OutputError(
+                f"output {self._path!r} holds {foreign[0]!r}, which no run wrote there; move it "
+                "elsewhere or name another folder"
+            )
+
+    def is_finished(self) -> bool:
+        """Returns whether the output is marked as complete."""
+        return exists(join(self._path, SUCCESS_FILE))
+
+    def finish(self) -> None:
+        """Marks the output as complete."""
+        write_text(join(self._path, SUCCESS_FILE), "")
+
+    def unfinish(self) -> None:
+        """Removes the mark: there is more to do."""
+        remove(join(self._path, SUCCESS_FILE))
+
+    def _is_staged(self, publication: Publication, name: str) -> bool:
+        source = publication.sources.get(name)
+        if source is None:
+            return False
+        path = join(self._work, source)
+        return exists(path) and file_size(path) == publication.files[name]
+
+
+def _is_hidden(name: str) -> bool:
+    return name in (WORK_FOLDER, SUCCESS_FILE) or (name.startswith(".") and name.endswith(".crc"))

@@ -1,0 +1,205 @@
+"""Notes that a worker leaves of what it is about to run, for the one that comes after its death.
+
+Something in a row may end its process in a way that no exception handler sees: a crash in native
+code, or the operating system's out-of-memory killer. Before inputs go through the tokenizer or the
+model their hashes are written down. What the notes of a dead worker name last are suspects: the
+next attempt runs each of them alone. Whatever dies alone is deadly and is not run again.
+
+Where the notes' folder is a local file system they are written from the first attempt on, at the
+cost of a small write for each batch; elsewhere, where each costs a request, once a worker has died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from sparkinfer.exceptions import DeviceError
+from sparkinfer.storage import (
+    file_system,
+    is_local,
+    join,
+    make_folder,
+    names_in,
+    read_bytes,
+    remove,
+    write_text,
+)
+
+logger = logging.getLogger(__name__)
+
+MOST_DEADLY = 16
+"""Inputs of a chunk that kill their worker, beyond which it must be something else."""
+
+DEADLY = "worker: its process died over this text, first in a batch and then alone"
+"""The `error` of a row whose input is deadly."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the notes of dead workers say of a chunk's inputs.
+
+    Attributes:
+        suspected: hashes of those that ran when a worker died.
+        deadly: hashes of those that ran alone then.
+    """
+
+    suspected: frozenset[str] = frozenset()
+    deadly: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.suspected or self.deadly)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a worker at rows of a chunk; small and picklable.
+
+    Attributes:
+        folder: for the notes of this chunk.
+        launch: names what was started together; the workers of other launches have ended.
+        part: of the launch's rows.
+        number: of attempts at this part before.
+        has_predecessor: whether a worker may have died over the chunk before.
+    """
+
+    folder: str
+    launch: str
+    part: int = 0
+    number: int = 0
+    has_predecessor: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the file for its notes."""
+        return f"{self.launch}-{self.part}-{self.number}"
+
+    def follows(self, name: str) -> bool:
+        """Returns whether notes are those of a worker that has ended."""
+        launch, part, number = name.rsplit("-", 2)
+        if launch != self.launch:
+            return True
+        return int(part) == self.part and int(number) < self.number
+
+
+class Suspects:
+    """What one attempt knows of its inputs, and its own notes, while its context is open.
+
+    Args:
+        attempt: what is attempted; None: no notes are read or left.
+
+    Attributes:
+        known: what the notes of dead workers say.
+    """
+
+    def __init__(self, attempt: Attempt | None = None) -> None:
+        self.known = Known()
+        self._notes: _AppendedNotes | _ReplacedNotes | None = None
+        self._lock = threading.Lock()
+        if attempt is None:
+            return
+        if attempt.has_predecessor:
+            self.known = read_known(attempt)
+        self._path = join(attempt.folder, attempt.name)
+        if is_local(file_system(attempt.folder)[0]):
+            self._notes = _AppendedNotes(self._path)
+        elif attempt.has_predecessor:
+            self._notes = _ReplacedNotes(self._path)
+
+    @property
+    def is_noting(self) -> bool:
+        """Whether it is worth hashing what runs."""
+        return self._notes is not None
+
+    def __enter__(self) -> Suspects:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Removes the notes: this worker has not died over what they name.
+
+        It is about to die if its accelerator is broken.
+        """
+        if self._notes is not None and not isinstance(error, DeviceError):
+            with contextlib.suppress(Exception):
+                self._notes.close()
+                remove(self._path)
+
+    def running(self, lane: str, hashes: Sequence[str], *, alone: bool = False) -> None:
+        """Notes what is about to run; nothing if none.
+
+        Args:
+            lane: `tokenizer` or `model`, which work at the same time.
+            hashes: of the inputs.
+            alone: whether it is a suspect that runs by itself.
+        """
+        with self._lock:
+            if self._notes is None:
+                return
+            try:
+                self._notes.put(lane, hashes, alone)
+            except Exception as error:  # notes are worth less than rows
+                logger.warning("%s: no notes are kept: %s", self._path, error)
+                self._notes = None
+
+
+def read_known(attempt: Attempt) -> Known:
+    """Returns what the notes of workers that have ended say."""
+    suspected: set[str] = set()
+    deadly: set[str] = set()
+    for name in names_in(attempt.folder):
+        if not attempt.follows(name):
+            continue
+        for hashes, alone in _last_in_each_lane(read_bytes(join(attempt.folder, name)) or b""):
+            (deadly if alone else suspected).update(hashes)
+    return Known(frozenset(suspected - deadly), frozenset(deadly))
+
+
+class _AppendedNotes:
+    """Notes in a local file, one line each; what has been written survives the process."""
+
+    def __init__(self, path: str) -> None:
+        make_folder(path.rpartition("/")[0])
+        name = file_system(path)[1]
+        self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def put(self, lane: str, hashes: Sequence[str], alone: bool) -> None:
+        os.write(self._file, f"{json.dumps([lane, alone, list(hashes)])}\n".encode())
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class _ReplacedNotes:
+    """Notes in an object that is replaced each time."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lanes: dict[str, str] = {}
+
+    def put(self, lane: str, hashes: Sequence[str], alone: bool) -> None:
+        self._lanes[lane] = json.dumps([lane, alone, list(hashes)])
+        write_text(self._path, "".join(f"{line}\n" for line in self._lanes.values()))
+
+    def close(self) -> None:
+        pass
+
+
+def _last_in_each_lane(content: bytes) -> Iterable[tuple[list[str], bool]]:
+    """Returns what ran last in each lane, and whether alone; passes over a half-written line."""
+    last: dict[str, tuple[list[str], bool]] = {}
+    for line in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, TypeError):
+            lane, alone, hashes = json.loads(line)
+            last[lane] = hashes, alone
+    return last.values()

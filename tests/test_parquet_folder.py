@@ -1,0 +1,145 @@
+"""The visible part of an output."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import fsspec
+import pytest
+
+import sparkinfer.sinks.parquet
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.ports import Publication
+from sparkinfer.sinks.parquet import ParquetFolder
+from sparkinfer.storage import file_size, join, make_folder, names_in, remove, write_text
+
+RUN = "0123abcd"
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An output folder on a disk, and on a store that cannot rename."""
+    if request.param == "local":
+        return str(tmp_path / "out")
+    fsspec.filesystem("memory").store.clear()
+    return "memory://bucket/out"
+
+
+def prepare(folder: str, chunk: int, *names: str) -> Publication:
+    """Stages files, each with its name as its content."""
+    staging = join(folder, "_sparkinfer", "staging", "00000001", "attempt")
+    make_folder(staging)
+    for name in names:
+        write_text(join(staging, name), name)
+    return ParquetFolder(folder, RUN).prepare(Chunk(chunk, ()), staging, names)
+
+
+def visible(folder: str) -> dict[str, str]:
+    fs, root = fsspec.core.url_to_fs(folder)
+    names = [name for name in names_in(folder) if name != "_sparkinfer"]
+    return {name: fs.cat_file(f"{root}/{name}").decode() for name in names}
+
+
+def test_files_are_named_after_chunk_place_and_run(folder: str) -> None:
+    publication = prepare(folder, 12, "b.parquet", "a.parquet")
+    assert publication.files == {
+        "part-00000012-000-0123abcd.parquet": 9,
+        "part-00000012-001-0123abcd.parquet": 9,
+    }
+    assert list(publication.sources.values()) == [
+        "staging/00000001/attempt/b.parquet",
+        "staging/00000001/attempt/a.parquet",
+    ]
+    sink = ParquetFolder(folder, RUN)
+    assert sink.look() == {}
+    sink.publish(publication, ())
+    assert sink.look() == publication.files
+    assert list(visible(folder).values()) == ["b.parquet", "a.parquet"]
+    assert [sink.chunk_of(name) for name in publication.files] == [12, 12]
+    assert ParquetFolder(folder, "89abcdef").chunk_of(next(iter(publication.files))) is None
+
+
+def test_a_publication_is_staged_then_published_and_missing_if_it_is_nowhere(folder: str) -> None:
+    sink = ParquetFolder(folder, RUN)
+    publication = prepare(folder, 3, "a.parquet", "b.parquet")
+    assert (sink.state(publication, sink.look()), sink.is_staged(publication)) == ("staged", True)
+    sink.publish(publication, ())
+    assert sink.state(publication, sink.look()) == "published"
+    assert not sink.is_staged(publication)
+    remove(join(folder, "part-00000003-001-0123abcd.parquet"))
+    assert sink.state(publication, sink.look()) == "missing"
+
+
+@pytest.mark.parametrize("at", ["a.parquet", "b.parquet"])
+def test_publishing_may_be_done_again_after_it_failed(
+    folder: str, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    sink = ParquetFolder(folder, RUN)
+    publication = prepare(folder, 3, "a.parquet", "b.parquet")
+    move = sparkinfer.sinks.parquet.move
+
+    def fail(source: str, target: str) -> None:
+        if source.endswith(at):
+            raise OSError(errno.EIO, "the mount is gone for a moment")
+        move(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sparkinfer.sinks.parquet, "move", fail)
+        with pytest.raises(OSError, match="gone for a moment"):
+            sink.publish(publication, ())
+    assert sink.state(publication, sink.look()) == "staged"
+    for _ in range(2):
+        sink.publish(publication, ())
+        assert list(visible(folder).values()) == ["a.parquet", "b.parquet"]
+
+
+def test_a_file_that_is_gone_from_both_places_is_an_error(folder: str) -> None:
+    publication = prepare(folder, 3, "a.parquet")
+    remove(join(folder, "_sparkinfer", "staging"))
+    with pytest.raises(FileNotFoundError):
+        ParquetFolder(folder, RUN).publish(publication, ())
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (3, 1), (1, 3), (3, 2)])
+def test_a_later_generation_takes_the_place_of_the_one_before(
+    folder: str, before: int, after: int
+) -> None:
+    sink = ParquetFolder(folder, RUN)
+    old = prepare(folder, 3, *(f"old-{index}" for index in range(before)))
+    sink.publish(old, ())
+    new = prepare(folder, 3, *(f"new-{index}" for index in range(after)))
+    assert sink.is_staged(new)
+    for _ in range(2):
+        sink.publish(new, old.files)
+        assert list(visible(folder).values()) == [f"new-{index}" for index in range(after)]
+
+
+def test_a_half_copied_file_is_copied_again(folder: str) -> None:
+    publication = prepare(folder, 3, "a.parquet")
+    [name] = publication.files
+    write_text(join(folder, name), "a.pa")
+    sink = ParquetFolder(folder, RUN)
+    assert sink.state(publication, sink.look()) == "staged"
+    sink.publish(publication, ())
+    assert file_size(join(folder, name)) == len("a.parquet")
+
+
+def test_files_of_some_runs_are_told_from_all_others(folder: str) -> None:
+    make_folder(folder)
+    ours = ["part-00000001-000-0123abcd.parquet", "part-00000002-000.parquet"]
+    for name in (*ours, "part-00000001-000-89abcdef.parquet", "part-1.parquet", "_SUCCESS"):
+        write_text(join(folder, name), "")
+    assert ParquetFolder(folder).of_runs({RUN, ""}) == ours
+    assert ParquetFolder(folder).of_runs({RUN}) == ours[:1]
+
+
+def test_the_mark_of_the_end_comes_and_goes(folder: str) -> None:
+    sink = ParquetFolder(folder, RUN)
+    make_folder(folder)
+    assert not sink.is_finished()
+    sink.finish()
+    assert sink.is_finished()
+    sink.unfinish()
+    sink.unfinish()
+    assert not sink.is_finished()
