@@ -13,18 +13,22 @@ SparkInferError                      the root: catch this one to catch them all
 └── DeviceError                      the accelerator's context is broken; the process must end
 
 Each takes one message, so that it survives pickling from an executor to the driver. A message
-holds the value that was given, what was expected and what to do.
+holds the value that was given, what was expected and what to do; it is kept short and without
+secrets here, whoever shows it.
 """
 
 from __future__ import annotations
+
+from sparkinfer.messages import shortened
+from sparkinfer.redaction import without_secrets
 
 
 class SparkInferError(Exception):
     """The root of every error that sparkinfer raises on purpose."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = shortened(without_secrets(message))
+        super().__init__(self.message)
 
 
 class UsageError(SparkInferError):

@@ -7,7 +7,6 @@ is written except an empty file next to the output, which is removed immediately
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import traceback
@@ -18,9 +17,10 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor import cluster, folders, installation, run
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Finding, Outcome, as_outcome
+from sparkinfer.logs import get_logger
 from sparkinfer.redaction import without_secrets
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import time
@@ -19,6 +18,7 @@ from sparkinfer.engines.isolation import Isolation
 from sparkinfer.engines.scoring_udf import with_error, with_scores
 from sparkinfer.engines.spark_worker import WorkerJob
 from sparkinfer.exceptions import JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
@@ -33,7 +33,7 @@ from sparkinfer.workers.channel import ProgressAddress
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LEAST_ROWS = {"cpu": 128, "cuda": 4096}
 """Worth a task of their own: its start and first window cost as much as about a second of rows."""

@@ -7,7 +7,6 @@ is checked before a file is moved; anything that an earlier writer had staged is
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import threading
 from collections import Counter
@@ -22,6 +21,7 @@ from sparkinfer.jobs.done import MOST_REASONS
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import ChunkRecord, ManifestFolder
 from sparkinfer.jobs.output import Output
+from sparkinfer.logs import get_logger
 from sparkinfer.metrics.measure import Measure
 from sparkinfer.plan.ports import ScoredChunk
 from sparkinfer.plan.progress import Progress
@@ -29,7 +29,7 @@ from sparkinfer.rows.tally import Tally, add_up, rows_in
 from sparkinfer.storage import join
 from sparkinfer.workers import heap
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TRIM_EVERY = 32
 """Chunks after which the heap is trimmed: footers and records vary in size and fragment it."""

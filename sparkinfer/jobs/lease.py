@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import logging
 import os
 import re
 import socket
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparkinfer.exceptions import JobError, OutputError, SparkInferError
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import (
     WORK_FOLDER,
     file_system,
@@ -43,7 +43,7 @@ from sparkinfer.storage import (
     write_text,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BEAT_S = 2.0
 """Time between two heartbeats of the holder."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -18,13 +17,14 @@ from typing import Any, NoReturn
 
 from sparkinfer.exceptions import ResumeError
 from sparkinfer.files.listing import InputFile
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.snapshot import differences
 from sparkinfer.plan.table_state import Mark, TableState
 from sparkinfer.rows.reading import Piece
 from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_text, replace_text
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SCHEMA_VERSION = 2
 """Of manifests and records; other versions are not read."""

@@ -8,7 +8,6 @@ that was wrongly taken for dead then has nothing left to publish.
 from __future__ import annotations
 
 import glob
-import logging
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.jobs.manifest import MANIFEST_FILE
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.storage import (
     SUCCESS_FILE,
@@ -36,7 +36,7 @@ from sparkinfer.storage import (
     write_text,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 REMOVAL_ATTEMPTS, REMOVAL_PAUSE_S = 5, 0.5
 

@@ -10,7 +10,6 @@ is scored again.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -19,6 +18,7 @@ from sparkinfer.exceptions import RowConservationError
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.jobs.manifest import RECORDS_FOLDER, SCHEMA_VERSION, ChunkRecord, ManifestFolder
 from sparkinfer.jobs.output import Output
+from sparkinfer.logs import get_logger
 from sparkinfer.metrics.measure import Measure
 from sparkinfer.rows.tally import add_up, tally_file
 from sparkinfer.storage import (
@@ -31,7 +31,7 @@ from sparkinfer.storage import (
     sizes_in,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 NOTE_SUFFIX = ".replacing"
 

@@ -5,7 +5,6 @@ The same call resumes an interrupted run: chunks with a record are done.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,6 +42,7 @@ from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.replacement import Replacer
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
+from sparkinfer.logs import get_logger
 from sparkinfer.metrics.measure import Measure, States
 from sparkinfer.plan.input_chunks import InputChunks
 from sparkinfer.plan.inputs import type_name
@@ -54,7 +54,7 @@ from sparkinfer.rows.reading import ChunkReader
 from sparkinfer.storage import SUCCESS_FILE
 from sparkinfer.workers.statistics import ScoringStatistics
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LABELS_LOOKED_AT = 1000
 """Rows whose true labels are looked at before the first row is scored."""

@@ -9,7 +9,6 @@ import contextlib
 import html
 import importlib
 import json
-import logging
 import os
 import sys
 import threading
@@ -27,9 +26,10 @@ from rich.text import Text
 
 from sparkinfer.config import DisplayMode
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.progress import PREPARE, START, Progress, ProgressState
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 BAR_INTERVAL_S = 0.5

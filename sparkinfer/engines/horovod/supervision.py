@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import socket
 import threading
@@ -24,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from sparkinfer.exceptions import DeviceError, JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import (
     join,
     make_folder,
@@ -34,7 +34,7 @@ from sparkinfer.storage import (
     replace_text,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BEAT_S = 1.0
 """Time between two beats, and between two looks at the beats of others."""
