@@ -19,6 +19,9 @@ secrets here, whoever shows it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sparkinfer.messages import shortened
 from sparkinfer.redaction import without_secrets
 
@@ -29,6 +32,27 @@ class SparkInferError(Exception):
     def __init__(self, message: str) -> None:
         self.message = shortened(without_secrets(message))
         super().__init__(self.message)
+
+
+@contextmanager
+def causes_without_secrets() -> Iterator[None]:
+    """Replaces causes of an error, which other libraries raised, whose texts hold secrets."""
+    try:
+        yield
+    except Exception as error:
+        _replace_causes(error)
+        raise
+
+
+def _replace_causes(error: BaseException) -> None:
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is None:
+        return
+    text = f"{type(cause).__name__}: {cause}"
+    if without_secrets(text) == text:
+        _replace_causes(cause)
+    else:
+        error.__cause__ = SparkInferError(text)
 
 
 class UsageError(SparkInferError):

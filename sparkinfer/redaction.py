@@ -39,7 +39,7 @@ _NOT_THE_VALUE = frozenset(
 )
 """Last words of names that say something of a secret without being it."""
 
-_NAMED = re.compile(r"(?<![\w.\-])-*([A-Za-z_][\w.\-]*)(\\?[\"']?\s?[=:]\s?)(?=\S)")
+_NAMED = re.compile(r"(?<![\w.\-])-*([A-Za-z_][\w.\-]*)(\\?[\"']?\s?[=:]\s?|\s(?=['\"]))(?=\S)")
 _VALUE = re.compile(r"\\?\"(?:[^\"\\]|\\.)*\"?|\\?'(?:[^'\\]|\\.)*'?|[^\s,;&'\"(){}\[\]]+")
 
 _TOKENS = re.compile(
@@ -178,15 +178,17 @@ def _without_named(text: str) -> str:
         parts.append(text[done : match.end()])
         done = match.end()
         value = _VALUE.match(text, done) if is_secret_name(match[1]) else None
-        if value is not None and _is_value(match[2], value[0]):
+        if value is not None and _is_value(match[1], match[2], value[0]):
             quote = value[0][0] if value[0][0] in "'\"" else ""
             parts.append(f"{quote}{HIDDEN}{quote}")
             done = value.end()
     return "".join([*parts, text[done:]])
 
 
-def _is_value(separator: str, value: str) -> bool:
+def _is_value(name: str, separator: str, value: str) -> bool:
     """Returns whether this is a secret and not a number or the next word of a sentence."""
+    if separator.isspace() and not _ALWAYS.search(name.lower()):
+        return False  # in SQL it is a value: OPTIONS (password '...')
     plain = value.strip("\\'\"")
     if not plain or re.fullmatch(r"\d{1,6}|true|false|none|null|\*+", plain, re.IGNORECASE):
         return False

@@ -1,5 +1,6 @@
 import inspect
 import pickle
+import traceback
 
 import pytest
 
@@ -23,3 +24,19 @@ def test_an_error_survives_pickling(error: type[exceptions.SparkInferError]) -> 
 def test_every_error_has_the_one_root(error: type[Exception]) -> None:
     assert issubclass(error, exceptions.SparkInferError)
     assert error.__name__ in (exceptions.__doc__ or "")
+
+
+def test_a_cause_that_holds_a_secret_is_replaced_and_another_stays() -> None:
+    def fail(text: str) -> None:
+        try:
+            raise OSError(text)
+        except OSError as error:
+            raise exceptions.InputError("it cannot be read") from error
+
+    with pytest.raises(exceptions.InputError) as raised, exceptions.causes_without_secrets():
+        fail(f"https://u:{'hid' + 'den'}@h/x")
+    assert str(raised.value.__cause__) == "OSError: https://***@h/x"
+    assert "hidden" not in "".join(traceback.format_exception(raised.value))
+    with pytest.raises(exceptions.InputError) as raised, exceptions.causes_without_secrets():
+        fail("no such file")
+    assert type(raised.value.__cause__) is OSError

@@ -28,8 +28,11 @@ def test_what_is_wrong_is_told_with_its_place(text: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["password: *hunter2", "password: hunter2: x", "p: !hunter2 x", "p: 'hunter2", "p: @hunter2"]
-    + ["a: &hunter2 1\nb: &hunter2 2\nc: [", "p: %hunter2", "hunter2\np: x", 'p: "\\hunter2"'],
+    [
+        *("password: *hunter2", "password: hunter2: x", "p: !hunter2 x", "p: 'hunter2"),
+        *("p: @hunter2", "p: %hunter2", "hunter2\np: x", 'p: "\\hunter2"'),
+        "a: &hunter2 1\nb: &hunter2 2\nc: [",
+    ],
 )
 def test_the_content_of_a_broken_line_is_not_repeated(text: str) -> None:
     with pytest.raises(YamlTextError) as raised:
