@@ -55,12 +55,23 @@ def file_system(path: str) -> tuple[Any, str]:
     """
     try:
         return fsspec.core.url_to_fs(  # type: ignore[no-any-return]
-            _mounted(path), use_listings_cache=False
+            mounted(path), use_listings_cache=False
         )
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"path {path!r}: {str(error).strip()}; install the fsspec package for this kind of path"
         ) from None
+
+
+def mounted(path: str) -> str:
+    """Returns where Databricks mounts a `dbfs:/` path for ordinary programs; another unchanged.
+
+    That is `/dbfs`, but for `dbfs:/Volumes`, which is the same as `/Volumes`.
+    """
+    if not path.startswith("dbfs:/"):
+        return path
+    below = path.removeprefix("dbfs:").lstrip("/")
+    return f"/{below}" if f"{below}/".startswith("Volumes/") else f"/dbfs/{below}"
 
 
 def exists(path: str) -> bool:
@@ -252,10 +263,3 @@ def _protocols(fs: Any) -> set[str]:
 
 def _has_scheme(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
-
-
-def _mounted(path: str) -> str:
-    """Returns where Databricks mounts a `dbfs:/` path for ordinary programs."""
-    if path.startswith("dbfs:/"):
-        return "/dbfs/" + path.removeprefix("dbfs:").lstrip("/")
-    return path
