@@ -92,8 +92,11 @@ class _FailsError(Exception):
     """The model raises something."""
 
     def __init__(self, reason: Exception) -> None:
-        super().__init__(_said(reason))
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return _said(self.reason)
 
 
 def _seen_tokens(checkpoint: Checkpoint, longest_text: int | None) -> int:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from sparkinfer.exceptions import DeviceError, JobError
+from sparkinfer.exceptions import DeviceError, JobError, SparkInferError
 from sparkinfer.logs import get_logger
 from sparkinfer.storage import (
     join,
@@ -69,19 +69,18 @@ RESTARTED_FILE = "restarted"
 STARTING, SCORING, DONE, FAILED = "starting", "scoring", "done", "failed"
 
 
-class RunAbortedError(Exception):
+class RunAbortedError(JobError):
     """Ends a rank of an aborted run; the side that aborted it reports the reason."""
 
 
-class ControlFolderError(Exception):
+class ControlFolderError(JobError):
     """The folder through which driver and ranks communicate is permanently unusable."""
 
 
-class RankTracebackError(Exception):
+class RankTracebackError(SparkInferError):
     """The traceback of a rank, as the cause of the error raised on the driver."""
 
-    def __init__(self, trace: str) -> None:
-        super().__init__(f"in the rank:\n{trace}")
+    most_characters = 20_000
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,9 @@ class Supervisor:
         if self._failure is None and not self._all_done():
             self._failure = self._unfinished(launch_error)
         if self._failure is not None:
-            cause = RankTracebackError(self._trace) if self._trace else launch_error
+            cause = (
+                RankTracebackError(f"in the rank:\n{self._trace}") if self._trace else launch_error
+            )
             raise JobError(self._failure) from cause
 
     def _run(self) -> None:
