@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from sparkinfer.exceptions import ConfigError
 
 SUCCESS_FILE = "_SUCCESS"
@@ -53,10 +51,10 @@ def file_system(path: str) -> tuple[Any, str]:
     Raises:
         ConfigError: no file system for this kind of path is known or installed.
     """
+    from fsspec.core import url_to_fs  # not needed to find a model
+
     try:
-        return fsspec.core.url_to_fs(  # type: ignore[no-any-return]
-            mounted(path), use_listings_cache=False
-        )
+        return url_to_fs(mounted(path), use_listings_cache=False)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"path {path!r}: {str(error).strip()}; install the fsspec package for this kind of path"

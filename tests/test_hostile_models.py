@@ -262,9 +262,6 @@ def test_pickled_weights_run_nothing_where_they_are_allowed(folder: Path, kind: 
         "archive": (torch_file({"a": Payload()}), "something other than tensors"),
         "bomb": (compressed(torch_file(torch.zeros(1 << 22))), "would become 16,77"),
         "no archive": (torch_file(1).replace(b"PK\x01\x02", b"none"), "bin is damaged"),
-            torch_file({"a": torch.zeros(9)})[200:],
-            "pytorch_model.bin is damaged",
-        ),
     }[kind]
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(content)
