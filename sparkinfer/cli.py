@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import logging
+import re
 import signal
 import sys
 import traceback
@@ -16,7 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from sparkinfer import __version__
 from sparkinfer.config import (
@@ -28,8 +30,10 @@ from sparkinfer.config import (
 )
 from sparkinfer.engines import ENGINES
 from sparkinfer.exceptions import SparkInferError, UsageError
+from sparkinfer.messages import shortened
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.redaction import without_secrets
+from sparkinfer.terminal import printable, printable_lines
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -38,7 +42,10 @@ C = TypeVar("C", bound=ScoringConfig)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the terminal may not have a character
+    options = _options(arguments)
     if not options.debug:
         warnings.simplefilter("ignore")  # other libraries' notes to their callers
     command: Callable[[argparse.Namespace], int] = options.command
@@ -53,22 +60,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         unexpected = SparkInferError(
-            f"unexpected {type(error).__name__}: {_one_line(error)}; run again with --debug to see "
-            "where it comes from"
+            f"unexpected {type(error).__name__}: {_one_line(str(error))}; run again with --debug "
+            "to see where it comes from"
         )
         unexpected.__cause__ = error
         return _fail(unexpected, FAILED, options.debug)
 
 
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # Without what follows them: it may be the secret of a mistyped option.
+        names = [one.partition("=")[0] for one in unknown if one.startswith("-")]
+        parser.error(
+            f"unknown option {', '.join(names)}; see --help"
+            if names
+            else f"{len(unknown)} argument(s) too many, which belong to no option; see --help"
+        )
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names and repeats no secrets."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints what is wrong with the arguments and ends the process."""
+        super().error(
+            _shown(re.sub(r"(ignored explicit argument) .*", r"\1: it takes none", message))
+        )
+
+
 def _fail(error: SparkInferError, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
-    print(f"sparkinfer: error: {without_secrets(_one_line(error))}", file=sys.stderr)
+        trace = "".join(traceback.format_exception(error))
+        print(printable_lines(without_secrets(trace)), file=sys.stderr)
+    print(f"sparkinfer: error: {_shown(str(error))}", file=sys.stderr)
     return code
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _shown(message: str) -> str:
+    return shortened(printable(without_secrets(_one_line(message))))
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[ \t\r\n]+", " ", text).strip()
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -166,12 +205,12 @@ def _what_is_done(config: ScoringConfig, started: str) -> str:
 def _print_first_rows(config: ScoringConfig) -> None:
     from sparkinfer.report.summary import first_rows
 
-    print(f"\nfirst rows of {config.output}:")
+    print(f"\nfirst rows of {_shown(str(config.output))}:")
     print(first_rows(str(config.output)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sparkinfer", description="Scores tables of text with Hugging Face models on Spark."
     )
     parser.add_argument("--version", action="version", version=f"sparkinfer {__version__}")

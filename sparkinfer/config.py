@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.validation import NOT_EMPTY, PATH, Options, above, at_least, read_by
+from sparkinfer.messages import shown
+from sparkinfer.redaction import remember_secrets
+from sparkinfer.validation import NOT_EMPTY, NOT_SHOWN, PATH, Options, above, at_least, read_by
+from sparkinfer.yaml_text import YamlTextError, parse_yaml
 
 LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
 ReaderName = Literal["auto", "petastorm", "pyarrow"]
@@ -58,7 +59,7 @@ def _encoding(value: Any) -> Any:
         if value is not None:
             "".encode(value)  # refuses base64 and the like, which are not of text
         return value if value is None else codecs.lookup(value).name
-    except (LookupError, TypeError, UnicodeError):
+    except (LookupError, TypeError, ValueError):
         raise ValueError("the name of an encoding, such as 'latin-1' or 'utf-16'") from None
 
 
@@ -209,7 +210,7 @@ class ScoringConfig(Options):
     """Model replicas; None: one per GPU, else one per CPU slot."""
     master: str | None = None
     """Spark master to start a session on; None: as the environment specifies."""
-    spark_conf: dict[str, str] = field(default_factory=dict)
+    spark_conf: dict[str, str] = field(default_factory=dict, metadata=NOT_SHOWN)
     """Spark settings for a session that sparkinfer starts."""
 
     device: DeviceName = "auto"
@@ -235,6 +236,7 @@ class ScoringConfig(Options):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
+        remember_secrets(self.spark_conf)
         _refuse_contradictions(self)
 
     @classmethod
@@ -266,20 +268,20 @@ class ScoringConfig(Options):
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    shown_path = f"config file {shown(str(path))}"
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        loaded = parse_yaml(path.read_text(encoding="utf-8"))
+    except YamlTextError as error:
+        raise ConfigError(f"{shown_path} is not valid YAML: {error}; correct the line") from None
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(
-            f"config file {str(path)!r} cannot be read ({reason}); give an existing YAML file"
+            f"{shown_path} cannot be read ({reason}); give an existing YAML file"
         ) from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config file {str(path)!r} is not valid YAML: {reason}") from None
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         raise ConfigError(
-            f"config file {str(path)!r} holds a {type(loaded).__name__}, expected `option: value` "
-            "lines with option names"
+            f"{shown_path} holds a {type(loaded).__name__}, expected `option: value` lines with "
+            "option names"
         )
     return dict(loaded)
 
@@ -288,12 +290,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     """Sets the option that `a.b=value` names, in place."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(
-            f"--set {override!r}: expected KEY=VALUE, such as batching.window_rows=64"
-        )
+        name = shown(re.split(r"[\s:]", override, maxsplit=1)[0])
+        raise ConfigError(f"--set {name}: expected KEY=VALUE, such as batching.window_rows=64")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except YamlTextError:
         value = text
     section, _, rest = key.partition(".")
     if not rest:
@@ -305,7 +306,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if isinstance(inner, Options):
         inner = inner.as_dict()
     if inner is not None and not isinstance(inner, Mapping):
-        raise ConfigError(f"--set {override!r}: {section!r} is one value, not a group of options")
+        raise ConfigError(
+            f"--set {shown(key)}: {shown(section)} is one value, not a group of options; leave out "
+            "what follows the dot"
+        )
     values[section] = {**(inner or {}), rest: value}
 
 
@@ -363,15 +367,15 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
 
 def _refuse_spark_options(config: ScoringConfig) -> None:
     given = {
-        "master": config.master,
-        "spark_conf": config.spark_conf or None,
-        "num_workers": config.num_workers if (config.num_workers or 1) > 1 else None,
+        f"master={config.master!r}": config.master is not None,
+        f"spark_conf with {shown(list(config.spark_conf))}": bool(config.spark_conf),
+        f"num_workers={config.num_workers!r}": (config.num_workers or 1) > 1,
     }
-    for key, value in given.items():
-        if value is not None:
+    for what, is_given in given.items():
+        if is_given:
             raise ConfigError(
-                f"{key}={value!r} with engine='local': that engine is one process without Spark; "
-                "drop the option or use engine='pandas_udf'"
+                f"{what} with engine='local': that engine is one process without Spark; drop the "
+                "option or use engine='pandas_udf'"
             )
     if config.input_format in ("table", "query"):
         raise ConfigError(

@@ -9,22 +9,56 @@ SparkInferError                      the root: catch this one to catch them all
 │   ├── ModelLoadError               the model's files are missing, unsafe or do not load
 │   └── EngineUnavailableError (ImportError)   a package, Java or an accelerator is missing
 ├── JobError                         the job had started and failed
-│   └── RowConservationError         the rows written are not the rows read
+│   ├── RowConservationError         the rows written are not the rows read
+│   ├── LeaseLostError               another run writes to the output now (jobs.lease)
+│   └── ControlFolderError           driver and ranks cannot communicate (engines.horovod)
+├── RankTracebackError               in a cause: what a rank of that engine raised
 └── DeviceError                      the accelerator's context is broken; the process must end
 
 Each takes one message, so that it survives pickling from an executor to the driver. A message
-holds the value that was given, what was expected and what to do.
+holds the value that was given, what was expected and what to do; it is kept short and without
+secrets here, whoever shows it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from sparkinfer.messages import MOST_CHARACTERS, shortened
+from sparkinfer.redaction import without_secrets
 
 
 class SparkInferError(Exception):
     """The root of every error that sparkinfer raises on purpose."""
 
+    most_characters: ClassVar[int] = MOST_CHARACTERS
+
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = shortened(without_secrets(message), self.most_characters)
+        super().__init__(self.message)
+
+
+@contextmanager
+def causes_without_secrets() -> Iterator[None]:
+    """Replaces causes of an error, which other libraries raised, whose texts hold secrets."""
+    try:
+        yield
+    except Exception as error:
+        _replace_causes(error)
+        raise
+
+
+def _replace_causes(error: BaseException) -> None:
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is None:
+        return
+    text = f"{type(cause).__name__}: {cause}"
+    if without_secrets(text) == text:
+        _replace_causes(cause)
+    else:
+        error.__cause__ = SparkInferError(text)
 
 
 class UsageError(SparkInferError):

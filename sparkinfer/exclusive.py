@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import uuid
 from pathlib import Path
 from typing import Any
 
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import file_system, is_local, read_text, sync, write_text
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 STORES_THAT_CREATE_EXCLUSIVELY = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 """Elsewhere fsspec's `mode="create"` may check and then write, so that two can both succeed."""

@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from sparkinfer.exceptions import ConfigError
 
 SUCCESS_FILE = "_SUCCESS"
@@ -54,14 +52,25 @@ def file_system(path: str) -> tuple[Any, str]:
     Raises:
         ConfigError: no file system for this kind of path is known or installed.
     """
+    from fsspec.core import url_to_fs  # not needed to find a model
+
     try:
-        return fsspec.core.url_to_fs(  # type: ignore[no-any-return]
-            _mounted(path), use_listings_cache=False
-        )
+        return url_to_fs(mounted(path), use_listings_cache=False)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"path {path!r}: {str(error).strip()}; install the fsspec package for this kind of path"
         ) from None
+
+
+def mounted(path: str) -> str:
+    """Returns where Databricks mounts a `dbfs:/` path for ordinary programs; another unchanged.
+
+    That is `/dbfs`, but for `dbfs:/Volumes`, which is the same as `/Volumes`.
+    """
+    if not path.startswith("dbfs:/"):
+        return path
+    below = path.removeprefix("dbfs:").lstrip("/")
+    return f"/{below}" if f"{below}/".startswith("Volumes/") else f"/dbfs/{below}"
 
 
 def exists(path: str) -> bool:
@@ -267,10 +276,3 @@ def _protocols(fs: Any) -> set[str]:
 
 def _has_scheme(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
-
-
-def _mounted(path: str) -> str:
-    """Returns where Databricks mounts a `dbfs:/` path for ordinary programs."""
-    if path.startswith("dbfs:/"):
-        return "/dbfs/" + path.removeprefix("dbfs:").lstrip("/")
-    return path

@@ -21,8 +21,13 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.messages import shown
+from sparkinfer.redaction import HIDDEN, without_secrets
 
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_TOO_LARGE = 2**63
+"""Neither Arrow nor Spark counts as far, and Python does not write what is much larger."""
+
 _PLURALS = {int: "integers", float: "numbers", str: "strings"}
 
 
@@ -58,6 +63,9 @@ def read_by(read: Callable[[Any], Any]) -> dict[str, Any]:
     return {"read": read}
 
 
+NOT_SHOWN = {"hidden": True}
+"""Metadata of a field with values that no message may show; those of a mapping, not its keys."""
+
 NOT_EMPTY = {"limit": Limit("that is not empty", bool)}
 PATH = read_by(lambda value: os.fspath(value) if isinstance(value, Path) else value)
 
@@ -74,6 +82,10 @@ class Options:
 
     given: frozenset[str]
 
+    def __init_subclass__(cls) -> None:
+        # In each class, where `dataclass` would put one that shows every value.
+        cls.__repr__ = _as_text  # type: ignore[method-assign, assignment]
+
     def __init__(self, **values: Any) -> None:
         check = _Check(type(self))
         state = check.values_of(type(self), values)
@@ -85,6 +97,17 @@ class Options:
     def as_dict(self) -> dict[str, Any]:
         """Returns the options by name, groups unchanged."""
         return {name: getattr(self, name) for name in _fields(type(self))}
+
+
+def _as_text(options: Options) -> str:
+    """Returns the options by name without secrets; of those that no message may show, the names."""
+    listed = []
+    for name, field in _fields(type(options)).items():
+        value = getattr(options, name)
+        if "hidden" in field.metadata:
+            value = dict.fromkeys(value, HIDDEN)
+        listed.append(f"{name}={value!r}")
+    return without_secrets(f"{type(options).__name__}({', '.join(listed)})")
 
 
 class _MisfitError(ValueError):
@@ -115,7 +138,7 @@ class _Check:
         known, hints = _fields(group), get_type_hints(group)
         for name in values:
             if name not in known:
-                self._refuse_name(f"{prefix}{name}", values[name])
+                self._refuse_name(prefix, name)
         found = {}
         for name, field in known.items():
             try:
@@ -136,13 +159,15 @@ class _Check:
             return None if len(self.problems) > before else hint(**value)
         return _checked(key, value, hint, field.metadata)
 
-    def _refuse_name(self, name: str, value: Any) -> None:
+    def _refuse_name(self, prefix: str, given: Any) -> None:
+        """Adds that an option is unknown; its value may be the secret of a mistyped one."""
         known = list(_dotted_names(self._root))
+        name = prefix + (given if isinstance(given, str) else shown(given))
         leaf = name.rsplit(".", 1)[-1]
         near = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
         near += difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
-        self.problems.append(f"unknown option {name!r} ({value!r}); {hint}")
+        self.problems.append(f"unknown option {shown(name)}; {hint}")
 
 
 def _fields(group: type[Options]) -> dict[str, Field[Any]]:
@@ -179,15 +204,31 @@ def _checked(key: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
     """Returns a value of the hint's type and within its limit."""
     limit: Limit | None = metadata.get("limit")
     expected = f"{_describe(hint)} {limit.text}" if limit else _describe(hint)
+    given = _kinds(key, value, hint) if "hidden" in metadata else f"{key}={shown(value)}"
     try:
         fit = _fit(metadata["read"](value) if "read" in metadata else value, hint)
     except _MisfitError:
-        raise _MisfitError(f"{key}={value!r}: expected {expected}") from None
+        raise _MisfitError(f"{given}: expected {expected}") from None
     except ValueError as error:
-        raise _MisfitError(f"{key}={value!r}: expected {error}") from None
+        raise _MisfitError(f"{given}: expected {error}") from None
     if limit is not None and fit is not None and not limit.holds(fit):
-        raise _MisfitError(f"{key}={value!r}: expected {expected}")
+        raise _MisfitError(f"{given}: expected {expected}")
     return fit
+
+
+def _kinds(key: str, value: Any, hint: Any) -> str:
+    """Returns which types a hidden value has: of a mapping, the first item of a wrong one."""
+    if not isinstance(value, Mapping):
+        return f"{key} is {_kind(value)}"
+    of_name, of_value = get_args(hint)
+    for name, item in value.items():
+        if not isinstance(name, of_name) or not isinstance(item, of_value):
+            return f"{key}: {shown(name)} is {_kind(item)}"
+    return key
+
+
+def _kind(value: Any) -> str:
+    return _NAMES.get(type(value), f"of type {type(value).__name__}")
 
 
 def _fit(value: Any, hint: Any) -> Any:
@@ -201,6 +242,8 @@ def _fit(value: Any, hint: Any) -> Any:
         return {_fit(key, arguments[0]): _fit(item, arguments[1]) for key, item in value.items()}
     if origin is Literal and isinstance(value, str) and value in arguments:
         return value
+    if type(value) is int and abs(value) >= _TOO_LARGE:
+        raise ValueError("a number below 2**63")
     if hint is float and type(value) is int:
         return float(value)
     if origin is None and isinstance(value, hint) and (hint is bool or type(value) is not bool):

@@ -88,11 +88,11 @@ def test_a_fitting_value_is_kept(option: str, value: object, kept: object) -> No
         ("inner", {"rows": 0}, "inner.rows=0: expected an integer of at least 1"),
         ("inner", {"share": 0}, "inner.share=0: expected a number greater than 0"),
         ("inner", {"share": float("nan")}, "inner.share=nan: expected a number greater than 0"),
-        ("inner", {"row": 1}, "unknown option 'inner.row' (1); did you mean 'inner.rows'?"),
-        ("inner", {1: 1}, "unknown option 'inner.1' (1)"),
-        ("rows", 1, "unknown option 'rows' (1); did you mean 'inner.rows'?"),
-        ("colums", (), "unknown option 'colums' (()); did you mean 'columns'?"),
-        ("zzz", 1, "unknown option 'zzz' (1); known options: name, count, ratio"),
+        ("inner", {"row": 1}, "unknown option 'inner.row'; did you mean 'inner.rows'?"),
+        ("inner", {1: 1}, "unknown option 'inner.1'"),
+        ("rows", 1, "unknown option 'rows'; did you mean 'inner.rows'?"),
+        ("colums", (), "unknown option 'colums'; did you mean 'columns'?"),
+        ("zzz", 1, "unknown option 'zzz'; known options: name, count, ratio"),
     ],
 )
 def test_a_problem_is_told_in_plain_words(option: str, value: object, message: str) -> None:
@@ -105,16 +105,16 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
         Outer(flags=1, count="x", inner={"rows": 0, "rws": 1})
     assert raised.value.message == (
-        "unknown option 'flags' (1); did you mean 'flag'?; "
+        "unknown option 'flags'; did you mean 'flag'?; "
         "option 'name' is required; give --name or name=...; "
         "count='x': expected an integer; "
-        "unknown option 'inner.rws' (1); did you mean 'inner.rows'?; "
+        "unknown option 'inner.rws'; did you mean 'inner.rows'?; "
         "inner.rows=0: expected an integer of at least 1"
     )
 
 
 def test_a_group_by_itself_names_its_options_without_the_groups_name() -> None:
-    with pytest.raises(ConfigError, match="unknown option 'row' .* did you mean 'rows'"):
+    with pytest.raises(ConfigError, match="unknown option 'row'; did you mean 'rows'"):
         Inner(row=3)
 
 

@@ -55,6 +55,14 @@ def edit_manifest(output: str | Path | None, **changes: Any) -> None:
     manifest_path(output).write_text(seal(values))
 
 
+def edit_record(output: str | Path | None, chunk: int, **changes: Any) -> None:
+    """Changes the record of a chunk, and its checksum with it."""
+    path = record_file(output, chunk)
+    values = {**json.loads(path.read_text()), **changes}
+    del values["checksum"], values["schema_version"]
+    path.write_text(seal(values))
+
+
 def manifest_path(output: str | Path | None) -> Path:
     """Returns the path of the manifest that counts."""
     return max((Path(str(output)) / "_sparkinfer").glob("manifest*.json"))

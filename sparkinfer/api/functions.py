@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines import find_engine, make_engine, make_source
-from sparkinfer.exceptions import ConfigError
+from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import Display, run_job
 from sparkinfer.plan.inputs import qualified_input
@@ -26,6 +26,7 @@ NOT_OF_SCORE = (
 """Options of a job that have no effect on a lazy DataFrame."""
 
 
+@causes_without_secrets()
 def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFrame:
     """Returns the DataFrame with the scored columns added; rows are scored when it is evaluated.
 
@@ -46,8 +47,8 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     refused = [name for name in NOT_OF_SCORE if name in options]
     if refused:
         raise ConfigError(
-            f"{refused[0]}={options[refused[0]]!r} with score: the option has no effect on a lazy "
-            "DataFrame; leave it out, or use sparkinfer.run(config, df=df)"
+            f"{refused[0]} with score: the option has no effect on a lazy DataFrame; leave it out, "
+            "or use sparkinfer.run(config, df=df)"
         )
     config = ScoringConfig(model=model, input_col=input_col, **options)
     if config.engine != "pandas_udf":
@@ -63,6 +64,7 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     return engine.scored(df, prelude.plan(InputFolders(""), staging=""))
 
 
+@causes_without_secrets()
 def run(
     config: ScoringConfig,
     spark: SparkSession | None = None,

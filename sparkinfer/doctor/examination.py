@@ -7,10 +7,6 @@ is written except an empty file next to the output, which is removed immediately
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,9 +14,11 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor import cluster, folders, installation, run
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Finding, Outcome, as_outcome
+from sparkinfer.logs import get_logger
+from sparkinfer.messages import shortened
 from sparkinfer.redaction import without_secrets
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,7 @@ def examine(config: ScoringConfig) -> Iterator[Finding]:
     failed: dict[str, str] = {}
     for check in CHECKS:
         outcome = _run(check, case, failed)
-        found, advice = (
-            " ".join(_without_known_secrets(text, config).split()) for text in outcome[1:]
-        )
+        found, advice = (_as_line(text) for text in outcome[1:])
         yield Finding(check.name, outcome.status, found, advice)
 
 
@@ -83,23 +79,15 @@ def _run(check: Check, case: Case, failed: dict[str, str]) -> Outcome:
     try:
         outcome = check.run(case)
     except Exception as error:  # whatever a check raises, a run would run into
-        text = _without_known_secrets(traceback.format_exc(), case.config)
-        logger.debug("check %r: %s", check.name, text)
+        logger.debug("check %r", check.name, exc_info=True)
         outcome = as_outcome(error, check.remedy)
     if outcome.status == "error":
         failed[check.name] = check.name
     return outcome
 
 
-def _without_known_secrets(text: str, config: ScoringConfig) -> str:
-    """Returns the text without passwords, signatures, tokens and keys.
-
-    The value of an environment variable or a Spark setting is a secret if its name says so.
-    """
-    for name, value in {**os.environ, **config.spark_conf}.items():
-        if len(value) >= 8 and re.search(r"token|secret|passw|credential|key", name, re.IGNORECASE):
-            text = text.replace(value, "***")
-    return without_secrets(text)
+def _as_line(text: str) -> str:
+    return shortened(" ".join(without_secrets(text).split()))
 
 
 _DEBUG = "run again with --debug to see where it comes from"

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TextIO
 from sparkinfer import __version__
 from sparkinfer.exceptions import SparkInferError
 from sparkinfer.spark.errors import explain
+from sparkinfer.terminal import printable
 
 Status = Literal["ok", "warning", "error", "skipped"]
 
@@ -73,9 +74,9 @@ def print_findings(findings: Iterable[Finding], stream: TextIO) -> list[Finding]
     printed = []
     for finding in findings:
         mark = "ERROR" if finding.status == "error" else finding.status
-        print(f"{mark:<8} {finding.check:<11} {finding.found}", file=stream, flush=True)
+        print(f"{mark:<8} {finding.check:<11} {printable(finding.found)}", file=stream, flush=True)
         if finding.advice:
-            print(f"{'':<20} -> {finding.advice}", file=stream, flush=True)
+            print(f"{'':<20} -> {printable(finding.advice)}", file=stream, flush=True)
         printed.append(finding)
     counts = ", ".join(
         f"{count} {status}{'s' if count > 1 and status in ('warning', 'error') else ''}"

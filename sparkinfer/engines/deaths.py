@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections import Counter
 
 from sparkinfer.exceptions import JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import chunk_name
 from sparkinfer.storage import join, names_in
 from sparkinfer.workers.suspects import MOST_DEADLY, Attempt, Known, read_known
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MOST_UNEXPLAINED = 2
 """Failures of a chunk in turn that tell nothing of its rows. A single one may be the machine's

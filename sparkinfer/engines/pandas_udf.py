@@ -5,7 +5,6 @@ Each chunk is a DataFrame, repartitioned to the number of accelerators, and its 
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -19,6 +18,7 @@ from sparkinfer.engines.spark_chunks import SparkChunks, WrittenChunk
 from sparkinfer.engines.spark_worker import WorkerJob
 from sparkinfer.engines.spark_workers import SparkWorkers
 from sparkinfer.exceptions import JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask
 from sparkinfer.plan.progress import SCORE, Progress
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 IN_FLIGHT = 3
 """Chunks whose jobs run or wait at the same time; more if a chunk does not fill all slots."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import socket
@@ -13,9 +12,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import file_system, join, read_text
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 EPOCH_FILE = re.compile(r"epoch-(\d+)\.json(.*)")
 

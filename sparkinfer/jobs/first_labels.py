@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.reading import ChunkReader
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LABELS_LOOKED_AT = 1000
 """Rows whose true labels are looked at before the first row is scored."""

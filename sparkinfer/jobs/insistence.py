@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 import threading
 from collections.abc import Callable
 from time import sleep
 from typing import TypeVar
 
 from sparkinfer.jobs.lease import Lease
+from sparkinfer.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TRIES, FIRST_PAUSE_S = 4, 0.5
 """For transient errors of a store; each pause is four times the previous one."""

@@ -15,7 +15,6 @@ is not guarded.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -40,6 +39,7 @@ from sparkinfer.jobs.claims import (
     text_of,
     token_of,
 )
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import (
     WORK_FOLDER,
     join,
@@ -50,7 +50,7 @@ from sparkinfer.storage import (
     replace_text,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BEAT_S = 2.0
 """Time between two heartbeats of the holder."""

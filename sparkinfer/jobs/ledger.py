@@ -10,17 +10,17 @@ lease keeps the second from getting so far.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 from sparkinfer.jobs.records import ChunkRecord, Records
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import PublicationState, Sink
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

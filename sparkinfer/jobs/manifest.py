@@ -16,7 +16,7 @@ from typing import Any
 from sparkinfer.exceptions import ResumeError
 from sparkinfer.exclusive import create_exclusively
 from sparkinfer.files.listing import InputFile
-from sparkinfer.jobs.sealed import LAYOUT_VERSION, DamagedError, OtherVersionError, seal, unseal
+from sparkinfer.jobs.sealed import DamagedError, OtherVersionError, seal, unseal
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.table_state import TableState
 from sparkinfer.rows.reading import Piece
@@ -100,8 +100,8 @@ def read_manifest(output: str) -> Manifest | None:
         return manifest
     except OtherVersionError as error:
         raise ResumeError(
-            f"{path} {error}, expected {LAYOUT_VERSION}; resume with the version of sparkinfer "
-            f"that wrote it ({error.written_by}), or give --overwrite to score everything again"
+            f"{path} {error}; resume with the version of sparkinfer that wrote it, or give "
+            "--overwrite to score everything again"
         ) from None
     except (DamagedError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         what = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__}: {error}"

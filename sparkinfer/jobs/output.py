@@ -8,7 +8,6 @@ then has nothing left to publish.
 from __future__ import annotations
 
 import glob
-import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from sparkinfer.exceptions import ConfigError, OutputError, ResumeError
 from sparkinfer.jobs.manifest import Manifest, manifest_numbers, read_manifest, remove_manifests
 from sparkinfer.jobs.records import remove_others, runs_in
+from sparkinfer.logs import get_logger
 from sparkinfer.rows.reading import COPIES
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.storage import (
@@ -31,7 +31,7 @@ from sparkinfer.storage import (
     renames_atomically,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 REMOVAL_ATTEMPTS, REMOVAL_PAUSE_S = 5, 0.5
 

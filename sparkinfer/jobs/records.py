@@ -7,7 +7,6 @@ scored again, the next generation gets a record of its own.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,11 @@ from typing import Any
 
 from sparkinfer.exclusive import create_exclusively
 from sparkinfer.jobs.sealed import DamagedError, OtherVersionError, seal, unseal
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.ports import Publication
 from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_bytes, remove
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RECORDS_FOLDER = "chunks"
 

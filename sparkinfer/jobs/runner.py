@@ -5,7 +5,6 @@ The same call resumes an interrupted run: chunks with a record are done.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -46,6 +45,7 @@ from sparkinfer.jobs.records import Records
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.jobs.settings import settings_of
+from sparkinfer.logs import get_logger
 from sparkinfer.metrics.measure import States
 from sparkinfer.plan.input_chunks import InputChunks
 from sparkinfer.plan.ports import ChunkTask
@@ -54,7 +54,7 @@ from sparkinfer.plan.progress import Progress
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.workers.statistics import ScoringStatistics
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""

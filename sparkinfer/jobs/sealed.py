@@ -19,17 +19,7 @@ class DamagedError(Exception):
 
 
 class OtherVersionError(Exception):
-    """A document is of another version.
-
-    Attributes:
-        version: the document's.
-        written_by: package and version that wrote it, if it says so.
-    """
-
-    def __init__(self, version: object, written_by: object) -> None:
-        super().__init__(f"has layout version {version!r}")
-        self.version = version
-        self.written_by = written_by
+    """A document is of another version, which its message names."""
 
 
 def seal(values: Mapping[str, Any]) -> str:
@@ -53,7 +43,8 @@ def unseal(content: bytes) -> dict[str, Any]:
         raise DamagedError("expected a JSON object")
     version = body.get("schema_version")
     if version not in READ_VERSIONS:
-        raise OtherVersionError(version, body.get("written_by"))
+        by = f" (written by {body['written_by']})" if "written_by" in body else ""
+        raise OtherVersionError(f"has layout version {version!r}{by}, expected {LAYOUT_VERSION}")
     checksum = body.pop("checksum", None)
     if version != 2 and checksum != _checksum(body):
         raise DamagedError("its checksum is not that of its content: it was changed")

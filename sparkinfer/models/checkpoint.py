@@ -11,6 +11,7 @@ from typing import Any
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.screening import refuse_bombs
 from sparkinfer.models.state import reset_before_each_batch
 from sparkinfer.models.tasks import get_task
 from sparkinfer.models.tokens import Encoder, claimed_limit
@@ -130,6 +131,7 @@ class Checkpoint:
 
     def _load_module(self) -> Any:
         loading = self.options.loading
+        refuse_bombs(self.path, f"model {str(self.path)!r}")
         module, report = self._load(
             self.task.auto_class,
             use_safetensors=None if loading.allow_pickle_weights else True,
@@ -177,7 +179,17 @@ class Checkpoint:
                     f"its own file are not installed; run pip install {' '.join(missing)} on every "
                     "node, or save the tokenizer with `save_pretrained` where it loads"
                 ) from error
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if "weights_only" in reason:  # torch advises to switch its protection off
+                raise ModelLoadError(
+                    f"{shown}: its pickled weights hold something other than tensors, which could "
+                    "run code and is not loaded; save the model as safetensors where it was made"
+                ) from None
+            if "ignore_mismatched_sizes" in reason:
+                raise ModelLoadError(
+                    f"{shown}: its weights have other sizes than config.json says; copy or save "
+                    "the model again"
+                ) from error
             if "trust_remote_code=True" in reason:
                 raise ModelLoadError(
                     f"{shown} has Python code of its own (auto_map) that it does not load without, "

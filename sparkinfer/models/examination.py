@@ -7,7 +7,6 @@ rows are laid out so that it does not, and a model for which that is impossible 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.logs import get_logger
 from sparkinfer.models import probes as probing
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ from sparkinfer.models.state import ModuleState
 from sparkinfer.models.tokens import NO_LIMIT, PaddingSide, of_config
 from sparkinfer.workers.devices import is_out_of_memory, release_memory
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TESTED_TOKENS = 4096
 """Greatest length of the longest probe: beyond it a trial would take longer than it is worth."""
@@ -92,8 +92,11 @@ class _FailsError(Exception):
     """The model raises something."""
 
     def __init__(self, reason: Exception) -> None:
-        super().__init__(_said(reason))
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return _said(self.reason)
 
 
 def _seen_tokens(checkpoint: Checkpoint, longest_text: int | None) -> int:

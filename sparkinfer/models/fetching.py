@@ -11,13 +11,12 @@ from pathlib import Path
 
 from sparkinfer.exceptions import EngineUnavailableError, ModelLoadError, SparkInferError
 from sparkinfer.redaction import without_secrets
+from sparkinfer.storage import mounted
 
 
 def local_path(text: str) -> Path:
-    """Returns an absolute path; `dbfs:/x` is where Databricks mounts it: `/dbfs/x`."""
-    text = re.sub(r"^file:(//)?(?=/)", "", text)
-    text = re.sub(r"^dbfs:/+(?=Volumes/)", "/", text)
-    text = re.sub(r"^dbfs:/+", "/dbfs/", text)
+    """Returns an absolute path; `dbfs:/x` is where Databricks mounts it."""
+    text = mounted(re.sub(r"^file:(//)?(?=/)", "", text))
     # Not resolve(): a mount point may be a link that leads elsewhere on another node.
     return Path(os.path.normpath(Path(text).expanduser().absolute()))
 

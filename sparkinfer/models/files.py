@@ -12,6 +12,12 @@ from typing import Any
 
 from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.screening import (
+    refuse_foreign_kernels,
+    refuse_foreign_tokenizer,
+    refuse_impossible,
+    refuse_outside,
+)
 
 _TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template.*"),
@@ -77,6 +83,7 @@ def _list_folder(folder: Path, shown: str) -> Listing:
         )
     try:
         names = frozenset(path.name for path in folder.iterdir() if path.is_file())
+        refuse_outside(folder, shown)
     except OSError as error:
         raise ModelLoadError(f"{shown}: folder cannot be read ({error.strerror})") from None
     return Listing(shown, names, lambda name: (folder / name).read_bytes())
@@ -91,6 +98,8 @@ def select_files(files: Listing, loading: LoadingConfig) -> list[str]:
             f"{files.shown}: no tokenizer files, expected tokenizer.json, tokenizer_config.json, "
             "vocab.txt, spiece.model or the like; add them with `tokenizer.save_pretrained(...)`"
         )
+    if "tokenizer_config.json" in files.names and not loading.trust_remote_code:
+        refuse_foreign_tokenizer(_read_json(files, "tokenizer_config.json"), files.shown)
     chosen = tokenizer | (files.names & {"config.json", "generation_config.json"})
     if loading.trust_remote_code:
         chosen |= files.matching(*_CODE_FILES) - files.matching("*.index.json")
@@ -116,6 +125,9 @@ def _check_config(files: Listing, loading: LoadingConfig) -> dict[str, Any]:
             "`save_pretrained`; give the folder that holds config.json"
         )
     config = _read_json(files, "config.json")
+    refuse_impossible(config, files.shown)
+    if not loading.trust_remote_code:
+        refuse_foreign_kernels(config, files.shown)
     if "auto_map" in config and not loading.trust_remote_code and not _is_known(config):
         raise ModelLoadError(
             f"{files.shown}: config.json names custom Python code (auto_map) for the model_type "
@@ -178,6 +190,10 @@ def _read_json(files: Listing, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise ModelLoadError(
             f"{files.shown}: {name} is not valid JSON ({error}); copy or save the model again"
+        ) from None
+    except RecursionError:
+        raise ModelLoadError(
+            f"{files.shown}: {name} is nested too deeply; copy or save the model again"
         ) from None
     if not isinstance(loaded, dict):
         raise ModelLoadError(f"{files.shown}: {name} holds no JSON object; save the model again")

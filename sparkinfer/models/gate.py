@@ -9,13 +9,13 @@ Every worker follows its verdict.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.models.backends import BACKENDS, PLAIN, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from sparkinfer.models.probes import Probes, difference, score_in_batches
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.workers.devices import release_memory
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TOLERANCES = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}
 """Largest difference of a probability from float32 that rounding to the dtype explains.

@@ -31,6 +31,7 @@ from sparkinfer.exceptions import (
 from sparkinfer.models.fetching import local_path, node_name, translated
 from sparkinfer.models.files import Listing, fingerprint, select_files
 from sparkinfer.models.hub import cached_snapshot, hub_snapshot
+from sparkinfer.models.screening import refuse_outside
 from sparkinfer.redaction import without_secrets
 
 SourceKind = Literal["folder", "hub", "mlflow", "mlflow_folder", "remote"]
@@ -228,6 +229,8 @@ def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
             )
     # The model's folder last: its config.json is the one that counts.
     present = [folder for folder in folders if folder.is_dir()]
+    for folder in present:
+        refuse_outside(folder, shown)
     return {path.name: path for folder in present for path in folder.iterdir() if path.is_file()}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from sparkinfer.exceptions import RowConservationError
 from sparkinfer.files.formats import PARQUET
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, RowGroups, cut_chunks
 from sparkinfer.plan.copies import should_copy
 from sparkinfer.plan.ports import FileAccess, TableAccess
@@ -22,7 +22,7 @@ from sparkinfer.storage import join, names_in
 
 NO_LIMIT = 1 << 62
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class InputChunks:

@@ -9,7 +9,6 @@ import contextlib
 import html
 import importlib
 import json
-import logging
 import os
 import sys
 import threading
@@ -27,9 +26,11 @@ from rich.text import Text
 
 from sparkinfer.config import DisplayMode
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.progress import PREPARE, START, Progress, ProgressState
+from sparkinfer.terminal import printable
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 BAR_INTERVAL_S = 0.5
@@ -167,7 +168,7 @@ def describe(state: ProgressState) -> str:
 def describe_devices(state: ProgressState) -> list[str]:
     """Returns one line per device, its rows and current rate, for at most `MAX_DEVICES`."""
     lines = [
-        f"{device.device}: {device.rows:,} rows, {_rate(device.rows_per_s)} now"
+        f"{printable(device.device)}: {device.rows:,} rows, {_rate(device.rows_per_s)} now"
         for device in state.devices[:MAX_DEVICES]
     ]
     if len(state.devices) > MAX_DEVICES:
@@ -200,7 +201,7 @@ def _print_lines(stream: TextIO, states: _States) -> None:
     last = ""
     for state, _ in states:
         lines = [
-            f"running on {device.device}"
+            f"running on {printable(device.device)}"
             for device in state.devices[:MAX_DEVICES]
             if device.device not in introduced
         ]

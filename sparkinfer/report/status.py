@@ -16,9 +16,11 @@ from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.records import ChunkRecord, Records
 from sparkinfer.metrics.measure import Measure, States
 from sparkinfer.models.tasks import TASKS
+from sparkinfer.redaction import without_secrets
 from sparkinfer.report.live import format_seconds
 from sparkinfer.report.summary import describe_metrics
 from sparkinfer.sinks.parquet import ParquetFolder
+from sparkinfer.terminal import printable
 
 BEAT_IS_OLD_S = 60.0
 """A writer whose last heartbeat is older is not considered alive."""
@@ -103,7 +105,7 @@ def read_status(path: str) -> RunStatus:
     missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
     writer = read_holder(output.lease_folder)
     return RunStatus(
-        output=path,
+        output=without_secrets(path),
         state=_state(sink.is_finished(), bool(missing), writer),
         settings=dict(manifest.settings),
         created=manifest.created,
@@ -145,7 +147,7 @@ def describe_status(status: RunStatus) -> str:
     lines += describe_metrics(status.metrics, status.metrics_problem)
     lines.append(f"started    {status.created}")
     lines.append(f"output     {status.output}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _state(is_finished: bool, is_missing: bool, writer: Holder | None) -> str:

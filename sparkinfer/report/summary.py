@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import pyarrow.dataset as pads
 
 from sparkinfer.jobs.result import RunResult
+from sparkinfer.redaction import without_secrets
 from sparkinfer.report.live import format_seconds
 from sparkinfer.storage import file_system
+from sparkinfer.terminal import printable, printable_lines
 
 CELL_WIDTH = 48
 """Maximum width of a cell, in characters."""
@@ -31,7 +33,7 @@ def summarize(result: RunResult) -> str:
     lines += describe_metrics(result.metrics, result.metrics_problem)
     lines += [f"note       {note}" for note in result.notes]
     lines.append(f"output     {result.output}")
-    return "\n".join(lines)
+    return "\n".join(printable(without_secrets(line)) for line in lines)
 
 
 def _retried_line(retried: int, mended: int) -> str:
@@ -94,4 +96,4 @@ def first_rows(output: str, rows: int = 5) -> str:
     """Returns the first rows of an output as a table, long texts shortened."""
     fs, name = file_system(output)
     frame = pads.dataset(name, filesystem=fs, format="parquet").head(rows).to_pandas()
-    return str(frame.to_string(index=False, max_colwidth=CELL_WIDTH))
+    return printable_lines(frame.to_string(index=False, max_colwidth=CELL_WIDTH))

@@ -8,7 +8,6 @@ GPU is rejected on the driver. The driver itself never touches CUDA.
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.logs import get_logger
 from sparkinfer.workers.devices import count_cuda_devices, has_nvidia_driver, worker_device
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ EXECUTOR_TIMEOUT_S = 60.0
 SETTLE_S = 1.0
 POLL_S = 0.1
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,23 @@ used as it is.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, SparkInferError
 from sparkinfer.spark.java import NO_PYSPARK, ensure_java
+from sparkinfer.spark.properties import SUBMIT_ARGS, properties_file
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+JVM_OPTIONS = "spark.driver.defaultJavaOptions"
+"""Come before `spark.driver.extraJavaOptions`, which thereby stays the user's."""
 
 DEFAULT_CONF = {
     "spark.app.name": "sparkinfer",
@@ -57,17 +61,19 @@ def start_session(config: ScoringConfig) -> SparkSession:
         _refuse_other_master(active, config.master)
         return active
     settings = dict(config.spark_conf)
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit made the JVM
-        ensure_java()
-        _prepare_jvm(config)
-        settings = {**DEFAULT_CONF, **settings}
-    builder = SparkSession.builder
-    for key, value in settings.items():
-        builder = builder.config(key, value)
     if config.master is not None:
-        builder = builder.master(config.master)
+        settings["spark.master"] = config.master
     try:
+        if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit made the JVM
+            ensure_java()
+            settings = {**DEFAULT_CONF, **settings}
+            _start_jvm(settings)
+        builder = SparkSession.builder
+        for key, value in settings.items():
+            builder = builder.config(key, value)
         return builder.getOrCreate()
+    except SparkInferError:
+        raise
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise EngineUnavailableError(
             f"no Spark session on master {config.master or 'of the environment'!r}: it does not "
@@ -90,21 +96,30 @@ def _refuse_other_master(spark: SparkSession, master: str | None) -> None:
         )
 
 
-def _prepare_jvm(config: ScoringConfig) -> None:
-    """Sets what the JVM and the Python workers read from the environment."""
+def _start_jvm(settings: Mapping[str, str]) -> None:
+    """Starts the JVM, unless there is one, with what takes effect only at its start."""
+    from pyspark import SparkContext
+
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    if (config.master or "").startswith("local"):
+    if settings.get("spark.master", "").startswith("local"):
         # One process on one machine: it need not be reachable from elsewhere.
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    settings = resources.files("sparkinfer.spark") / "log4j2.properties"
+    if "log4j2.configurationFile" not in os.environ.get(SUBMIT_ARGS, ""):
+        settings = {**settings, JVM_OPTIONS: _jvm_options(settings)}
+    with properties_file(settings):
+        # Without settings, which it would put into the command.
+        SparkContext._ensure_initialized()  # type: ignore[attr-defined, unused-ignore]
+
+
+def _jvm_options(settings: Mapping[str, str]) -> str:
+    """Returns Java options that Spark puts before the user's; Spark logs to a file of its own."""
+    logging = resources.files("sparkinfer.spark") / "log4j2.properties"
     options = (
-        f"-Dlog4j2.configurationFile=file:{settings} -Dsparkinfer.log.file={log_file()} "
+        f"-Dlog4j2.configurationFile=file:{logging} -Dsparkinfer.log.file={log_file()} "
         "-Dlog4j2.disableJmx=true"
     )
-    submit = os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell")
-    if "log4j2.configurationFile" not in submit:
-        os.environ["PYSPARK_SUBMIT_ARGS"] = f"--driver-java-options {shlex.quote(options)} {submit}"
+    return f"{options} {settings.get(JVM_OPTIONS, '')}".strip()
 
 
 def qualify(spark: SparkSession, path: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import secrets
 import socket
 import threading
@@ -25,9 +24,10 @@ from multiprocessing.connection import (
 )
 from typing import Any
 
+from sparkinfer.logs import get_logger
 from sparkinfer.workers.statistics import ScoringStatistics
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 REPORT_INTERVAL_S = 0.5
 """Minimum time between two reports of one worker; the final one is sent immediately."""

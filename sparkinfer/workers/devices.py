@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sparkinfer.exceptions import EngineUnavailableError
+from sparkinfer.logs import get_logger
 from sparkinfer.workers import gpus
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @contextlib.contextmanager

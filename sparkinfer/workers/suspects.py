@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from sparkinfer.exceptions import DeviceError
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import (
     file_system,
     is_local,
@@ -32,7 +32,7 @@ from sparkinfer.storage import (
     write_text,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MOST_DEADLY = 16
 """Inputs of a chunk that kill their worker, beyond which it must be something else."""

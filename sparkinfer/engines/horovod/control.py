@@ -10,15 +10,16 @@ Counts are compared with earlier ones, never with another machine's clock.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparkinfer.exceptions import JobError, SparkInferError
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import read_text, renames_atomically
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BEAT_S = 1.0
 """Time between two beats, and between two looks at the beats of others."""
@@ -38,19 +39,18 @@ RESTARTED_FILE = "restarted"
 STARTING, SCORING, DONE, FAILED = "starting", "scoring", "done", "failed"
 
 
-class RunAbortedError(Exception):
+class RunAbortedError(JobError):
     """Ends a rank of an aborted run; the side that aborted it reports the reason."""
 
 
-class ControlFolderError(Exception):
+class ControlFolderError(JobError):
     """The folder through which driver and ranks communicate is permanently unusable."""
 
 
-class RankTracebackError(Exception):
+class RankTracebackError(SparkInferError):
     """The traceback of a rank, as the cause of the error raised on the driver."""
 
-    def __init__(self, trace: str) -> None:
-        super().__init__(f"in the rank:\n{trace}")
+    most_characters = 20_000
 
 
 @dataclass(frozen=True)

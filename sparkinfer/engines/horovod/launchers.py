@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sparkinfer.engines.horovod.rank import Placement, RankJob, run_rank
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.logs import get_logger
 from sparkinfer.spark.accelerators import GPUS_PER_TASK
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 IGNORE_SSL = "pytorch.spark.distributor.ignoreSsl"
 """Setting that tells TorchDistributor that unencrypted connections are acceptable."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import socket
 import time
 import uuid
@@ -27,6 +26,7 @@ from sparkinfer.engines.horovod.readers import READERS, read_carried, read_row_g
 from sparkinfer.engines.horovod.shares import RankShare, read_shares
 from sparkinfer.engines.spark_worker import limit_threads
 from sparkinfer.exceptions import RowConservationError
+from sparkinfer.logs import get_logger
 from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.processor import EncodesAhead
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
@@ -39,7 +39,7 @@ from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import StallReport, end_process
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

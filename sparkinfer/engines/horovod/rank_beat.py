@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import socket
 import threading
@@ -28,9 +27,10 @@ from sparkinfer.engines.horovod.control import (
     read_state,
 )
 from sparkinfer.exceptions import DeviceError
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import join, read_text, replace_text
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DRIVER_LOST_AFTER_S = 60.0
 """A rank ends itself if the driver's count does not change for this long."""

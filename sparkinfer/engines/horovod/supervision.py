@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -27,9 +26,10 @@ from sparkinfer.engines.horovod.control import (
     read_state,
 )
 from sparkinfer.exceptions import JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import join, make_folder, names_in, read_text, remove, replace_text
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RANK_LOST_AFTER_S = 20.0
 """A rank whose count does not change for this long is taken for dead ..."""
@@ -120,7 +120,9 @@ class Supervisor:
         if self._failure is None and not self._all_done():
             self._failure = self._unfinished(launch_error)
         if self._failure is not None:
-            cause = RankTracebackError(self._trace) if self._trace else launch_error
+            cause = launch_error
+            if self._trace:
+                cause = RankTracebackError(f"in the rank:\n{self._trace}")
             raise JobError(self._failure) from cause
 
     def _run(self) -> None:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from sparkinfer.spark.java import ensure_java
+from tests.standalone_cluster import CHECKOUT, DRIVER_CONF, LOOPBACK, StandaloneCluster
+
+pytestmark = pytest.mark.spark
+
+LOOK = """
+import json, sys
+from pathlib import Path
+from sparkinfer.config import ScoringConfig
+from sparkinfer.spark.session import start_session
+
+secret = sys.stdin.read().encode()
+config = ScoringConfig.load(sys.argv[1])
+spark = start_session(config)
+spark.range(4).repartition(2).count()
+conf = spark.sparkContext.getConf()
+system = spark._jvm.java.lang.System
+driver = f"@127.0.0.1:{conf.get('spark.driver.port')}".encode()
+lines = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline")]
+found = {
+    "settings": dict(conf.getAll()),
+    "executors": [line.decode() for line in lines if driver in line],
+    "jvm": [system.getProperty(name) for name in ("of.user", "sparkinfer.log.file")],
+    "told": [line.decode() for line in lines if secret in line],
+    "repr": repr(config),
+}
+print(json.dumps(found))
+"""
+
+
+def test_settings_reach_jvm_and_executors_by_no_command_line_and_the_clusters_count(
+    standalone_cluster: StandaloneCluster, tmp_path: Path
+) -> None:
+    secret = f"a b='{uuid.uuid4().hex}\\é"
+    given = DRIVER_CONF | {
+        "spark.driver.host": LOOPBACK,
+        "spark.master": standalone_cluster.url,
+        "spark.hadoop.fs.s3a.secret.key": secret,
+        "spark.network.crypto.saslFallback": "true",
+        "spark.of.both": "ours",
+        "spark.driver.extraJavaOptions": "-Dof.user=kept -XX:+UseSerialGC",
+    }
+    conf_dir = tmp_path / "conf"
+    conf_dir.mkdir()
+    (conf_dir / "spark-defaults.conf").write_text(
+        f"spark.of.both theirs\nspark.of.cluster theirs\nspark.hadoop.cluster.secret {secret[5:37]}"
+    )
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps({"model": "m", "input_col": "t", "spark_conf": given}))
+    ensure_java()
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, str(config)],
+        env=os.environ
+        | {"SPARK_CONF_DIR": str(conf_dir), "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(tmp_path)},
+        input=secret[5:37],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    settings = found["settings"]
+    assert settings["spark.hadoop.fs.s3a.secret.key"] == secret
+    assert (settings["spark.of.both"], settings["spark.of.cluster"]) == ("ours", "theirs")
+    assert len(found["executors"]) == 2
+    assert found["told"] == []
+    # What Spark itself gives executors so, as docs/secrets.md says.
+    assert all("-Dspark.network.crypto.saslFallback=true" in line for line in found["executors"])
+    assert found["jvm"][0] == "kept"
+    assert "sparkinfer-spark-" in found["jvm"][1]
+    assert "spark.hadoop.fs.s3a.secret.key" in found["repr"]
+    assert secret[5:37] not in found["repr"]
+    assert not list(tmp_path.glob("sparkinfer-*.conf"))
