@@ -14,6 +14,7 @@ from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain, installation_problem
+from sparkinfer.spark.job_threads import in_job_thread
 from sparkinfer.workers.channel import ProgressServer
 from sparkinfer.workers.slot import WorkerSlot
 
@@ -65,7 +66,8 @@ class SparkWorkers:
         count = workers.count if scores_later else 1
         try:
             one_row_each = self._spark.range(count, numPartitions=count)
-            rows = one_row_each.mapInPandas(ask, "outcome binary").collect()
+            asked = one_row_each.mapInPandas(ask, "outcome binary")
+            rows = in_job_thread(self._spark, asked.collect)
         except Exception as error:  # py4j's and Spark's errors have no common root
             if problem := installation_problem(error):
                 raise EngineUnavailableError(problem) from error

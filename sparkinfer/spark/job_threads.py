@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparkinfer.spark.accelerators import is_classic
@@ -47,11 +47,12 @@ class JobThreads:
 
     Args:
         spark: the session.
+        group: name of the jobs' group; None: one of their own.
     """
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, group: str | None = None) -> None:
         self._spark = spark
-        self._group = f"sparkinfer-{uuid.uuid4().hex}"
+        self._group = group or f"sparkinfer-{uuid.uuid4().hex}"
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="sparkinfer-job")
         self._running: set[Future[Any]] = set()
 
@@ -95,3 +96,9 @@ class JobThreads:
 
         wrapped: Callable[P, R] = inheritable_thread_target(act)
         return wrapped
+
+
+def in_job_thread(spark: SparkSession, act: Callable[[], R], group: str | None = None) -> R:
+    """Returns the result of a function that starts Spark jobs; what ends the wait cancels them."""
+    with closing(JobThreads(spark, group)) as threads:
+        return threads.submit(act).result()

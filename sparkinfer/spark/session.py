@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.signals import handlers_kept
 from sparkinfer.spark.java import NO_PYSPARK, ensure_java
+from sparkinfer.spark.jvm import in_session_of_its_own
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -67,7 +69,8 @@ def start_session(config: ScoringConfig) -> SparkSession:
     if config.master is not None:
         builder = builder.master(config.master)
     try:
-        return builder.getOrCreate()
+        with handlers_kept(), in_session_of_its_own():
+            return builder.getOrCreate()
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise EngineUnavailableError(
             f"no Spark session on master {config.master or 'of the environment'!r}: it does not "

@@ -34,6 +34,7 @@ from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.processor import EncodesAhead, ProcessorSpec
 from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
 from sparkinfer.spark.errors import explain
+from sparkinfer.spark.job_threads import in_job_thread
 from sparkinfer.storage import file_system, join, make_folder, read_text, write_text
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def prepare(spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob) -> di
         written = spark.range(len(parts), numPartitions=max(1, len(parts))).mapInArrow(
             write, "index long, list string"
         )
-        rows = _without_gpus(spark, written)
+        rows = in_job_thread(spark, lambda: _without_gpus(spark, written))
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(f"the prepare stage failed: {explain(error)}") from error
     lists: dict[int, list[str]] = {}
