@@ -27,12 +27,14 @@ from sparkinfer.config import (
     ScoringConfig,
 )
 from sparkinfer.engines import ENGINES
-from sparkinfer.exceptions import SparkInferError, UsageError
+from sparkinfer.exceptions import OutputError, ResumeError, SparkInferError, UsageError
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.redaction import without_secrets
 from sparkinfer.signals import asked_to_end, exit_code, say, stops_heard
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+
+AGAIN = "Run the same command to resume"
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration, nothing was started; "
@@ -176,15 +178,17 @@ def _what_is_done(config: ScoringConfig, started: str) -> str:
 
     try:
         status = read_status(str(config.output))
-    except SparkInferError:
+    except ResumeError as error:
+        return error.message
+    except OutputError:  # no manifest
         return "nothing was done yet"
+    except Exception as error:  # each store has its own
+        reason = _one_line(error)
+        return f"how much of output {config.output!r} is done cannot be read ({reason}). {AGAIN}"
     if config.overwrite and status.created < started:
         return "nothing was replaced yet"
-    again = " without --overwrite" if config.overwrite else ""
-    return (
-        f"{status.chunks} of {status.total_chunks} chunks are done. Run the same command{again} "
-        "to resume"
-    )
+    again = AGAIN.replace("command", "command without --overwrite") if config.overwrite else AGAIN
+    return f"{status.chunks} of {status.total_chunks} chunks are done. {again}"
 
 
 def _print_first_rows(config: ScoringConfig) -> None:
