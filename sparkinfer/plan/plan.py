@@ -37,6 +37,7 @@ class Plan:
         staging: folder for the engine's own temporary files.
         workers: what scores.
         stall_timeout_s: seconds after which a worker that hangs is killed; None: never.
+        step_timeout_s: seconds without a move after which a step before that is given up; likewise.
     """
 
     processor: ProcessorSpec
@@ -46,6 +47,7 @@ class Plan:
     staging: str
     workers: Workers
     stall_timeout_s: float | None = None
+    step_timeout_s: float | None = None
 
     @property
     def reader(self) -> ChunkReader:

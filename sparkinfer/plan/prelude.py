@@ -20,6 +20,7 @@ from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.workers.slot import WorkerSlot
+from sparkinfer.workers.steps import watched
 
 
 class Prelude:
@@ -76,8 +77,9 @@ class Prelude:
 
         Raises:
             ModelLoadError: the model is missing, incomplete or not allowed.
+            JobError: fetching it hangs.
         """
-        return self.asked.resolved()
+        return watched(self.asked.resolved, "the model's files", self.config.step_timeout_s)
 
     @cached_property
     def processor(self) -> ProcessorSpec:
@@ -121,6 +123,7 @@ class Prelude:
             staging=staging,
             workers=self.workers,
             stall_timeout_s=self.config.stall_timeout_s,
+            step_timeout_s=self.config.step_timeout_s,
         )
 
     def measure(self, labels: tuple[str, ...]) -> Measure:

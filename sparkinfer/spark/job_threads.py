@@ -48,11 +48,14 @@ class JobThreads:
     Args:
         spark: the session.
         group: name of the jobs' group; None: one of their own.
+
+    Attributes:
+        group: the jobs' group.
     """
 
     def __init__(self, spark: SparkSession, group: str | None = None) -> None:
         self._spark = spark
-        self._group = group or f"sparkinfer-{uuid.uuid4().hex}"
+        self.group = group or f"sparkinfer-{uuid.uuid4().hex}"
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="sparkinfer-job")
         self._running: set[Future[Any]] = set()
 
@@ -74,16 +77,16 @@ class JobThreads:
 
     def _cancel(self) -> None:
         if is_classic(self._spark):
-            self._spark.sparkContext.cancelJobGroup(self._group)
+            self._spark.sparkContext.cancelJobGroup(self.group)
         else:
-            self._spark.interruptTag(self._group)
+            self._spark.interruptTag(self.group)
 
     def _in_group(self, act: Callable[P, R]) -> Callable[P, R]:
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             if is_classic(self._spark):
-                self._spark.sparkContext.setJobGroup(self._group, "sparkinfer", True)
+                self._spark.sparkContext.setJobGroup(self.group, "sparkinfer", True)
             else:
-                self._spark.addTag(self._group)
+                self._spark.addTag(self.group)
             return act(*args, **kwargs)
 
         return run
