@@ -152,7 +152,8 @@ def _demo(options: argparse.Namespace) -> int:
     output = options.output or DEFAULT_OUTPUT
     config = demo_config(output, engine=options.engine, overwrite=options.overwrite)
     code = _run(config, "auto")
-    _print_first_rows(config)
+    if code == DONE:
+        _print_first_rows(config)
     return code
 
 
@@ -164,12 +165,11 @@ def _run(config: ScoringConfig, progress: DisplayMode) -> int:
 
     started = utc_now()
     try:
-        result = run(config, display=partial(live_display, mode=progress))
+        print(summarize(run(config, display=partial(live_display, mode=progress))))
     except (Exception, KeyboardInterrupt) as error:
         if asked_to_end() is None and not isinstance(error, KeyboardInterrupt):
             raise
         return _stopped(_what_is_done(config, started))
-    print(summarize(result))
     return DONE
 
 
