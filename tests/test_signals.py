@@ -27,6 +27,8 @@ WAIT_S = 100.0
 LEFT_FOR_S = 10.0
 """Time that the JVM and its workers may take to end after the command."""
 
+GATEWAY = "org.apache.spark.deploy.SparkSubmit"
+
 SPARK = ("--engine", "pandas_udf", "--master", "local[2]")
 RANKS = ("--engine", "horovod", "--master", "local[2]", "--set", "horovod.launcher=torch")
 LOCAL = ("--engine", "local")
@@ -67,10 +69,11 @@ class Command:
         return len(list((self.output / "_sparkinfer" / "chunks").glob("*.json")))
 
     def jvms(self) -> list[psutil.Process]:
-        """Returns Spark's JVM; its script's own one, which lives for a moment, is no child."""
+        """Returns Spark's JVM, and none of those that are only asked for something before."""
         with contextlib.suppress(psutil.Error):
             children = psutil.Process(self.process.pid).children()
-            return [child for child in children if child.name() == "java"]
+            of_java = [child for child in children if child.name() == "java"]
+            return [child for child in of_java if GATEWAY in child.cmdline()]
         return []
 
     def rows_are_scored(self) -> bool:
