@@ -53,11 +53,12 @@ def step(doing: str, fills: Path | None = None) -> Iterator[None]:
         doing: as a phrase, such as `fetching model 'x'`.
         fills: a folder whose files grow meanwhile; None: what moves cannot be seen.
     """
-    _steps.append((doing, fills))
+    entry = (doing, fills)
+    _steps.append(entry)
     try:
         yield
     finally:
-        _steps.pop()
+        _steps.remove(entry)  # not the last: a thread that hung may end after others have begun
 
 
 def current_step() -> Step | None:
