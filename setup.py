@@ -64,7 +64,7 @@ setup(
         "dev": DEV,
         "all": sorted({need for needs in EXTRAS.values() for need in needs}),
     },
-    entry_points={"console_scripts": ["sparkinfer = sparkinfer.cli:main"]},
+    entry_points={"console_scripts": ["sparkinfer = sparkinfer.__main__:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.10",

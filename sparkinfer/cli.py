@@ -1,6 +1,7 @@
 """The command line: arguments, messages, exit codes.
 
-Exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration, nothing was started.
+Exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration, nothing was started; 129, 130,
+143 stopped by SIGHUP, Ctrl-C (SIGINT), SIGTERM. After 1 and a stop the same command resumes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import io
 import json
 import logging
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -29,13 +29,22 @@ from sparkinfer.config import (
     ScoringConfig,
 )
 from sparkinfer.engines import ENGINES
-from sparkinfer.exceptions import SparkInferError, UsageError
+from sparkinfer.exceptions import OutputError, ResumeError, SparkInferError, UsageError
 from sparkinfer.messages import shortened
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.redaction import without_secrets
+from sparkinfer.signals import asked_to_end, exit_code, say, stops_heard
 from sparkinfer.terminal import printable, printable_lines
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+
+AGAIN = "Run the same command to resume"
+
+EXIT_CODES = (
+    "exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration, nothing was started; "
+    "130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP. After 1, 129, 130 and 143 the same "
+    "command resumes."
+)
 
 C = TypeVar("C", bound=ScoringConfig)
 
@@ -48,23 +57,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if not options.debug:
         warnings.simplefilter("ignore")  # other libraries' notes to their callers
+        _log_for_people()
     command: Callable[[argparse.Namespace], int] = options.command
-    try:
-        return command(options)
-    except UsageError as error:
-        return _fail(error, WRONG_USE, options.debug)
-    except SparkInferError as error:
-        return _fail(error, FAILED, options.debug)
-    except KeyboardInterrupt:
-        print("sparkinfer: interrupted", file=sys.stderr)
-        return FAILED
-    except Exception as error:
-        unexpected = SparkInferError(
-            f"unexpected {type(error).__name__}: {_one_line(str(error))}; run again with --debug "
-            "to see where it comes from"
-        )
-        unexpected.__cause__ = error
-        return _fail(unexpected, FAILED, options.debug)
+    with stops_heard():
+        try:
+            return command(options)
+        except KeyboardInterrupt:
+            return _stopped()
+        except Exception as error:
+            if asked_to_end() is not None:  # on the way out, something else failed
+                return _stopped()
+            return _failed(error, options.debug)
+
+
+def _log_for_people() -> None:
+    """Prints warnings as they are, and none of py4j's tracebacks of calls that are broken off."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_is_for_people)
+    logging.basicConfig(handlers=[handler], format="%(message)s")
+
+
+def _is_for_people(record: logging.LogRecord) -> bool:
+    of_py4j = record.name.startswith("py4j") or "while sending command" in str(record.msg)
+    return not of_py4j
+
+
+def _stopped(how_far: str = "") -> int:
+    say(f"stopped{how_far and '; '}{how_far}")
+    return exit_code(asked_to_end())
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    if isinstance(error, SparkInferError):
+        return _fail(error, WRONG_USE if isinstance(error, UsageError) else FAILED, debug)
+    unexpected = SparkInferError(
+        f"unexpected {type(error).__name__}: {_one_line(str(error))}; run again with --debug to see "
+        "where it comes from"
+    )
+    unexpected.__cause__ = error
+    return _fail(unexpected, FAILED, debug)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -160,7 +191,8 @@ def _demo(options: argparse.Namespace) -> int:
     output = options.output or DEFAULT_OUTPUT
     config = demo_config(output, engine=options.engine, overwrite=options.overwrite)
     code = _run(config, "auto")
-    _print_first_rows(config)
+    if code == DONE:
+        _print_first_rows(config)
     return code
 
 
@@ -170,20 +202,14 @@ def _run(config: ScoringConfig, progress: DisplayMode) -> int:
     from sparkinfer.report.live import live_display
     from sparkinfer.report.summary import summarize
 
-    signal.signal(signal.SIGTERM, _stop)
     started = utc_now()
     try:
-        result = run(config, display=partial(live_display, mode=progress))
-    except KeyboardInterrupt:
-        print(f"sparkinfer: stopped; {_what_is_done(config, started)}", file=sys.stderr)
-        return FAILED
-    print(summarize(result))
+        print(summarize(run(config, display=partial(live_display, mode=progress))))
+    except (Exception, KeyboardInterrupt) as error:
+        if asked_to_end() is None and not isinstance(error, KeyboardInterrupt):
+            raise
+        return _stopped(_what_is_done(config, started))
     return DONE
-
-
-def _stop(number: int, frame: object) -> None:
-    """Ends the run as Ctrl-C does, so that jobs are cancelled and the lease is released."""
-    raise KeyboardInterrupt
 
 
 def _what_is_done(config: ScoringConfig, started: str) -> str:
@@ -191,15 +217,17 @@ def _what_is_done(config: ScoringConfig, started: str) -> str:
 
     try:
         status = read_status(str(config.output))
-    except SparkInferError:
+    except ResumeError as error:
+        return error.message
+    except OutputError:  # no manifest
         return "nothing was done yet"
-    if config.overwrite and status.created < started:
+    except Exception as error:  # each store has its own
+        reason = _one_line(str(error))
+        return f"how much of output {config.output!r} is done cannot be read ({reason}). {AGAIN}"
+    of_another = status.state == "finished" and status.created < started
+    if config.overwrite and (of_another or not status.overwrites):
         return "nothing was replaced yet"
-    again = " without --overwrite" if config.overwrite else ""
-    return (
-        f"{status.chunks} of {status.total_chunks} chunks are done. Run the same command{again} "
-        "to resume"
-    )
+    return f"{status.chunks} of {status.total_chunks} chunks are done. {AGAIN}"
 
 
 def _print_first_rows(config: ScoringConfig) -> None:
@@ -211,7 +239,9 @@ def _print_first_rows(config: ScoringConfig) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="sparkinfer", description="Scores tables of text with Hugging Face models on Spark."
+        prog="sparkinfer",
+        description="Scores tables of text with Hugging Face models on Spark.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"sparkinfer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -232,6 +262,7 @@ def _add_score(commands: Any) -> None:
         help="score a table and write Parquet",
         description="Scores a table; --set overrides the other options, and those override "
         "--config. The same command resumes an interrupted run.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument(
         "--progress", choices=get_args(DisplayMode), default="auto", help="how to show progress"

@@ -226,6 +226,10 @@ class ScoringConfig(Options):
     """Seconds after which a worker whose forward pass or tokenizer hangs is reported and ended, so
     that Spark retries its rows; None: never. Must be longer than a batch may take."""
 
+    step_timeout_s: int | None = field(default=1800, metadata=at_least(1))
+    """Seconds without a move after which fetching the model, trying it out in a worker or preparing
+    the input is given up; None: never."""
+
     batching: BatchingConfig = BatchingConfig()
     loading: LoadingConfig = LoadingConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()

@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from sparkinfer.spark.java import ensure_java
+from tests.fuse_mount import FuseMount, why_not
 from tests.standalone_cluster import SHORT_LIVED_JVM, StandaloneCluster
 from tests.tiny_models import make_classifier
 
@@ -86,6 +87,16 @@ def model(classifier: Path) -> RunningModel:
 
     options = ModelOptions("text-classification", ("text",))
     return load_way(Checkpoint(classifier, options, "cpu"), PLAIN)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[FuseMount]:
+    """A folder as two hosts mount it, with faults to switch on; skips where nothing can be."""
+    problem = why_not()
+    if problem is not None:
+        pytest.skip(f"no FUSE mount: {problem}")
+    with FuseMount(tmp_path / "backing", tmp_path / "host0", tmp_path / "host1") as mount:
+        yield mount
 
 
 @pytest.fixture

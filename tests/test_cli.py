@@ -1,9 +1,7 @@
 import json
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.cli import main
-from tests.made_up_engine import write_input
 
 
 @pytest.fixture
@@ -143,33 +140,12 @@ def test_status_tells_what_is_done_and_wrong_use_from_no_run(
     assert (status["state"], status["rows"], status["missing"]) == ("finished", 2, [])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_run_and_the_same_command_goes_on(
-    classifier: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    source = write_input(tmp_path / "in", files=1, row_groups=200, rows=100)
-    command = [
-        *(sys.executable, "-m", "sparkinfer"),
-        *arguments(source, classifier, output=str(tmp_path / "out"), progress="none"),
-        *("--set", "chunks.target_rows=100", "--max-batch-tokens", "16"),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    records = tmp_path / "out" / "_sparkinfer" / "chunks"
-    while not records.exists() or len(list(records.glob("*.json"))) < 3:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
-    done = len(list(records.glob("*.json")))
-    assert said.strip() == (
-        f"sparkinfer: stopped; {done} of 200 chunks are done. Run the same command to resume"
-    )
-    assert not (tmp_path / "out" / "_sparkinfer" / "staging").exists()
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert f"{done * 100:,} of them done before this run" in again.stdout
-    frame = pads.dataset(str(tmp_path / "out"), format="parquet").to_table(columns=["id"])
-    assert sorted(frame["id"].to_pylist()) == list(range(20_000))
+@pytest.mark.parametrize("command", [[], ["score"]])
+def test_help_tells_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "130 stopped by Ctrl-C, 143 by SIGTERM" in said
 
 
 def test_doctor_exits_with_1_for_what_would_go_wrong(

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.disk_errors import disk_errors_told
 from sparkinfer.engines import find_engine, make_engine, make_source
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
@@ -13,6 +14,7 @@ from sparkinfer.jobs.runner import Display, run_job
 from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.reading import InputFolders
+from sparkinfer.spark.jvm import death_told
 from sparkinfer.storage import absolute
 
 if TYPE_CHECKING:
@@ -88,11 +90,12 @@ def run(
         UsageError: the call cannot work; nothing was written.
         JobError: the job had started and failed; the output has no `_SUCCESS`.
     """
-    prelude = open_prelude(config, spark, df)
-    try:
-        return run_job(prelude, display)
-    finally:
-        prelude.engine.close()
+    with death_told(), disk_errors_told(config.output):
+        prelude = open_prelude(config, spark, df)
+        try:
+            return run_job(prelude, display)
+        finally:
+            prelude.engine.close()
 
 
 def open_prelude(

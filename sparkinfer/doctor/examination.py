@@ -2,7 +2,7 @@
 
 The checks are a table, cheapest first. Each one looks at one thing and returns what it found; if it
 raises, that becomes an error with the message, and checks that need its result are skipped. Nothing
-is written except an empty file next to the output, which is removed immediately.
+is written except small files next to the output, which are removed immediately.
 """
 
 from __future__ import annotations

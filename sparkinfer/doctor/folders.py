@@ -16,6 +16,7 @@ from sparkinfer.doctor.nodes import ask_executors
 from sparkinfer.exceptions import OutputError
 from sparkinfer.jobs.output import Output
 from sparkinfer.models.sources import cache_folder
+from sparkinfer.mounts import refusals
 from sparkinfer.storage import exists, file_system, join, remove, renames_atomically, write_text
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def check_output(case: Case) -> Outcome:
     nearest = _nearest_folder(output)
     blind = _try_to_write(case, nearest)
     if not blind:
-        return Outcome("ok", f"{output} can be written (tried in {nearest})")
+        found = f"{output} can be written (tried in {nearest}){describe_mount(nearest)}"
+        return Outcome("ok", found)
     return Outcome(
         "error",
         f"{nearest} on the driver is not the folder that executors on "
@@ -64,6 +66,15 @@ def _try_to_write(case: Case, folder: str) -> set[str]:
         ) from None
     finally:
         remove(probe)
+
+
+def describe_mount(folder: str) -> str:
+    """Returns what a local folder refuses that a disk does not, as the end of a sentence."""
+    if not renames_atomically(folder):
+        return ""
+    refused = refusals(Path(file_system(folder)[1]))
+    listed = ", ".join(f"{name} ({reason})" for name, reason in refused.items())
+    return f"; the file system there refuses {listed}" if refused else ""
 
 
 def hosts_without(spark: SparkSession, tasks: int, path: str) -> set[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
@@ -14,8 +17,15 @@ from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain, installation_problem
-from sparkinfer.workers.channel import ProgressServer
+from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.workers.channel import (
+    ProgressAddress,
+    ProgressClient,
+    ProgressServer,
+    WorkerReport,
+)
 from sparkinfer.workers.slot import WorkerSlot
+from sparkinfer.workers.steps import LOOK_EVERY_S, Step, current_step, wait_for
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -53,6 +63,9 @@ class SparkWorkers:
         """
         workers = self.workers()
         kind, cores, scores_later = workers.device_type, workers.cores, self._score_later
+        steps = _StepsTold()
+        server = self._listener(steps.take)
+        act = partial(_telling_its_steps, act, server.address if server else None)
 
         def ask(batches: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
             for batch in batches:
@@ -65,18 +78,62 @@ class SparkWorkers:
         count = workers.count if scores_later else 1
         try:
             one_row_each = self._spark.range(count, numPartitions=count)
-            rows = one_row_each.mapInPandas(ask, "outcome binary").collect()
+            asked = one_row_each.mapInPandas(ask, "outcome binary")
+            with closing(JobThreads(self._spark)) as threads:
+                rows = wait_for(
+                    threads.submit(asked.collect),
+                    "one worker that tries the model out",
+                    self._config.step_timeout_s,
+                    lambda: steps.last,
+                )
+        except JobError:
+            raise
         except Exception as error:  # py4j's and Spark's errors have no common root
             if problem := installation_problem(error):
                 raise EngineUnavailableError(problem) from error
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
+        finally:
+            if server is not None:
+                server.close()
         result: T = read_result(bytes(rows[0].outcome))
         return result
 
     def listen(self, progress: Progress) -> ProgressServer | None:
         """Returns a listener that workers can reach, None if there cannot be one."""
+        return self._listener(progress.update)
+
+    def _listener(self, on_report: Callable[[WorkerReport], None]) -> ProgressServer | None:
         try:
             host = self._spark.conf.get("spark.driver.host") or "127.0.0.1"
-            return ProgressServer(progress.update, host)
+            return ProgressServer(on_report, host)
         except Exception:  # Spark Connect, an unreachable address: only the display suffers
             return None
+
+
+class _StepsTold:
+    """What a worker said last that it is at."""
+
+    def __init__(self) -> None:
+        self.last: Step | None = None
+
+    def take(self, report: WorkerReport) -> None:
+        self.last = report.step
+
+
+def _telling_its_steps(
+    act: Callable[[WorkerSlot], T], address: ProgressAddress | None, slot: WorkerSlot
+) -> T:
+    """Calls a function in a worker, and tells the driver meanwhile what step it is at."""
+    client = ProgressClient(address, "gate", 0, slot.device)
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            client.tell(current_step())
+
+    threading.Thread(target=tell, name="sparkinfer-steps", daemon=True).start()
+    try:
+        return act(slot)
+    finally:
+        ended.set()
+        client.close()

@@ -18,6 +18,7 @@ from sparkinfer.models.screening import (
     refuse_impossible,
     refuse_outside,
 )
+from sparkinfer.workers.steps import step
 
 _TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template.*"),
@@ -56,7 +57,7 @@ def fingerprint(folder: Path, shown: str, loading: LoadingConfig) -> str:
     for name in select_files(_list_folder(folder, shown), loading):
         digest = hashlib.sha256()
         try:
-            with (folder / name).open("rb") as file:
+            with step(f"reading {folder / name}"), (folder / name).open("rb") as file:
                 _refuse_pointer(file.read(len(_LFS_POINTER)), name, shown)
                 file.seek(0)
                 while block := file.read(2**20):

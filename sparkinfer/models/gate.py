@@ -25,6 +25,7 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.probes import Probes, difference, score_in_batches
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.workers.devices import release_memory
+from sparkinfer.workers.steps import step
 
 logger = get_logger(__name__)
 
@@ -89,7 +90,8 @@ def run_gate(
     checkpoint = Checkpoint(path, options, device)
     checkpoint.task.labels(checkpoint.config)  # refuses what it cannot name, before any weights
     *ways, plain = candidates(options, device)
-    found = examine(checkpoint, longest_text)
+    with step("scoring probe texts in plain float32"):
+        found = examine(checkpoint, longest_text)
     rejected: list[tuple[str, str]] = []
     accepted, largest = plain, 0.0
     model: RunningModel | None = None
@@ -185,7 +187,8 @@ def _try(
     """
     try:
         model = load_way(checkpoint, way)
-        found = score_in_batches(model, probes)
+        with step(f"scoring probe texts with {way}"):
+            found = score_in_batches(model, probes)
     except Exception as error:  # a wrapper may raise anything; each failure is recorded
         return None, float("nan"), f"{type(error).__name__}: {' '.join(str(error).split())}"
     largest, reason = difference(model, reference, found)

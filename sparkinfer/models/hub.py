@@ -9,6 +9,7 @@ from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.fetching import local_path, node_name, reason_of, translated
 from sparkinfer.models.files import Listing, select_files
+from sparkinfer.workers.steps import step
 
 _HUB_TIMEOUT_S = 20.0
 
@@ -45,18 +46,21 @@ def _download(
     loading: LoadingConfig,
 ) -> Path:
     """Returns the snapshot folder with the files that matter, the weights fetched last."""
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
 
     cache_dir = _hub_cache(loading)
+    fills = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
     def read(name: str) -> bytes:
         return Path(hf_hub_download(repo, name, revision=commit, cache_dir=cache_dir)).read_bytes()
 
     def fetch(names: list[str], at: str | None) -> Path:
         patterns = [glob.escape(name) for name in names]
-        return Path(
-            snapshot_download(repo, revision=at, cache_dir=cache_dir, allow_patterns=patterns)
-        )
+        with step(f"fetching {shown} on {node_name()}", fills):
+            found = snapshot_download(
+                repo, revision=at, cache_dir=cache_dir, allow_patterns=patterns
+            )
+        return Path(found)
 
     chosen = select_files(Listing(shown, names, read), loading)
     weights = [name for name in chosen if name.endswith((".safetensors", ".bin"))]

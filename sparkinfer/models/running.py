@@ -14,6 +14,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.tasks.base import Runtime
 from sparkinfer.models.tokens import Inputs
+from sparkinfer.workers.steps import step
 
 
 class RunningModel:
@@ -70,4 +71,5 @@ class RunningModel:
 
 def load_way(checkpoint: Checkpoint, way: Acceleration) -> RunningModel:
     """Returns the model, run in this way."""
-    return RunningModel(checkpoint, BACKENDS[way.backend].load(checkpoint, way))
+    with step(f"loading the model with {way}"):
+        return RunningModel(checkpoint, BACKENDS[way.backend].load(checkpoint, way))

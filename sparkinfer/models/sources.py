@@ -33,6 +33,7 @@ from sparkinfer.models.files import Listing, fingerprint, select_files
 from sparkinfer.models.hub import cached_snapshot, hub_snapshot
 from sparkinfer.models.screening import refuse_outside
 from sparkinfer.redaction import without_secrets
+from sparkinfer.workers.steps import step
 
 SourceKind = Literal["folder", "hub", "mlflow", "mlflow_folder", "remote"]
 
@@ -290,7 +291,12 @@ def _fetch_into_cache(source: ModelSource, shown: str, loading: LoadingConfig) -
     key = hashlib.sha256(source.location.encode()).hexdigest()[:16]
     work = cache / f"{key}.part"
     fetch = _FETCHERS[source.kind]
-    with _writable(cache, shown), FileLock(cache / f"{key}.lock"):
+    lock = cache / f"{key}.lock"
+    with (
+        _writable(cache, shown),
+        step(f"fetching {shown} on {node_name()}, or another process there that has {lock}", work),
+        FileLock(lock),
+    ):
         if source.fingerprint and (cache / source.fingerprint).is_dir():
             return cache / source.fingerprint
         # We hold the lock, so anything here is left over from a process that was killed.

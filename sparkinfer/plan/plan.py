@@ -37,6 +37,7 @@ class Plan:
         staging: folder for the engine's own temporary files.
         workers: what scores.
         stall_timeout_s: seconds after which a worker that hangs is killed; None: never.
+        step_timeout_s: seconds without a move after which a step before that is given up; likewise.
         notes: folder for what workers note of their chunks; see `Suspects`.
     """
 
@@ -47,6 +48,7 @@ class Plan:
     staging: str
     workers: Workers
     stall_timeout_s: float | None = None
+    step_timeout_s: float | None = None
     notes: str = ""
 
     @property

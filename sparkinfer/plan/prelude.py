@@ -20,6 +20,7 @@ from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.workers.slot import WorkerSlot
+from sparkinfer.workers.steps import watched
 
 
 class Prelude:
@@ -77,8 +78,9 @@ class Prelude:
 
         Raises:
             ModelLoadError: the model is missing, incomplete or not allowed.
+            JobError: fetching it hangs.
         """
-        return self.asked.resolved()
+        return watched(self.asked.resolved, "the model's files", self.config.step_timeout_s)
 
     def follow(self, verdict: Mapping[str, Any] | None) -> None:
         """Has the processor tried out only as an earlier trial decided; None: in every way."""
@@ -130,6 +132,7 @@ class Prelude:
             notes=notes,
             workers=self.workers,
             stall_timeout_s=self.config.stall_timeout_s,
+            step_timeout_s=self.config.step_timeout_s,
         )
 
     def measure(self, labels: tuple[str, ...]) -> Measure:

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sparkinfer.exceptions import OutputError
+from sparkinfer.exceptions import OutputError, SparkInferError
 from sparkinfer.jobs.claims import Holder, read_holder
 from sparkinfer.jobs.done import Done
 from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest, read_manifest
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.records import ChunkRecord, Records
-from sparkinfer.metrics.measure import Measure, States
+from sparkinfer.metrics.measure import Measure, Measured, States
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.live import format_seconds
@@ -36,6 +36,7 @@ class RunStatus:
             and only the completion mark is missing.
         settings: those that determine the output, by name.
         created: when the run began.
+        overwrites: whether it was asked to replace an earlier one.
         rows: rows that are done.
         total_rows: rows of the input.
         chunks: chunks that are done.
@@ -47,8 +48,10 @@ class RunStatus:
         tokens: tokens of the rows that are done.
         rows_per_s: of the newest writer, from the end of its first chunk to the end of its last;
             None if it cannot be computed.
-        metrics: over the rows that are done.
-        metrics_problem: why there are none if no label is one of the model's, else None.
+        metrics: over the rows that are done; only the package's own, since nothing is imported that
+            an output names.
+        metrics_problem: why there are none although there are labels, else None.
+        metrics_of_run: names of the metrics that only the run itself shows.
         writer: the process that writes there, or did last; None if unknown.
     """
 
@@ -56,6 +59,7 @@ class RunStatus:
     state: str
     settings: dict[str, Any]
     created: str
+    overwrites: bool
     rows: int
     total_rows: int
     chunks: int
@@ -68,6 +72,7 @@ class RunStatus:
     rows_per_s: float | None
     metrics: dict[str, float]
     metrics_problem: str | None
+    metrics_of_run: tuple[str, ...]
     writer: Holder | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def read_status(path: str) -> RunStatus:
             rate.add(record)
             yield record.metrics
 
-    measured = _measure(manifest).values(states())
+    measured = _measured(manifest, states())
     missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
     writer = read_holder(output.lease_folder)
     return RunStatus(
@@ -109,6 +114,7 @@ def read_status(path: str) -> RunStatus:
         state=_state(sink.is_finished(), bool(missing), writer),
         settings=dict(manifest.settings),
         created=manifest.created,
+        overwrites=manifest.overwrites,
         rows=done.rows,
         total_rows=manifest.rows,
         chunks=len(manifest.chunks) - len(missing),
@@ -121,6 +127,7 @@ def read_status(path: str) -> RunStatus:
         rows_per_s=rate.rows_per_s,
         metrics=measured.metrics,
         metrics_problem=measured.problem,
+        metrics_of_run=_metrics_of_run(manifest),
         writer=writer,
     )
 
@@ -145,6 +152,7 @@ def describe_status(status: RunStatus) -> str:
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
     lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
     lines += describe_metrics(status.metrics, status.metrics_problem)
+    lines += [f"{name}: shown by the run itself" for name in status.metrics_of_run]
     lines.append(f"started    {status.created}")
     lines.append(f"output     {status.output}")
     return "\n".join(map(printable, lines))
@@ -202,14 +210,26 @@ def _finished(record: ChunkRecord) -> datetime:
     return datetime.fromisoformat(record.finished)
 
 
-def _measure(manifest: Manifest) -> Measure:
-    """Returns which metrics the run computes."""
+def _measured(manifest: Manifest, states: Iterator[States]) -> Measured:
+    """Returns the package's own metrics over the rows of all states, which are read to the last."""
     settings = manifest.settings
     task = TASKS.get(str(settings.get("task")))
-    return Measure(
-        task.evaluation if task is not None else None,
-        settings.get("label_col"),
-        settings.get("output_prefix", ""),
-        manifest.labels,
-        tuple(settings.get("metrics", ())),
-    )
+    evaluation = task.evaluation if task is not None else None
+    prefix = settings.get("output_prefix", "")
+    measure = Measure(evaluation, settings.get("label_col"), prefix, manifest.labels)
+    try:
+        return measure.values(states)
+    except (SparkInferError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for _ in states:
+            pass
+        return Measured(problem=f"their records cannot be added up ({error})")
+
+
+def _metrics_of_run(manifest: Manifest) -> tuple[str, ...]:
+    """Returns the metrics whose code the run imported: of the user, of a task that is not ours."""
+    settings = manifest.settings
+    task = str(settings.get("task"))
+    if settings.get("label_col") is None:
+        return ()
+    of_task = () if task in TASKS else (f"metrics of task {task!r}",)
+    return (*of_task, *(f"metric {name!r}" for name in settings.get("metrics") or ()))

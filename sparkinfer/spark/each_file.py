@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import JobError, SparkInferError
 from sparkinfer.spark.errors import explain
+from sparkinfer.spark.job_threads import in_job_thread
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -37,7 +38,8 @@ def on_each_file(spark: SparkSession, act: Callable[[str], T], names: Sequence[s
 
     try:
         one_file_each = spark.range(len(names), numPartitions=max(1, len(names)))
-        rows = one_file_each.mapInArrow(call, "index long, found binary").collect()
+        asked = one_file_each.mapInArrow(call, "index long, found binary")
+        rows = in_job_thread(spark, asked.collect)
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(f"reading {len(names)} input files failed: {explain(error)}") from error
     # Pickled by our own workers, in this job.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparkinfer.spark.accelerators import is_classic
@@ -47,11 +47,15 @@ class JobThreads:
 
     Args:
         spark: the session.
+        group: name of the jobs' group; None: one of their own.
+
+    Attributes:
+        group: the jobs' group.
     """
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, group: str | None = None) -> None:
         self._spark = spark
-        self._group = f"sparkinfer-{uuid.uuid4().hex}"
+        self.group = group or f"sparkinfer-{uuid.uuid4().hex}"
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="sparkinfer-job")
         self._running: set[Future[Any]] = set()
 
@@ -73,16 +77,16 @@ class JobThreads:
 
     def _cancel(self) -> None:
         if is_classic(self._spark):
-            self._spark.sparkContext.cancelJobGroup(self._group)
+            self._spark.sparkContext.cancelJobGroup(self.group)
         else:
-            self._spark.interruptTag(self._group)
+            self._spark.interruptTag(self.group)
 
     def _in_group(self, act: Callable[P, R]) -> Callable[P, R]:
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             if is_classic(self._spark):
-                self._spark.sparkContext.setJobGroup(self._group, "sparkinfer", True)
+                self._spark.sparkContext.setJobGroup(self.group, "sparkinfer", True)
             else:
-                self._spark.addTag(self._group)
+                self._spark.addTag(self.group)
             return act(*args, **kwargs)
 
         return run
@@ -95,3 +99,9 @@ class JobThreads:
 
         wrapped: Callable[P, R] = inheritable_thread_target(act)
         return wrapped
+
+
+def in_job_thread(spark: SparkSession, act: Callable[[], R], group: str | None = None) -> R:
+    """Returns the result of a function that starts Spark jobs; what ends the wait cancels them."""
+    with closing(JobThreads(spark, group)) as threads:
+        return threads.submit(act).result()

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, SparkInferError
+from sparkinfer.signals import handlers_kept
 from sparkinfer.spark.java import NO_PYSPARK, ensure_java
+from sparkinfer.spark.jvm import in_session_of_its_own
 from sparkinfer.spark.properties import SUBMIT_ARGS, properties_file
 
 if TYPE_CHECKING:
@@ -64,14 +66,8 @@ def start_session(config: ScoringConfig) -> SparkSession:
     if config.master is not None:
         settings["spark.master"] = config.master
     try:
-        if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit made the JVM
-            ensure_java()
-            settings = {**DEFAULT_CONF, **settings}
-            _start_jvm(settings)
-        builder = SparkSession.builder
-        for key, value in settings.items():
-            builder = builder.config(key, value)
-        return builder.getOrCreate()
+        with handlers_kept(), in_session_of_its_own():
+            return _started(settings)
     except SparkInferError:
         raise
     except Exception as error:  # py4j's and Spark's errors have no common root
@@ -80,6 +76,19 @@ def start_session(config: ScoringConfig) -> SparkSession:
             f"respond, or rejects a setting; check --master and spark_conf, and {log_file()} for "
             "Spark's own messages"
         ) from error
+
+
+def _started(settings: dict[str, str]) -> SparkSession:
+    from pyspark.sql import SparkSession
+
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit made the JVM
+        ensure_java()
+        settings = {**DEFAULT_CONF, **settings}
+        _start_jvm(settings)
+    builder = SparkSession.builder
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
 
 
 def log_file() -> Path:

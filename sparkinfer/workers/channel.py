@@ -26,6 +26,7 @@ from typing import Any
 
 from sparkinfer.logs import get_logger
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.steps import Step
 
 logger = get_logger(__name__)
 
@@ -36,6 +37,9 @@ MAX_REPORT_BYTES = 65536
 
 CLOSE_TIMEOUT_S = 2.0
 """Time that a worker, and the driver at the end of a run, allows for the last reports to arrive."""
+
+HUNG_UP_S = 5.0
+"""Time in which Spark ends the workers of a run that was stopped; it hangs up first."""
 
 BACKLOG = 512
 """Workers that may connect at the same moment."""
@@ -52,6 +56,7 @@ class WorkerReport:
         device: what the model runs on, with the host's name.
         statistics: counts and seconds so far.
         done: whether the worker succeeded; no more reports have this name.
+        step: what it is at before it scores, and how far that is; see `Step`.
     """
 
     worker: str
@@ -59,6 +64,7 @@ class WorkerReport:
     device: str
     statistics: ScoringStatistics
     done: bool = False
+    step: Step | None = None
 
     @property
     def rows(self) -> int:
@@ -156,6 +162,10 @@ class ProgressClient:
         """Takes the final statistics of a worker that succeeded; `close` sends them."""
         self._put(statistics, done=True)
 
+    def tell(self, step: Step | None) -> None:
+        """Takes what the worker is at before it scores."""
+        self._put(ScoringStatistics(), done=False, step=step)
+
     def close(self) -> None:
         """Sends what is waiting, if the driver accepts it soon, and closes the connection."""
         with self._changed:
@@ -164,8 +174,8 @@ class ProgressClient:
         if self._address is not None:
             self._thread.join(CLOSE_TIMEOUT_S)
 
-    def _put(self, statistics: ScoringStatistics, *, done: bool) -> None:
-        report = WorkerReport(*self._identity, replace(statistics), done)
+    def _put(self, statistics: ScoringStatistics, *, done: bool, step: Step | None = None) -> None:
+        report = WorkerReport(*self._identity, replace(statistics), done, step)
         with self._changed:
             self._latest = report
             self._changed.notify()
@@ -176,7 +186,13 @@ class ProgressClient:
                 while (latest := self._next()) is not None:
                     connection.send_bytes(_encode(latest))
         except Exception as error:  # display only: a firewall must not stop scoring
-            logger.warning("no progress from this worker: driver not reachable (%s)", error)
+            if not self._ends_soon():
+                logger.warning("no progress from this worker: driver not reachable (%s)", error)
+
+    def _ends_soon(self) -> bool:
+        """Returns whether the worker is about to end, as where the run was stopped."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closing, HUNG_UP_S)
 
     def _connect(self) -> Connection:
         assert self._address is not None  # the thread runs only with an address
@@ -200,4 +216,6 @@ def _encode(report: WorkerReport) -> bytes:
 
 def _decode(message: bytes) -> WorkerReport:
     values = json.loads(message)
-    return WorkerReport(**{**values, "statistics": ScoringStatistics(**values["statistics"])})
+    values["statistics"] = ScoringStatistics(**values["statistics"])
+    values["step"] = values["step"] and Step(*values["step"])
+    return WorkerReport(**values)

@@ -24,6 +24,7 @@ from sparkinfer.engines.horovod.rank import Placement, RankJob, run_rank
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.logs import get_logger
 from sparkinfer.spark.accelerators import GPUS_PER_TASK
+from sparkinfer.spark.job_threads import in_job_thread
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -173,12 +174,11 @@ class TorchLauncher(_JobGroupLauncher):
         """Runs the ranks; see `Launcher`."""
         from pyspark.ml.torch.distributor import TorchDistributor
 
-        with _job_group_set(self._spark, self._group):
-            distributor = TorchDistributor(
-                num_processes=job.world_size, local_mode=False, use_gpu=kind == "cuda"
-            )
-            distributor.logger.setLevel(logging.WARNING)
-            distributor.run(torch_rank, job)
+        distributor = TorchDistributor(
+            num_processes=job.world_size, local_mode=False, use_gpu=kind == "cuda"
+        )
+        distributor.logger.setLevel(logging.WARNING)
+        in_job_thread(self._spark, lambda: distributor.run(torch_rank, job), self._group)
 
 
 LAUNCHERS: dict[str, Callable[[SparkSession, int], Launcher]] = {
@@ -213,6 +213,8 @@ def _ignores_ssl(conf: Any) -> bool:
 
 def horovod_rank(job: RankJob) -> None:
     """What Horovod runs in each rank."""
+    # Horovod cancels a rank so; the shell around it would print what killed it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     run_rank(job, horovod_placement())
 
 
@@ -259,7 +261,7 @@ def _gpu_of_horovod_task() -> str | None:
 
 @contextlib.contextmanager
 def _signals_heard() -> Iterator[None]:
-    """Raises KeyboardInterrupt at the end if SIGINT or SIGTERM arrived meanwhile.
+    """Raises SIGINT or SIGTERM again at the end if it arrived meanwhile.
 
     `horovod.spark.run` handles both itself, ends the ranks and raises as if one had failed; it also
     leaves its handlers installed.
@@ -278,8 +280,8 @@ def _signals_heard() -> Iterator[None]:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             with contextlib.suppress(BlockingIOError):
-                if set(heard.recv(4096)) & set(taken):
-                    raise KeyboardInterrupt
+                for arrived in set(heard.recv(4096)) & set(taken):
+                    signal.raise_signal(arrived)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.processor import EncodesAhead, ProcessorSpec
 from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
 from sparkinfer.spark.errors import explain
+from sparkinfer.spark.job_threads import JobThreads
 from sparkinfer.storage import file_system, join, make_folder, read_text, write_text
+from sparkinfer.workers.steps import Step, wait_for
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -122,13 +125,30 @@ def prepare(spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob) -> di
         written = spark.range(len(parts), numPartitions=max(1, len(parts))).mapInArrow(
             write, "index long, list string"
         )
-        rows = _without_gpus(spark, written)
+        with closing(JobThreads(spark)) as threads:
+            rows = wait_for(
+                threads.submit(_without_gpus, spark, written),
+                "the prepare stage",
+                job.plan.step_timeout_s,
+                lambda: _tasks_done(spark, threads.group),
+            )
+    except JobError:
+        raise
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise JobError(f"the prepare stage failed: {explain(error)}") from error
     lists: dict[int, list[str]] = {}
     for row in sorted(rows, key=lambda row: int(row["index"])):
         lists.setdefault(parts[row["index"]].number, []).append(row.list)
     return lists
+
+
+def _tasks_done(spark: SparkSession, group: str) -> Step:
+    """Returns how many tasks of a group's jobs are done."""
+    tracker = spark.sparkContext.statusTracker()
+    jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(group)]
+    stages = [tracker.getStageInfo(number) for job in jobs if job for number in job.stageIds]
+    done = sum(stage.numCompletedTasks for stage in stages if stage)
+    return Step(f"{done} of its tasks are done", done)
 
 
 def read_list(folder: str, name: str) -> list[PreparedFile]:

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparkinfer.api import functions
+from sparkinfer.cli import main
+from sparkinfer.config import ScoringConfig
+from sparkinfer.report.status import describe_status, read_status
+from tests.made_up_engine import run_made_up, write_input
+
+FINISHED = "rows       80 of 80 (100.0%), 4 of 4 chunks"
+
+
+@pytest.fixture
+def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
+    return ScoringConfig(
+        model=str(classifier),
+        input=str(write_input(tmp_path / "in")),
+        input_col="text",
+        label_col="label",
+        output=str(tmp_path / "out"),
+        engine="local",
+        chunks={"target_rows": 20},
+    )
+
+
+@pytest.fixture
+def output(config: ScoringConfig) -> Path:
+    """The output of a finished run with metrics."""
+    return Path(run_made_up(config).output)
+
+
+def change(file: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    values = json.loads(file.read_text())
+    edit(values)
+    file.write_text(json.dumps(values))
+
+
+def change_settings(output: Path, **settings: Any) -> None:
+    file = output / "_sparkinfer" / "manifest.json"
+    change(file, lambda manifest: manifest["settings"].update(settings))
+
+
+def test_a_metric_of_the_users_is_not_imported_and_the_others_are_shown(output: Path) -> None:
+    change_settings(output, metrics=["absent_module:TopTwo"])
+    status = read_status(str(output))
+    assert status.metrics["labelled_rows"] > 0
+    shown = describe_status(status)
+    assert FINISHED in shown
+    assert "metric 'absent_module:TopTwo': shown by the run itself" in shown
+
+
+def test_metrics_of_a_task_that_is_not_here_are_shown_by_the_run_itself(output: Path) -> None:
+    change_settings(output, task="absent-task", metrics=["absent_module:TopTwo"])
+    status = read_status(str(output))
+    assert status.metrics == {}
+    assert status.metrics_of_run == (
+        "metrics of task 'absent-task'",
+        "metric 'absent_module:TopTwo'",
+    )
+    assert FINISHED in describe_status(status)
+
+
+def test_a_run_without_labels_has_no_metrics_to_tell_of(output: Path) -> None:
+    change_settings(output, task="absent-task", label_col=None)
+    assert read_status(str(output)).metrics_of_run == ()
+
+
+@pytest.mark.parametrize("state", [{}, {"groups": 3}, None, {"accuracy": 1, "labels": {}}])
+def test_records_whose_metrics_make_no_sense_still_count(output: Path, state: Any) -> None:
+    file = output / "_sparkinfer" / "chunks" / "00000001.json"
+    change(file, lambda record: record["metrics"].update(labels=state))
+    status = read_status(str(output))
+    assert (status.rows, status.chunks) == (80, 4)
+    assert status.state == "finished"
+    assert status.metrics == {} or status.metrics["labelled_rows"] > 0
+    assert FINISHED in describe_status(status)
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has Ctrl-C end every run at its start."""
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(functions, "run_job", interrupt)
+
+
+def score(config: ScoringConfig, *more: str) -> int:
+    given = ["score", "--engine", "local", "--progress", "none", "--input", str(config.input)]
+    given += ["--output", str(config.output), "--model", config.model, "--input-col", "text"]
+    return main([*given, *more])
+
+
+def test_a_stopped_run_says_what_is_done_though_the_output_names_what_is_not_here(
+    output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_settings(output, task="absent-task", metrics=["absent_module:TopTwo"])
+    assert score(config) == 130
+    assert capsys.readouterr().err == (
+        "sparkinfer: stopped; 4 of 4 chunks are done. Run the same command to resume\n"
+    )
+
+
+def test_a_stopped_run_says_that_nothing_is_done_only_where_no_run_has_written(
+    config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(config) == 130
+    assert capsys.readouterr().err == "sparkinfer: stopped; nothing was done yet\n"
+
+
+def test_a_stopped_run_whose_manifest_is_damaged_says_so_with_its_path(
+    output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (output / "_sparkinfer" / "manifest.json").write_text("{")
+    assert score(config) == 130
+    said = capsys.readouterr().err
+    assert said.startswith(f"sparkinfer: stopped; {output}/_sparkinfer/manifest.json is damaged")
+
+
+def test_a_stopped_run_whose_output_cannot_be_read_says_so_with_its_path(
+    output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = output / "_sparkinfer" / "manifest.json"
+    manifest.unlink()
+    manifest.mkdir()
+    assert score(config) == 130
+    said = capsys.readouterr().err
+    assert f"stopped; how much of output '{output}' is done cannot be read (" in said
+    assert said.endswith("). Run the same command to resume\n")
+
+
+def test_a_run_that_was_to_replace_another_says_that_it_has_not_yet(
+    output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = output / "_sparkinfer" / "manifest.json"
+    change(manifest, lambda values: values.update(created="2024-01-01T00:00:00+00:00"))
+    assert score(config, "--overwrite") == 130
+    assert capsys.readouterr().err == "sparkinfer: stopped; nothing was replaced yet\n"
