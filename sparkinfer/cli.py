@@ -91,8 +91,8 @@ def _failed(error: Exception, debug: bool) -> int:
     if isinstance(error, SparkInferError):
         return _fail(error, WRONG_USE if isinstance(error, UsageError) else FAILED, debug)
     unexpected = SparkInferError(
-        f"unexpected {type(error).__name__}: {_one_line(str(error))}; run again with --debug to see "
-        "where it comes from"
+        f"unexpected {type(error).__name__}: {_one_line(str(error))}; run again with --debug to "
+        "see where it comes from"
     )
     unexpected.__cause__ = error
     return _fail(unexpected, FAILED, debug)
