@@ -47,7 +47,8 @@ class ErrorLimit:
         fix = "run with --overwrite once the input has changed"
         if self._reasons[NULL_TEXT] < self._errors:  # rows without a text are not retried
             fix = (
-                "fix the cause and run with --retry-errors, or with --overwrite if the input changes"
+                "fix the cause and run with --retry-errors, or with --overwrite if the input "
+                "changes"
             )
         return (
             f"{self._errors} rows have an error, and max_error_rows={self._asked!r} allows "
