@@ -36,6 +36,24 @@ _IN_JAVA = {
 }
 
 
+_PASSING = frozenset(
+    {
+        *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT),
+        *(errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH),
+    }
+)
+"""What mounted and remote file systems report when overloaded or reconnecting."""
+
+_LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+
+def is_passing(error: Exception) -> bool:
+    """Returns whether an error is worth a retry; those without an errno, from a store, may be."""
+    if not isinstance(error, OSError) or isinstance(error, _LASTING):
+        return False
+    return error.errno is None or error.errno in _PASSING or isinstance(error, TimeoutError)
+
+
 @contextmanager
 def disk_errors_told(output: str | None) -> Iterator[None]:
     """Raises JobError with what a file system's error means, if that is what ended the run.

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sparkinfer import mounts
 from sparkinfer.exceptions import ConfigError
 
 SUCCESS_FILE = "_SUCCESS"
@@ -190,20 +191,20 @@ def remove_if_empty(path: str) -> None:
 
 
 def move(source: str, target: str) -> None:
-    """Renames a file; on an object store this is a copy and a removal."""
+    """Renames a file; on an object store and some mounts this is a copy and a removal."""
     fs, name = file_system(source)
     _, target_name = file_system(target)
     if is_local(fs):
-        Path(name).replace(target_name)  # fsspec before 2024 copies
+        mounts.move(Path(name), Path(target_name))  # fsspec before 2024 copies
     else:
         fs.mv(name, target_name)
 
 
 def rename_folder(source: str, target: str) -> None:
-    """Renames a folder in one step on a local file system; removes it elsewhere."""
+    """Renames a folder in one step where that can be done; removes it elsewhere."""
     fs, name = file_system(source)
     _, target_name = file_system(target)
-    if is_local(fs):
+    if is_local(fs) and mounts.renames(Path(name).parent):
         Path(name).rename(target_name)
     else:
         remove(source)
@@ -213,11 +214,8 @@ def sync(path: str) -> None:
     """Makes a local file survive a power failure; object stores are durable anyway."""
     fs, name = file_system(path)
     if is_local(fs):
-        handle = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with Path(name).open("rb") as file:
+            mounts.sync(file.fileno())
 
 
 def write_text(path: str, text: str) -> None:
@@ -234,14 +232,20 @@ def replace_text(path: str, text: str, durable: bool = False) -> None:
         text: its new content.
         durable: whether it must survive a power failure.
     """
-    if not renames_atomically(path):
+    fs, name = file_system(path)
+    if not is_local(fs) or not mounts.renames(Path(name).parent):
         write_text(path, text)  # an object store shows an object once it is complete
         return
     partial = f"{path}.{uuid.uuid4().hex}"
-    write_text(partial, text)
-    if durable:
-        sync(partial)
-    move(partial, path)
+    try:
+        write_text(partial, text)
+        if durable:
+            sync(partial)
+        move(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove(partial)
+        raise
 
 
 def read_bytes(path: str) -> bytes | None:
@@ -260,13 +264,19 @@ def read_text(path: str) -> str | None:
     return None if content is None else content.decode("utf-8")
 
 
-def renames_atomically(path: str) -> bool:
-    """Returns whether a file there can replace another in one step."""
+def is_local_path(path: str) -> bool:
+    """Returns whether a path is on what this machine has, mounts included."""
     return is_local(file_system(path)[0])
 
 
+def is_on_disk(path: str) -> bool:
+    """Returns whether a path is on a disk of this machine, where nothing is slow or away."""
+    fs, name = file_system(path)
+    return is_local(fs) and not mounts.is_remote(Path(name))
+
+
 def is_local(fs: Any) -> bool:
-    """Returns whether it is the file system of this machine."""
+    """Returns whether it is what this machine has, mounts included."""
     return bool({"file", "local"} & _protocols(fs))
 
 

@@ -35,7 +35,7 @@ from sparkinfer.jobs.lease import Lease, LeaseLostError
 
 WAIT_S = 20.0
 NEVER_S = 600.0
-QUICK = {"beat_s": 0.05, "lost_after_s": 1.0, "settle_s": 0.1}
+QUICK = {"beat_s": 0.05, "lost_after_s": 1.0, "settle_s": 0.1, "give_up_after_s": 0.5}
 SILENT = {"beat_s": NEVER_S, "lost_after_s": NEVER_S}
 
 HOLDER_PROCESS = """

@@ -17,7 +17,7 @@ from sparkinfer.exceptions import OutputError
 from sparkinfer.jobs.output import Output
 from sparkinfer.models.sources import cache_folder
 from sparkinfer.mounts import refusals
-from sparkinfer.storage import exists, file_system, join, remove, renames_atomically, write_text
+from sparkinfer.storage import exists, file_system, is_local_path, join, remove, write_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,7 +57,7 @@ def _try_to_write(case: Case, folder: str) -> set[str]:
     probe = join(folder, f".sparkinfer-probe-{uuid.uuid4().hex}")
     try:
         write_text(probe, "")
-        is_shared = not case.nodes or not renames_atomically(probe)
+        is_shared = not case.nodes or not is_local_path(probe)
         return set() if is_shared else hosts_without(case.spark, case.tasks, probe)
     except OSError as error:
         raise OutputError(
@@ -70,7 +70,7 @@ def _try_to_write(case: Case, folder: str) -> set[str]:
 
 def describe_mount(folder: str) -> str:
     """Returns what a local folder refuses that a disk does not, as the end of a sentence."""
-    if not renames_atomically(folder):
+    if not is_local_path(folder):
         return ""
     refused = refusals(Path(file_system(folder)[1]))
     listed = ", ".join(f"{name} ({reason})" for name, reason in refused.items())
@@ -94,7 +94,7 @@ def check_disk(case: Case) -> Outcome:
     """Checks whether there is disk space on the driver and on the nodes."""
     host = socket.gethostname()
     used = [tempfile.gettempdir(), str(cache_folder(case.config.loading))]
-    if case.config.output is not None and renames_atomically(case.config.output):
+    if case.config.output is not None and is_local_path(case.config.output):
         used.append(case.config.output)
     folders = {_nearest_folder(path) for path in used}
     usage = {f"{folder} on {host}": shutil.disk_usage(folder) for folder in folders}
@@ -115,7 +115,7 @@ def judge_disk(free_bytes: Mapping[str, int]) -> Outcome:
 
 def _nearest_folder(path: str) -> str:
     """Returns the path, or its nearest existing parent folder."""
-    if renames_atomically(path):
+    if is_local_path(path):
         name = Path(file_system(path)[1])
         return str(next(folder for folder in (name, *name.parents) if folder.is_dir()))
     folder = path.rstrip("/")

@@ -72,8 +72,8 @@ class Recorder:
         """
         tally = add_up((file.tally for file in scored.files), self._measure)
         _refuse_other_rows(scored, tally.rows)
-        names = [file.name for file in scored.files]
-        _refuse_other_rows(scored, sum(rows_in(join(scored.staging, name)) for name in names))
+        paths = [join(scored.staging, file.name) for file in scored.files]
+        _refuse_other_rows(scored, self._hold.insist(lambda: sum(map(rows_in, paths))))
         return tally
 
     def record(

@@ -11,6 +11,7 @@ from fractions import Fraction
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.jobs.done import MOST_REASONS
+from sparkinfer.models.scorer import NULL_TEXT
 
 
 class ErrorLimit:
@@ -43,10 +44,15 @@ class ErrorLimit:
 
     def _message(self) -> str:
         often = ", ".join(f"{n} x {reason!r}" for reason, n in self._reasons.most_common(3))
+        fix = "run with --overwrite once the input has changed"
+        if self._reasons[NULL_TEXT] < self._errors:  # rows without a text are not retried
+            fix = (
+                "fix the cause and run with --retry-errors, or with --overwrite if the input "
+                "changes"
+            )
         return (
             f"{self._errors} rows have an error, and max_error_rows={self._asked!r} allows "
-            f"{self._most}: {often or 'see the output'}. Fix the cause and run with "
-            "--retry-errors, or with --overwrite if the input changes; or raise the limit and run "
+            f"{self._most}: {often or 'see the output'}. Either {fix}; or raise the limit and run "
             "again to resume"
         )
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable
 from time import sleep
 from typing import TypeVar
 
+from sparkinfer.disk_errors import is_passing
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.logs import get_logger
 
 logger = get_logger(__name__)
 
-TRIES, FIRST_PAUSE_S = 4, 0.5
-"""For transient errors of a store; each pause is four times the previous one."""
-
-PASSING_ERRNOS = frozenset({errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT})
-"""What mounted and remote file systems report when overloaded or reconnecting."""
-
-LASTING_ERRORS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+TRIES, FIRST_PAUSE_S, LONGEST_PAUSE_S = 8, 0.5, 30.0
+"""For transient errors of a store: two minutes in all. A pause is four times the previous one."""
 
 T = TypeVar("T")
 
@@ -48,16 +43,9 @@ class Insistence:
             try:
                 return act()
             except OSError as error:
-                if not left or not _is_passing(error):
+                if not left or not is_passing(error):
                     raise
                 logger.warning("tried again in %g s: %s", pause_s, error)
                 sleep(pause_s)
-                pause_s *= 4
+                pause_s = min(4 * pause_s, LONGEST_PAUSE_S)
         raise AssertionError("the last try returns or raises")
-
-
-def _is_passing(error: OSError) -> bool:
-    """Returns whether an error is worth a retry; those without an errno, from a store, may be."""
-    if isinstance(error, LASTING_ERRORS):
-        return False
-    return error.errno is None or error.errno in PASSING_ERRNOS or isinstance(error, TimeoutError)

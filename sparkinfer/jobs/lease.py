@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from sparkinfer.disk_errors import is_passing
 from sparkinfer.exceptions import JobError, OutputError, SparkInferError
 from sparkinfer.exclusive import create_exclusively
 from sparkinfer.jobs.claims import (
@@ -42,11 +43,12 @@ from sparkinfer.jobs.claims import (
 from sparkinfer.logs import get_logger
 from sparkinfer.storage import (
     WORK_FOLDER,
+    is_local_path,
+    is_on_disk,
     join,
     make_folder,
     remove,
     remove_if_empty,
-    renames_atomically,
     replace_text,
 )
 
@@ -58,8 +60,12 @@ BEAT_S = 2.0
 LOST_AFTER_S = 10.0
 """A holder whose count does not change for this long is taken for dead; it stops at half of it."""
 
-BEAT_ON_OBJECT_STORE_S, LOST_AFTER_ON_OBJECT_STORE_S = 10.0, 45.0
-"""Longer: there, each heartbeat is a billed request, and a request may take seconds."""
+BEAT_ELSEWHERE_S, LOST_AFTER_ELSEWHERE_S = 10.0, 45.0
+"""On object stores and mounts: there, each heartbeat is a request, which may take seconds."""
+
+GIVE_UP_AFTER_S = 600.0
+"""A holder whose store does not answer waits for it this long, and publishes nothing meanwhile: if
+another has taken over by then, it will see that."""
 
 SETTLE_S = 5.0
 """If a store cannot create exclusively: longer than it takes to look for a file and write it."""
@@ -86,6 +92,7 @@ class Lease:
             None: the default for the store.
         settle_s: seconds that a claim must stand on a store that cannot create exclusively; at most
             half of `lost_after_s`.
+        give_up_after_s: seconds without a heartbeat after which a store that fails is given up.
     """
 
     def __init__(
@@ -96,15 +103,15 @@ class Lease:
         beat_s: float | None = None,
         lost_after_s: float | None = None,
         settle_s: float = SETTLE_S,
+        give_up_after_s: float = GIVE_UP_AFTER_S,
     ) -> None:
         self.epoch = 0
         self._folder = folder
         self._clock = clock
-        self._local = local = renames_atomically(folder)
-        self._beat_s = beat_s or (BEAT_S if local else BEAT_ON_OBJECT_STORE_S)
-        self._lost_after_s = lost_after_s or (
-            LOST_AFTER_S if local else LOST_AFTER_ON_OBJECT_STORE_S
-        )
+        self._local, on_disk = is_local_path(folder), is_on_disk(folder)
+        self._beat_s = beat_s or (BEAT_S if on_disk else BEAT_ELSEWHERE_S)
+        self._lost_after_s = lost_after_s or (LOST_AFTER_S if on_disk else LOST_AFTER_ELSEWHERE_S)
+        self._give_up_after_s = give_up_after_s
         self._settle_s = settle_s
         self._retry_s = self._beat_s / LOOKS_PER_BEAT
         self._exclusive = False
@@ -150,11 +157,12 @@ class Lease:
         """Raises unless the lease is still held; call it right before what must not happen twice.
 
         Cost: one request, a listing; more if the last heartbeat is too long ago or the store cannot
-        create exclusively.
+        create exclusively. It waits for a store that does not answer.
 
         Raises:
-            LeaseLostError: a later epoch exists, no heartbeat could be written for half of
-                `lost_after_s`, or this process does not hold the lease. A lost lease stays lost.
+            LeaseLostError: a later epoch exists, the store refuses heartbeats or has not answered
+                for `give_up_after_s`, or this process does not hold the lease. A lost lease stays
+                lost.
         """
         if self._thread is None or self._pid != os.getpid():
             raise LeaseLostError(f"{self._name()} is not leased by process {os.getpid()}")
@@ -165,8 +173,8 @@ class Lease:
                 self._lost = self._lost or self._find_loss()
                 break
             except Exception as error:  # a flaky store
-                if self._is_stale():
-                    silent_s = self._clock() - self._beaten_at
+                silent_s = self._clock() - self._beaten_at
+                if self._is_stale() and (silent_s > self._give_up_after_s or not is_passing(error)):
                     self._lost = f"no heartbeat could be written for {silent_s:.0f} s ({error})"
                 self._closing.wait(self._retry_s)
         if self._lost is not None:

@@ -117,11 +117,6 @@ class Ledger:
                 return there
             generation += 1
 
-    def unnamed(self, named: Collection[str]) -> list[str]:
-        """Returns what readers see of this run beside what is named."""
-        seen = self._sink.look()
-        return [n for n in seen if n not in named and self._sink.chunk_of(n) is not None]
-
     def _adopt(self, record: ChunkRecord, insist: Insist) -> bool:
         """Finishes what another writer began; returns whether its files were there."""
         if self._state(record, self._sink.look()) == "missing":

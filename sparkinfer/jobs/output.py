@@ -22,13 +22,13 @@ from sparkinfer.storage import (
     WORK_FOLDER,
     file_system,
     is_file,
+    is_local_path,
     join,
     make_folder,
     names_in,
     remove,
     remove_if_empty,
     rename_folder,
-    renames_atomically,
 )
 
 logger = get_logger(__name__)
@@ -66,7 +66,7 @@ class Output:
         The folder may be missing or empty, or hold an earlier run: one that can be resumed, or any
         with `overwrite`.
         """
-        if not renames_atomically(self.path) and glob.has_magic(self.path):
+        if not is_local_path(self.path) and glob.has_magic(self.path):
             raise OutputError(
                 f"output {self.path!r}: fsspec treats '*', '?' and '[' as a pattern that matches "
                 "other folders too; name a folder without them"

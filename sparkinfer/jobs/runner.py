@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sparkinfer import __version__
 from sparkinfer.exceptions import (
     ConfigError,
-    InputError,
     JobError,
     ResumeError,
-    RowConservationError,
-    SparkInferError,
 )
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.committer import Committer, Recorder
 from sparkinfer.jobs.differences import refuse_other_settings
 from sparkinfer.jobs.done import Done, done_in
 from sparkinfer.jobs.error_limit import ErrorLimit
+from sparkinfer.jobs.finish import finish
 from sparkinfer.jobs.first_labels import warn_of_strange_labels
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.input_state import JobInput, job_input
 from sparkinfer.jobs.insistence import Insistence
+from sparkinfer.jobs.job_errors import job_errors
 from sparkinfer.jobs.lease import Lease, LeaseLostError
 from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import (
@@ -46,13 +45,11 @@ from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.jobs.settings import settings_of
 from sparkinfer.logs import get_logger
-from sparkinfer.metrics.measure import States
 from sparkinfer.plan.input_chunks import InputChunks
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
 from sparkinfer.sinks.parquet import ParquetFolder
-from sparkinfer.workers.statistics import ScoringStatistics
 
 logger = get_logger(__name__)
 
@@ -159,7 +156,7 @@ class _Run:
                 return with_retried(self._nothing_to_do(earlier), retried)
         earlier = self._tried(earlier)
         settings |= self._prelude.processor.settings()
-        with _job_errors():
+        with job_errors():
             self._lease.check()  # the gate may have taken minutes
             self._output.fence(self._lease.epoch)
             manifest = self._begin(settings) if earlier is None else earlier.manifest
@@ -185,7 +182,7 @@ class _Run:
         sink = ParquetFolder(path, manifest.run)
         ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
         self._ledgers.append(ledger)
-        with _job_errors():
+        with job_errors():
             ledger.recover(self._insist)
         return Hold(self._output, sink, ledger, self._insist, self._lease.epoch)
 
@@ -256,12 +253,12 @@ class _Run:
 
     def _retry(self, earlier: _Earlier, display: Display) -> Retried:
         """Has the rows with an error scored again in the chunks that are done."""
-        with _job_errors():
+        with job_errors():
             retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest.labels)
         if not retry.rows:
             return Retried()
         self._tried(earlier)
-        with _job_errors():
+        with job_errors():
             self._lease.check()
             self._output.fence(self._lease.epoch)
             return retry.run(display)
@@ -320,7 +317,7 @@ class _Run:
             self._prelude.engine.score(plan, tasks, committer, progress)
             progress.end()
         result = replace(
-            self._finished(manifest, hold),
+            finish(self._prelude, manifest, hold, self._input, self._chunks.notes),
             rows_before=done.rows,
             phases=progress.phases,
             workers=plan.workers,
@@ -338,84 +335,7 @@ class _Run:
                 yield ChunkTask(chunk, hold.staging_folder(attempt))
 
     def _nothing_to_do(self, earlier: _Earlier) -> RunResult:
-        result = self._finished(earlier.manifest, earlier.hold)
+        result = finish(
+            self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
+        )
         return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)
-
-    def _finished(self, manifest: Manifest, hold: Hold) -> RunResult:
-        """Marks the output as complete unless it already is; returns the sum of the records.
-
-        Raises:
-            ResumeError: the input has changed since the run began.
-            RowConservationError: a chunk has no record.
-            OutputError: readers would see what no run wrote.
-        """
-        done = Done()
-
-        def states() -> Iterator[States]:
-            for record in hold.ledger.standing():
-                done.add(record)
-                yield record.metrics
-
-        measured = self._prelude.measure(manifest.labels).values(states())
-        _refuse_missing(manifest, done)
-        self._finish(manifest, hold, done.files)
-        return RunResult(
-            output=str(self._config.output),
-            rows=done.rows,
-            error_rows=done.errors,
-            metrics=measured.metrics,
-            metrics_problem=measured.problem,
-            rows_before=0,
-            seconds=0.0,
-            phases={},
-            workers=None,
-            verdict=None,
-            model_fingerprint=self._prelude.resolved.settings().get("model_fingerprint", ""),
-            statistics=ScoringStatistics(),
-            devices=(),
-            notes=(*self._chunks.notes, *_copied_when(manifest)),
-        )
-
-    def _finish(self, manifest: Manifest, hold: Hold, files: Collection[str]) -> None:
-        is_finished = hold.sink.is_finished()
-        if not is_finished:
-            self._input.check_at_end(manifest)
-        self._lease.check()
-        # What no record names: on an object store, an earlier writer's copy may end late.
-        sink = ParquetFolder(self._output.path)
-        late = sink.of_runs({manifest.run, *manifest.replaced})
-        sink.remove(name for name in late if name not in files)
-        sink.refuse_strangers({manifest.run})
-        if not is_finished:
-            self._output.forget(manifest)
-            hold.sink.finish()
-
-
-@contextmanager
-def _job_errors() -> Iterator[None]:
-    """Turns whatever is raised after the start into a JobError."""
-    try:
-        yield
-    except InputError:  # found while the input was copied or cut: nothing has been scored
-        raise
-    except SparkInferError as error:
-        if isinstance(error, JobError):
-            raise
-        raise JobError(error.message) from error
-    except Exception as error:
-        raise JobError(f"{type(error).__name__}: {error}") from error
-
-
-def _refuse_missing(manifest: Manifest, done: Done) -> None:
-    missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
-    if missing:
-        raise RowConservationError(
-            f"{len(done.numbers)} records for {len(manifest.chunks)} chunks, those of chunks "
-            f"{missing[:10]} missing or with a different number of rows; run again to score these"
-        )
-
-
-def _copied_when(manifest: Manifest) -> list[str]:
-    if manifest.table is None:
-        return []
-    return [f"the input is scored as it was copied at {manifest.table.taken}"]

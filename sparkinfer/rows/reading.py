@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sparkinfer.disk_errors import is_passing
 from sparkinfer.exceptions import JobError
 from sparkinfer.files.conform import conform
 from sparkinfer.files.parquet import open_parquet
 from sparkinfer.files.partitions import partition_values
 from sparkinfer.files.schema import match_names
+from sparkinfer.logs import get_logger
 from sparkinfer.storage import join
+
+logger = get_logger(__name__)
 
 READ_ROWS, READ_BYTES = 4096, 16 << 20
 """Maximum of a batch; a larger row is a batch of its own."""
+
+PAUSES_S = (0.5, 2.0, 8.0, 30.0, 30.0, 30.0)
+"""Before reading again what a store did not give."""
 
 COPIES = "_copies/"
 """Prefix of the names of files that are read from a copy. No input file has such a name, since
@@ -107,7 +115,7 @@ class ChunkReader:
             path = self.folders.find(piece.path)
             rows = 0
             try:
-                for batch in self._read_piece(path, piece):
+                for batch in self._read_on(path, piece):
                     rows += batch.num_rows
                     yield batch
             except (pa.ArrowException, OSError) as error:
@@ -121,6 +129,24 @@ class ChunkReader:
                     f"input file {path!r} holds {rows} rows in {piece}, but held {piece.rows} when "
                     "the run began; restore it, or give --overwrite to score everything again"
                 )
+
+    def _read_on(self, path: str, piece: Piece) -> Iterator[pa.RecordBatch]:
+        """Yields the rows of a piece; where a store hesitates, goes on after the last one."""
+        read, pauses = 0, iter(PAUSES_S)
+        while True:
+            rest = replace(piece, rows=piece.rows - read, before=piece.before + read)
+            try:
+                for batch in self._read_piece(path, rest):
+                    read += batch.num_rows
+                    yield batch
+                return
+            except OSError as error:
+                pause_s = next(pauses, None)
+                # Arrow reports damage by an error without a number.
+                if pause_s is None or error.errno is None or not is_passing(error):
+                    raise
+                logger.warning("%s: read again in %g s: %s", path, pause_s, error)
+                time.sleep(pause_s)
 
     def _read_piece(self, path: str, piece: Piece) -> Iterator[pa.RecordBatch]:
         folders = self._folder_values(piece.path)

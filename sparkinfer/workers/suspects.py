@@ -5,8 +5,8 @@ code, or the operating system's out-of-memory killer. Before inputs go through t
 model their hashes are written down. What the notes of a dead worker name last are suspects: the
 next attempt runs each of them alone. Whatever dies alone is deadly and is not run again.
 
-Where the notes' folder is a local file system they are written from the first attempt on, at the
-cost of a small write for each batch; elsewhere, where each costs a request, once a worker has died.
+Where the notes' folder is on a disk they are written from the first attempt on, at the cost of a
+small write for each batch; elsewhere, where each costs a request, once a worker has died.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sparkinfer.exceptions import DeviceError
 from sparkinfer.logs import get_logger
 from sparkinfer.storage import (
     file_system,
-    is_local,
+    is_on_disk,
     join,
     make_folder,
     names_in,
@@ -107,10 +107,13 @@ class Suspects:
         if attempt.has_predecessor:
             self.known = read_known(attempt)
         self._path = join(attempt.folder, attempt.name)
-        if is_local(file_system(attempt.folder)[0]):
-            self._notes = _AppendedNotes(self._path)
-        elif attempt.has_predecessor:
-            self._notes = _ReplacedNotes(self._path)
+        try:
+            if is_on_disk(attempt.folder):
+                self._notes = _AppendedNotes(self._path)
+            elif attempt.has_predecessor:
+                self._notes = _ReplacedNotes(self._path)
+        except OSError as error:  # notes are worth less than rows
+            logger.warning("%s: no notes are kept: %s", self._path, error)
 
     @property
     def is_noting(self) -> bool:
@@ -184,6 +187,7 @@ class _ReplacedNotes:
     """Notes in an object that is replaced each time."""
 
     def __init__(self, path: str) -> None:
+        make_folder(path.rpartition("/")[0])
         self._path = path
         self._lanes: dict[str, str] = {}
 

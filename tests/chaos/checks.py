@@ -15,6 +15,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from sparkinfer.workers.suspects import DEADLY
+
 TOLERANCE = 2e-5
 """Of a probability in float32, whatever batches its row was scored in."""
 
@@ -68,6 +70,12 @@ def recorded_files(output: Path) -> set[str]:
         if record.suffix == ".json"
         for name in json.loads(record.read_text())["files"]
     }
+
+
+def has_lost_rows(output: Path) -> bool:
+    """Returns whether rows have the error that a worker died over them."""
+    errors = pads.dataset(output, format="parquet").to_table(columns=["error"])["error"]
+    return DEADLY in errors.unique().to_pylist()
 
 
 def check_done(output: Path, expected: Expected) -> None:

@@ -64,5 +64,5 @@ def test_rows_are_there_once_after_kills_on_a_cluster(
 
 @pytest.mark.spark
 @pytest.mark.slow
-def test_a_killed_rank_fails_the_command_and_the_next_run_has_every_row(chaos: Chaos) -> None:
+def test_rows_are_there_once_after_kills_of_ranks(chaos: Chaos) -> None:
     check(chaos, RANKS, IN_RANKS, seed=3)

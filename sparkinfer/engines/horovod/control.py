@@ -17,7 +17,7 @@ from typing import Any
 
 from sparkinfer.exceptions import JobError, SparkInferError
 from sparkinfer.logs import get_logger
-from sparkinfer.storage import read_text, renames_atomically
+from sparkinfer.storage import is_on_disk, read_text
 
 logger = get_logger(__name__)
 
@@ -88,7 +88,7 @@ class RankState:
 
 def beat_interval_s(folder: str) -> float:
     """Returns the time between two beats in a folder."""
-    return BEAT_S if renames_atomically(folder) else BEAT_ON_OBJECT_STORE_S
+    return BEAT_S if is_on_disk(folder) else BEAT_ON_OBJECT_STORE_S
 
 
 def insist(act: Callable[[], None]) -> None:

@@ -32,7 +32,7 @@ from sparkinfer.engines.horovod.prepare import (
 )
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
 from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs
-from sparkinfer.storage import file_system, join, renames_atomically
+from sparkinfer.storage import file_system, is_local_path, join
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """A row group: its number columns, and for each list column the values of all rows in one array."""
@@ -236,7 +236,7 @@ def choose_reader(wanted: str, output: str) -> str:
     problem = _petastorm_problem(output)
     if wanted == "auto":
         # Petastorm opens object stores in its own way, with its own settings.
-        is_local = renames_atomically(output)
+        is_local = is_local_path(output)
         return "petastorm" if problem is None and is_local else "pyarrow"
     if wanted == "petastorm" and problem is not None:
         raise EngineUnavailableError(

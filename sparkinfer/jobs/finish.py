@@ -1,0 +1,89 @@
+"""The end of a run: everything is there once, and marked as complete."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from sparkinfer.exceptions import RowConservationError
+from sparkinfer.jobs.done import Done
+from sparkinfer.jobs.hold import Hold
+from sparkinfer.jobs.input_state import JobInput
+from sparkinfer.jobs.manifest import Manifest
+from sparkinfer.jobs.result import RunResult
+from sparkinfer.metrics.measure import States
+from sparkinfer.plan.prelude import Prelude
+from sparkinfer.sinks.parquet import ParquetFolder
+from sparkinfer.workers.statistics import ScoringStatistics
+
+
+def finish(
+    prelude: Prelude, manifest: Manifest, hold: Hold, read: JobInput, notes: Sequence[str]
+) -> RunResult:
+    """Marks the output as complete unless it already is; returns the sum of the records.
+
+    Args:
+        prelude: of the run.
+        manifest: what it had to do.
+        hold: the output.
+        read: its input.
+        notes: what the user should know of how the input was read.
+
+    Raises:
+        ResumeError: the input has changed since the run began.
+        RowConservationError: a chunk has no record.
+        OutputError: readers would see what no run wrote.
+    """
+    done = Done()
+
+    def states() -> Iterator[States]:
+        for record in hold.ledger.standing():
+            done.add(record)
+            yield record.metrics
+
+    measured = prelude.measure(manifest.labels).values(states())
+    _refuse_missing(manifest, done)
+    _mark(manifest, hold, read, done.files)
+    return RunResult(
+        output=str(prelude.config.output),
+        rows=done.rows,
+        error_rows=done.errors,
+        metrics=measured.metrics,
+        metrics_problem=measured.problem,
+        rows_before=0,
+        seconds=0.0,
+        phases={},
+        workers=None,
+        verdict=None,
+        model_fingerprint=prelude.resolved.settings().get("model_fingerprint", ""),
+        statistics=ScoringStatistics(),
+        devices=(),
+        notes=(*notes, *_copied_when(manifest)),
+    )
+
+
+def _mark(manifest: Manifest, hold: Hold, read: JobInput, files: Collection[str]) -> None:
+    if not hold.sink.is_finished():
+        read.check_at_end(manifest)
+        hold.insist(lambda: hold.output.forget(manifest))
+    # What no record names: on an object store, an earlier writer's copy may end late.
+    sink = ParquetFolder(hold.output.path)
+    late = [n for n in sink.of_runs({manifest.run, *manifest.replaced}) if n not in files]
+    hold.insist(lambda: sink.remove(late))
+    sink.refuse_strangers({manifest.run})
+    if not hold.sink.is_finished():
+        hold.insist(hold.sink.finish)
+
+
+def _refuse_missing(manifest: Manifest, done: Done) -> None:
+    missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
+    if missing:
+        raise RowConservationError(
+            f"{len(done.numbers)} records for {len(manifest.chunks)} chunks, those of chunks "
+            f"{missing[:10]} missing or with a different number of rows; run again to score these"
+        )
+
+
+def _copied_when(manifest: Manifest) -> list[str]:
+    if manifest.table is None:
+        return []
+    return [f"the input is scored as it was copied at {manifest.table.taken}"]
