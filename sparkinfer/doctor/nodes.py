@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparkinfer.doctor.findings import Outcome, Status
+from sparkinfer.spark.job_threads import in_job_thread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,7 +106,8 @@ def ask_executors(spark: SparkSession, tasks: int, question: Callable[[], str]) 
         for _ in batches:
             yield pa.RecordBatch.from_arrays([pa.array([question()])], names=["answer"])
 
-    rows = spark.range(0, tasks, 1, tasks).mapInArrow(answer, "answer string").collect()
+    asked = spark.range(0, tasks, 1, tasks).mapInArrow(answer, "answer string")
+    rows = in_job_thread(spark, asked.collect)
     return [row["answer"] for row in rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -15,6 +16,7 @@ from sparkinfer.plan.inputs import spark_kind
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.plan.table_state import Mark, TableState
 from sparkinfer.spark.errors import explain
+from sparkinfer.spark.job_threads import in_job_thread
 from sparkinfer.spark.settings import PLAIN_TIMES, settings
 from sparkinfer.spark.tables import arrow_schema, literal_path, quoted, quoted_table, read_table
 
@@ -50,7 +52,7 @@ class SparkInput:
         df = self._df
         if df is None:
             kind, name = spark_kind(self._config) or "table", str(self._config.input)
-            df = read_table(self._spark, kind, name)
+            df = in_job_thread(self._spark, partial(read_table, self._spark, kind, name))
         schema, refused = arrow_schema(df.schema)
         table = _Table(self._spark, df, name if kind == "table" else None)
         return InputTable(tuple(df.columns), kind, schema, refused, table=table)
@@ -79,26 +81,30 @@ class _Table:
         try:
             with settings(self._spark, PLAIN_TIMES):
                 writer = df.select(*kept).write.option("maxRecordsPerFile", rows_per_file)
-                writer.option("parquet.block.size", COPIED_GROUP_BYTES).parquet(folder)
+                writer.option("parquet.block.size", COPIED_GROUP_BYTES)
+                in_job_thread(self._spark, partial(writer.parquet, folder))
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"copying the input to {folder!r} failed: {explain(error)}") from error
 
     def state(self, columns: Sequence[str], until: Mark | None) -> TableState:
         """Returns what the input is now; see `TableAccess`."""
         df = self._df if until is None else self._df.where(~_is_beyond(self._df, until))
-        return _state(df, columns) if _is_repeatable(df) else TableState(df.count(), None)
+        if _is_repeatable(df):
+            return in_job_thread(self._spark, partial(_state, df, columns))
+        return TableState(in_job_thread(self._spark, df.count), None)
 
     def state_of_copy(self, paths: Sequence[str], columns: Sequence[str]) -> TableState:
         """Returns the same for copied files; see `TableAccess`."""
-        return _state(self._copied(paths), columns)
+        return in_job_thread(self._spark, lambda: _state(self._copied(paths), columns))
 
     def version(self) -> str | None:
         """Returns the version of a table that keeps a history; see `TableAccess`."""
         if self._name is None:
             return None
         try:
-            history = self._spark.sql(f"DESCRIBE HISTORY {quoted_table(self._name)} LIMIT 1")
-            return str(history.collect()[0]["version"])
+            asked = f"DESCRIBE HISTORY {quoted_table(self._name)} LIMIT 1"
+            rows = in_job_thread(self._spark, lambda: self._spark.sql(asked).collect())
+            return str(rows[0]["version"])
         except Exception:  # the statement, or such a table, is not known here
             return None
 
@@ -110,12 +116,17 @@ class _Table:
                 f"incremental_col={column!r} has type {kind}, expected a number, a day, a time or "
                 "text that grows with each new row"
             )
-        copied = self._copied(paths)
-        [row] = copied.select(F.max(_ordered(copied, column)).cast("string")).collect()
-        return None if row[0] is None else Mark(column, row[0])
+        largest = in_job_thread(self._spark, lambda: _largest(self._copied(paths), column))
+        return None if largest is None else Mark(column, largest)
 
     def _copied(self, paths: Sequence[str]) -> DataFrame:
         return self._spark.read.parquet(*map(literal_path, paths))
+
+
+def _largest(df: DataFrame, column: str) -> str | None:
+    [row] = df.select(F.max(_ordered(df, column)).cast("string")).collect()
+    largest: str | None = row[0]
+    return largest
 
 
 def _is_repeatable(df: DataFrame) -> bool:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.logs import get_logger
+from sparkinfer.spark.classic import is_classic
+from sparkinfer.spark.job_threads import in_job_thread
 from sparkinfer.workers.devices import count_cuda_devices, has_nvidia_driver, worker_device
 
 if TYPE_CHECKING:
@@ -157,14 +159,6 @@ def why_slots_are_unknown(spark: SparkSession) -> str | None:
     return None
 
 
-def is_classic(spark: SparkSession) -> bool:
-    """Returns whether the session has a SparkContext, which Spark Connect lacks."""
-    try:
-        return spark.sparkContext is not None
-    except (AttributeError, NotImplementedError):  # the former since Spark 4
-        return False
-
-
 def count_slots(sc: SparkContext) -> int:
     """Returns how many tasks run in parallel on the registered executors.
 
@@ -229,7 +223,8 @@ def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostR
         return _report_gpus(batches, always_ask_torch)
 
     schema = "host string, gpus int, has_driver boolean"
-    rows = spark.range(0, tasks, 1, tasks).mapInArrow(report, schema).collect()
+    asked = spark.range(0, tasks, 1, tasks).mapInArrow(report, schema)
+    rows = in_job_thread(spark, asked.collect)
     return merge_reports((row["host"], row["gpus"], row["has_driver"]) for row in rows)
 
 

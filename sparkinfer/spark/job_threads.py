@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from sparkinfer.spark.accelerators import is_classic
+from sparkinfer.spark.classic import is_classic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

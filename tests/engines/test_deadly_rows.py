@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import shutil
@@ -41,7 +42,7 @@ TASKS.pop("deadly-tokenizer")
 LOST = (29, 77)
 """Rows in different chunks, each in a batch with others."""
 
-STALL_S = 5
+STALL_S = 4
 """More than a first batch takes on a busy machine."""
 
 
@@ -60,8 +61,11 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(classifier: Path, tmp_path: Path) -> Path:
-    """A model of this test alone, whose ends are counted beside it."""
-    return shutil.copytree(classifier, tmp_path / "model")
+    """A model that no worker keeps from another test; its ends are counted beside it."""
+    folder = shutil.copytree(classifier, tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "of_test": str(tmp_path)}))
+    return folder
 
 
 @pytest.fixture
@@ -206,7 +210,7 @@ SCORE = """
 """
 
 
-def drive(spark: Any, given: str) -> list[int]:
+def drive(spark: object, given: str) -> list[int]:
     import pickle
 
     import sparkinfer

@@ -33,7 +33,8 @@ from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.writing import ScoredWriter
-from sparkinfer.spark.accelerators import count_slots, is_classic, why_slots_are_unknown
+from sparkinfer.spark.accelerators import count_slots, why_slots_are_unknown
+from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.tables import spark_schema
 from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
