@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.spark.job_threads import JobThreads, watched_job
+from sparkinfer.workers import steps
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -79,3 +81,28 @@ def test_a_job_that_begins_while_the_others_are_ended_is_ended_too(
     assert began.wait(30)
     jobs.close()
     assert future.result(timeout=0) == 7
+
+
+def test_a_job_that_is_waited_for_tells_how_far_it_is(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(steps, "SAY_EVERY_S", 0.2)
+    monkeypatch.setattr(steps, "LOOK_EVERY_S", 0.05)
+    told = threading.Event()
+
+    def act() -> int:
+        rows = spark.sparkContext.range(3, numSlices=3).count()
+        assert told.wait(30)
+        return rows
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for three rows (3 of its tasks are done)" in record.getMessage():
+                told.set()
+
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger(steps.__name__).addHandler(handler := Told())
+        try:
+            assert watched_job(spark, act, "three rows") == 3
+        finally:
+            logging.getLogger(steps.__name__).removeHandler(handler)

@@ -17,7 +17,14 @@ from sparkinfer.exceptions import JobError, ModelLoadError
 from sparkinfer.models import sources
 from sparkinfer.models.sources import ModelSource
 from sparkinfer.workers import steps
-from sparkinfer.workers.steps import Step, current_step, step, wait_for, watched
+from sparkinfer.workers.steps import (
+    Step,
+    current_step,
+    step,
+    wait_for,
+    watched,
+    watched_from_beside,
+)
 
 TIMEOUT_S = 0.3
 HANGS_S = 60.0
@@ -67,6 +74,30 @@ def test_steps_that_follow_one_another_are_no_stall() -> None:
         return "done"
 
     assert watched(act, "steps", TIMEOUT_S) == "done"
+
+
+def test_what_must_be_done_in_this_thread_is_watched_from_beside() -> None:
+    stalled = threading.Event()
+    told: list[JobError] = []
+
+    def on_stall(error: JobError) -> None:
+        told.append(error)
+        stalled.set()
+
+    with watched_from_beside("the start", TIMEOUT_S, on_stall), step("loading the model"):
+        assert stalled.wait(HANGS_S)
+    [error] = told
+    assert error.message.startswith("nothing has moved for 0.3 s in the start (loading the model);")
+
+
+def test_what_is_over_is_no_longer_watched_from_beside() -> None:
+    told: list[JobError] = []
+    with pytest.raises(ValueError, match="bad"), watched_from_beside("it", TIMEOUT_S, told.append):
+        raise ValueError("bad")
+    for thread in threading.enumerate():
+        if thread.name == "sparkinfer-step":
+            thread.join(HANGS_S)
+    assert told == []
 
 
 def test_a_folder_that_grows_is_no_stall_and_one_that_does_not_is(

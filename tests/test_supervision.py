@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import re
 import shutil
 import threading
@@ -36,6 +37,7 @@ from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
 from sparkinfer.rows.tally import Tally, WrittenFile
+from sparkinfer.workers import steps
 
 WAIT_S = 20.0
 
@@ -90,6 +92,23 @@ def wait_for_abort(beat: RankBeat) -> str:
             return str(error)
         time.sleep(0.01)
     raise TimeoutError("no abort")
+
+
+def test_a_start_that_takes_long_is_told_every_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(steps, "SAY_EVERY_S", 0.1)
+    watch = Watch(tmp_path, 2)
+
+    def told() -> list[str]:
+        return [one for one in caplog.messages if one.startswith("waiting for the ranks")]
+
+    with caplog.at_level(logging.WARNING), watch.supervisor, RankBeat(watch.folder, 0) as beat:
+        wait_until(lambda: "waiting for the ranks (1 of 2 have started) since 0 min" in told())
+        with RankBeat(watch.folder, 1) as other:
+            wait_until(lambda: "waiting for the ranks (2 of 2 have started) since 0 min" in told())
+            other.enter(DONE)
+        beat.enter(DONE)
 
 
 def test_each_result_is_told_once_while_the_ranks_run(tmp_path: Path) -> None:

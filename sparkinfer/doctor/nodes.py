@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparkinfer.doctor.findings import Outcome, Status
-from sparkinfer.spark.job_threads import in_job_thread
+from sparkinfer.spark.job_threads import watched_job
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,7 +107,7 @@ def ask_executors(spark: SparkSession, tasks: int, question: Callable[[], str]) 
             yield pa.RecordBatch.from_arrays([pa.array([question()])], names=["answer"])
 
     asked = spark.range(0, tasks, 1, tasks).mapInArrow(answer, "answer string")
-    rows = in_job_thread(spark, asked.collect)
+    rows = watched_job(spark, asked.collect, "executors that tell what they have")
     return [row["answer"] for row in rows]
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.deaths import Deaths
-from sparkinfer.exceptions import EngineUnavailableError
+from sparkinfer.exceptions import EngineUnavailableError, JobError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import SCORE, Progress
@@ -25,7 +25,8 @@ from sparkinfer.workers import resident
 from sparkinfer.workers.channel import WorkerReport
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
-from sparkinfer.workers.watchdog import StallReport
+from sparkinfer.workers.steps import watched_from_beside
+from sparkinfer.workers.watchdog import StallReport, stacks
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class LocalEngine:
 
     def __init__(self, config: ScoringConfig) -> None:
         self._device = config.device
+        self._step_timeout_s = config.step_timeout_s
 
     def __str__(self) -> str:
         return "local: one process without Spark"
@@ -60,8 +62,12 @@ class LocalEngine:
         return Workers("cuda" if uses_gpu else "cpu", 1, torch.get_num_threads())
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
-        """Calls a function here and returns its result: this process is the only worker."""
-        return act(_slot(self.workers()))
+        """Calls a function here and returns its result: this process is the only worker.
+
+        A step that hangs is only reported on stderr; see `score`.
+        """
+        with watched_from_beside("the model's trial", self._step_timeout_s, _tell_hang):
+            return act(_slot(self.workers()))
 
     def close(self) -> None:
         """Releases the model that this process kept."""
@@ -77,7 +83,7 @@ class LocalEngine:
         progress.enter(SCORE)
         slot = _slot(plan.workers)
         reporter = _Reporter(progress, f"{slot.device} on {socket.gethostname()}")
-        watch = Watch(plan.stall_timeout_s, _tell_stall)
+        watch = Watch(plan.stall_timeout_s, _tell_stall, plan.step_timeout_s)
         commits: deque[Future[None]] = deque()
         deaths, launch = Deaths(plan.notes), uuid.uuid4().hex
         with (
@@ -124,6 +130,10 @@ class _Reporter:
 
     def close(self) -> None:
         pass
+
+
+def _tell_hang(error: JobError) -> None:
+    _tell_stall(StallReport(error.message, stacks()))
 
 
 def _tell_stall(report: StallReport) -> None:

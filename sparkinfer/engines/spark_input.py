@@ -16,7 +16,7 @@ from sparkinfer.plan.inputs import spark_kind
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.plan.table_state import Mark, TableState
 from sparkinfer.spark.errors import explain
-from sparkinfer.spark.job_threads import in_job_thread
+from sparkinfer.spark.job_threads import in_job_thread, watched_job
 from sparkinfer.spark.settings import PLAIN_TIMES, settings
 from sparkinfer.spark.tables import arrow_schema, literal_path, quoted, quoted_table, read_table
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 COPIED_GROUP_BYTES = 8 << 20
 """Size of a row group in a copied input: rows are read from their row group's start."""
+
+LOOK = "a look at all rows of the input"
+"""What is waited for where the input is counted or compared."""
 
 _MARKING = re.compile(r"(tiny|small|big)?int|float|double|decimal.*|date|timestamp.*|string")
 
@@ -82,7 +85,7 @@ class _Table:
             with settings(self._spark, PLAIN_TIMES):
                 writer = df.select(*kept).write.option("maxRecordsPerFile", rows_per_file)
                 writer.option("parquet.block.size", COPIED_GROUP_BYTES)
-                in_job_thread(self._spark, partial(writer.parquet, folder))
+                watched_job(self._spark, partial(writer.parquet, folder), "the copy of the input")
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(f"copying the input to {folder!r} failed: {explain(error)}") from error
 
@@ -90,12 +93,12 @@ class _Table:
         """Returns what the input is now; see `TableAccess`."""
         df = self._df if until is None else self._df.where(~_is_beyond(self._df, until))
         if _is_repeatable(df):
-            return in_job_thread(self._spark, partial(_state, df, columns))
-        return TableState(in_job_thread(self._spark, df.count), None)
+            return watched_job(self._spark, partial(_state, df, columns), LOOK)
+        return TableState(watched_job(self._spark, df.count, LOOK), None)
 
     def state_of_copy(self, paths: Sequence[str], columns: Sequence[str]) -> TableState:
         """Returns the same for copied files; see `TableAccess`."""
-        return in_job_thread(self._spark, lambda: _state(self._copied(paths), columns))
+        return watched_job(self._spark, lambda: _state(self._copied(paths), columns), LOOK)
 
     def version(self) -> str | None:
         """Returns the version of a table that keeps a history; see `TableAccess`."""
@@ -116,7 +119,7 @@ class _Table:
                 f"incremental_col={column!r} has type {kind}, expected a number, a day, a time or "
                 "text that grows with each new row"
             )
-        largest = in_job_thread(self._spark, lambda: _largest(self._copied(paths), column))
+        largest = watched_job(self._spark, lambda: _largest(self._copied(paths), column), LOOK)
         return None if largest is None else Mark(column, largest)
 
     def _copied(self, paths: Sequence[str]) -> DataFrame:

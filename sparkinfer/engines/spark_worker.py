@@ -61,7 +61,7 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
     task_id = context.taskAttemptId() if context else 0
     number = context.attemptNumber() if context else 0
     attempt = job.attempt.of_task(part, number) if job.attempt else None
-    watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)))
+    watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)), plan.step_timeout_s)
     with task_slot(plan.workers.device_type, plan.workers.cores) as slot:
         device = f"{slot.device} on {socket.gethostname()}"
         reporter = ProgressClient(job.progress, name, task_id, device)

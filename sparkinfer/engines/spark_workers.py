@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +16,7 @@ from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain, installation_problem
-from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.workers.channel import (
     ProgressAddress,
     ProgressClient,
@@ -25,7 +24,7 @@ from sparkinfer.workers.channel import (
     WorkerReport,
 )
 from sparkinfer.workers.slot import WorkerSlot
-from sparkinfer.workers.steps import LOOK_EVERY_S, Step, current_step, wait_for
+from sparkinfer.workers.steps import LOOK_EVERY_S, Step, current_step
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -79,13 +78,13 @@ class SparkWorkers:
         try:
             one_row_each = self._spark.range(count, numPartitions=count)
             asked = one_row_each.mapInPandas(ask, "outcome binary")
-            with closing(JobThreads(self._spark)) as threads:
-                rows = wait_for(
-                    threads.submit(asked.collect),
-                    "one worker that tries the model out",
-                    self._config.step_timeout_s,
-                    lambda: steps.last,
-                )
+            rows = watched_job(
+                self._spark,
+                asked.collect,
+                "one worker that tries the model out",
+                self._config.step_timeout_s,
+                lambda: steps.last,
+            )
         except JobError:
             raise
         except Exception as error:  # py4j's and Spark's errors have no common root

@@ -11,13 +11,15 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from sparkinfer.exceptions import JobError
 from sparkinfer.rows.processor import AvoidsSuspects, Processor, ProcessorSpec
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.steps import watched_from_beside
 from sparkinfer.workers.suspects import Attempt, Suspects
-from sparkinfer.workers.watchdog import StallReport, Watchdog
+from sparkinfer.workers.watchdog import StallReport, Watchdog, stacks
 
 
 class Reporter(Protocol):
@@ -40,10 +42,16 @@ class Watch:
     Attributes:
         timeout_s: an activity that lasts longer is a stall; None: nothing is watched.
         on_stall: called once for each stall.
+        step_timeout_s: the same for a step before there is a processor; see `wait_for`.
     """
 
     timeout_s: float | None
     on_stall: Callable[[StallReport], None]
+    step_timeout_s: float | None = None
+
+    def give_up(self, error: JobError) -> None:
+        """Reports a step that hangs."""
+        self.on_stall(StallReport(error.message, stacks()))
 
 
 class ScoringLoop:
@@ -79,7 +87,10 @@ class ScoringLoop:
     def __enter__(self) -> ScoringLoop:
         started = time.perf_counter()
         try:
-            self._processor = self._spec.open(self._slot, self._reporter.send)
+            with watched_from_beside(
+                "the start of this worker", self._watch.step_timeout_s, self._watch.give_up
+            ):
+                self._processor = self._spec.open(self._slot, self._reporter.send)
         except BaseException:
             self._reporter.close()
             raise

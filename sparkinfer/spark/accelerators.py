@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.logs import get_logger
 from sparkinfer.spark.classic import is_classic
-from sparkinfer.spark.job_threads import in_job_thread
+from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.workers.devices import count_cuda_devices, has_nvidia_driver, worker_device
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostR
 
     schema = "host string, gpus int, has_driver boolean"
     asked = spark.range(0, tasks, 1, tasks).mapInArrow(report, schema)
-    rows = in_job_thread(spark, asked.collect)
+    rows = watched_job(spark, asked.collect, "executors that tell what GPUs they have")
     return merge_reports((row["host"], row["gpus"], row["has_driver"]) for row in rows)
 
 

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparkinfer.spark.classic import is_classic
+from sparkinfer.workers.steps import Step, wait_for
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -65,6 +66,16 @@ class JobThreads:
         self._running = {one for one in self._running if not one.done()} | {future}
         return future
 
+    def tasks_done(self) -> Step | None:
+        """Returns how many tasks of the jobs are done, None on Spark Connect, which cannot tell."""
+        if not is_classic(self._spark):
+            return None
+        tracker = self._spark.sparkContext.statusTracker()
+        jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(self.group)]
+        stages = [tracker.getStageInfo(number) for job in jobs if job for number in job.stageIds]
+        done = sum(stage.numCompletedTasks for stage in stages if stage)
+        return Step(f"{done} of its tasks are done", done)
+
     def close(self) -> None:
         """Cancels the jobs that are still running and waits for their threads.
 
@@ -105,3 +116,23 @@ def in_job_thread(spark: SparkSession, act: Callable[[], R], group: str | None =
     """Returns the result of a function that starts Spark jobs; what ends the wait cancels them."""
     with closing(JobThreads(spark, group)) as threads:
         return threads.submit(act).result()
+
+
+def watched_job(
+    spark: SparkSession,
+    act: Callable[[], R],
+    what: str,
+    timeout_s: float | None = None,
+    now: Callable[[], Step | None] | None = None,
+) -> R:
+    """Returns the same, and tells meanwhile what is waited for; see `wait_for`.
+
+    Args:
+        spark: the session.
+        act: starts the jobs.
+        what: see `wait_for`.
+        timeout_s: see `wait_for`.
+        now: see `wait_for`; None: how many tasks are done.
+    """
+    with closing(JobThreads(spark)) as threads:
+        return wait_for(threads.submit(act), what, timeout_s, now or threads.tasks_done)

@@ -81,6 +81,27 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
+class Telling:
+    """Tells every minute what is waited for.
+
+    Args:
+        what: is waited for, as a phrase.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._started = time.monotonic()
+        self._told = 0
+
+    def at(self, step: Step | None) -> None:
+        """Tells it with the step that it is at, if it is time; to be called often."""
+        waited_s = time.monotonic() - self._started
+        if waited_s // SAY_EVERY_S > self._told:
+            self._told = int(waited_s // SAY_EVERY_S)
+            minutes = round(waited_s / 60)
+            logger.warning("waiting for %s since %d min", _at(self._what, step), minutes)
+
+
 def watched(act: Callable[[], R], what: str, timeout_s: float | None) -> R:
     """Returns the result of a function that does steps in this process; see `wait_for`.
 
@@ -96,6 +117,34 @@ def watched(act: Callable[[], R], what: str, timeout_s: float | None) -> R:
 
     threading.Thread(target=run, name="sparkinfer-step", daemon=True).start()
     return wait_for(future, what, timeout_s, current_step)
+
+
+@contextmanager
+def watched_from_beside(
+    what: str, timeout_s: float | None, on_stall: Callable[[JobError], None]
+) -> Iterator[None]:
+    """Watches the steps that this thread does while the context is open; see `wait_for`.
+
+    For what must be done in this very thread, such as choosing its GPU.
+
+    Args:
+        what: it does, as a phrase.
+        timeout_s: see `wait_for`.
+        on_stall: called in another thread if nothing moves for that long.
+    """
+    ended: Future[None] = Future()
+
+    def watch() -> None:
+        try:
+            wait_for(ended, what, timeout_s, current_step)
+        except JobError as error:
+            on_stall(error)
+
+    threading.Thread(target=watch, name="sparkinfer-step", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set_result(None)
 
 
 def wait_for(
@@ -117,16 +166,13 @@ def wait_for(
         Exception: raised in place of a result.
     """
     pause_s = LOOK_EVERY_S if timeout_s is None else min(LOOK_EVERY_S, timeout_s / 4)
-    seen, still_s, said, started = now(), 0.0, 0, time.monotonic()
+    seen, still_s, telling = now(), 0.0, Telling(what)
     while wait([future], pause_s).not_done:
         still_s += pause_s  # not by a clock: a machine that slept has not stalled
         found = now()
         if found != seen:
             seen, still_s = found, 0.0
-        waited_s = time.monotonic() - started
-        if waited_s // SAY_EVERY_S > said:
-            said = int(waited_s // SAY_EVERY_S)
-            logger.warning("waiting for %s since %d min", _at(what, seen), round(waited_s / 60))
+        telling.at(seen)
         if timeout_s is not None and still_s >= timeout_s:
             raise JobError(
                 f"nothing has moved for {timeout_s:g} s in {_at(what, seen)}; look there for what "

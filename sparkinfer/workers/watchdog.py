@@ -141,7 +141,7 @@ class Watchdog:
         index = f"process {os.getpid()} on {socket.gethostname()}"
         index = f"{self.where}, {index}" if self.where else index
         line = f"no progress for {self._timeout_s:g} s in {activity} ({index})"
-        return StallReport(line, _stacks())
+        return StallReport(line, stacks())
 
 
 def end_process(tell: Callable[[], None]) -> None:
@@ -162,8 +162,8 @@ def end_process(tell: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def _stacks() -> str:
-    """Returns the Python frames of every other thread."""
+def stacks() -> str:
+    """Returns the Python frames of every other thread, innermost last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -28,10 +28,9 @@ from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
 from sparkinfer.spark.errors import explain
-from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.spark.worker_end import end_worker
 from sparkinfer.storage import join, make_folder, names_in
-from sparkinfer.workers.steps import Step, wait_for
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Watchdog
 
@@ -124,13 +123,8 @@ def _run(spark: SparkSession, try_: _Try) -> None:
     count = len(try_.tasks)
     try:
         written = spark.range(count, numPartitions=count).mapInArrow(write, "task long")
-        with closing(JobThreads(spark)) as threads:
-            wait_for(
-                threads.submit(_without_gpus, spark, written),
-                "the prepare stage",
-                try_.job.plan.step_timeout_s,
-                lambda: _tasks_done(spark, threads.group),
-            )
+        act = partial(_without_gpus, spark, written)
+        watched_job(spark, act, "the prepare stage", try_.job.plan.step_timeout_s)
     except JobError:
         raise
     except Exception as error:  # py4j's and Spark's errors have no common root
@@ -156,15 +150,6 @@ def _prepare(try_: _Try, index: int) -> None:
         with watch:
             files = prepare_part(job, index, part, encoding)
             write_list(job.folder, _list_name(index), files)
-
-
-def _tasks_done(spark: SparkSession, group: str) -> Step:
-    """Returns how many tasks of a group's jobs are done."""
-    tracker = spark.sparkContext.statusTracker()
-    jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(group)]
-    stages = [tracker.getStageInfo(number) for job in jobs if job for number in job.stageIds]
-    done = sum(stage.numCompletedTasks for stage in stages if stage)
-    return Step(f"{done} of its tasks are done", done)
 
 
 def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:

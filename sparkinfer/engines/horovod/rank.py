@@ -133,7 +133,7 @@ def _score_on(
         logger.error("rank %d ends: %s", placement.rank, stall.line)
         end_process(lambda: beat.fail(stall.line, stall.stacks))
 
-    watch = Watch(job.plan.stall_timeout_s, end_rank)
+    watch = Watch(job.plan.stall_timeout_s, end_rank, job.plan.step_timeout_s)
     slot = WorkerSlot(device, job.plan.workers.cores)
     with ScoringLoop(job.plan.processor, slot, reporter, watch) as loop:
         beat.check()

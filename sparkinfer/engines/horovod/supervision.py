@@ -28,6 +28,7 @@ from sparkinfer.engines.horovod.control import (
 from sparkinfer.exceptions import JobError
 from sparkinfer.logs import get_logger
 from sparkinfer.storage import join, make_folder, names_in, read_text, remove, replace_text
+from sparkinfer.workers.steps import Step, Telling
 
 logger = get_logger(__name__)
 
@@ -91,6 +92,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         self._started = time.monotonic()
+        self._telling = Telling("the ranks")
         make_folder(self._results)
         self._write()
         self._thread.start()
@@ -128,7 +130,7 @@ class Supervisor:
     def _run(self) -> None:
         aborted_at = None
         while not self._closed.wait(self._pause_s):
-            for act in (self._look, self._judge, self._write, self._collect):
+            for act in (self._look, self._tell, self._judge, self._write, self._collect):
                 try:
                     act()
                 except Exception as error:  # a flaky store
@@ -169,6 +171,14 @@ class Supervisor:
                 self._on_scoring()
         if errors:
             raise errors[0]
+
+    def _tell(self) -> None:
+        """Tells every minute how far the start is."""
+        if None in self._ranks or not self._scoring:
+            self._telling.at(Step(f"{self._running()} of {len(self._ranks)} have started"))
+
+    def _running(self) -> int:
+        return sum(state is not None for state in self._ranks)
 
     def _collect(self) -> None:
         """Reads the results that have arrived since the last call."""
@@ -238,9 +248,8 @@ class Supervisor:
         self.deadly_chunks = () if state.chunk is None else (state.chunk,)
 
     def _did_not_start(self, rank: int) -> str:
-        running = sum(state is not None for state in self._ranks)
         return (
-            f"rank {rank} did not start within {self._start_timeout_s:.0f} s ({running} of "
+            f"rank {rank} did not start within {self._start_timeout_s:.0f} s ({self._running()} of "
             f"{len(self._ranks)} run): all ranks must run together, and something else may hold "
             "the slots; free them, lower num_workers or raise horovod.start_timeout_s"
         )

@@ -1,0 +1,85 @@
+"""The loop of a worker, before it has rows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from sparkinfer.config import ScoringConfig
+from sparkinfer.engines.local import LocalEngine
+from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
+from sparkinfer.workers.slot import WorkerSlot
+from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.steps import step
+from sparkinfer.workers.watchdog import StallReport
+
+WAIT_S = 60.0
+
+
+class Reporter:
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def send(self, statistics: ScoringStatistics) -> None:
+        pass
+
+    def finish(self, statistics: ScoringStatistics) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class SlowSpec:
+    """Opens once it has been told to hang, in the thread that asked for it."""
+
+    def __init__(self, stalled: threading.Event) -> None:
+        self._stalled = stalled
+
+    def open(self, slot: WorkerSlot, report: Any) -> Any:
+        with step("loading the model"):
+            assert self._stalled.wait(WAIT_S)
+        raise RuntimeError(threading.current_thread().name)
+
+
+def test_a_model_whose_loading_hangs_is_reported_with_its_step_and_stacks() -> None:
+    stalled = threading.Event()
+    reports: list[StallReport] = []
+
+    def on_stall(report: StallReport) -> None:
+        reports.append(report)
+        stalled.set()
+
+    spec: Any = SlowSpec(stalled)
+    reporter = Reporter()
+    loop = ScoringLoop(spec, WorkerSlot("cpu", 1), reporter, Watch(None, on_stall, 0.3))
+    with pytest.raises(RuntimeError, match="MainThread"), loop:
+        raise AssertionError("there is no processor")
+    [report] = reports
+    assert report.line.startswith(
+        "nothing has moved for 0.3 s in the start of this worker (loading the model); "
+    )
+    assert "Thread MainThread:\n" in report.stacks
+    assert reporter.closed == 1
+
+
+def test_a_trial_that_hangs_under_local_is_told_on_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = ScoringConfig(model="m", input_col="text", device="cpu", step_timeout_s=1)
+    said: list[str] = []
+
+    def try_out(slot: WorkerSlot) -> str:
+        deadline = time.monotonic() + WAIT_S
+        with step("scoring probe texts"):
+            while "nothing has moved" not in "".join(said):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+                said.append(capsys.readouterr().err)
+        return slot.device
+
+    assert LocalEngine(config).on_one_worker(try_out, lambda: None) == "cpu"
+    assert "for 1 s in the model's trial (scoring probe texts); " in "".join(said)
