@@ -66,8 +66,9 @@ class LocalEngine:
 
         A step that hangs is only reported on stderr; see `score`.
         """
+        slot = _slot(self.workers())
         with watched_from_beside("the model's trial", self._step_timeout_s, _tell_hang):
-            return act(_slot(self.workers()))
+            return act(slot)
 
     def close(self) -> None:
         """Releases the model that this process kept."""
