@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -72,6 +74,30 @@ def test_who_ends_takes_its_notes_along(folder: str, error: BaseException) -> No
     with pytest.raises(type(error)):
         run_and_raise(folder, error)
     assert names_in(folder) == []
+
+
+TOLD_TO_END = """
+import sys, time
+from sparkinfer.engines.horovod.launchers import _end_when_told
+from sparkinfer.workers.suspects import Attempt, Suspects
+
+_end_when_told()
+with Suspects(Attempt(sys.argv[1], "a")) as suspects:
+    suspects.running("model", ["x"], alone=True)
+    print("runs", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_rank_that_is_told_to_end_takes_its_notes_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TOLD_TO_END, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as rank:
+        assert rank.stdout is not None
+        rank.stdout.readline()
+        assert known(str(tmp_path)) == (set(), {"x"})
+        rank.terminate()
+        assert rank.wait(60) == 143
+    assert names_in(str(tmp_path)) == []
 
 
 def test_who_has_broken_its_device_and_is_about_to_die_leaves_them(folder: str) -> None:

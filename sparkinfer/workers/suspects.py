@@ -106,6 +106,10 @@ class Attempt:
         return int(part) == self.part and int(number) < self.number
 
 
+_at_work: set[Suspects] = set()
+"""Those of this process whose context is open."""
+
+
 class Suspects:
     """What one attempt knows of its inputs, and its own notes, while its context is open.
 
@@ -140,6 +144,7 @@ class Suspects:
         return self._notes is not None
 
     def __enter__(self) -> Suspects:
+        _at_work.add(self)
         return self
 
     def __exit__(
@@ -152,10 +157,16 @@ class Suspects:
 
         It is about to die if its accelerator is broken.
         """
-        if self._notes is not None and not isinstance(error, DeviceError):
+        _at_work.discard(self)
+        if not isinstance(error, DeviceError):
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Removes the notes."""
+        if self._notes is not None:
             with contextlib.suppress(Exception):
-                self._notes.close()
                 remove(self._path)
+                self._notes.close()
 
     def running(self, lane: str, hashes: Sequence[str], *, alone: bool = False) -> None:
         """Notes what is about to run; nothing if none.
@@ -176,6 +187,12 @@ class Suspects:
             except Exception as error:  # notes are worth less than rows
                 logger.warning("%s: no notes are kept: %s", self._path, error)
                 self._notes = None
+
+
+def withdraw_all() -> None:
+    """Removes the notes of this process, which is told to end: not by what they name."""
+    for suspects in list(_at_work):
+        suspects.withdraw()
 
 
 def read_known(attempt: Attempt) -> Known:

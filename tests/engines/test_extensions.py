@@ -19,6 +19,7 @@ from sparkinfer.models.tasks import TASKS
 from sparkinfer.plan.processors import PROCESSORS
 from tests import made_up_backend, made_up_function, made_up_task
 from tests.engines.test_suite import reference
+from tests.made_up_words import Words
 from tests.tiny_models import sentences
 
 # Importing them has registered them, which is meant for workers: here each test does that itself.
@@ -58,10 +59,15 @@ def run(engine: str, classifier: Path, tmp_path: Path, request: pytest.FixtureRe
             model=str(classifier),
             input=str(tmp_path / "in.parquet"),
             input_col="text",
-            output=str(tmp_path / "out"),
             engine=engine,
             chunks={"target_rows": 40},
-            **{"dtype": "float32", "acceleration": "none", **of_engine, **options},
+            **{
+                "output": str(tmp_path / "out"),
+                "dtype": "float32",
+                "acceleration": "none",
+                **of_engine,
+                **options,
+            },
         )
         result = sparkinfer.run(config, spark)
         rows = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pylist()
@@ -139,3 +145,24 @@ def test_a_function_over_rows_needs_no_model(run: Run) -> None:
     assert (rows[90]["shouted"], rows[90]["error"]) == (None, "text is null")
     assert rows[3]["title"] == "film 0"
     assert run(texts, task="shout")[0].rows_before == 91
+
+
+def test_a_retry_leaves_columns_of_any_type_as_they_are(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    monkeypatch.setitem(PROCESSORS, "words", lambda _: Words(("text",), broken))
+    texts = [*sentences(90), None]
+    _, whole = run(texts, task="words", output=str(tmp_path / "whole"))
+    broken.touch()
+    result, rows = run(texts, task="words")
+    failed = [row["id"] for row in rows if row["error"] == "not today"]
+    assert len(failed) == result.error_rows - 1 > 3
+    broken.unlink()
+    result, rows = run(texts, task="words", retry_errors=True)
+    assert (result.retried_rows, result.mended_rows, result.error_rows) == (
+        len(failed),
+        len(failed),
+        1,
+    )
+    assert repr(rows) == repr(whole)  # NaN is not equal to itself

@@ -25,6 +25,7 @@ from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.logs import get_logger
 from sparkinfer.spark.accelerators import GPUS_PER_TASK
 from sparkinfer.spark.job_threads import in_job_thread
+from sparkinfer.workers.suspects import withdraw_all
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -213,9 +214,21 @@ def _ignores_ssl(conf: Any) -> bool:
 
 def horovod_rank(job: RankJob) -> None:
     """What Horovod runs in each rank."""
-    # Horovod cancels a rank so; the shell around it would print what killed it.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    _end_when_told()
     run_rank(job, horovod_placement())
+
+
+def _end_when_told() -> None:
+    """Has SIGTERM, with which launchers end a rank because of another, end it without a trace.
+
+    A shell around it would print what killed it, and its notes would name texts that are innocent.
+    """
+
+    def end(*_: object) -> None:
+        withdraw_all()
+        os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def horovod_placement() -> Placement:
@@ -239,6 +252,7 @@ def horovod_placement() -> Placement:
 
 def torch_rank(job: RankJob) -> None:
     """What torch's launcher runs in each rank; to torch, each is its own world."""
+    _end_when_told()
     rank, local_rank, world_size = (
         int(os.environ.pop(name)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     )
