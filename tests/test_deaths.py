@@ -8,7 +8,7 @@ import pytest
 
 from sparkinfer.engines.deaths import Deaths, is_death
 from sparkinfer.exceptions import JobError
-from sparkinfer.workers.suspects import MOST_DEADLY, Suspects
+from sparkinfer.workers.suspects import MOST_DEADLY, MOST_UNEXCEPTED, Suspects
 
 DIED = "org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)"
 
@@ -37,6 +37,13 @@ def die(deaths: Deaths, launch: str, *hashes: str, alone: bool = False) -> None:
     Suspects(deaths.attempt(3, launch)).running("model", hashes, alone=alone)
 
 
+def let_live(deaths: Deaths) -> None:
+    """Leaves the notes of a worker that dies after an input that ran alone in it."""
+    suspects = Suspects(deaths.attempt(3, "survived"))
+    suspects.running("model", ["innocent"], alone=True)
+    suspects.running("model", ["other"])
+
+
 def test_a_death_that_tells_nothing_is_passed_over_once(tmp_path: Path) -> None:
     deaths = Deaths(str(tmp_path / "notes"))
     assert not deaths.attempt(3, "a").has_predecessor
@@ -49,11 +56,22 @@ def test_a_death_that_tells_nothing_is_passed_over_once(tmp_path: Path) -> None:
 
 def test_deaths_that_tell_something_are_followed_by_another_attempt(tmp_path: Path) -> None:
     deaths = Deaths(str(tmp_path))
+    let_live(deaths)
     deaths.add(3, JobError("died"))
     for number in range(MOST_DEADLY):
         die(deaths, f"alone{number}", f"text{number}", alone=True)
         deaths.add(3, JobError("died"))
         die(deaths, f"again{number}", f"batch{number}", f"text{number + 1}")
+        deaths.add(3, JobError("died"))
+    die(deaths, "last", "one more", alone=True)
+    with pytest.raises(JobError, match="not the fault of single texts"):
+        deaths.add(3, JobError("died"))
+
+
+def test_a_model_that_kills_whatever_runs_alone_is_soon_given_up(tmp_path: Path) -> None:
+    deaths = Deaths(str(tmp_path))
+    for number in range(MOST_UNEXCEPTED):
+        die(deaths, f"alone{number}", f"text{number}", alone=True)
         deaths.add(3, JobError("died"))
     die(deaths, "last", "one more", alone=True)
     with pytest.raises(JobError, match="not the fault of single texts"):

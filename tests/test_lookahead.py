@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sparkinfer.workers.lookahead import LookAhead
+from sparkinfer.workers.lookahead import InTurn, LookAhead
 
 
 class Item:
@@ -86,3 +86,25 @@ def test_an_item_is_the_consumers_alone() -> None:
     item = weakref.ref(next(items))
     assert item() is None
     ahead.close()
+
+
+def test_in_turn_nothing_is_prepared_before_it_is_asked_for() -> None:
+    prepared: list[str] = []
+    closed: list[bool] = []
+
+    def source() -> Iterator[int]:
+        try:
+            yield from range(3)
+        finally:
+            closed.append(True)
+
+    def prepare(number: int) -> int:
+        prepared.append(threading.current_thread().name)
+        return number * 2
+
+    in_turn = InTurn(source(), prepare)
+    items = iter(in_turn)
+    assert (next(items), next(items)) == (0, 2)
+    assert prepared == [threading.current_thread().name] * 2
+    in_turn.close()
+    assert closed == [True]

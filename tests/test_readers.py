@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkinfer.config import BatchingConfig, ScoringConfig
-from sparkinfer.engines.horovod import prepare as prepare_module
-from sparkinfer.engines.horovod import readers
+from sparkinfer.engines.horovod import prepare_stage, readers
 from sparkinfer.engines.horovod.prepare import (
     KEYS_PER_PART,
+    Encoding,
     PreparedFile,
     PrepareJob,
-    _parts,
     prepare_part,
 )
+from sparkinfer.engines.horovod.prepare_stage import _parts
 from sparkinfer.engines.horovod.readers import READERS, choose_reader, read_row_groups
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
 from sparkinfer.metrics.measure import Measure
@@ -36,6 +36,7 @@ from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.reading import InputFolders, Piece
+from sparkinfer.workers.suspects import Suspects
 from tests.tiny_models import sentences
 
 pytestmark = [
@@ -83,7 +84,11 @@ def prepare(
     table = pa.table({"id": range(len(texts)), "text": pa.array(texts, pa.string())})
     pq.write_table(table, path, row_group_size=70)
     piece = Piece(str(path), 0, pq.read_metadata(path).num_row_groups, len(texts))
-    return list(prepare_part(job_for(folder, source, **batching), 0, Chunk(0, (piece,))))
+    return prepared(job_for(folder, source, **batching), 0, Chunk(0, (piece,)))
+
+
+def prepared(job: PrepareJob, index: int, part: Chunk) -> list[PreparedFile]:
+    return list(prepare_part(job, index, part, Encoding(job, Suspects())))
 
 
 def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
@@ -194,7 +199,7 @@ def test_parts_of_one_chunk_have_keys_of_their_own_and_its_number(
     pq.write_table(table, path, row_group_size=100)
     pieces = [Piece(str(path), 3, 1, len(TEXTS) - 300), Piece(str(path), 0, 3, 300)]
     job = job_for(tmp_path, source)
-    written = [list(prepare_part(job, i, Chunk(5, (piece,)))) for i, piece in enumerate(pieces)]
+    written = [prepared(job, i, Chunk(5, (piece,))) for i, piece in enumerate(pieces)]
     for index, (files, piece) in enumerate(zip(written, pieces, strict=True)):
         assert sum(file.rows for file in files) == piece.rows
         assert files[0].first_row == index * KEYS_PER_PART
@@ -217,7 +222,7 @@ def test_parts_hold_every_row_once_and_are_many_where_chunks_are_few(
     chunks: list[Chunk], cores: int, least_rows: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "LEAST_PART_ROWS", least_rows)
+        patch.setattr(prepare_stage, "LEAST_PART_ROWS", least_rows)
         parts = _parts(chunks, cores)
     assert rows_of(parts) == rows_of(chunks)
     assert all(part.rows for part in parts)

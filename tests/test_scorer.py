@@ -14,6 +14,7 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS, NOT_FINITE, NULL_TEXT, Scorer
 from sparkinfer.workers import heap
+from sparkinfer.workers.suspects import Known
 from tests.tiny_models import sentences
 
 OPTIONS = ModelOptions("text-classification", ("text",))
@@ -297,3 +298,26 @@ def test_the_heap_is_trimmed_after_every_window(
     monkeypatch.setattr(heap, "trim", lambda: trimmed.append(1))
     score(model, [["good"] * 30], window_rows=11)
     assert len(trimmed) == 3
+
+
+def test_the_tokenizer_waits_for_the_model_where_there_are_suspects(
+    model: RunningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an innocent text that is in the one alone would die of what is in the other."""
+    threads: list[str] = []
+    encode = model.encode
+
+    def noting_thread(columns: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return encode(columns)
+
+    monkeypatch.setattr(model, "encode", noting_thread)
+    texts = sentences(30)
+    expected, _ = score(model, [texts], window_rows=10)
+    assert set(threads) == {"sparkinfer-lookahead"}
+    threads.clear()
+    scorer = scorer_of(model, window_rows=10)
+    scorer.suspects.known = Known(suspected=frozenset({"x"}))
+    found = [row for batch in scorer.process([as_rows(texts)]) for row in batch.to_pylist()]
+    assert set(threads) == {threading.current_thread().name}
+    assert found == expected

@@ -18,7 +18,7 @@ import pytest
 
 from sparkinfer import signals
 from sparkinfer.cli import main
-from sparkinfer.jobs.lease import read_holder
+from sparkinfer.jobs.claims import read_holder
 from tests.chaos.victims import MARK, end_marked, marked
 from tests.made_up_engine import write_input
 
@@ -78,7 +78,7 @@ class Command:
 
     def rows_are_scored(self) -> bool:
         """Returns whether some chunks are done or ranks have begun."""
-        ranks = self.output.glob("_sparkinfer/staging/*/engine/ranks/rank-*.json")
+        ranks = self.output.glob("_sparkinfer/staging/*/engine/ranks/*/rank-*.json")
         return self.done() >= 2 or any(ranks)
 
     def wait_until(self, is_true: Callable[[], object]) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,13 @@ from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
 from sparkinfer.report.status import describe_status, read_status
 from tests.made_up_engine import run_made_up, write_input
+from tests.written import (
+    edit_manifest,
+    edit_record,
+    manifest_path,
+    manifest_values,
+    records_of,
+)
 
 FINISHED = "rows       80 of 80 (100.0%), 4 of 4 chunks"
 
@@ -35,15 +40,8 @@ def output(config: ScoringConfig) -> Path:
     return Path(run_made_up(config).output)
 
 
-def change(file: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    values = json.loads(file.read_text())
-    edit(values)
-    file.write_text(json.dumps(values))
-
-
 def change_settings(output: Path, **settings: Any) -> None:
-    file = output / "_sparkinfer" / "manifest.json"
-    change(file, lambda manifest: manifest["settings"].update(settings))
+    edit_manifest(output, settings={**manifest_values(output)["settings"], **settings})
 
 
 def test_a_metric_of_the_users_is_not_imported_and_the_others_are_shown(output: Path) -> None:
@@ -73,8 +71,8 @@ def test_a_run_without_labels_has_no_metrics_to_tell_of(output: Path) -> None:
 
 @pytest.mark.parametrize("state", [{}, {"groups": 3}, None, {"accuracy": 1, "labels": {}}])
 def test_records_whose_metrics_make_no_sense_still_count(output: Path, state: Any) -> None:
-    file = output / "_sparkinfer" / "chunks" / "00000001.json"
-    change(file, lambda record: record["metrics"].update(labels=state))
+    metrics = records_of(output)[1].metrics
+    edit_record(output, 1, metrics={**metrics, "labels": state})
     status = read_status(str(output))
     assert (status.rows, status.chunks) == (80, 4)
     assert status.state == "finished"
@@ -118,16 +116,17 @@ def test_a_stopped_run_says_that_nothing_is_done_only_where_no_run_has_written(
 def test_a_stopped_run_whose_manifest_is_damaged_says_so_with_its_path(
     output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (output / "_sparkinfer" / "manifest.json").write_text("{")
+    manifest = manifest_path(output)
+    manifest.write_text("{")
     assert score(config) == 130
     said = capsys.readouterr().err
-    assert said.startswith(f"sparkinfer: stopped; {output}/_sparkinfer/manifest.json is damaged")
+    assert said.startswith(f"sparkinfer: stopped; {manifest} is damaged")
 
 
 def test_a_stopped_run_whose_output_cannot_be_read_says_so_with_its_path(
     output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = output / "_sparkinfer" / "manifest.json"
+    manifest = manifest_path(output)
     manifest.unlink()
     manifest.mkdir()
     assert score(config) == 130
@@ -139,7 +138,6 @@ def test_a_stopped_run_whose_output_cannot_be_read_says_so_with_its_path(
 def test_a_run_that_was_to_replace_another_says_that_it_has_not_yet(
     output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = output / "_sparkinfer" / "manifest.json"
-    change(manifest, lambda values: values.update(created="2024-01-01T00:00:00+00:00"))
+    edit_manifest(output, created="2024-01-01T00:00:00+00:00")
     assert score(config, "--overwrite") == 130
     assert capsys.readouterr().err == "sparkinfer: stopped; nothing was replaced yet\n"

@@ -53,6 +53,20 @@ def run_and_raise(folder: str, error: BaseException) -> None:
         raise error
 
 
+def test_what_is_deadly_is_told_by_where_others_survived(folder: str) -> None:
+    Suspects(attempt(folder, "a")).running("model", ["x"], alone=True)
+    tokenizing = Suspects(attempt(folder, "b"))
+    tokenizing.running("tokenizer", ["y"], alone=True)
+    tokenizing.running("tokenizer", ["z"])
+    assert read_known(attempt(folder, "driver")).unexcepted == 1
+    survived = Suspects(attempt(folder, "c"))
+    survived.running("model", ["y"], alone=True)
+    survived.running("model", ())
+    survived.running("model", ["z"], alone=True)
+    found = read_known(attempt(folder, "driver"))
+    assert (found.deadly, found.unexcepted) == ({"x", "z"}, 0)
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), GeneratorExit(), KeyboardInterrupt()])
 def test_who_ends_takes_its_notes_along(folder: str, error: BaseException) -> None:
     with pytest.raises(type(error)):

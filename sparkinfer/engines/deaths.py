@@ -10,7 +10,13 @@ from sparkinfer.exceptions import JobError
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import chunk_name
 from sparkinfer.storage import join, names_in
-from sparkinfer.workers.suspects import MOST_DEADLY, Attempt, Known, read_known
+from sparkinfer.workers.suspects import (
+    MOST_DEADLY,
+    MOST_UNEXCEPTED,
+    Attempt,
+    Known,
+    read_known,
+)
 
 logger = get_logger(__name__)
 
@@ -79,7 +85,8 @@ class Deaths:
             self._known[name] = known
             self._unexplained[name] = 0 if is_news else self._unexplained[name] + 1
             unexplained = self._unexplained[name]
-        if len(known.deadly) > MOST_DEADLY or unexplained >= MOST_UNEXPLAINED:
+        are_many = len(known.deadly) > MOST_DEADLY or known.unexcepted > MOST_UNEXCEPTED
+        if are_many or unexplained >= MOST_UNEXPLAINED:
             raise JobError(
                 f"workers die over chunk {chunk}, and it is not the fault of single texts "
                 f"({error}): look at the memory of the executors, at their accelerators and at "

@@ -8,7 +8,7 @@ import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -42,18 +42,6 @@ class WorkerJob:
     name: str = ""
     attempt: Attempt | None = None
 
-    def attempt_of(self, part: int, number: int) -> Attempt | None:
-        """Returns the attempt of one task.
-
-        Args:
-            part: number of the task.
-            number: how often it was attempted before.
-        """
-        if self.attempt is None:
-            return None
-        has_predecessor = self.attempt.has_predecessor or number > 0
-        return replace(self.attempt, part=part, number=number, has_predecessor=has_predecessor)
-
 
 def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yields the scored columns of a partition's rows, in order; loads no model if there are none.
@@ -71,7 +59,8 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
     part = context.partitionId() if context else 0
     name = f"{job.name} task {part}".strip()
     task_id = context.taskAttemptId() if context else 0
-    attempt = job.attempt_of(part, context.attemptNumber() if context else 0)
+    number = context.attemptNumber() if context else 0
+    attempt = job.attempt.of_task(part, number) if job.attempt else None
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)))
     with task_slot(plan.workers.device_type, plan.workers.cores) as slot:
         device = f"{slot.device} on {socket.gethostname()}"

@@ -140,7 +140,7 @@ class Output:
         """Removes what is no longer needed once all chunks of a run are done."""
         remove_manifests(self.path, below=manifest.number)
         remove_others(self.path, manifest.run)
-        used = {name.split("/")[1] for name in manifest.read_files if name.startswith(COPIES)}
+        used = {name.removeprefix(COPIES).split("/")[0] for name in manifest.read_files}
         for name in names_in(self.input_folder):
             if name not in used:
                 self.remove_folder(join(self.input_folder, name))

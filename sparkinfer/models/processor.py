@@ -13,6 +13,7 @@ from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.backends import BACKENDS, check_acceleration, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.careful import encode_noted
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict, run_gate
 from sparkinfer.models.options import ModelOptions
@@ -21,12 +22,13 @@ from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, resolve, stage
 from sparkinfer.models.tasks import get_task
 from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
-from sparkinfer.models.tokens import EncodedRows, Encoder, encode_rows
+from sparkinfer.models.tokens import EncodedRows, Encoder
 from sparkinfer.workers import resident
 from sparkinfer.workers.devices import release_memory
 from sparkinfer.workers.gpus import release_gpus
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.suspects import Suspects
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,13 @@ class ModelScoring:
         model = resident.get(self._key(slot), load, lambda: release_memory(slot.device))
         return Scorer(model, self.options, report)
 
-    def encode(self, batch: pa.RecordBatch, cores: int) -> EncodedRows:
+    def encode(self, batch: pa.RecordBatch, cores: int, suspects: Suspects) -> EncodedRows:
         """Returns the model's inputs for some rows; needs no accelerator and loads no weights.
 
         Args:
             batch: the rows, with the input columns.
             cores: for the tokenizer.
+            suspects: inputs that may have killed a worker, and where to note what runs.
         """
         options = self.options
         key = ("tokenizer", self.found.fingerprint, options.task, self._decided().max_length)
@@ -177,7 +180,7 @@ class ModelScoring:
         encoder: Encoder = resident.get(key, load, lambda: None)
         columns = [batch.column(name) for name in self.inputs]
         task = self.task
-        return encode_rows(columns, lambda texts: task.encode(encoder, texts))
+        return encode_noted(columns, lambda texts: task.encode(encoder, texts), suspects)
 
     def _checkpoint(self, device: str) -> Checkpoint:
         """Returns the model's files on this node, to be run as the gate decided."""

@@ -33,7 +33,7 @@ from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs
 from sparkinfer.workers import heap
 from sparkinfer.workers.devices import is_out_of_memory, release_memory
-from sparkinfer.workers.lookahead import LookAhead
+from sparkinfer.workers.lookahead import InTurn, LookAhead
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity, ForwardPass, Tokenising
@@ -112,7 +112,7 @@ class Scorer:
         """
         limits = growing_rows(self._batching.window_rows)
         windows = rebatch(map(self._input_columns, batches), limits, self._batching.window_bytes)
-        yield from self._score_windows(LookAhead(windows, self._tokenize))
+        yield from self._score_windows(windows, self._tokenize)
 
     def process_encoded(self, windows: Iterable[EncodedRows]) -> Iterator[pa.RecordBatch]:
         """Yields the scored columns of rows that are already tokenised, in order.
@@ -125,13 +125,17 @@ class Scorer:
         Raises:
             DeviceError: see `process`.
         """
-        yield from self._score_windows(LookAhead(windows, self._cut_into_batches))
+        yield from self._score_windows(windows, self._cut_into_batches)
 
     def _input_columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = [_plain(batch.column(name)) for name in self._inputs]
         return pa.RecordBatch.from_arrays(columns, names=list(self._inputs))
 
-    def _score_windows(self, ahead: LookAhead[Any, _Window]) -> Iterator[pa.RecordBatch]:
+    def _score_windows(
+        self, windows: Iterable[Any], prepare: Callable[[Any], _Window]
+    ) -> Iterator[pa.RecordBatch]:
+        # Where there are suspects, what runs in the tokenizer must not die of what the model does.
+        ahead = (InTurn if self.suspects.known else LookAhead)(windows, prepare)
         try:
             ready = iter(ahead)
             while (window := self._next(ready)) is not None:

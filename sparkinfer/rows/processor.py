@@ -135,5 +135,11 @@ class EncodesAhead(Protocol):
     What it opens to has `process_encoded`, which takes what `encode` returned in place of rows.
     """
 
-    def encode(self, batch: pa.RecordBatch, cores: int) -> Any:
-        """Returns `EncodedRows` of some rows, which its processor takes in their place."""
+    def encode(self, batch: pa.RecordBatch, cores: int, suspects: Suspects) -> Any:
+        """Returns `EncodedRows` of some rows, which its processor takes in their place.
+
+        Args:
+            batch: the rows.
+            cores: for it.
+            suspects: see `AvoidsSuspects`.
+        """

@@ -1,4 +1,4 @@
-"""Prepares an iterator's items in a thread, a bounded number of items ahead of the consumer."""
+"""Prepares an iterator's items: in a thread, a few items ahead of the consumer, or each in turn."""
 
 from __future__ import annotations
 
@@ -78,3 +78,25 @@ class LookAhead(Generic[T, R]):
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
+
+
+class InTurn(Generic[T, R]):
+    """Yields the same without a thread: nothing is prepared while the consumer works.
+
+    Args:
+        source: items.
+        prepare: what is done to each item.
+    """
+
+    def __init__(self, source: Iterable[T], prepare: Callable[[T], R]) -> None:
+        self._source = source
+        self._prepare = prepare
+
+    def __iter__(self) -> Iterator[R]:
+        return map(self._prepare, self._source)
+
+    def close(self) -> None:
+        """Closes the source."""
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()

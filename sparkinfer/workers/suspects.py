@@ -15,8 +15,8 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from sparkinfer.exceptions import DeviceError
@@ -37,6 +37,12 @@ logger = get_logger(__name__)
 MOST_DEADLY = 16
 """Inputs of a chunk that kill their worker, beyond which it must be something else."""
 
+MOST_UNEXCEPTED = 2
+"""The same, if nothing that ran alone has let its worker live: it may be the model that kills."""
+
+_SURVIVED = " survived"
+"""Ends the name of the lane in which something ran alone that did not kill."""
+
 DEADLY = "worker: its process died over this text, first in a batch and then alone"
 """The `error` of a row whose input is deadly."""
 
@@ -48,10 +54,12 @@ class Known:
     Attributes:
         suspected: hashes of those that ran when a worker died.
         deadly: hashes of those that ran alone then.
+        unexcepted: how many of those ran where nothing has run alone and let its worker live.
     """
 
     suspected: frozenset[str] = frozenset()
     deadly: frozenset[str] = frozenset()
+    unexcepted: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.suspected or self.deadly)
@@ -80,6 +88,16 @@ class Attempt:
         """Of the file for its notes."""
         return f"{self.launch}-{self.part}-{self.number}"
 
+    def of_task(self, part: int, number: int) -> Attempt:
+        """Returns the attempt of one Spark task.
+
+        Args:
+            part: number of the task, or of what it does.
+            number: how often it was attempted before.
+        """
+        has_predecessor = self.has_predecessor or number > 0
+        return replace(self, part=part, number=number, has_predecessor=has_predecessor)
+
     def follows(self, name: str) -> bool:
         """Returns whether notes are those of a worker that has ended."""
         launch, part, number = name.rsplit("-", 2)
@@ -102,6 +120,7 @@ class Suspects:
         self.known = Known()
         self._notes: _AppendedNotes | _ReplacedNotes | None = None
         self._lock = threading.Lock()
+        self._alone_in: str | None = None
         if attempt is None:
             return
         if attempt.has_predecessor:
@@ -142,7 +161,7 @@ class Suspects:
         """Notes what is about to run; nothing if none.
 
         Args:
-            lane: `tokenizer` or `model`, which work at the same time.
+            lane: `tokenizer` or `model`, which work at the same time unless there are suspects.
             hashes: of the inputs.
             alone: whether it is a suspect that runs by itself.
         """
@@ -150,7 +169,10 @@ class Suspects:
             if self._notes is None:
                 return
             try:
+                if self._alone_in is not None:
+                    self._notes.put(self._alone_in + _SURVIVED, (), False)
                 self._notes.put(lane, hashes, alone)
+                self._alone_in = lane if alone else None
             except Exception as error:  # notes are worth less than rows
                 logger.warning("%s: no notes are kept: %s", self._path, error)
                 self._notes = None
@@ -159,13 +181,21 @@ class Suspects:
 def read_known(attempt: Attempt) -> Known:
     """Returns what the notes of workers that have ended say."""
     suspected: set[str] = set()
-    deadly: set[str] = set()
+    deadly: dict[str, str] = {}
+    survived: set[str] = set()
     for name in names_in(attempt.folder):
         if not attempt.follows(name):
             continue
-        for hashes, alone in _last_in_each_lane(read_bytes(join(attempt.folder, name)) or b""):
-            (deadly if alone else suspected).update(hashes)
-    return Known(frozenset(suspected - deadly), frozenset(deadly))
+        last = _last_in_each_lane(read_bytes(join(attempt.folder, name)) or b"")
+        for lane, (hashes, alone) in last.items():
+            if lane.endswith(_SURVIVED):
+                survived.add(lane.removesuffix(_SURVIVED))
+            elif alone:
+                deadly.update(dict.fromkeys(hashes, lane))
+            else:
+                suspected.update(hashes)
+    unexcepted = sum(lane not in survived for lane in deadly.values())
+    return Known(frozenset(suspected - deadly.keys()), frozenset(deadly), unexcepted)
 
 
 class _AppendedNotes:
@@ -199,11 +229,11 @@ class _ReplacedNotes:
         pass
 
 
-def _last_in_each_lane(content: bytes) -> Iterable[tuple[list[str], bool]]:
+def _last_in_each_lane(content: bytes) -> dict[str, tuple[list[str], bool]]:
     """Returns what ran last in each lane, and whether alone; passes over a half-written line."""
     last: dict[str, tuple[list[str], bool]] = {}
     for line in content.split(b"\n")[:-1]:
         with contextlib.suppress(ValueError, TypeError):
             lane, alone, hashes = json.loads(line)
             last[lane] = hashes, alone
-    return last.values()
+    return last

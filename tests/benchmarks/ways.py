@@ -103,7 +103,7 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     import pyarrow.parquet as pq
 
     from sparkinfer.config import BatchingConfig
-    from sparkinfer.engines.horovod.prepare import PrepareJob, prepare_part
+    from sparkinfer.engines.horovod.prepare import Encoding, PrepareJob, prepare_part
     from sparkinfer.engines.horovod.readers import READERS, read_row_groups
     from sparkinfer.metrics.measure import Measure
     from sparkinfer.models.options import ModelOptions
@@ -113,6 +113,7 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     from sparkinfer.plan.snapshot import read_row_groups as row_groups_of
     from sparkinfer.rows.columns import Columns
     from sparkinfer.rows.reading import InputFolders
+    from sparkinfer.workers.suspects import Suspects
 
     asked = ModelScoring(options.model, None, ModelOptions("text-classification", ("text",)))
     processor = asked.resolved()
@@ -127,7 +128,8 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
         [chunk] = cut_chunks(row_groups_of(folders, ["in.parquet"], ["text"], schema.names), limits)
         columns = Columns(schema, pa.schema([schema.field("text")]), processor.fields)
         plan = Plan(processor, columns, Measure(), folders, folder, Workers("cpu", 1))
-        files = list(prepare_part(PrepareJob(plan, BatchingConfig(), 1, folder), 0, chunk))
+        job = PrepareJob(plan, BatchingConfig(), 1, folder)
+        files = list(prepare_part(job, 0, chunk, Encoding(job, Suspects())))
         started = time.perf_counter()
         for _ in range(READ_TIMES):
             for _ in read_row_groups(READERS[reader], folder, files):

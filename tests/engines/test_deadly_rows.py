@@ -1,12 +1,15 @@
-"""Texts that kill the process that scores them: each costs two deaths and its own row."""
+"""Texts that end the process that scores them: each costs two ends and its own row."""
 
 from __future__ import annotations
 
 import logging
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,44 +19,55 @@ import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
+from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.horovod.launchers import LAUNCHERS
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.tasks import TASKS
 from sparkinfer.plan.processors import PROCESSORS
 from sparkinfer.workers.suspects import DEADLY as REASON
 from tests import deadly_backend
-from tests.deadly_backend import DEADLY
+from tests.deadly_backend import DEADLY, DEADLY_ONCE, HANGING, ends_of
+from tests.standalone_cluster import StandaloneCluster, run_driver
 from tests.tiny_models import sentences
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Importing it has registered it, which is meant for workers.
+# Importing them has registered them, which is meant for workers.
 BACKENDS.pop("deadly")
+TASKS.pop("deadly-tokenizer")
 
 LOST = (29, 77)
+"""Rows in different chunks, each in a batch with others."""
+
+STALL_S = 5
+"""More than a first batch takes on a busy machine."""
+
+
+def scoring(config: ScoringConfig) -> Any:
+    options = ModelOptions.of(config)
+    return deadly_backend.WithDeadlyBackend(config.model, config.revision, options)
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scoring(config: sparkinfer.ScoringConfig) -> Any:
-        options = ModelOptions.of(config)
-        return deadly_backend.WithDeadlyBackend(config.model, config.revision, options)
-
-    monkeypatch.setitem(PROCESSORS, "text-classification", scoring)
+    for task in ("text-classification", "deadly-tokenizer"):
+        monkeypatch.setitem(PROCESSORS, task, scoring)
+    monkeypatch.setitem(TASKS, "deadly-tokenizer", deadly_backend.DeadlyTask())
     monkeypatch.setitem(BACKENDS, "deadly", deadly_backend.DeadlyBackend())
 
 
 @pytest.fixture
-def config(classifier: Path, tmp_path: Path) -> sparkinfer.ScoringConfig:
-    """A hundred rows in chunks of twenty, of which two in different chunks are deadly."""
-    texts = list(sentences(100))
-    for row in LOST:
-        texts[row] = f"film {row} {DEADLY}"
-    table = pa.table({"id": range(100), "text": texts, "n": [[i] for i in range(100)]})
-    pq.write_table(table, tmp_path / "in.parquet", row_group_size=10)
-    return sparkinfer.ScoringConfig(
-        model=str(classifier),
+def model(classifier: Path, tmp_path: Path) -> Path:
+    """A model of this test alone, whose ends are counted beside it."""
+    return shutil.copytree(classifier, tmp_path / "model")
+
+
+@pytest.fixture
+def config(model: Path, tmp_path: Path) -> ScoringConfig:
+    return ScoringConfig(
+        model=str(model),
         input=str(tmp_path / "in.parquet"),
         input_col="text",
         output=str(tmp_path / "out"),
@@ -64,68 +78,154 @@ def config(classifier: Path, tmp_path: Path) -> sparkinfer.ScoringConfig:
     )
 
 
+def write_input(config: ScoringConfig, odd: Mapping[int, str]) -> None:
+    """Writes a hundred rows, for chunks of twenty, some of them with an odd text."""
+    texts = [f"film {i} {odd[i]}" if i in odd else one for i, one in enumerate(sentences(100))]
+    table = pa.table({"id": range(100), "text": texts, "n": [[i] for i in range(100)]})
+    pq.write_table(table, config.input, row_group_size=10)
+
+
 def deaths_in(caplog: pytest.LogCaptureFixture) -> int:
     return sum("its worker died" in record.getMessage() for record in caplog.records)
 
 
-def assert_only_deadly_rows_are_lost(config: sparkinfer.ScoringConfig) -> None:
+def assert_only_these_are_lost(config: ScoringConfig, lost: Collection[int]) -> None:
     rows = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pylist()
     assert [row["id"] for row in rows] == list(range(100))
     assert [row["n"] for row in rows] == [[i] for i in range(100)]
-    assert {row["id"]: row["error"] for row in rows if row["error"]} == dict.fromkeys(LOST, REASON)
-    assert [row["id"] for row in rows if row["prediction"] is None] == list(LOST)
+    assert {row["id"]: row["error"] for row in rows if row["error"]} == dict.fromkeys(lost, REASON)
+    assert [row["id"] for row in rows if row["prediction"] is None] == list(lost)
     assert not (Path(str(config.output)) / "_sparkinfer" / "notes").exists()
 
 
 @pytest.mark.spark
-def test_under_pandas_udf_a_deadly_text_costs_two_deaths(
-    spark: SparkSession, config: sparkinfer.ScoringConfig, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("task", "odd", "lost", "ends"),
+    [
+        pytest.param("text-classification", dict.fromkeys(LOST, DEADLY), LOST, 4, id="model"),
+        pytest.param("deadly-tokenizer", {29: DEADLY}, (29,), 2, id="tokenizer"),
+        pytest.param(
+            "text-classification", {29: DEADLY, 30: f"{DEADLY} red"}, (29, 30), 3, id="one batch"
+        ),
+        pytest.param("text-classification", {29: HANGING}, (29,), 2, id="hang"),
+        pytest.param(
+            "deadly-tokenizer", {29: HANGING}, (29,), 2, marks=pytest.mark.slow, id="tokenizer hang"
+        ),
+        pytest.param("text-classification", {29: DEADLY_ONCE}, (), 1, id="an innocent"),
+    ],
+)
+def test_under_pandas_udf_a_deadly_text_costs_its_row_and_few_ends(
+    spark: SparkSession,
+    config: ScoringConfig,
+    model: Path,
+    caplog: pytest.LogCaptureFixture,
+    task: str,
+    odd: Mapping[int, str],
+    lost: Collection[int],
+    ends: int,
 ) -> None:
-    config = config.replace(engine="pandas_udf")
+    write_input(config, odd)
+    config = config.replace(engine="pandas_udf", task=task, stall_timeout_s=STALL_S)
     with caplog.at_level(logging.WARNING):
         result = sparkinfer.run(config, spark)
-    assert (result.rows, result.error_rows) == (100, 2)
-    assert deaths_in(caplog) == 2 * len(LOST)
-    assert_only_deadly_rows_are_lost(config)
+    assert (result.rows, result.error_rows) == (100, len(lost))
+    assert ends_of(model) == deaths_in(caplog) == ends
+    assert_only_these_are_lost(config, lost)
     files = Path(str(config.output)).glob("*.parquet")
     assert len({str(pq.read_schema(path).remove_metadata()) for path in files}) == 1
 
 
 @pytest.mark.spark
+@pytest.mark.parametrize(
+    ("odd", "lost", "ends"),
+    [
+        pytest.param({29: DEADLY}, (29,), 2, id="death"),
+        pytest.param({29: DEADLY, 30: f"{DEADLY} red"}, (29, 30), 3, id="two"),
+        pytest.param(
+            {29: DEADLY, 77: HANGING}, (29, 77), 4, marks=pytest.mark.slow, id="two chunks"
+        ),
+        pytest.param({29: DEADLY_ONCE}, (), 1, id="an innocent"),
+    ],
+)
+def test_a_text_that_ends_the_prepare_stage_costs_its_row_and_few_ends(
+    spark: SparkSession,
+    ranks_in_turn: dict[str, Any],
+    config: ScoringConfig,
+    model: Path,
+    odd: Mapping[int, str],
+    lost: Collection[int],
+    ends: int,
+) -> None:
+    write_input(config, odd)
+    config = config.replace(engine="horovod", task="deadly-tokenizer", stall_timeout_s=STALL_S)
+    result = sparkinfer.run(config.replace(**ranks_in_turn), spark)
+    assert (result.rows, result.error_rows) == (100, len(lost))
+    assert ends_of(model) == ends
+    assert_only_these_are_lost(config, lost)
+
+
+@pytest.mark.spark
 @pytest.mark.slow
 def test_under_horovod_a_deadly_text_costs_two_deaths_in_one_call(
-    spark: SparkSession, config: sparkinfer.ScoringConfig, caplog: pytest.LogCaptureFixture
+    spark: SparkSession, config: ScoringConfig, model: Path
 ) -> None:
+    write_input(config, dict.fromkeys(LOST, DEADLY))
     horovod = {"launcher": next(iter(LAUNCHERS))}
     config = config.replace(engine="horovod", num_workers=2, horovod=horovod)
-    with caplog.at_level(logging.WARNING):
-        result = sparkinfer.run(config, spark)
+    result = sparkinfer.run(config, spark)
     assert (result.rows, result.error_rows) == (100, 2)
-    assert deaths_in(caplog) <= 2 * len(LOST)
-    assert_only_deadly_rows_are_lost(config)
+    assert ends_of(model) <= 2 * len(LOST)
+    assert_only_these_are_lost(config, LOST)
 
 
 def test_under_local_the_third_command_has_all_other_rows(
-    config: sparkinfer.ScoringConfig,
+    config: ScoringConfig, tmp_path: Path
 ) -> None:
     """The process that dies is the caller's own."""
-    config = config.replace(engine="local")
-    code = f"""
-        import sparkinfer
-        from sparkinfer.models.options import ModelOptions
-        from sparkinfer.plan.processors import PROCESSORS
-        from tests.deadly_backend import WithDeadlyBackend
-
-        PROCESSORS["text-classification"] = lambda config: WithDeadlyBackend(
-            config.model, config.revision, ModelOptions.of(config)
-        )
-        sparkinfer.run(sparkinfer.ScoringConfig(
-            model={config.model!r}, input={config.input!r}, input_col="text",
-            output={config.output!r}, engine="local", acceleration="deadly", dtype="float32",
-            chunks={{"target_rows": 20}}, batching={{"max_batch_rows": 8}},
-        ))
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
+    write_input(config, dict.fromkeys(LOST, DEADLY))
+    script = tmp_path / "score.py"
+    script.write_text(textwrap.dedent(SCORE))
+    given = pickle.dumps(config.replace(engine="local")).hex()
+    command = [sys.executable, str(script), given]
     ends = [subprocess.run(command, check=False).returncode for _ in range(2 * len(LOST) + 1)]
     assert ends == [-signal.SIGKILL] * 2 * len(LOST) + [0]
-    assert_only_deadly_rows_are_lost(config)
+    assert_only_these_are_lost(config, LOST)
+
+
+SCORE = """
+    import pickle
+    import sys
+
+    import sparkinfer
+    from sparkinfer.plan.processors import PROCESSORS
+    from tests.engines.test_deadly_rows import BACKENDS, deadly_backend, scoring
+
+    PROCESSORS["text-classification"] = scoring
+    BACKENDS["deadly"] = deadly_backend.DeadlyBackend()
+    sparkinfer.run(pickle.loads(bytes.fromhex(sys.argv[1])))
+"""
+
+
+def drive(spark: Any, given: str) -> list[int]:
+    import pickle
+
+    import sparkinfer
+    from sparkinfer.plan.processors import PROCESSORS
+    from tests.engines.test_deadly_rows import BACKENDS, deadly_backend, scoring
+
+    PROCESSORS["text-classification"] = scoring
+    BACKENDS["deadly"] = deadly_backend.DeadlyBackend()
+    result = sparkinfer.run(pickle.loads(bytes.fromhex(given)), spark)
+    return [result.rows, result.error_rows]
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_on_a_cluster_that_tries_tasks_again_a_deadly_text_costs_two_deaths(
+    standalone_cluster: StandaloneCluster, config: ScoringConfig, model: Path
+) -> None:
+    write_input(config, {29: DEADLY})
+    given = pickle.dumps(config.replace(engine="pandas_udf")).hex()
+    assert run_driver(standalone_cluster, drive, {"given": given}) == [100, 1]
+    assert ends_of(model) == 2
+    assert_only_these_are_lost(config, (29,))

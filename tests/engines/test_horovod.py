@@ -154,9 +154,9 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
         more = {"num_workers": num_workers, "horovod": {"launcher": launcher, "reader": reader}}
         return sparkinfer.run(config_for(classifier, source, output, **more, **OPTIONS), spark)
 
-    def prepare_and_break(session: Any, chunks: Any, job: Any) -> Any:
+    def prepare_and_break(session: Any, chunks: Any, job: Any, deaths: Any) -> Any:
         """Breaks what rank 0 reads after the first chunk, which is rank 0's alone."""
-        prepared = whole(session, chunks, job)
+        prepared = whole(session, chunks, job, deaths)
         files = [file for name in prepared[1] for file in read_list(job.folder, name)]
         for file in deal_chunk(files, 2, turn=1)[0]:
             (Path(job.folder) / "carried" / file.name).write_bytes(b"no Parquet")
@@ -349,7 +349,7 @@ def test_a_chunk_without_rows_is_recorded_and_starts_no_rank(
 
 
 def report_tasks(spark: object, folder: str) -> list:
-    from sparkinfer.engines.horovod.prepare import _without_gpus
+    from sparkinfer.engines.horovod.prepare_stage import _without_gpus
 
     def meet(batches: object) -> object:
         import pathlib

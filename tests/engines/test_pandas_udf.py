@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
@@ -329,49 +327,6 @@ def test_a_worker_that_fails_for_good_is_one_line(
     assert raised.value.message == "ValueError: the disk of this node is gone"
     assert not any((tmp_path / "out").glob("*.parquet"))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
-
-
-def test_a_row_that_kills_its_worker_alone_has_an_error(
-    spark: SparkSession, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sparkinfer.engines import scoring_udf
-
-    original = scoring_udf.score_partition
-
-    def deadly(job: Any, batches: Any) -> Any:
-        import os
-        import signal
-
-        def watched() -> Any:
-            for batch in batches:
-                if "poison" in batch.column(0).to_pylist():
-                    os.kill(os.getpid(), signal.SIGKILL)
-                yield batch
-
-        yield from original(job, watched())
-
-    monkeypatch.setattr(scoring_udf, "score_partition", deadly)
-    source = tmp_path / "in.parquet"
-    texts = [*sentences(12), "poison", *sentences(3)]
-    table = pa.table({"id": range(16), "text": texts, "n": [[i] for i in range(16)]})
-    pq.write_table(table, source, row_group_size=8)
-    config = sparkinfer.ScoringConfig(
-        input=str(source),
-        output=str(tmp_path / "out"),
-        chunks={"target_rows": 8},
-        **options(classifier),
-    )
-    result = sparkinfer.run(config, spark)
-    assert (result.rows, result.error_rows) == (16, 1)
-    rows = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pylist()
-    assert [row["id"] for row in rows] == list(range(16))
-    assert [row["n"] for row in rows] == [[i] for i in range(16)]
-    assert [row["id"] for row in rows if row["prediction"] is None] == [12]
-    assert rows[12]["error"].startswith(
-        "worker: its process died over this row (Python worker exited unexpectedly"
-    )
-    files = (tmp_path / "out").glob("*.parquet")
-    assert len({str(pq.read_schema(path).remove_metadata()) for path in files}) == 1
 
 
 def test_a_gpu_that_is_not_there_is_an_error(df: DataFrame, classifier: Path) -> None:

@@ -19,7 +19,8 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.deaths import Deaths
 from sparkinfer.engines.horovod.chunk_commits import ChunkCommits, SharedChunk
 from sparkinfer.engines.horovod.launchers import LAUNCHERS, Launcher, choose_launcher
-from sparkinfer.engines.horovod.prepare import PrepareJob, prepare, read_list
+from sparkinfer.engines.horovod.prepare import PrepareJob, read_list
+from sparkinfer.engines.horovod.prepare_stage import prepare
 from sparkinfer.engines.horovod.rank import RankJob
 from sparkinfer.engines.horovod.readers import choose_reader
 from sparkinfer.engines.horovod.shares import ShareWriter
@@ -115,9 +116,9 @@ class HorovodEngine:
         try:
             progress.enter(PREPARE)
             waiting = {task.chunk.number: task for task in tasks}
-            lists = self._prepare(plan, [task.chunk for task in waiting.values()])
-            launch = _Launch(plan, server.address if server else None, lists, ledger)
             deaths = Deaths(plan.notes)
+            lists = self._prepare(plan, [task.chunk for task in waiting.values()], deaths)
+            launch = _Launch(plan, server.address if server else None, lists, ledger)
             while waiting:
                 self._run_ranks(launch, waiting, deaths, progress)
             progress.enter(SCORE)
@@ -125,10 +126,10 @@ class HorovodEngine:
             if server is not None:
                 server.close()
 
-    def _prepare(self, plan: Plan, chunks: Sequence[Chunk]) -> dict[int, list[str]]:
+    def _prepare(self, plan: Plan, chunks: Sequence[Chunk], deaths: Deaths) -> dict[int, list[str]]:
         folder = join(plan.staging, PREPARED)
         job = PrepareJob(plan, self._batching, plan.workers.cores, folder)
-        return prepare(self._spark, chunks, job)
+        return prepare(self._spark, chunks, job, deaths)
 
     def _run_ranks(
         self, launch: _Launch, waiting: dict[int, ChunkTask], deaths: Deaths, progress: Progress

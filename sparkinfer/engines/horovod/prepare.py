@@ -1,4 +1,4 @@
-"""The prepare stage: Spark tokenises chunks and writes them as Parquet that ranks can share.
+"""Prepared rows: tokenised, and written as Parquet that ranks can share.
 
 Every row gets a key and goes into one row group with rows of similar length. A row group is a pair
 of files of the same name, one Parquet row group each: `tokens/NAME` holds the key, the token ids
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +26,17 @@ from sparkinfer.batching.planner import IntArray
 from sparkinfer.batching.rebatch import rebatch, same_rows
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
 from sparkinfer.config import BatchingConfig
-from sparkinfer.exceptions import JobError
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
 from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
-from sparkinfer.rows.processor import EncodesAhead, ProcessorSpec
-from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
-from sparkinfer.spark.errors import explain
-from sparkinfer.spark.job_threads import JobThreads
-from sparkinfer.storage import file_system, join, make_folder, read_text, write_text
-from sparkinfer.workers.steps import Step, wait_for
+from sparkinfer.rows.processor import EncodesAhead
+from sparkinfer.storage import file_system, join, read_text, replace_text
+from sparkinfer.workers.suspects import Suspects
+from sparkinfer.workers.watchdog import Tokenising
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    pass
 
 TOKENS, CARRIED, LISTS = "tokens", "carried", "lists"
 """Folders for the two files of a row group, and for lists of row groups."""
@@ -57,9 +53,6 @@ NULL_LENGTH = -1
 BATCHES_IN_ROW_GROUP = 16
 """Full batches in a full row group, by tokens: many, so that its last, partial batch costs
 little."""
-
-LEAST_PART_ROWS = 4096
-"""Worth a task of their own."""
 
 KEYS_PER_PART = 1 << 33
 """Row keys reserved for each task, as in Spark's `monotonically_increasing_id`."""
@@ -102,108 +95,58 @@ class PrepareJob:
     folder: str
 
 
-def prepare(spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob) -> dict[int, list[str]]:
-    """Returns the names of the lists of each chunk's row groups, by the chunk's number.
-
-    One Spark job writes the row groups and, per task, a list of those that it wrote, so that the
-    driver need not hold them all.
-
-    Raises:
-        JobError: a task failed for good.
-    """
-    for name in (TOKENS, CARRIED, LISTS):
-        make_folder(join(job.folder, name))
-    parts = _parts(chunks, spark.sparkContext.defaultParallelism)
-
-    def write(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        for batch in batches:
-            for index in batch.column(0).to_pylist():
-                name = _write_list(job.folder, prepare_part(job, index, parts[index]))
-                yield pa.RecordBatch.from_pylist([{"index": index, "list": name}])
-
-    try:
-        written = spark.range(len(parts), numPartitions=max(1, len(parts))).mapInArrow(
-            write, "index long, list string"
-        )
-        with closing(JobThreads(spark)) as threads:
-            rows = wait_for(
-                threads.submit(_without_gpus, spark, written),
-                "the prepare stage",
-                job.plan.step_timeout_s,
-                lambda: _tasks_done(spark, threads.group),
-            )
-    except JobError:
-        raise
-    except Exception as error:  # py4j's and Spark's errors have no common root
-        raise JobError(f"the prepare stage failed: {explain(error)}") from error
-    lists: dict[int, list[str]] = {}
-    for row in sorted(rows, key=lambda row: int(row["index"])):
-        lists.setdefault(parts[row["index"]].number, []).append(row.list)
-    return lists
-
-
-def _tasks_done(spark: SparkSession, group: str) -> Step:
-    """Returns how many tasks of a group's jobs are done."""
-    tracker = spark.sparkContext.statusTracker()
-    jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(group)]
-    stages = [tracker.getStageInfo(number) for job in jobs if job for number in job.stageIds]
-    done = sum(stage.numCompletedTasks for stage in stages if stage)
-    return Step(f"{done} of its tasks are done", done)
-
-
 def read_list(folder: str, name: str) -> list[PreparedFile]:
     """Returns the row groups that one task wrote."""
     lines = (read_text(join(folder, LISTS, name)) or "").splitlines()
     return [PreparedFile(**json.loads(line)) for line in lines]
 
 
-def _write_list(folder: str, files: Iterable[PreparedFile]) -> str:
-    name = f"{uuid.uuid4()}.jsonl"
-    write_text(
-        join(folder, LISTS, name), "".join(json.dumps(asdict(file)) + "\n" for file in files)
-    )
-    return name
+def write_list(folder: str, name: str, files: Iterable[PreparedFile]) -> None:
+    """Writes a list of row groups, which is there as a whole or not at all."""
+    lines = "".join(json.dumps(asdict(file)) + "\n" for file in files)
+    replace_text(join(folder, LISTS, name), lines)
 
 
-def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
-    """Returns what each task prepares: a chunk, or part of one if there are few chunks."""
-    whole = [chunk for chunk in chunks if chunk.rows]
-    if len(whole) >= cores:
-        return whole
-    max_rows = max(LEAST_PART_ROWS, -(-sum(chunk.rows for chunk in whole) // cores))
-    return [
-        Chunk(chunk.number, (part,))
-        for chunk in whole
-        for piece in chunk.pieces
-        for part in piece.cut(max_rows)
-    ]
+class Encoding:
+    """Encodes rows ahead in this process.
 
-
-def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
-    """Returns the rows of a DataFrame, with a last stage that requests cores but no GPU.
-
-    With `spark.task.resource.gpu.amount` set, Spark would run only as many tasks as there are
-    GPUs, and tokenising needs none. A profile with only task resources applies to the existing
-    executors (standalone since Spark 3.4, YARN and Kubernetes since 3.5); with dynamic allocation
-    it would request separate executors, so there the tasks keep their GPUs.
+    Args:
+        job: how.
+        suspects: inputs that may have killed a worker, and where to note what runs.
     """
-    gpus = float(spark.conf.get(GPUS_PER_TASK, None) or 0)
-    if gpus == 0 or spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
-        return df.collect()
-    from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
-    cores = int(spark.conf.get(CORES_PER_TASK, None) or 1)
-    profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(cores)).build
-    return list(df.rdd.withResources(profile).collect())
+    def __init__(self, job: PrepareJob, suspects: Suspects) -> None:
+        self._spec = job.plan.processor
+        self._cores = job.cores
+        self._suspects = suspects
+        self._now: Tokenising | None = None
+
+    def activities(self) -> tuple[Tokenising | None]:
+        """Returns what is in the tokenizer, for the watchdog."""
+        return (self._now,)
+
+    def encode(self, window: pa.RecordBatch) -> EncodedRows | None:
+        """Returns the model's inputs for some rows, None if the processor does not encode ahead."""
+        if not isinstance(self._spec, EncodesAhead):
+            return None
+        self._now = Tokenising(window.column(self._spec.inputs[0]))
+        try:
+            rows: EncodedRows = self._spec.encode(window, self._cores, self._suspects)
+        finally:
+            self._now = None
+        return rows
 
 
-def prepare_part(job: PrepareJob, index: int, part: Chunk) -> Iterator[PreparedFile]:
+def prepare_part(
+    job: PrepareJob, index: int, part: Chunk, encoding: Encoding
+) -> Iterator[PreparedFile]:
     """Yields the row groups of a chunk or part of one, each once its files are written.
 
     Args:
         job: how to prepare them.
         index: of the part among all parts; determines the keys of the rows.
         part: where the rows are.
+        encoding: encodes them.
     """
     row = index * KEYS_PER_PART
     plan, batching = job.plan, job.batching
@@ -212,7 +155,7 @@ def prepare_part(job: PrepareJob, index: int, part: Chunk) -> Iterator[PreparedF
     batches = plan.reader.read(part.pieces)
     windows = rebatch(batches, same_rows(batching.window_rows), batching.window_bytes)
     for window in windows:
-        rows = _encoded(plan.processor, window, job.cores)
+        rows = encoding.encode(window)
         lengths = _row_tokens(rows) if rows else np.ones(window.num_rows, np.int64)
         for group in cut_row_groups(lengths, limits, max_rows=batching.window_rows):
             name = f"part-{part.number:08d}-{uuid.uuid4()}.parquet"
@@ -223,13 +166,6 @@ def prepare_part(job: PrepareJob, index: int, part: Chunk) -> Iterator[PreparedF
             _write(job.folder, CARRIED, name, carried)
             yield PreparedFile(part.number, name, row, len(group), int(lengths[group].sum()))
             row += len(group)
-
-
-def _encoded(processor: ProcessorSpec, window: pa.RecordBatch, cores: int) -> EncodedRows | None:
-    if not isinstance(processor, EncodesAhead):
-        return None
-    rows: EncodedRows = processor.encode(window, cores)
-    return rows
 
 
 def _row_tokens(rows: EncodedRows) -> IntArray:

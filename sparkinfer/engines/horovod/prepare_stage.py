@@ -1,0 +1,199 @@
+"""The prepare stage: Spark tasks tokenise chunks; see `sparkinfer.engines.horovod.prepare`.
+
+A text that kills the tokenizer is found as one that kills the model; see `Suspects`. What was
+prepared when a task died is not prepared again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkinfer.engines.deaths import Deaths, is_death
+from sparkinfer.engines.horovod.prepare import (
+    CARRIED,
+    LISTS,
+    TOKENS,
+    Encoding,
+    PrepareJob,
+    prepare_part,
+    write_list,
+)
+from sparkinfer.exceptions import JobError
+from sparkinfer.plan.chunks import Chunk
+from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
+from sparkinfer.spark.errors import explain
+from sparkinfer.spark.job_threads import JobThreads
+from sparkinfer.spark.worker_end import end_worker
+from sparkinfer.storage import join, make_folder, names_in
+from sparkinfer.workers.steps import Step, wait_for
+from sparkinfer.workers.suspects import Suspects
+from sparkinfer.workers.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+LEAST_PART_ROWS = 4096
+"""Worth a task of their own."""
+
+
+def prepare(
+    spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob, deaths: Deaths
+) -> dict[int, list[str]]:
+    """Returns the names of the lists of each chunk's row groups, by the chunk's number.
+
+    A Spark job writes the row groups and, per part, a list of those that it wrote, so that the
+    driver need not hold them all. Where a task died, another job prepares what has no list.
+
+    Raises:
+        JobError: a task failed for good.
+    """
+    for name in (TOKENS, CARRIED, LISTS):
+        make_folder(join(job.folder, name))
+    parts = dict(enumerate(_parts(chunks, spark.sparkContext.defaultParallelism)))
+    waiting = dict(parts)
+    while waiting:
+        try_ = _Try(job, uuid.uuid4().hex, waiting, _tasks(waiting, deaths))
+        try:
+            _run(spark, try_)
+            listed = {_list_name(index) for task in try_.tasks for index in task}
+        except JobError as error:
+            over = deaths.left_by(try_.launch)
+            if not is_death(error) or not over:
+                raise
+            for number in over:
+                deaths.add(number, error)
+            listed = set(names_in(join(job.folder, LISTS)))
+        waiting = {n: part for n, part in waiting.items() if _list_name(n) not in listed}
+    lists: dict[int, list[str]] = {}
+    for index, part in parts.items():
+        lists.setdefault(part.number, []).append(_list_name(index))
+    return lists
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One Spark job of the stage.
+
+    Attributes:
+        job: how rows are prepared.
+        launch: names it.
+        parts: what may be prepared, by index.
+        tasks: the indices of the parts that each task prepares.
+    """
+
+    job: PrepareJob
+    launch: str
+    parts: Mapping[int, Chunk]
+    tasks: Sequence[Sequence[int]]
+
+
+def _list_name(index: int) -> str:
+    return f"{index:08d}.jsonl"
+
+
+def _tasks(parts: Mapping[int, Chunk], deaths: Deaths) -> list[list[int]]:
+    """Returns what each task of the next job prepares.
+
+    What a worker has died over is left to the end, and to one task: where an input runs alone,
+    nothing beside it must fail the job and so end it.
+    """
+    are_plain = [[index] for index, part in parts.items() if not deaths.are_over(part.number)]
+    return are_plain or [list(parts)]
+
+
+def _run(spark: SparkSession, try_: _Try) -> None:
+    """Runs a job of the stage.
+
+    Raises:
+        JobError: a task failed for good.
+    """
+
+    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for task in batch.column(0).to_pylist():
+                for index in try_.tasks[task]:
+                    _prepare(try_, index)
+            yield batch
+
+    count = len(try_.tasks)
+    try:
+        written = spark.range(count, numPartitions=count).mapInArrow(write, "task long")
+        with closing(JobThreads(spark)) as threads:
+            wait_for(
+                threads.submit(_without_gpus, spark, written),
+                "the prepare stage",
+                try_.job.plan.step_timeout_s,
+                lambda: _tasks_done(spark, threads.group),
+            )
+    except JobError:
+        raise
+    except Exception as error:  # py4j's and Spark's errors have no common root
+        raise JobError(f"the prepare stage failed: {explain(error)}") from error
+
+
+def _prepare(try_: _Try, index: int) -> None:
+    """Prepares one part, in a Spark task; if the tokenizer hangs, this process is ended."""
+    from pyspark import TaskContext
+
+    context, job, part = TaskContext.get(), try_.job, try_.parts[index]
+    number = context.attemptNumber() if context else 0
+    attempt = Deaths(job.plan.notes).attempt(part.number, try_.launch).of_task(index, number)
+    with Suspects(attempt) as suspects:
+        encoding = Encoding(job, suspects)
+        where = f"chunk {part.number}, prepare"
+        watch = Watchdog(
+            encoding.activities,
+            job.plan.stall_timeout_s,
+            lambda stall: end_worker(str(stall)),
+            where,
+        )
+        with watch:
+            files = prepare_part(job, index, part, encoding)
+            write_list(job.folder, _list_name(index), files)
+
+
+def _tasks_done(spark: SparkSession, group: str) -> Step:
+    """Returns how many tasks of a group's jobs are done."""
+    tracker = spark.sparkContext.statusTracker()
+    jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(group)]
+    stages = [tracker.getStageInfo(number) for job in jobs if job for number in job.stageIds]
+    done = sum(stage.numCompletedTasks for stage in stages if stage)
+    return Step(f"{done} of its tasks are done", done)
+
+
+def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
+    """Returns what each task prepares: a chunk, or part of one if there are few chunks."""
+    whole = [chunk for chunk in chunks if chunk.rows]
+    if len(whole) >= cores:
+        return whole
+    max_rows = max(LEAST_PART_ROWS, -(-sum(chunk.rows for chunk in whole) // cores))
+    return [
+        Chunk(chunk.number, (part,))
+        for chunk in whole
+        for piece in chunk.pieces
+        for part in piece.cut(max_rows)
+    ]
+
+
+def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
+    """Returns the rows of a DataFrame, with a last stage that requests cores but no GPU.
+
+    With `spark.task.resource.gpu.amount` set, Spark would run only as many tasks as there are
+    GPUs, and tokenising needs none. A profile with only task resources applies to the existing
+    executors (standalone since Spark 3.4, YARN and Kubernetes since 3.5); with dynamic allocation
+    it would request separate executors, so there the tasks keep their GPUs.
+    """
+    gpus = float(spark.conf.get(GPUS_PER_TASK, None) or 0)
+    if gpus == 0 or spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        return df.collect()
+    from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
+
+    cores = int(spark.conf.get(CORES_PER_TASK, None) or 1)
+    profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(cores)).build
+    return list(df.rdd.withResources(profile).collect())
