@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import shutil
 import signal
@@ -187,7 +188,9 @@ def test_under_local_the_third_command_has_all_other_rows(
     script.write_text(textwrap.dedent(SCORE))
     given = pickle.dumps(config.replace(engine="local")).hex()
     command = [sys.executable, str(script), given]
-    ends = [subprocess.run(command, check=False).returncode for _ in range(2 * len(LOST) + 1)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    launches = range(2 * len(LOST) + 1)
+    ends = [subprocess.run(command, check=False, env=env).returncode for _ in launches]
     assert ends == [-signal.SIGKILL] * 2 * len(LOST) + [0]
     assert_only_these_are_lost(config, LOST)
 
