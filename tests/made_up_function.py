@@ -19,7 +19,7 @@ from sparkinfer.workers.statistics import ScoringStatistics
 
 @dataclass(frozen=True)
 class Shout:
-    """Upper-cases a text: no model, no gate, nothing encoded ahead; see `ProcessorSpec`."""
+    """Upper-cases a text: no model, no gate, nothing encoded ahead; see `PlannedProcessor`."""
 
     inputs: tuple[str, ...]
     prefix: str

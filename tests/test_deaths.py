@@ -84,3 +84,9 @@ def test_what_an_earlier_call_left_is_known(tmp_path: Path) -> None:
     assert deaths.are_over(3)
     assert not deaths.are_over(4)
     assert (deaths.left_by("a"), deaths.left_by("b")) == ([3], [])
+
+
+def test_a_chunk_whose_workers_have_ended_well_is_not_suspected(tmp_path: Path) -> None:
+    with Suspects(Deaths(str(tmp_path)).attempt(3, "a")) as suspects:
+        suspects.running("model", ["x"])
+    assert not Deaths(str(tmp_path)).are_over(3)

@@ -18,13 +18,13 @@ from sparkinfer.workers.suspects import Attempt, Known, Suspects, read_known
 @pytest.fixture(params=["disk", "store"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
-        return str(tmp_path / "notes" / "00000003")
+        return str(tmp_path / "notes")
     fsspec.filesystem("memory").store.clear()
-    return "memory://bucket/notes/00000003"
+    return "memory://bucket/notes"
 
 
 def attempt(folder: str, launch: str, part: int = 0, number: int = 0) -> Attempt:
-    return Attempt(folder, launch, part, number, has_predecessor=True)
+    return Attempt(folder, "00000003", launch, part, number, has_predecessor=True)
 
 
 def known(folder: str) -> tuple[set[str], set[str]]:
@@ -114,9 +114,15 @@ def test_notes_of_workers_that_may_be_alive_are_not_read(folder: str) -> None:
     assert seen == [{"earlier"}, {"earlier", "00"}, {"earlier", "00", "01"}]
 
 
+def test_notes_of_other_chunks_are_not_read(folder: str) -> None:
+    other = Attempt(folder, "00000004", "a", has_predecessor=True)
+    Suspects(other).running("model", ["x"])
+    assert known(folder) == (set(), set())
+
+
 def test_a_first_attempt_reads_nothing_and_notes_where_that_is_cheap(folder: str) -> None:
     Suspects(attempt(folder, "before")).running("model", ["x"])
-    first = Suspects(Attempt(folder, "a"))
+    first = Suspects(Attempt(folder, "00000003", "a"))
     assert first.known == Known()
     assert first.is_noting is not folder.startswith("memory")
 
@@ -129,15 +135,15 @@ def test_without_an_attempt_nothing_is_noted() -> None:
 
 def test_a_line_that_is_half_written_does_not_count(tmp_path: Path) -> None:
     lines = [json.dumps(["model", False, ["x"]]), '["model", false, ["y']
-    (tmp_path / "a-0-0").write_text("\n".join(lines))
-    (tmp_path / "b-0-0").write_text("nonsense\n[]\n")
+    (tmp_path / "00000003-a-0-0").write_text("\n".join(lines))
+    (tmp_path / "00000003-b-0-0").write_text("nonsense\n[]\n")
     assert known(str(tmp_path)) == ({"x"}, set())
 
 
 def test_a_disk_that_takes_no_notes_fails_no_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    suspects = Suspects(Attempt(str(tmp_path), "a"))
+    suspects = Suspects(Attempt(str(tmp_path), "00000003", "a"))
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -9,7 +9,7 @@ from collections import Counter
 from sparkinfer.exceptions import JobError
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import chunk_name
-from sparkinfer.storage import join, names_in
+from sparkinfer.storage import names_in
 from sparkinfer.workers.suspects import (
     MOST_DEADLY,
     MOST_UNEXCEPTED,
@@ -48,7 +48,7 @@ class Deaths:
 
     def __init__(self, notes: str) -> None:
         self._notes = notes
-        self._over = set(names_in(notes))
+        self._over = {name.partition("-")[0] for name in names_in(notes)}
         self._known: dict[str, Known] = {}
         self._unexplained: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -59,16 +59,14 @@ class Deaths:
 
     def attempt(self, chunk: int, launch: str, part: int = 0) -> Attempt:
         """Returns an attempt at the chunk of a number, or part of it; see `Attempt`."""
-        folder = join(self._notes, chunk_name(chunk))
-        return Attempt(folder, launch, part, has_predecessor=self.are_over(chunk))
+        return Attempt(
+            self._notes, chunk_name(chunk), launch, part, has_predecessor=self.are_over(chunk)
+        )
 
     def left_by(self, launch: str) -> list[int]:
         """Returns the numbers of the chunks of which workers of a launch have left notes."""
-        return [
-            int(name)
-            for name in names_in(self._notes)
-            if any(note.startswith(f"{launch}-") for note in names_in(join(self._notes, name)))
-        ]
+        parts = (name.split("-") for name in names_in(self._notes))
+        return sorted({int(chunk) for chunk, by, *_ in parts if by == launch})
 
     def add(self, chunk: int, error: Exception) -> None:
         """Notes that a worker died over the chunk of a number.
@@ -78,7 +76,7 @@ class Deaths:
         """
         name = chunk_name(chunk)
         logger.warning("chunk %d: its worker died: %s", chunk, error)
-        known = read_known(Attempt(join(self._notes, name), "driver"))
+        known = read_known(Attempt(self._notes, name, "driver"))
         with self._lock:
             self._over.add(name)
             is_news = known != self._known.get(name, Known())

@@ -88,7 +88,7 @@ class ErrorRetry:
             self._progress.end()
         if self._waiting:
             raise RowConservationError(f"{len(self._waiting)} chunks were not scored; run again")
-        verdict = plan.processor.verdict
+        verdict = self._prelude.processor.verdict
         return Retried(self.rows, self._mended_rows, self._progress, plan.workers, verdict)
 
     def commit(self, scored: ScoredChunk) -> None:

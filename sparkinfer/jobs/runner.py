@@ -321,7 +321,7 @@ class _Run:
             rows_before=done.rows,
             phases=progress.phases,
             workers=plan.workers,
-            verdict=plan.processor.verdict,
+            verdict=self._prelude.processor.verdict,
             statistics=progress.statistics(),
             devices=progress.devices,
         )

@@ -33,7 +33,7 @@ from sparkinfer.workers.suspects import Suspects
 
 @dataclass(frozen=True)
 class ModelScoring:
-    """Scores rows with one model; see `ProcessorSpec`.
+    """Scores rows with one model; see `PlannedProcessor`.
 
     Attributes:
         model: the model as the user gave it.
@@ -115,7 +115,7 @@ class ModelScoring:
         return replace(self, verdict=found)
 
     def pinned(self, verdict: Mapping[str, Any]) -> ModelScoring:
-        """Returns the spec, to be run only as an earlier gate decided; see `ProcessorSpec`."""
+        """Returns the spec, to be run only as an earlier gate decided; see `PlannedProcessor`."""
         way = Acceleration(**verdict["accepted"])
         options = self.options
         if options.acceleration not in ("auto", way.backend) or options.dtype not in (

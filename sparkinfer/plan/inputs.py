@@ -13,7 +13,7 @@ from sparkinfer.exceptions import ConfigError, InputError
 from sparkinfer.files.formats import format_of
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.rows.columns import Columns
-from sparkinfer.rows.processor import ProcessorSpec
+from sparkinfer.rows.processor import PlannedProcessor
 from sparkinfer.storage import exists
 
 _PART = r"(`([^`]|``)+`|[\w-]+)"
@@ -65,7 +65,9 @@ def qualified_input(config: ScoringConfig, qualify: Callable[[str], str]) -> Sco
     return config.replace(input=tuple(map(qualify, config.input)))
 
 
-def choose_columns(config: ScoringConfig, table: InputTable, processor: ProcessorSpec) -> Columns:
+def choose_columns(
+    config: ScoringConfig, table: InputTable, processor: PlannedProcessor
+) -> Columns:
     """Returns the columns of a run.
 
     Args:

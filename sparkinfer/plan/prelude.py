@@ -17,7 +17,7 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import Engine, InputSource, InputTable
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
-from sparkinfer.rows.processor import ProcessorSpec
+from sparkinfer.rows.processor import PlannedProcessor
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.steps import watched
@@ -44,7 +44,7 @@ class Prelude:
         check_metrics(self.config.metrics, self.asked.evaluation)
 
     @cached_property
-    def asked(self) -> ProcessorSpec:
+    def asked(self) -> PlannedProcessor:
         """The processor as configured."""
         return make_processor(self.config)
 
@@ -73,7 +73,7 @@ class Prelude:
         return self.engine.workers()
 
     @cached_property
-    def resolved(self) -> ProcessorSpec:
+    def resolved(self) -> PlannedProcessor:
         """The processor, pinned to exact files.
 
         Raises:
@@ -87,7 +87,7 @@ class Prelude:
         self._followed = verdict
 
     @cached_property
-    def processor(self) -> ProcessorSpec:
+    def processor(self) -> PlannedProcessor:
         """The processor, tried out in one worker.
 
         Raises:
@@ -147,7 +147,7 @@ class Prelude:
 
 
 def _try_out(
-    processor: ProcessorSpec, metrics: Sequence[str], longest_text: int | None, slot: WorkerSlot
+    processor: PlannedProcessor, metrics: Sequence[str], longest_text: int | None, slot: WorkerSlot
 ) -> Any:
     """Returns what one worker finds out; workers take the metrics, so they must find them too."""
     check_metrics(metrics, processor.evaluation)

@@ -11,20 +11,20 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
-from sparkinfer.rows.processor import ProcessorSpec
+from sparkinfer.rows.processor import PlannedProcessor
 
 
-def model_scoring(config: ScoringConfig) -> ProcessorSpec:
+def model_scoring(config: ScoringConfig) -> PlannedProcessor:
     """Returns the configuration's model as a processor."""
     return ModelScoring(config.model, config.revision, ModelOptions.of(config))
 
 
-PROCESSORS: dict[str, Callable[[ScoringConfig], ProcessorSpec]] = dict.fromkeys(
+PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromkeys(
     TASKS, model_scoring
 )
 """By the name of the task."""
 
 
-def make_processor(config: ScoringConfig) -> ProcessorSpec:
+def make_processor(config: ScoringConfig) -> PlannedProcessor:
     """Returns the processor that the configuration asks for, not yet resolved."""
     return PROCESSORS.get(config.task, model_scoring)(config)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.rows.processor import AvoidsSuspects, Processor, ProcessorSpec, Report
 from sparkinfer.workers.slot import WorkerSlot
@@ -30,7 +28,7 @@ class Mending:
     gone keeps the one that it has. Rows without an input are not tried again.
 
     Attributes:
-        inner: the processor, decided.
+        inner: the processor.
     """
 
     inner: ProcessorSpec
@@ -49,49 +47,6 @@ class Mending:
     def prefix(self) -> str:
         """Of their names."""
         return self.inner.prefix
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The processor's."""
-        return self.inner.labels
-
-    @property
-    def evaluation(self) -> Evaluation | None:
-        """The processor's."""
-        return self.inner.evaluation
-
-    @property
-    def verdict(self) -> Any:
-        """The processor's."""
-        return self.inner.verdict
-
-    def check(self) -> None:
-        """Does as the processor does."""
-        self.inner.check()
-
-    def resolved(self) -> Mending:
-        """Does as the processor does."""
-        return replace(self, inner=self.inner.resolved())
-
-    def pinned(self, verdict: Mapping[str, Any]) -> Mending:
-        """Does as the processor does."""
-        return replace(self, inner=self.inner.pinned(verdict))
-
-    def settings(self) -> Mapping[str, Any]:
-        """Returns the processor's."""
-        return self.inner.settings()
-
-    def warm_up(self) -> None:
-        """Does as the processor does."""
-        self.inner.warm_up()
-
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> Any:
-        """Does as the processor does."""
-        return self.inner.try_out(slot, longest_text)
-
-    def decided(self, found: Any) -> Mending:
-        """Does as the processor does."""
-        return replace(self, inner=self.inner.decided(found))
 
     def open(self, slot: WorkerSlot, report: Report) -> _Mender:
         """Returns the processor with what picks its rows."""

@@ -1,7 +1,7 @@
 """What adds columns to rows: a model or a user's function.
 
-The driver plans with a `ProcessorSpec` and sends it to the workers, where it is opened as a
-`Processor`.
+The driver plans with a `PlannedProcessor`; what is sent to the workers is a `ProcessorSpec`, which
+they open as a `Processor`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,6 @@ class Processor(Protocol):
         """Returns what each of its threads is doing, for the watchdog; None for one that waits."""
 
 
-S = TypeVar("S", bound="ProcessorSpec")
-
-
 class ProcessorSpec(Protocol):
     """What a processor is made of; small and picklable, since it is sent with every task.
 
@@ -52,9 +49,6 @@ class ProcessorSpec(Protocol):
         fields: columns that it adds, with their prefix. `n_tokens`, `truncated` and `error` come
             last.
         prefix: of the name of each added column.
-        labels: names of what it may predict, in the order of their ids; empty if there are none.
-        evaluation: how its results are measured; None: they are not.
-        verdict: what a trial found, for people and for the manifest; None before one.
     """
 
     @property
@@ -63,6 +57,23 @@ class ProcessorSpec(Protocol):
     def fields(self) -> pa.Schema: ...  # noqa: D102
     @property
     def prefix(self) -> str: ...  # noqa: D102
+
+    def open(self, slot: WorkerSlot, report: Report) -> Processor:
+        """Returns the processor, ready in this process."""
+
+
+S = TypeVar("S", bound="PlannedProcessor")
+
+
+class PlannedProcessor(ProcessorSpec, Protocol):
+    """A spec as the driver plans with it.
+
+    Attributes:
+        labels: names of what it may predict, in the order of their ids; empty if there are none.
+        evaluation: how its results are measured; None: they are not.
+        verdict: what a trial found, for people and for the manifest; None before one.
+    """
+
     @property
     def labels(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
@@ -104,9 +115,6 @@ class ProcessorSpec(Protocol):
 
     def decided(self: S, found: Any) -> S:
         """Returns the spec as every worker opens it, given what `try_out` returned."""
-
-    def open(self, slot: WorkerSlot, report: Report) -> Processor:
-        """Returns the processor, ready in this process."""
 
 
 @runtime_checkable

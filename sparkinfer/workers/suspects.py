@@ -70,7 +70,8 @@ class Attempt:
     """One attempt of a worker at rows of a chunk; small and picklable.
 
     Attributes:
-        folder: for the notes of this chunk.
+        folder: for the notes of all chunks.
+        chunk: name of the chunk.
         launch: names what was started together; the workers of other launches have ended.
         part: of the launch's rows.
         number: of attempts at this part before.
@@ -78,6 +79,7 @@ class Attempt:
     """
 
     folder: str
+    chunk: str
     launch: str
     part: int = 0
     number: int = 0
@@ -86,7 +88,7 @@ class Attempt:
     @property
     def name(self) -> str:
         """Of the file for its notes."""
-        return f"{self.launch}-{self.part}-{self.number}"
+        return f"{self.chunk}-{self.launch}-{self.part}-{self.number}"
 
     def of_task(self, part: int, number: int) -> Attempt:
         """Returns the attempt of one Spark task.
@@ -99,10 +101,10 @@ class Attempt:
         return replace(self, part=part, number=number, has_predecessor=has_predecessor)
 
     def follows(self, name: str) -> bool:
-        """Returns whether notes are those of a worker that has ended."""
-        launch, part, number = name.rsplit("-", 2)
-        if launch != self.launch:
-            return True
+        """Returns whether notes are of this chunk and by a worker that has ended."""
+        chunk, launch, part, number = name.rsplit("-", 3)
+        if chunk != self.chunk or launch != self.launch:
+            return chunk == self.chunk
         return int(part) == self.part and int(number) < self.number
 
 
