@@ -82,7 +82,7 @@ from sparkinfer.engines.horovod.launchers import _end_when_told
 from sparkinfer.workers.suspects import Attempt, Suspects
 
 _end_when_told()
-with Suspects(Attempt(sys.argv[1], "a")) as suspects:
+with Suspects(Attempt(*sys.argv[1:], "a")) as suspects:
     suspects.running("model", ["x"], alone=True)
     print("runs", flush=True)
     time.sleep(100)
@@ -90,7 +90,7 @@ with Suspects(Attempt(sys.argv[1], "a")) as suspects:
 
 
 def test_a_rank_that_is_told_to_end_takes_its_notes_along(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TOLD_TO_END, str(tmp_path)]
+    command = [sys.executable, "-c", TOLD_TO_END, str(tmp_path), "00000003"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as rank:
         assert rank.stdout is not None
         rank.stdout.readline()
