@@ -90,3 +90,11 @@ def test_a_chunk_whose_workers_have_ended_well_is_not_suspected(tmp_path: Path) 
     with Suspects(Deaths(str(tmp_path)).attempt(3, "a")) as suspects:
         suspects.running("model", ["x"])
     assert not Deaths(str(tmp_path)).are_over(3)
+
+
+def test_who_was_ended_has_not_died_of_its_rows(tmp_path: Path) -> None:
+    deaths = Deaths(str(tmp_path))
+    die(deaths, "ended", "x", alone=True)
+    die(deaths, "dead", "y")
+    deaths.withdraw("ended")
+    assert (deaths.left_by("ended"), deaths.left_by("dead")) == ([], [3])

@@ -105,6 +105,8 @@ class Command:
         assert holder is not None
         assert holder.released
         assert not (self.output / "_sparkinfer" / "staging").exists()
+        notes = self.output / "_sparkinfer" / "notes"
+        assert not notes.exists() or not list(notes.iterdir())
 
 
 def stopped_at(done: int) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from sparkinfer.exceptions import JobError
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import chunk_name
-from sparkinfer.storage import names_in
+from sparkinfer.storage import join, names_in, remove
 from sparkinfer.workers.suspects import (
     MOST_DEADLY,
     MOST_UNEXCEPTED,
@@ -67,6 +67,12 @@ class Deaths:
         """Returns the numbers of the chunks of which workers of a launch have left notes."""
         parts = (name.split("-") for name in names_in(self._notes))
         return sorted({int(chunk) for chunk, by, *_ in parts if by == launch})
+
+    def withdraw(self, launch: str) -> None:
+        """Removes the notes of a launch that was ended: its workers did not die of their rows."""
+        for name in names_in(self._notes):
+            if name.split("-")[1] == launch:
+                remove(join(self._notes, name))
 
     def add(self, chunk: int, error: Exception) -> None:
         """Notes that a worker died over the chunk of a number.

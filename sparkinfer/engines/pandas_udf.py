@@ -145,6 +145,7 @@ class _Scoring:
                 return self._chunks.score(task, attempt)
             except JobError as error:
                 if not is_death(error):
+                    self._deaths.withdraw(attempt.launch)
                     raise
                 self._deaths.add(task.chunk.number, error)
 

@@ -173,9 +173,12 @@ class HorovodEngine:
             try:
                 supervisor.conclude(launch_error)
             except JobError as error:
+                if not supervisor.has_died:
+                    deaths.withdraw(name)
+                    raise
                 # What a rank last told of itself may be older than its notes.
                 chunks = {*deaths.left_by(name), *supervisor.deadly_chunks}
-                if not supervisor.has_died or not chunks:
+                if not chunks:
                     raise
                 for number in chunks & waiting.keys():
                     deaths.add(number, error)

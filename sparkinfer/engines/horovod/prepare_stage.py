@@ -62,8 +62,11 @@ def prepare(
             _run(spark, try_)
             listed = {_list_name(index) for task in try_.tasks for index in task}
         except JobError as error:
+            if not is_death(error):
+                deaths.withdraw(try_.launch)
+                raise
             over = deaths.left_by(try_.launch)
-            if not is_death(error) or not over:
+            if not over:
                 raise
             for number in over:
                 deaths.add(number, error)
