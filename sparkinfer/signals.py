@@ -43,14 +43,21 @@ class _Hearing:
         for number in ASKS_TO_END:
             if signal.getsignal(number) != signal.SIG_IGN:  # as of a command under nohup
                 self._handlers[number] = signal.signal(number, self.hear)
+        self._show, sys.unraisablehook = sys.unraisablehook, self._pass_over
         threading.Thread(target=self._see_to_it, name="sparkinfer-signals", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._first.set()
+        sys.unraisablehook = self._show
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+    def _pass_over(self, lost: sys.UnraisableHookArgs) -> None:
+        """Shows what gets lost in a `__del__`, but for `Stopped`, which is raised again."""
+        if not isinstance(lost.exc_value, Stopped):
+            self._show(lost)
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Raises `Stopped`, unless one is on its way already."""

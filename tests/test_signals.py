@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -295,3 +296,18 @@ def test_handlers_are_as_they_were_at_the_end() -> None:
     with signals.stops_heard():
         pass
     assert [signal.getsignal(number) for number in signals.ASKS_TO_END] == before
+
+
+class StoppedAtItsEnd:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_gets_lost_is_raised_again_and_not_shown(
+    heard: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropped = [StoppedAtItsEnd()]
+    dropped.clear()
+    with pytest.raises(signals.Stopped):
+        threading.Event().wait(WAIT_S)
+    assert capsys.readouterr().err == ""
