@@ -46,7 +46,10 @@ class ErrorLimit:
         often = ", ".join(f"{n} x {reason!r}" for reason, n in self._reasons.most_common(3))
         fix = "run with --overwrite once the input has changed"
         if self._reasons[NULL_TEXT] < self._errors:  # rows without a text are not retried
-            fix = "fix the cause and run with --retry-errors, or with --overwrite if the input changes"
+            fix = (
+                "fix the cause and run with --retry-errors, or with --overwrite if the input "
+                "changes"
+            )
         return (
             f"{self._errors} rows have an error, and max_error_rows={self._asked!r} allows "
             f"{self._most}: {often or 'see the output'}. Either {fix}; or raise the limit and run "
