@@ -80,7 +80,7 @@ class ErrorRetry:
             JobError: a worker failed for good, or the lease was lost; what is mended is recorded.
         """
         plan = self._plan()
-        self._hold.sink.unfinish()
+        self._hold.insist(self._hold.sink.unfinish)
         self._recorder = Recorder(self._hold, self._measure, plan.workers.device_type)
         self._progress = Progress(self.rows, len(self._records))
         with display(self._progress):
