@@ -39,9 +39,9 @@ def parquet(text: str) -> bytes:
     return buffer.getvalue()
 
 
-def prepare(folder: str, chunk: int, *names: str) -> Publication:
+def prepare(folder: str, chunk: int, *names: str, epoch: int = 1) -> Publication:
     """Stages files, each with its name as its content."""
-    staging = join(folder, "_sparkinfer", "staging", "00000001", "attempt")
+    staging = join(folder, "_sparkinfer", "staging", f"{epoch:08d}", "attempt")
     make_folder(staging)
     for name in names:
         fs, path = fsspec.core.url_to_fs(join(staging, name))
@@ -64,7 +64,7 @@ def test_files_are_named_after_chunk_place_and_run(folder: str) -> None:
     publication = prepare(folder, 12, "b.parquet", "a.parquet")
     assert publication.files == {
         "part-00000012-000-0123abcd.parquet": len(parquet("b.parquet")),
-        "part-00000012-001-0123abcd.parquet": len(parquet("a.parquet")),
+        "part-00000012-001.00000001-0123abcd.parquet": len(parquet("a.parquet")),
     }
     assert publication.rows == 2
     assert list(publication.sources.values()) == [
@@ -86,7 +86,7 @@ def test_a_publication_is_staged_then_published_and_missing_if_it_is_nowhere(fol
     assert sink.state(publication, sink.look()) == "staged"
     sink.publish(publication, ())
     assert sink.state(publication, sink.look()) == "published"
-    remove(join(folder, "part-00000003-001-0123abcd.parquet"))
+    remove(join(folder, "part-00000003-001.00000001-0123abcd.parquet"))
     assert sink.state(publication, sink.look()) == "missing"
 
 
@@ -118,6 +118,12 @@ def test_a_file_that_is_gone_from_both_places_is_an_error(folder: str) -> None:
     remove(join(folder, "_sparkinfer", "staging"))
     with pytest.raises(FileNotFoundError):
         ParquetFolder(folder, RUN).publish(publication, ())
+
+
+def test_only_the_first_file_of_a_chunk_has_the_name_of_an_earlier_one(folder: str) -> None:
+    one, other = (prepare(folder, 3, "a", "b", "c", epoch=epoch).files for epoch in (1, 2))
+    assert set(one) & set(other) == {"part-00000003-000-0123abcd.parquet"}
+    assert next(iter(one)) == next(iter(other))
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (3, 1), (1, 3), (3, 2)])
@@ -184,11 +190,15 @@ def test_a_folder_is_none_of_the_files_of_a_run(folder: str) -> None:
 
 def test_files_of_some_runs_are_told_from_all_others(folder: str) -> None:
     make_folder(folder)
-    ours = ["part-00000001-000-0123abcd.parquet", "part-00000002-000.parquet"]
+    ours = [
+        "part-00000001-000-0123abcd.parquet",
+        "part-00000001-001.00000003-0123abcd.parquet",
+        "part-00000002-000.parquet",
+    ]
     for name in (*ours, "part-00000001-000-89abcdef.parquet", "part-1.parquet", "_SUCCESS"):
         write_text(join(folder, name), "")
     assert ParquetFolder(folder).of_runs({RUN, ""}) == ours
-    assert ParquetFolder(folder).of_runs({RUN}) == ours[:1]
+    assert ParquetFolder(folder).of_runs({RUN}) == ours[:2]
 
 
 def test_the_mark_of_the_end_comes_and_goes(folder: str) -> None:

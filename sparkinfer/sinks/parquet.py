@@ -27,8 +27,12 @@ from sparkinfer.storage import (
 STAGING_FOLDER = "staging"
 """In the work folder: for what is not published yet, a folder for each epoch."""
 
-PART_NAME = re.compile(r"part-(\d{8})-\d{3,}(?:-([0-9a-f]{8}))?\.parquet")
-"""Number of the chunk, and id of the run; runs of older versions have none."""
+PART_NAME = re.compile(r"part-(\d{8})-\d{3,}(?:\.\d{8,})?(?:-([0-9a-f]{8}))?\.parquet")
+"""Number of the chunk, index, epoch, and id of the run; runs of older versions have no id.
+
+The first file of a chunk has no epoch: that of the next generation takes its place in one step. The
+others go before, and a writer that wakes up while it removes them must not remove a later one's.
+"""
 
 
 class ParquetFolder:
@@ -46,18 +50,22 @@ class ParquetFolder:
 
     def prepare(self, chunk: Chunk, staging: str, names: Sequence[str]) -> Publication:
         """Returns what readers are to see of staged files, which are made durable; see `Sink`."""
-        suffix = f"-{self._run}" if self._run else ""
         files, sources, digests, rows = {}, {}, {}, 0
         for index, name in enumerate(names):
-            source = join(staging, name)
-            sync(source)
-            target = f"part-{chunk.name}-{index:03d}{suffix}.parquet"
-            files[target] = file_size(source)
-            sources[target] = source.removeprefix(self._work + "/")
-            footer = _footer_of_staged(source, files[target])
+            path = join(staging, name)
+            sync(path)
+            source = path.removeprefix(self._work + "/")
+            target = self._name(chunk, index, epoch=source.split("/")[1])
+            files[target], sources[target] = file_size(path), source
+            footer = _footer_of_staged(path, files[target])
             digests[target] = footer.digest
             rows += footer.rows
         return Publication(files, sources, digests, rows)
+
+    def _name(self, chunk: Chunk, index: int, epoch: str) -> str:
+        of_epoch = f".{epoch}" if index else ""
+        of_run = f"-{self._run}" if self._run else ""
+        return f"part-{chunk.name}-{index:03d}{of_epoch}{of_run}.parquet"
 
     def look(self) -> Seen:
         """Returns what the output holds now; what moves meanwhile is seen where it moves to."""
