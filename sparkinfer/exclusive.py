@@ -11,8 +11,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from sparkinfer import mounts
 from sparkinfer.logs import get_logger
-from sparkinfer.storage import file_system, is_local, read_text, sync, write_text
+from sparkinfer.storage import file_system, is_local, read_text, write_text
 
 logger = get_logger(__name__)
 
@@ -47,19 +48,31 @@ def create_exclusively(path: str, text: str, *, durable: bool = False, prove: bo
 
 def _create_local(path: Path, text: str, durable: bool) -> bool:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    partial.write_text(text, encoding="utf-8")
     try:
-        if durable:
-            sync(str(partial))
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(partial)
-        return True
-    except OSError:  # a mounted store may lack hard links, and may check only on closing
-        with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as handle:
-            handle.write(text)
-        return False
+        _write(partial, text, durable)
+        with contextlib.suppress(OSError):  # a mounted store may lack hard links
+            _link(path, partial)
+            return True
     finally:
         partial.unlink(missing_ok=True)
+    # If this fails half-way, what is there stays: it may be another's, as a mounted store may check
+    # only on closing.
+    with contextlib.suppress(FileExistsError):
+        _write(path, text, durable)
+    return False
+
+
+def _link(path: Path, partial: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(partial)
+
+
+def _write(path: Path, text: str, durable: bool) -> None:
+    with path.open("x", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        if durable:
+            mounts.sync(handle.fileno())
 
 
 def _create_on_store(path: str, text: str, prove: bool) -> bool:

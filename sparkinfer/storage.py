@@ -14,7 +14,7 @@ import posixpath
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,20 @@ def sizes_in(path: str) -> dict[str, int]:
         return {}
     if is_local(fs):  # faster: fsspec collects much more than the size
         with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            return dict(_sizes(entries))
     return {
         _name(entry["name"]): entry["size"]
         for entry in fs.ls(folder, detail=True)
         if entry["type"] == "file" and not _is_self(entry["name"], folder)
     }
+
+
+def _sizes(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
+    """Yields names and sizes of files; one may go while others are looked at."""
+    for entry in entries:
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_file():
+                yield entry.name, entry.stat().st_size
 
 
 def _name(path: str) -> str:
@@ -253,8 +261,19 @@ def read_bytes(path: str) -> bytes | None:
     fs, name = file_system(path)
     try:
         content: bytes = fs.cat_file(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
+    return content
+
+
+def read_range(path: str, start: int, end: int) -> bytes:
+    """Returns the bytes of a file from one place up to another.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    fs, name = file_system(path)
+    content: bytes = fs.cat_file(name, start=start, end=end)
     return content
 
 

@@ -16,6 +16,7 @@ import sparkinfer.jobs.runner
 from sparkinfer import exclusive, storage
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
+from sparkinfer.jobs import output
 from sparkinfer.jobs.lease import Lease, LeaseLostError
 from sparkinfer.jobs.records import Records
 from sparkinfer.sinks.parquet import ParquetFolder
@@ -110,6 +111,58 @@ def test_a_writer_that_wakes_up_before_any_change_loses_and_doubles_nothing(
         result = run_made_up(asleep)
         assert ids_of(asleep.output) == list(range(40)), number
         assert (result.rows, storage.exists(f"{asleep.output}/_SUCCESS")) == (40, True)
+
+
+@pytest.mark.parametrize("then", [{}, {"retry_errors": True}, {"overwrite": True}])
+def test_a_retry_that_wakes_up_before_any_change_takes_no_row_away(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, then: dict[str, Any]
+) -> None:
+    retry, other = config.replace(retry_errors=True), config.replace(**then)
+
+    def prepare(number: int) -> ScoringConfig:
+        output = f"{config.output}-{number}"
+        fresh = config.replace(output=output)
+        run_made_up(fresh, MadeUpEngine(fresh, parts=2, failing=(5, 6, 25)))
+        sleeper.output, sleeper.changes = output, 0
+        return retry.replace(output=output)
+
+    sleeper = Sleeper(config, monkeypatch, lambda: None)
+    sleeper.watch_changes()
+    first = prepare(0)
+    run_made_up(first, MadeUpEngine(first, parts=2))
+    for number in range(1, sleeper.changes):
+        asleep = prepare(number)
+        sleeper.asleep_at = number
+        again = other.replace(output=asleep.output)
+        sleeper.other = partial(run_made_up, again, MadeUpEngine(again, parts=2))
+        with contextlib.suppress(JobError):
+            run_made_up(asleep, MadeUpEngine(asleep, parts=2))
+        assert sleeper.asleep_at is None
+        assert ids_of(asleep.output) == list(range(40)), number
+        assert storage.exists(f"{asleep.output}/_SUCCESS")
+        engine = MadeUpEngine(asleep)
+        assert run_made_up(config.replace(output=asleep.output), engine).rows == 40
+        assert engine.scored == []
+
+
+def test_a_writer_that_wakes_up_at_the_end_keeps_what_its_successor_needs(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = f"{config.output}/_sparkinfer"
+    successors = [f"{work}/chunks/00000000.000-ffffffff.json", f"{work}/input/later/a.parquet"]
+    remove_manifests = output.remove_manifests
+
+    def sleep(path: str, below: int) -> None:
+        for file in successors:
+            storage.make_folder(file.rpartition("/")[0])
+            storage.write_text(file, "")
+        take_over(str(config.output))
+        remove_manifests(path, below)
+
+    monkeypatch.setattr(output, "remove_manifests", sleep)
+    with pytest.raises(LeaseLostError):
+        run_made_up(config)
+    assert all(storage.exists(file) for file in successors)
 
 
 def test_a_record_of_another_writer_is_finished_and_ones_own_attempt_dropped(

@@ -38,8 +38,9 @@ MANIFEST = Manifest(
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The manifest's file."""
-    (tmp_path / "_sparkinfer").mkdir()
+    """The manifest's file; a chunk of it has a record."""
+    (tmp_path / "_sparkinfer" / "chunks").mkdir(parents=True)
+    (tmp_path / "_sparkinfer" / "chunks" / "00000001.000-0123abcd.json").write_text("{}")
     assert create_manifest(str(tmp_path), MANIFEST)
     return tmp_path / "_sparkinfer" / "manifest-000001.json"
 
@@ -66,7 +67,7 @@ def test_the_manifest_with_the_highest_number_counts(tmp_path: Path, path: Path)
     assert create_manifest(str(tmp_path), later)
     assert read_manifest(str(tmp_path)) == later
     remove_manifests(str(tmp_path), below=12)
-    assert [file.name for file in path.parent.iterdir()] == ["manifest-000012.json"]
+    assert [file.name for file in path.parent.glob("m*")] == ["manifest-000012.json"]
     path.parent.joinpath("manifest-000012.json").rename(path.parent / "manifest-000013.json")
     with pytest.raises(ResumeError, match="says that its number is 12"):
         read_manifest(str(tmp_path))
@@ -145,6 +146,10 @@ def test_a_damaged_or_changed_manifest_is_an_error_that_says_what_to_do(
         {"read_files": ["a", "/etc/passwd"]},
         {"input_files": [{"name": "a"}]},
         {"labels": None},
+        {"labels": ["no", 1]},
+        {"replaced": [[]]},
+        {"run": 1},
+        {"number": 2},
         {"unknown": 1},
     ],
 )
@@ -153,6 +158,35 @@ def test_a_manifest_with_a_checksum_is_checked_all_the_same(
 ) -> None:
     edit_manifest(tmp_path, **changes)
     with pytest.raises(ResumeError, match="is damaged .*--overwrite"):
+        read_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"schema_version": 3, "sett'])
+def test_a_manifest_whose_writer_died_is_passed_over_if_nothing_was_done_by_it(
+    tmp_path: Path, path: Path, torn: bytes
+) -> None:
+    later = path.with_name("manifest-000002.json")
+    later.write_bytes(torn)
+    assert read_manifest(str(tmp_path)) == MANIFEST
+    for name in ("00000003.000-0123abcd.json", "00000000.000-ffffffff.json"):
+        record = tmp_path / "_sparkinfer" / "chunks" / name
+        record.write_text("{}")  # of a chunk, or of a run, that only the later one can know
+        with pytest.raises(ResumeError, match="manifest-000002.json is damaged"):
+            read_manifest(str(tmp_path))
+        record.unlink()
+    (tmp_path / "_sparkinfer" / "chunks" / "00000000.000-89abcdef.json").write_text("{}")
+    assert read_manifest(str(tmp_path)) == MANIFEST  # of a run that it has replaced
+    for file in (tmp_path / "_sparkinfer" / "chunks").iterdir():
+        file.unlink()
+    path.unlink()
+    assert read_manifest(str(tmp_path)) is None
+
+
+def test_a_folder_in_the_place_of_a_manifest_is_an_error(tmp_path: Path, path: Path) -> None:
+    path.with_name("manifest-000002.json").mkdir()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ResumeError, match="is damaged"):
         read_manifest(str(tmp_path))
 
 

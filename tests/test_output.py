@@ -136,13 +136,14 @@ def test_what_other_runs_left_is_forgotten(folder: str) -> None:
     kept = [
         "chunks/00000001.000-0123abcd.json",
         "input/mine/b.parquet",
+        "input/table/c.parquet",
         "lease/epoch",
         "manifest-000002.json",
     ]
     gone = [
         "chunks/00000001.000-89abcdef.json",
         "chunks/00000002.json",
-        "input/a/b.parquet",
+        "input/old/b.parquet",
         "manifest-000001.json",
         "manifest.json",
     ]
@@ -155,14 +156,14 @@ def test_what_other_runs_left_is_forgotten(folder: str) -> None:
         verdict={},
         labels=(),
         input_files=(),
-        read_files=("_copies/mine/b.parquet", "a"),
+        read_files=("_copies/mine/b.parquet", "table/c.parquet", "a"),
         chunks=(),
         created="",
         written_by="",
         run="0123abcd",
         number=2,
     )
-    output.forget(manifest)
+    output.forget(manifest, lambda act: act())
     assert sorted(walk(join(folder, "_sparkinfer"))) == kept
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer.sinks.parquet
+from sparkinfer.exceptions import OutputError
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.plan.ports import Publication
+from sparkinfer.plan.ports import Publication, Seen
 from sparkinfer.sinks.parquet import ParquetFolder
-from sparkinfer.storage import file_size, join, make_folder, names_in, remove, write_text
+from sparkinfer.storage import join, make_folder, names_in, remove, write_text
 
 RUN = "0123abcd"
 
@@ -23,38 +28,53 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "out")
     fsspec.filesystem("memory").store.clear()
+    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
     return "memory://bucket/out"
 
 
-def prepare(folder: str, chunk: int, *names: str) -> Publication:
+def parquet(text: str) -> bytes:
+    """Returns a file of one row."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"name": [text]}), buffer)
+    return buffer.getvalue()
+
+
+def prepare(folder: str, chunk: int, *names: str, epoch: int = 1) -> Publication:
     """Stages files, each with its name as its content."""
-    staging = join(folder, "_sparkinfer", "staging", "00000001", "attempt")
+    staging = join(folder, "_sparkinfer", "staging", f"{epoch:08d}", "attempt")
     make_folder(staging)
     for name in names:
-        write_text(join(staging, name), name)
+        fs, path = fsspec.core.url_to_fs(join(staging, name))
+        fs.pipe_file(path, parquet(name))
     return ParquetFolder(folder, RUN).prepare(Chunk(chunk, ()), staging, names)
 
 
 def visible(folder: str) -> dict[str, str]:
     fs, root = fsspec.core.url_to_fs(folder)
     names = [name for name in names_in(folder) if name != "_sparkinfer"]
-    return {name: fs.cat_file(f"{root}/{name}").decode() for name in names}
+    return {name: _name_in(fs.cat_file(f"{root}/{name}")) for name in names}
+
+
+def _name_in(content: bytes) -> str:
+    [name] = pq.read_table(io.BytesIO(content))["name"].to_pylist()
+    return str(name)
 
 
 def test_files_are_named_after_chunk_place_and_run(folder: str) -> None:
     publication = prepare(folder, 12, "b.parquet", "a.parquet")
     assert publication.files == {
-        "part-00000012-000-0123abcd.parquet": 9,
-        "part-00000012-001-0123abcd.parquet": 9,
+        "part-00000012-000-0123abcd.parquet": len(parquet("b.parquet")),
+        "part-00000012-001.00000001-0123abcd.parquet": len(parquet("a.parquet")),
     }
+    assert publication.rows == 2
     assert list(publication.sources.values()) == [
         "staging/00000001/attempt/b.parquet",
         "staging/00000001/attempt/a.parquet",
     ]
     sink = ParquetFolder(folder, RUN)
-    assert sink.look() == {}
+    assert sink.look() == Seen({}, ["00000001"])
     sink.publish(publication, ())
-    assert sink.look() == publication.files
+    assert sink.look().files == publication.files
     assert list(visible(folder).values()) == ["b.parquet", "a.parquet"]
     assert [sink.chunk_of(name) for name in publication.files] == [12, 12]
     assert ParquetFolder(folder, "89abcdef").chunk_of(next(iter(publication.files))) is None
@@ -63,11 +83,10 @@ def test_files_are_named_after_chunk_place_and_run(folder: str) -> None:
 def test_a_publication_is_staged_then_published_and_missing_if_it_is_nowhere(folder: str) -> None:
     sink = ParquetFolder(folder, RUN)
     publication = prepare(folder, 3, "a.parquet", "b.parquet")
-    assert (sink.state(publication, sink.look()), sink.is_staged(publication)) == ("staged", True)
+    assert sink.state(publication, sink.look()) == "staged"
     sink.publish(publication, ())
     assert sink.state(publication, sink.look()) == "published"
-    assert not sink.is_staged(publication)
-    remove(join(folder, "part-00000003-001-0123abcd.parquet"))
+    remove(join(folder, "part-00000003-001.00000001-0123abcd.parquet"))
     assert sink.state(publication, sink.look()) == "missing"
 
 
@@ -101,6 +120,12 @@ def test_a_file_that_is_gone_from_both_places_is_an_error(folder: str) -> None:
         ParquetFolder(folder, RUN).publish(publication, ())
 
 
+def test_only_the_first_file_of_a_chunk_has_the_name_of_an_earlier_one(folder: str) -> None:
+    one, other = (prepare(folder, 3, "a", "b", "c", epoch=epoch).files for epoch in (1, 2))
+    assert set(one) & set(other) == {"part-00000003-000-0123abcd.parquet"}
+    assert next(iter(one)) == next(iter(other))
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (3, 1), (1, 3), (3, 2)])
 def test_a_later_generation_takes_the_place_of_the_one_before(
     folder: str, before: int, after: int
@@ -109,7 +134,7 @@ def test_a_later_generation_takes_the_place_of_the_one_before(
     old = prepare(folder, 3, *(f"old-{index}" for index in range(before)))
     sink.publish(old, ())
     new = prepare(folder, 3, *(f"new-{index}" for index in range(after)))
-    assert sink.is_staged(new)
+    assert sink.state(new, sink.look()) == "staged"
     for _ in range(2):
         sink.publish(new, old.files)
         assert list(visible(folder).values()) == [f"new-{index}" for index in range(after)]
@@ -122,16 +147,58 @@ def test_a_half_copied_file_is_copied_again(folder: str) -> None:
     sink = ParquetFolder(folder, RUN)
     assert sink.state(publication, sink.look()) == "staged"
     sink.publish(publication, ())
-    assert file_size(join(folder, name)) == len("a.parquet")
+    assert sink.look().files == publication.files
+
+
+def test_what_waits_is_staged_whatever_has_its_name_and_size(folder: str) -> None:
+    sink = ParquetFolder(folder, RUN)
+    old = prepare(folder, 3, "old")
+    sink.publish(old, ())
+    new = prepare(folder, 3, "new")
+    assert old.files == new.files
+    assert sink.state(new, sink.look()) == "staged"
+    sink.publish(new, old.files)
+    assert list(visible(folder).values()) == ["new"]
+
+
+def test_a_file_is_told_from_another_of_its_size(folder: str) -> None:
+    sink = ParquetFolder(folder, RUN)
+    first, second = prepare(folder, 1, "one"), prepare(folder, 2, "two")
+    for publication in (first, second):
+        sink.publish(publication, ())
+        assert sink.is_true(publication)
+    fs, root = fsspec.core.url_to_fs(folder)
+    [one], [two] = first.files, second.files
+    assert first.files[one] == second.files[two]
+    assert not sink.is_true(replace(first, rows=2))
+    fs.copy(f"{root}/{two}", f"{root}/{one}")
+    assert not sink.is_true(first)
+    assert sink.is_true(replace(first, digests={}))  # as an older version recorded it
+    fs.pipe_file(f"{root}/{one}", bytes(first.files[one]))
+    assert not sink.is_true(replace(first, digests={}))
+    remove(join(folder, one))
+    assert not sink.is_true(first)
+
+
+def test_a_folder_is_none_of_the_files_of_a_run(folder: str) -> None:
+    make_folder(join(folder, "part-00000001-000-0123abcd.parquet"))
+    write_text(join(folder, "part-00000001-000-0123abcd.parquet", "x"), "somebody's")
+    assert ParquetFolder(folder).of_runs({RUN}) == []
+    with pytest.raises(OutputError, match="holds 'part-00000001-000-0123abcd.parquet', which no"):
+        ParquetFolder(folder).refuse_strangers({RUN})
 
 
 def test_files_of_some_runs_are_told_from_all_others(folder: str) -> None:
     make_folder(folder)
-    ours = ["part-00000001-000-0123abcd.parquet", "part-00000002-000.parquet"]
+    ours = [
+        "part-00000001-000-0123abcd.parquet",
+        "part-00000001-001.00000003-0123abcd.parquet",
+        "part-00000002-000.parquet",
+    ]
     for name in (*ours, "part-00000001-000-89abcdef.parquet", "part-1.parquet", "_SUCCESS"):
         write_text(join(folder, name), "")
     assert ParquetFolder(folder).of_runs({RUN, ""}) == ours
-    assert ParquetFolder(folder).of_runs({RUN}) == ours[:1]
+    assert ParquetFolder(folder).of_runs({RUN}) == ours[:2]
 
 
 def test_the_mark_of_the_end_comes_and_goes(folder: str) -> None:

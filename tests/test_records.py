@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sparkinfer.jobs.records import ChunkRecord, Records, runs_in
+from sparkinfer.jobs.records import ChunkRecord, Records, recorded, records_of_others
 from sparkinfer.jobs.sealed import seal
 
 RUN = "0123abcd"
@@ -50,11 +50,12 @@ def test_records_come_back_by_number_and_generation(records: Records, tmp_path: 
     for record in (RECORD, later, other):
         assert records.create(record) == record
     assert records.generations() == {0: [0], 1: [1, 0]}
-    assert list(records.read_newest(records.generations())) == [other, later]
-    assert records.read(1, 0) == RECORD
+    assert (records.read(1, 0), records.read(1, 1)) == (RECORD, later)
     assert records.read(1, 2) is None
     assert Records(str(tmp_path), "89abcdef").generations() == {}
-    assert runs_in(str(tmp_path)) == {RUN}
+    assert recorded(str(tmp_path)) == {(RUN, 0), (RUN, 1)}
+    assert records_of_others(str(tmp_path), RUN) == []
+    assert len(records_of_others(str(tmp_path), "89abcdef")) == 3
 
 
 def test_of_two_that_create_a_generation_the_second_finds_the_firsts_record(
@@ -98,6 +99,20 @@ def edited(**changes: Any) -> Callable[[str], str]:
         edited(sources={NAME: "/etc/passwd"}),
         edited(sources={"other": "staging/x"}),
         edited(surprise=1),
+        edited(errors=1.5),
+        edited(errors=6),
+        edited(truncated=-1),
+        edited(tokens=None),
+        edited(epoch=True),
+        edited(reasons={"the text is null": "1"}),
+        edited(files={NAME: None}),
+        edited(files=None),
+        edited(sources={NAME: 1}),
+        edited(digests={NAME: None}),
+        edited(seconds="long"),
+        edited(metrics=[]),
+        edited(finished="yesterday"),
+        edited(finished=None),
     ],
 )
 def test_a_record_that_is_damaged_or_leads_elsewhere_counts_as_absent_and_is_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,21 @@ import pytest
 
 from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import JobError, ResumeError
+from sparkinfer.exceptions import JobError, OutputError, ResumeError
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.models.gate import Verdict
 from sparkinfer.plan.prelude import Prelude
-from tests.disk import Killed, ids_of
+from tests.disk import Disk, Killed, ids_of
 from tests.made_up_engine import MadeUpEngine, add_file, run_made_up, write_input
 from tests.test_runner import kill_before
-from tests.written import edit_manifest, edit_record, manifest_path, manifest_values, part_of
+from tests.written import (
+    edit_manifest,
+    edit_record,
+    manifest_path,
+    manifest_values,
+    part_of,
+    record_file,
+)
 
 
 @pytest.fixture
@@ -283,3 +291,122 @@ def test_the_manifest_knows_the_runs_that_it_replaced(config: ScoringConfig) -> 
     values = json.loads(manifest_path(config.output).read_text())
     assert (values["replaced"], values["number"], values["overwrites"]) == ([first], 2, True)
     assert values["run"] != first
+
+
+def swap(config: ScoringConfig) -> None:
+    """Gives a file the content of another of its size."""
+    part_of(config.output, 1).write_bytes(part_of(config.output, 3).read_bytes())
+    edit_record(config.output, 1, files={part_of(config.output, 1).name: size_of(config, 3)})
+
+
+def size_of(config: ScoringConfig, chunk: int) -> int:
+    return part_of(config.output, chunk).stat().st_size
+
+
+def spoil_footer(config: ScoringConfig) -> None:
+    path = part_of(config.output, 1)
+    path.write_bytes(path.read_bytes()[:-8] + b"\xff" * 8)
+
+
+@pytest.mark.parametrize("spoil", [swap, spoil_footer])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_file_that_was_replaced_by_another_of_its_size_has_its_chunk_scored_again(
+    config: ScoringConfig, spoil: Callable[[ScoringConfig], None], finished: bool
+) -> None:
+    run(config)
+    if not finished:
+        (Path(str(config.output)) / "_SUCCESS").unlink()
+    spoil(config)
+    assert run(config)[1].scored == [1]
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_records_do_not_stand_for_chunks_with_other_rows(config: ScoringConfig) -> None:
+    run(config)
+    chunks = [WHOLE[1], WHOLE[0], *WHOLE[2:]]
+    edit_manifest(config.output, chunks=chunks)
+    assert run(config)[1].scored == [0, 1]
+    assert ids_of(config.output) == list(range(80))
+
+
+def test_a_manifest_from_an_older_copy_grows_anew_without_the_rows_of_the_lost_one(
+    config: ScoringConfig, source: Path
+) -> None:
+    incremental = config.replace(incremental=True)
+    run(incremental)
+    older = manifest_path(config.output).read_bytes()
+    add_file(source, 3)
+    run(incremental)
+    manifest_path(config.output).unlink()
+    (Path(str(config.output)) / "_sparkinfer" / "manifest-000001.json").write_bytes(older)
+    add_file(source, 2)  # the chunks of this one come first now
+    assert run(incremental)[1].scored == [4, 5, 6, 7]
+    assert ids_of(config.output) == list(range(160))
+
+
+def test_records_and_files_of_another_output_are_a_strangers(config: ScoringConfig) -> None:
+    other = config.replace(output=f"{config.output}-other")
+    run(config)
+    run(other)
+    copied = [part_of(other.output, 0), record_file(other.output, 0)]
+    for path, folder in zip(copied, (".", "_sparkinfer/chunks"), strict=True):
+        shutil.copy(path, Path(str(config.output)) / folder)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=f"holds '{copied[0].name}', which no run wrote"):
+            run(config.replace(overwrite=overwrite))
+    (Path(str(config.output)) / copied[0].name).unlink()
+    assert run(config)[1].scored == []
+
+
+def test_a_run_whose_manifest_was_not_finished_begins_by_the_same_command(
+    config: ScoringConfig, source: Path
+) -> None:
+    work = Path(str(config.output)) / "_sparkinfer"
+    work.mkdir(parents=True)
+    (work / "manifest-000001.json").write_bytes(b"{")
+    run(config.replace(incremental=True))
+    assert manifest_path(config.output).name == "manifest-000002.json"
+    add_file(source, 2)
+    (work / "manifest-000003.json").write_bytes(b"")
+    assert run(config.replace(incremental=True))[1].scored == [4, 5]
+    assert ids_of(config.output) == list(range(120))
+
+
+def test_an_overwriting_run_that_is_killed_before_it_begins_leaves_the_old_one_finished(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = config.replace(overwrite=True)
+    run(again)
+    disk = Disk(config.output, monkeypatch).watch_changes()
+    disk.kill_at(0, config.output)
+    with pytest.raises(Killed):
+        run(again)
+    disk.fatal = None
+    assert (Path(str(config.output)) / "_SUCCESS").exists()
+    assert run(again)[1].scored == [0, 1, 2, 3]
+
+
+def test_what_is_added_to_an_overwriting_run_is_no_reason_to_go_on_with_all_of_it(
+    config: ScoringConfig, source: Path
+) -> None:
+    run(config.replace(overwrite=True))
+    add_file(source, 2)
+    with pytest.raises(Killed):
+        run(config.replace(incremental=True), before_chunk=kill_before(5))
+    engine = run(config.replace(overwrite=True))[1]
+    assert engine.scored == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_damaged_copy_of_the_input_does_not_keep_a_run_from_overwriting(
+    config: ScoringConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "csv"
+    folder.mkdir()
+    lines = "".join(f"{i},film {i},{i % 2}\n" for i in range(80))
+    (folder / "in.csv").write_text(f"id,text,label\n{lines}")
+    again = config.replace(input=str(folder), overwrite=True)
+    with pytest.raises(Killed):
+        run(again, before_chunk=kill_before(2))
+    for copy in (Path(str(config.output)) / "_sparkinfer" / "input").rglob("*.parquet"):
+        copy.write_bytes(b"")
+    assert run(again)[0].rows == 80

@@ -31,7 +31,9 @@ def part_of(output: str | Path | None, chunk: int, index: int = 0) -> Path:
     """Returns the path of a visible file, which need not exist."""
     manifest = read_manifest(str(output))
     assert manifest is not None
-    return Path(str(output)) / f"part-{chunk:08d}-{index:03d}-{manifest.run}.parquet"
+    found = Path(str(output)).glob(f"part-{chunk:08d}-{index:03d}*-{manifest.run}.parquet")
+    absent = Path(str(output)) / f"part-{chunk:08d}-{index:03d}-{manifest.run}.parquet"
+    return next(found, absent)
 
 
 def record_file(output: str | Path | None, chunk: int, generation: int = 0) -> Path:

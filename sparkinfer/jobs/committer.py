@@ -12,8 +12,7 @@ from sparkinfer.jobs.records import ChunkRecord
 from sparkinfer.metrics.measure import Measure
 from sparkinfer.plan.ports import Publication, ScoredChunk
 from sparkinfer.plan.progress import Progress
-from sparkinfer.rows.tally import Tally, add_up, rows_in
-from sparkinfer.storage import join
+from sparkinfer.rows.tally import Tally, add_up
 from sparkinfer.workers import heap
 
 TRIM_EVERY = 32
@@ -72,17 +71,20 @@ class Recorder:
         """
         tally = add_up((file.tally for file in scored.files), self._measure)
         _refuse_other_rows(scored, tally.rows)
-        paths = [join(scored.staging, file.name) for file in scored.files]
-        _refuse_other_rows(scored, self._hold.insist(lambda: sum(map(rows_in, paths))))
         return tally
 
     def record(
         self, scored: ScoredChunk, tally: Tally, instead_of: Collection[str] = ()
     ) -> ChunkRecord:
-        """Records and publishes a chunk; returns the record that stands then; see `Ledger`."""
+        """Records and publishes a chunk; returns the record that stands then; see `Ledger`.
+
+        Raises:
+            RowConservationError: its files do not hold as many rows as the chunk.
+        """
         hold = self._hold
         names = [file.name for file in scored.files]
         publication = hold.insist(lambda: hold.sink.prepare(scored.chunk, scored.staging, names))
+        _refuse_other_rows(scored, publication.rows)
         draft = self._draft(scored, tally, publication)
         record = hold.ledger.commit(draft, hold.insist, instead_of)
         hold.output.remove_folder(scored.staging)
@@ -105,6 +107,7 @@ class Recorder:
             finished=utc_now(),
             metrics=tally.metrics,
             sources=publication.sources,
+            digests=publication.digests,
         )
 
 

@@ -64,7 +64,7 @@ def finish(
 def _mark(manifest: Manifest, hold: Hold, read: JobInput, files: Collection[str]) -> None:
     if not hold.sink.is_finished():
         read.check_at_end(manifest)
-        hold.insist(lambda: hold.output.forget(manifest))
+        hold.output.forget(manifest, hold.insist)
     # What no record names: on an object store, an earlier writer's copy may end late.
     sink = ParquetFolder(hold.output.path)
     late = [n for n in sink.of_runs({manifest.run, *manifest.replaced}) if n not in files]

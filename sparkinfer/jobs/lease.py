@@ -193,8 +193,9 @@ class Lease:
         try:
             with self._locked():
                 if (self._lost or self._find_loss()) is None:
-                    for _, _, name in entries_in(self._folder):
-                        remove(join(self._folder, name))
+                    for epoch, _, name in entries_in(self._folder):
+                        if epoch <= self.epoch:  # a later one has just taken over
+                            remove(join(self._folder, name))
                     remove_if_empty(self._folder)
         except Exception as error:
             logger.warning("%s: removing the lease failed: %s", self._name(), error)

@@ -11,6 +11,7 @@ lease keeps the second from getting so far.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -18,11 +19,14 @@ from typing import Protocol, TypeVar
 from sparkinfer.jobs.records import ChunkRecord, Records
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.plan.ports import PublicationState, Sink
+from sparkinfer.plan.ports import PublicationState, Seen, Sink
 
 logger = get_logger(__name__)
 
 T = TypeVar("T")
+
+CHUNKS_AT_ONCE = 32
+"""Whose records and files are read concurrently: on an object store each takes a round trip."""
 
 
 class Insist(Protocol):
@@ -47,6 +51,8 @@ class Ledger:
         self._highest: dict[int, int] = {}
         self._visible: dict[int, list[str]] = {}
         self._open: set[tuple[int, int]] = set()
+        self._looks_inside = False
+        self._true: set[tuple[int, int]] = set()
 
     @property
     def is_settled(self) -> bool:
@@ -57,16 +63,11 @@ class Ledger:
         """Yields the record that stands of each chunk that is done, in order.
 
         It is the newest whose files readers see, or can be made to see. A chunk without any is to
-        be scored again; what is wrong with its records is logged.
+        be scored again; what is wrong with its records is logged. From `recover` on, each file is
+        looked into once.
         """
-        generations = self._known()
-        seen = self._sink.look() if generations else {}
-        newest = self._records.read_newest(generations)
-        for (number, known), record in zip(generations.items(), newest, strict=True):
-            if record is None or self._state(record, seen) == "missing":
-                record = self._older(number, known[1:], seen)
-            if record is not None:
-                yield record
+        for record, _ in self._standing():
+            yield record
 
     def recover(self, insist: Insist) -> None:
         """Finishes what a record says and an interrupted writer left undone.
@@ -74,16 +75,13 @@ class Ledger:
         Call it before anything that is staged is removed. What readers see of a chunk that is to be
         scored again stays until its next commit, which replaces it.
         """
+        self._looks_inside = True
         self._highest = {number: known[0] for number, known in self._known().items()}
-        seen = self._sink.look()
-        self._visible = self._by_chunk(seen)
-        for record in self.standing():
-            # A later generation's files have the names, and may have the sizes, of the earlier's.
-            is_open = self._state(record, seen) == "staged" or (
-                record.generation and self._sink.is_staged(record.publication)
-            )
+        self._visible = self._by_chunk(self._sink.look().files)
+        for record, state in self._standing():
             doubled = set(self._visible.pop(record.number, ())) - set(record.files)
-            if is_open:
+            if state == "staged":
+                # What has its names may be of an earlier generation, in files of other rows.
                 self._publish(record, insist, doubled | set(record.files))
             elif doubled:
                 insist(partial(self._sink.remove, doubled))
@@ -106,11 +104,13 @@ class Ledger:
         """
         generation = self._highest.get(draft.number, -1) + 1
         while True:
-            mine = replace(draft, generation=generation)
+            chunk = self._chunks[draft.number].digest
+            mine = replace(draft, generation=generation, chunk=chunk)
             self._open.add((mine.number, generation))  # its files may be all there is from here on
             there = insist(partial(self._records.create, mine))
             if there is not None and there.sources == mine.sources:
                 self._publish(mine, insist, instead_of)
+                self._true.add((mine.number, generation))
                 return mine
             self._open.discard((mine.number, generation))
             if there is not None and self._adopt(there, insist):
@@ -139,30 +139,52 @@ class Ledger:
         self._highest[record.number] = record.generation
         self._open.discard(key)
 
-    def _state(self, record: ChunkRecord, seen: Mapping[str, int]) -> PublicationState:
-        """Returns whether a record's files are, or can be, what readers see of its chunk."""
-        fits = record.rows == self._chunks[record.number].rows and all(
-            self._sink.chunk_of(name) == record.number for name in record.files
-        )
-        return self._sink.state(record.publication, seen) if fits else "missing"
+    def _standing(self) -> Iterator[tuple[ChunkRecord, PublicationState]]:
+        """Yields the records that stand, each with how far it has come."""
+        generations = list(self._known().items())
+        seen = self._sink.look() if generations else Seen({}, ())
+        with ThreadPoolExecutor(CHUNKS_AT_ONCE) as pool:
+            for start in range(0, len(generations), CHUNKS_AT_ONCE):
+                some = generations[start : start + CHUNKS_AT_ONCE]
+                found = pool.map(lambda one: self._newest(one[0], one[1], seen), some)
+                yield from (one for one in found if one is not None)
 
-    def _known(self) -> dict[int, list[int]]:
-        """Returns the generations of each chunk of the manifest that has any."""
-        found = self._records.generations()
-        return {number: known for number, known in found.items() if number < len(self._chunks)}
-
-    def _older(
-        self, number: int, generations: Sequence[int], seen: Mapping[str, int]
-    ) -> ChunkRecord | None:
+    def _newest(
+        self, number: int, generations: Sequence[int], seen: Seen
+    ) -> tuple[ChunkRecord, PublicationState] | None:
+        """Returns the newest record of a chunk whose files are there, None without any."""
         for generation in generations:
             record = self._records.read(number, generation)
-            if record is not None and self._state(record, seen) != "missing":
-                return record
+            if record is None:
+                continue
+            state = self._state(record, seen)
+            if state != "missing":
+                return record, state
         logger.warning(
             "chunk %d: its record or a file of it is missing or has changed; it is scored again",
             number,
         )
         return None
+
+    def _state(self, record: ChunkRecord, seen: Seen) -> PublicationState:
+        """Returns whether a record's files are, or can be, what readers see of its chunk."""
+        chunk = self._chunks[record.number]
+        is_of_chunk = record.rows == chunk.rows and record.chunk in ("", chunk.digest)
+        if not is_of_chunk or any(self._sink.chunk_of(n) != chunk.number for n in record.files):
+            return "missing"
+        state = self._sink.state(record.publication, seen)
+        key = record.number, record.generation
+        if state != "published" or not self._looks_inside or key in self._true:
+            return state
+        if not self._sink.is_true(record.publication):
+            return "missing"
+        self._true.add(key)
+        return "published"
+
+    def _known(self) -> dict[int, list[int]]:
+        """Returns the generations of each chunk of the manifest that has any."""
+        found = self._records.generations()
+        return {number: known for number, known in found.items() if number < len(self._chunks)}
 
     def _by_chunk(self, seen: Mapping[str, int]) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}

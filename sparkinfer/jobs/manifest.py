@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sparkinfer.exceptions import ResumeError
 from sparkinfer.exclusive import create_exclusively
 from sparkinfer.files.listing import InputFile
-from sparkinfer.jobs.sealed import DamagedError, OtherVersionError, seal, unseal
+from sparkinfer.jobs.records import recorded
+from sparkinfer.jobs.sealed import (
+    DamagedError,
+    OtherVersionError,
+    UnfinishedError,
+    seal,
+    unseal,
+)
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.table_state import TableState
 from sparkinfer.rows.reading import Piece
 from sparkinfer.storage import WORK_FOLDER, join, names_in, read_bytes, remove
 
-MANIFEST_NAME = re.compile(r"manifest(?:-(\d{6}))?\.json")
+MANIFEST_NAME = re.compile(r"manifest(?:-(\d{6,}))?\.json")
 """Its number; an older version's has none, which is 0."""
 
 MOST_REPLACED = 50
@@ -86,29 +93,46 @@ def manifest_numbers(output: str) -> list[int]:
 def read_manifest(output: str) -> Manifest | None:
     """Returns the manifest of an output that counts, None if there is none.
 
+    One that is not whole, because its writer died, is passed over if nothing was done by it.
+
     Raises:
         ResumeError: it is damaged or of a version that is not read.
     """
-    numbers = manifest_numbers(output)
-    if not numbers:
-        return None
-    path = _path(output, numbers[0])
-    try:
-        manifest = _manifest(unseal(read_bytes(path) or b""))
-        if manifest.number != numbers[0]:
-            raise DamagedError(f"it says that its number is {manifest.number}")
+    unfinished: ResumeError | None = None
+    for number in manifest_numbers(output):
+        path = _path(output, number)
+        try:
+            manifest = _manifest(unseal(read_bytes(path) or b""), number)
+        except OtherVersionError as error:
+            raise ResumeError(
+                f"{path} {error}; resume with the version of sparkinfer that wrote it, or give "
+                "--overwrite to score everything again"
+            ) from None
+        except UnfinishedError as error:
+            unfinished = unfinished or _damaged(path, str(error))
+            continue
+        except DamagedError as error:
+            raise _damaged(path, str(error)) from None
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _damaged(path, f"{type(error).__name__}: {error}") from None
+        if unfinished is not None and any(not _knows(manifest, *one) for one in recorded(output)):
+            raise unfinished
         return manifest
-    except OtherVersionError as error:
-        raise ResumeError(
-            f"{path} {error}; resume with the version of sparkinfer that wrote it, or give "
-            "--overwrite to score everything again"
-        ) from None
-    except (DamagedError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        what = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__}: {error}"
-        raise ResumeError(
-            f"{path} is damaged ({what}); restore it from a copy, or give --overwrite to score "
-            "everything again"
-        ) from None
+    if unfinished is not None and recorded(output):
+        raise unfinished
+    return None
+
+
+def _damaged(path: str, what: str) -> ResumeError:
+    return ResumeError(
+        f"{path} is damaged ({what}); restore it from a copy, or give --overwrite to score "
+        "everything again"
+    )
+
+
+def _knows(manifest: Manifest, run: str, number: int) -> bool:
+    """Returns whether a chunk of a run that has a record is of this manifest or of earlier ones."""
+    return number < len(manifest.chunks) if run == manifest.run else run in manifest.replaced
 
 
 def create_manifest(output: str, manifest: Manifest) -> bool:
@@ -158,13 +182,17 @@ def _table_state(values: dict[str, Any] | None) -> TableState | None:
     return TableState(**{**values, "digest": digest})
 
 
-def _manifest(values: dict[str, Any]) -> Manifest:
+def _manifest(values: dict[str, Any], number: int) -> Manifest:
+    if values.get("number", 0) != number:
+        raise DamagedError(f"it says that its number is {values.get('number', 0)}")
+    if not _are_texts([*values["labels"], *values.get("replaced", ()), values.get("run", "")]):
+        raise DamagedError("its labels or runs have something else than a text")
     paths = [_inside(name) for name in values["read_files"]]
     if not values["settings"]:
         raise DamagedError("it has no settings")
     chunks = tuple(
-        Chunk(number, tuple(_piece(paths, *numbers) for numbers in pieces))
-        for number, pieces in enumerate(values["chunks"])
+        Chunk(index, tuple(_piece(paths, *numbers) for numbers in pieces))
+        for index, pieces in enumerate(values["chunks"])
     )
     return Manifest(
         **{
@@ -183,6 +211,10 @@ def _piece(paths: list[str], index: int, *numbers: int) -> Piece:
     if any(type(number) is not int or number < 0 for number in (index, *numbers)):
         raise DamagedError(f"a chunk has {[index, *numbers]}, expected whole numbers from 0")
     return Piece(paths[index], *numbers)
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _inside(name: str) -> str:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import glob
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from sparkinfer.exceptions import ConfigError, OutputError, ResumeError
 from sparkinfer.jobs.manifest import Manifest, manifest_numbers, read_manifest, remove_manifests
-from sparkinfer.jobs.records import remove_others, runs_in
+from sparkinfer.jobs.records import recorded, records_of_others
 from sparkinfer.logs import get_logger
 from sparkinfer.rows.reading import COPIES
-from sparkinfer.sinks.parquet import ParquetFolder
+from sparkinfer.sinks.parquet import STAGING_FOLDER, ParquetFolder
 from sparkinfer.storage import (
     WORK_FOLDER,
     file_system,
@@ -55,7 +56,7 @@ class Output:
     def __init__(self, path: str) -> None:
         self.path = path
         self._work = join(path, WORK_FOLDER)
-        self._staging = join(self._work, "staging")
+        self._staging = join(self._work, STAGING_FOLDER)
         self.lease_folder = join(self._work, "lease")
         self.input_folder = join(self._work, "input")
         self.notes_folder = join(self._work, "notes")
@@ -93,13 +94,18 @@ class Output:
             )
 
     def runs(self) -> list[str]:
-        """Returns the ids of the runs that wrote here, as far as manifest and records tell."""
+        """Returns the ids of the runs that wrote here, the latest last.
+
+        The manifest names them. Without one that can be read, it is the runs that have records:
+        beside a manifest, records of other runs are from another output.
+        """
         try:
             manifest = read_manifest(self.path)
         except ResumeError:
             manifest = None
-        known = [] if manifest is None else [*manifest.replaced, manifest.run]
-        return list(dict.fromkeys([*sorted(runs_in(self.path)), *known]))
+        if manifest is None:
+            return sorted({run for run, _ in recorded(self.path)})
+        return [*manifest.replaced, manifest.run]
 
     def refuse_overlap(self, sources: Sequence[str]) -> None:
         """Raises ConfigError if the output is one of the inputs, contains it or lies in it."""
@@ -136,18 +142,25 @@ class Output:
                 rename_folder(join(self._staging, name), gone)
                 self.remove_folder(gone)
 
-    def forget(self, manifest: Manifest) -> None:
-        """Removes what is no longer needed once all chunks of a run are done."""
-        remove_manifests(self.path, below=manifest.number)
-        remove_others(self.path, manifest.run)
+    def forget(self, manifest: Manifest, insist: Callable[[Callable[[], None]], None]) -> None:
+        """Removes what is no longer needed once all chunks of a run are done.
+
+        What is removed was there before `insist` was asked: a run that has taken over meanwhile
+        loses nothing.
+
+        Args:
+            manifest: of the run.
+            insist: does each step, unless this writer must not go on.
+        """
         used = {name.removeprefix(COPIES).split("/")[0] for name in manifest.read_files}
-        for name in names_in(self.input_folder):
-            if name not in used:
-                self.remove_folder(join(self.input_folder, name))
-        self.remove_folder(self.notes_folder)
+        unused = [join(self.input_folder, n) for n in names_in(self.input_folder) if n not in used]
+        others = records_of_others(self.path, manifest.run)
+        insist(lambda: remove_manifests(self.path, below=manifest.number))
+        for path in (*others, *unused, self.notes_folder):
+            insist(partial(self.remove_folder, path))
 
     def remove_folder(self, folder: str) -> None:
-        """Removes a folder below the work folder.
+        """Removes a folder, or a file, below the work folder.
 
         A worker that briefly outlives its attempt may still write there. What is then left is
         invisible to readers, and the next run removes it.
@@ -163,8 +176,7 @@ class Output:
     def remove_staging(self, epoch: int) -> None:
         """Removes what an epoch staged; other epochs' folders are left to them or to `fence`."""
         self.remove_folder(self.staging_folder(epoch))
-        if names_in(self._staging) == []:
-            remove(self._staging)
+        remove_if_empty(self._staging)
 
     def is_unused(self) -> bool:
         """Returns whether the work folder holds nothing but a lease."""

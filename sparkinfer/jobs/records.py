@@ -8,16 +8,16 @@ scored again, the next generation gets a record of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sparkinfer.exclusive import create_exclusively
 from sparkinfer.jobs.sealed import DamagedError, OtherVersionError, seal, unseal
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.ports import Publication
-from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_bytes, remove
+from sparkinfer.storage import WORK_FOLDER, join, make_folder, names_in, read_bytes
 
 logger = get_logger(__name__)
 
@@ -25,9 +25,6 @@ RECORDS_FOLDER = "chunks"
 
 RECORD_NAME = re.compile(r"(\d{8})(?:\.(\d{3,}))?(?:-([0-9a-f]{8}))?\.json")
 """Number of the chunk, generation (none: 0), id of the run (none: an older version began it)."""
-
-RECORDS_AT_ONCE = 32
-"""Records that are read concurrently: on an object store each takes a round trip."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,9 @@ class ChunkRecord:
         metrics: state of each metric, by its name.
         generation: how often the chunk was recorded before.
         sources: where the files were staged; see `Publication`.
+        digests: of the files; see `Publication`.
+        chunk: digest of the chunk, which tells it from another of this number; empty if an older
+            version made it.
     """
 
     number: int
@@ -65,11 +65,13 @@ class ChunkRecord:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     generation: int = 0
     sources: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    chunk: str = ""
 
     @property
     def publication(self) -> Publication:
         """What readers are to see of it."""
-        return Publication(self.files, self.sources)
+        return Publication(self.files, self.sources, self.digests, self.rows)
 
 
 class Records:
@@ -96,15 +98,6 @@ class Records:
             if match and (match[3] or "") == self._run:
                 found.setdefault(int(match[1]), []).append(int(match[2] or 0))
         return {number: sorted(found[number], reverse=True) for number in sorted(found)}
-
-    def read_newest(self, generations: Mapping[int, list[int]]) -> Iterator[ChunkRecord | None]:
-        """Yields the newest record of each chunk, None for one that is damaged; in their order."""
-        newest = [(number, known[0]) for number, known in generations.items()]
-        with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
-            for start in range(0, len(newest), RECORDS_AT_ONCE):
-                yield from pool.map(
-                    lambda one: self.read(*one), newest[start : start + RECORDS_AT_ONCE]
-                )
 
     def read(self, number: int, generation: int) -> ChunkRecord | None:
         """Returns a record, None if it is missing or damaged; the latter is logged."""
@@ -137,20 +130,18 @@ class Records:
         return join(self._folder, f"{number:08d}.{generation:03d}{suffix}.json")
 
 
-def runs_in(output: str) -> set[str]:
-    """Returns the ids of the runs of which there are records."""
+def recorded(output: str) -> set[tuple[str, int]]:
+    """Returns ids of runs and numbers of their chunks, of all records of an output."""
     folder = join(output, WORK_FOLDER, RECORDS_FOLDER)
     matches = (RECORD_NAME.fullmatch(name) for name in names_in(folder))
-    return {match[3] or "" for match in matches if match}
+    return {(match[3] or "", int(match[1])) for match in matches if match}
 
 
-def remove_others(output: str, run: str) -> None:
-    """Removes the records of all runs but one."""
+def records_of_others(output: str, run: str) -> list[str]:
+    """Returns the paths of the records of all runs but one."""
     folder = join(output, WORK_FOLDER, RECORDS_FOLDER)
-    for name in names_in(folder):
-        match = RECORD_NAME.fullmatch(name)
-        if match and (match[3] or "") != run:
-            remove(join(folder, name))
+    matches = ((name, RECORD_NAME.fullmatch(name)) for name in names_in(folder))
+    return [join(folder, name) for name, match in matches if match and (match[3] or "") != run]
 
 
 def _check(record: ChunkRecord, number: int, generation: int) -> None:
@@ -159,6 +150,7 @@ def _check(record: ChunkRecord, number: int, generation: int) -> None:
         raise DamagedError(
             f"it says that it is generation {record.generation} of chunk {record.number}"
         )
+    _check_types(record)
     if not record.files:
         raise DamagedError("it names no files")
     for name in [*record.files, *record.sources, *record.sources.values()]:
@@ -166,3 +158,27 @@ def _check(record: ChunkRecord, number: int, generation: int) -> None:
             raise DamagedError(f"the name {name!r} leads out of its folder")
     if any("/" in name for name in record.files) or not set(record.sources) <= set(record.files):
         raise DamagedError(f"its files are {list(record.files)}")
+
+
+COUNTS = ("number", "rows", "errors", "truncated", "tokens", "epoch", "generation")
+
+
+def _check_types(record: ChunkRecord) -> None:
+    """Raises DamagedError if a value is not of its kind."""
+    for name in COUNTS:
+        if not _is_count(getattr(record, name)):
+            raise DamagedError(f"{name} is {getattr(record, name)!r}, expected a whole number")
+    counted, named = (record.files, record.reasons), (record.sources, record.digests)
+    if not all(_is_count(value) for counts in counted for value in counts.values()):
+        raise DamagedError("its files or reasons have something else than a number")
+    if not all(isinstance(value, str) for names in named for value in names.values()):
+        raise DamagedError("its sources or digests have something else than a text")
+    if not max(record.errors, record.truncated) <= record.rows:
+        raise DamagedError(f"{record.errors} errors, {record.truncated} truncated in {record.rows}")
+    if not isinstance(record.seconds, (int, float)) or not isinstance(record.metrics, Mapping):
+        raise DamagedError("its seconds or metrics are of another kind")
+    datetime.fromisoformat(record.finished)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from sparkinfer.exceptions import ConfigError, RowConservationError
+from sparkinfer.exceptions import ConfigError, InputError, JobError, RowConservationError
 from sparkinfer.jobs.committer import Recorder
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.records import ChunkRecord
@@ -80,7 +80,7 @@ class ErrorRetry:
             JobError: a worker failed for good, or the lease was lost; what is mended is recorded.
         """
         plan = self._plan()
-        self._hold.sink.unfinish()
+        self._hold.insist(self._hold.sink.unfinish)
         self._recorder = Recorder(self._hold, self._measure, plan.workers.device_type)
         self._progress = Progress(self.rows, len(self._records))
         with display(self._progress):
@@ -129,6 +129,12 @@ class ErrorRetry:
             yield ChunkTask(chunk, self._hold.staging_folder(attempt))
 
     def _pieces(self, files: Mapping[str, int]) -> tuple[Piece, ...]:
-        folders = InputFolders(self._hold.output.path)
-        found = read_row_groups(folders, list(files), [], [])
+        output = self._hold.output.path
+        try:
+            found = read_row_groups(InputFolders(output), list(files), [], [])
+        except InputError as error:
+            raise JobError(
+                f"output {output!r}: a file with rows to be scored again is gone or damaged; see "
+                "to it that nothing else changes it, and run the same command to resume"
+            ) from error
         return tuple(Piece(one.path, 0, len(one.rows), sum(one.rows)) for one in found)

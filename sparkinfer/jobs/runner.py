@@ -13,11 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sparkinfer import __version__
-from sparkinfer.exceptions import (
-    ConfigError,
-    JobError,
-    ResumeError,
-)
+from sparkinfer.exceptions import ConfigError, InputError, JobError, ResumeError
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.committer import Committer, Recorder
 from sparkinfer.jobs.differences import refuse_other_settings
@@ -139,6 +135,7 @@ class _Run:
         self._chunks = chunks
         self._input = read
         self._ledgers: list[Ledger] = []
+        self._next_number = 1 + max(manifest_numbers(output.path), default=0)
 
     def run(self, display: Display) -> RunResult:
         """Does what is not done yet and returns the result; see `run_job`."""
@@ -159,10 +156,13 @@ class _Run:
         with job_errors():
             self._lease.check()  # the gate may have taken minutes
             self._output.fence(self._lease.epoch)
-            manifest = self._begin(settings) if earlier is None else earlier.manifest
-            if earlier is not None and earlier.is_larger:
-                manifest = self._extended(manifest)
-            return with_retried(self._score(manifest, display), retried)
+            if earlier is None:
+                hold = self._hold(manifest := self._begin(settings))
+            elif earlier.is_larger:
+                hold = self._hold(manifest := self._extended(earlier.manifest))
+            else:
+                manifest, hold = earlier.manifest, earlier.hold
+            return with_retried(self._score(manifest, hold, display), retried)
 
     def clean_up(self) -> None:
         """Removes what the run has staged, while it still holds the output.
@@ -194,7 +194,7 @@ class _Run:
         if not self._config.overwrite:
             manifest = read_manifest(self._output.path)
             return None if manifest is None else self._opened(manifest, settings)
-        with suppress(ResumeError):
+        with suppress(ResumeError, InputError):  # the latter: a copy of the input is damaged
             manifest = read_manifest(self._output.path)
             is_finished = ParquetFolder(self._output.path).is_finished()
             if manifest is not None and manifest.overwrites and not is_finished:
@@ -265,9 +265,7 @@ class _Run:
 
     def _begin(self, settings: Mapping[str, Any]) -> Manifest:
         """Creates the manifest of a new run, which replaces all earlier ones."""
-        numbers = manifest_numbers(self._output.path)
         processor = self._prelude.processor
-        ParquetFolder(self._output.path).unfinish()
         return self._extended(
             Manifest(
                 settings=settings,
@@ -280,15 +278,13 @@ class _Run:
                 written_by=f"sparkinfer {__version__}",
                 run=new_run(),
                 replaced=tuple(self._output.runs()[-MOST_REPLACED:]),
-                overwrites=self._config.overwrite,
-                number=numbers[0] if numbers else 0,
             )
         )
 
     def _extended(self, manifest: Manifest) -> Manifest:
         """Creates the next manifest, with the chunks of what is new in the input added."""
         manifest = self._input.extend(manifest)
-        manifest = replace(manifest, number=manifest.number + 1)
+        manifest = replace(manifest, number=self._next_number, overwrites=self._config.overwrite)
         self._lease.check()  # copying may have taken hours
         if not create_manifest(self._output.path, manifest):
             raise LeaseLostError(
@@ -297,11 +293,10 @@ class _Run:
             )
         return manifest
 
-    def _score(self, manifest: Manifest, display: Display) -> RunResult:
+    def _score(self, manifest: Manifest, hold: Hold, display: Display) -> RunResult:
         """Scores the chunks that are not done."""
         Records(self._output.path, manifest.run).make_folder()
-        hold = self._hold(manifest)
-        hold.sink.unfinish()
+        self._insist(hold.sink.unfinish)
         sink = ParquetFolder(self._output.path)
         self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
         done = done_in(hold.ledger)

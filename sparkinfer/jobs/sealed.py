@@ -18,6 +18,10 @@ class DamagedError(Exception):
     """A document is not what was written."""
 
 
+class UnfinishedError(DamagedError):
+    """A document is not whole, as one whose writer died, or a damaged one."""
+
+
 class OtherVersionError(Exception):
     """A document is of another version, which its message names."""
 
@@ -32,13 +36,14 @@ def unseal(content: bytes) -> dict[str, Any]:
     """Returns the values of a document.
 
     Raises:
-        DamagedError: it is not JSON, or not as it was written.
+        UnfinishedError: it is not JSON.
+        DamagedError: it is not as it was written.
         OtherVersionError: it is of a version that is not read.
     """
     try:
         body = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{type(error).__name__}: {error}") from None
+        raise UnfinishedError(f"{type(error).__name__}: {error}") from None
     if not isinstance(body, dict):
         raise DamagedError("expected a JSON object")
     version = body.get("schema_version")

@@ -177,10 +177,27 @@ class Publication:
         files: names for readers, with their sizes in bytes.
         sources: where each is staged, as a path below the output's work folder. One without a
             source was published before it was recorded.
+        digests: of each, which tell it from others of its size; none if an older version made it.
+        rows: of all of them.
     """
 
     files: Mapping[str, int]
     sources: Mapping[str, str]
+    digests: Mapping[str, str]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an output held when it was looked at.
+
+    Attributes:
+        files: names and sizes in bytes of what readers see.
+        staging: names of the epochs whose staged files are there, as far as they are not published.
+    """
+
+    files: Mapping[str, int]
+    staging: Collection[str]
 
 
 class Sink(Protocol):
@@ -191,21 +208,25 @@ class Sink(Protocol):
 
         Raises:
             OSError: a file is missing, or gone by now.
+            JobError: a file is not whole.
         """
 
-    def look(self) -> Mapping[str, int]:
-        """Returns the names and sizes in bytes of what readers see."""
+    def look(self) -> Seen:
+        """Returns what the output holds now."""
 
-    def state(self, publication: Publication, seen: Mapping[str, int]) -> PublicationState:
+    def state(self, publication: Publication, seen: Seen) -> PublicationState:
         """Returns whether readers see all of a publication, or can be made to, or not.
+
+        It is staged as long as any part still waits, whatever has that part's name by then: it may
+        be of an earlier generation, of the same size.
 
         Args:
             publication: of a record.
-            seen: what `look` returned, after the record was read.
+            seen: what `look` returned.
         """
 
-    def is_staged(self, publication: Publication) -> bool:
-        """Returns whether a part of a publication still waits where it was staged."""
+    def is_true(self, publication: Publication) -> bool:
+        """Returns whether what is published is what was made, by more than its size."""
 
     def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
         """Makes what is staged what readers see; what was done before is left as it is.

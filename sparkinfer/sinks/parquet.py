@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from sparkinfer.exceptions import OutputError
+from sparkinfer.exceptions import JobError, OutputError
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.plan.ports import Publication, PublicationState
+from sparkinfer.plan.ports import Publication, PublicationState, Seen
+from sparkinfer.sinks.footers import BrokenFileError, Footer, read_footer
 from sparkinfer.storage import (
     SUCCESS_FILE,
     WORK_FOLDER,
     exists,
     file_size,
+    is_file,
     join,
     move,
     names_in,
@@ -22,8 +24,15 @@ from sparkinfer.storage import (
     write_text,
 )
 
-PART_NAME = re.compile(r"part-(\d{8})-\d{3,}(?:-([0-9a-f]{8}))?\.parquet")
-"""Number of the chunk, and id of the run; runs of older versions have none."""
+STAGING_FOLDER = "staging"
+"""In the work folder: for what is not published yet, a folder for each epoch."""
+
+PART_NAME = re.compile(r"part-(\d{8})-\d{3,}(?:\.\d{8,})?(?:-([0-9a-f]{8}))?\.parquet")
+"""Number of the chunk, index, epoch, and id of the run; runs of older versions have no id.
+
+The first file of a chunk has no epoch: that of the next generation takes its place in one step. The
+others go before, and a writer that wakes up while it removes them must not remove a later one's.
+"""
 
 
 class ParquetFolder:
@@ -41,31 +50,54 @@ class ParquetFolder:
 
     def prepare(self, chunk: Chunk, staging: str, names: Sequence[str]) -> Publication:
         """Returns what readers are to see of staged files, which are made durable; see `Sink`."""
-        suffix = f"-{self._run}" if self._run else ""
-        files, sources = {}, {}
+        files, sources, digests, rows = {}, {}, {}, 0
         for index, name in enumerate(names):
-            source = join(staging, name)
-            sync(source)
-            target = f"part-{chunk.name}-{index:03d}{suffix}.parquet"
-            files[target] = file_size(source)
-            sources[target] = source.removeprefix(self._work + "/")
-        return Publication(files, sources)
+            path = join(staging, name)
+            sync(path)
+            source = path.removeprefix(self._work + "/")
+            target = self._name(chunk, index, epoch=source.split("/")[1])
+            files[target], sources[target] = file_size(path), source
+            footer = _footer_of_staged(path, files[target])
+            digests[target] = footer.digest
+            rows += footer.rows
+        return Publication(files, sources, digests, rows)
 
-    def look(self) -> dict[str, int]:
-        """Returns the names and sizes in bytes of what readers see."""
-        return sizes_in(self._path)
+    def _name(self, chunk: Chunk, index: int, epoch: str) -> str:
+        of_epoch = f".{epoch}" if index else ""
+        of_run = f"-{self._run}" if self._run else ""
+        return f"part-{chunk.name}-{index:03d}{of_epoch}{of_run}.parquet"
 
-    def state(self, publication: Publication, seen: Mapping[str, int]) -> PublicationState:
+    def look(self) -> Seen:
+        """Returns what the output holds now; what moves meanwhile is seen where it moves to."""
+        staging = names_in(join(self._work, STAGING_FOLDER))
+        return Seen(sizes_in(self._path), staging)
+
+    def state(self, publication: Publication, seen: Seen) -> PublicationState:
         """Returns how far a publication has come; see `Sink`."""
-        waiting = [name for name, size in publication.files.items() if seen.get(name) != size]
-        if not waiting:
-            return "published"
-        staged = all(self._is_staged(publication, name) for name in waiting)
-        return "staged" if staged else "missing"
+        folders = tuple(f"{STAGING_FOLDER}/{name}/" for name in seen.staging)
+        staged = {
+            name
+            for name, source in publication.sources.items()
+            if source.startswith(folders) and self._is_staged(publication, name)
+        }
+        if any(
+            seen.files.get(n) != size for n, size in publication.files.items() if n not in staged
+        ):
+            return "missing"
+        return "staged" if staged else "published"
 
-    def is_staged(self, publication: Publication) -> bool:
-        """Returns whether a part of a publication still waits where it was staged."""
-        return any(self._is_staged(publication, name) for name in publication.sources)
+    def is_true(self, publication: Publication) -> bool:
+        """Returns whether the published files are those that were made, by their footers."""
+        rows = 0
+        for name, size in publication.files.items():
+            try:
+                footer = read_footer(join(self._path, name), size)
+            except (FileNotFoundError, BrokenFileError):
+                return False
+            if footer.digest != publication.digests.get(name, footer.digest):
+                return False
+            rows += footer.rows
+        return rows == publication.rows
 
     def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
         """Moves staged files to where readers look; see `Sink`.
@@ -98,7 +130,7 @@ class ParquetFolder:
 
     def of_runs(self, runs: Collection[str]) -> list[str]:
         """Returns the names of the files that one of these runs wrote."""
-        matches = ((name, PART_NAME.fullmatch(name)) for name in names_in(self._path))
+        matches = ((name, PART_NAME.fullmatch(name)) for name in sorted(sizes_in(self._path)))
         return [name for name, match in matches if match and (match[2] or "") in runs]
 
     def refuse_strangers(self, runs: Collection[str]) -> None:
@@ -113,7 +145,7 @@ class ParquetFolder:
 
     def is_finished(self) -> bool:
         """Returns whether the output is marked as complete."""
-        return exists(join(self._path, SUCCESS_FILE))
+        return is_file(join(self._path, SUCCESS_FILE))
 
     def finish(self) -> None:
         """Marks the output as complete."""
@@ -129,6 +161,13 @@ class ParquetFolder:
             return False
         path = join(self._work, source)
         return exists(path) and file_size(path) == publication.files[name]
+
+
+def _footer_of_staged(path: str, size: int) -> Footer:
+    try:
+        return read_footer(path, size)
+    except BrokenFileError as error:
+        raise JobError(str(error)) from error
 
 
 def _is_hidden(name: str) -> bool:
