@@ -17,8 +17,11 @@ INTERNAL = {
     "sparkinfer.files.types.NotCarriedError",
     "sparkinfer.jobs.sealed.DamagedError",
     "sparkinfer.jobs.sealed.OtherVersionError",
+    "sparkinfer.jobs.sealed.UnfinishedError",
+    "sparkinfer.sinks.footers.BrokenFileError",
     "sparkinfer.models.examination._FailsError",
     "sparkinfer.models.examination._TooLongError",
+    "sparkinfer.signals.Stopped",
     "sparkinfer.validation._MisfitError",
     "sparkinfer.yaml_text.YamlTextError",
 }

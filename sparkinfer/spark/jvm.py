@@ -7,7 +7,6 @@ ends with the command anyway, since it then reads the end of the pipe between th
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -16,9 +15,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from sparkinfer.exceptions import JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.signals import GO_ON
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _jvm: subprocess.Popen[Any] | None = None
 """The one that this process has started; pyspark keeps one at most."""

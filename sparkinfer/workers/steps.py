@@ -7,7 +7,6 @@ nothing has moved for too long: the step is still the same, and so is what can b
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sparkinfer.exceptions import JobError
+from sparkinfer.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 R = TypeVar("R")
 
