@@ -162,13 +162,10 @@ class ModelScoring:
         model = resident.get(self._key(slot), load, lambda: release_memory(slot.device))
         return Scorer(model, self.options, report)
 
-    def encode(self, batch: pa.RecordBatch, cores: int, suspects: Suspects) -> EncodedRows:
-        """Returns the model's inputs for some rows; needs no accelerator and loads no weights.
+    def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], EncodedRows]:
+        """Returns what makes the model's inputs of rows; see `EncodesAhead`.
 
-        Args:
-            batch: the rows, with the input columns.
-            cores: for the tokenizer.
-            suspects: inputs that may have killed a worker, and where to note what runs.
+        It needs no accelerator and loads no weights.
         """
         options = self.options
         key = ("tokenizer", self.found.fingerprint, options.task, self._decided().max_length)
@@ -177,10 +174,14 @@ class ModelScoring:
             os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
             return self._checkpoint("cpu").encoder
 
-        encoder: Encoder = resident.get(key, load, lambda: None)
-        columns = [batch.column(name) for name in self.inputs]
+        tokenizer: Encoder = resident.get(key, load, lambda: None)
         task = self.task
-        return encode_noted(columns, lambda texts: task.encode(encoder, texts), suspects)
+
+        def encode(batch: pa.RecordBatch, suspects: Suspects) -> EncodedRows:
+            columns = [batch.column(name) for name in self.inputs]
+            return encode_noted(columns, lambda texts: task.encode(tokenizer, texts), suspects)
+
+        return encode
 
     def _checkpoint(self, device: str) -> Checkpoint:
         """Returns the model's files on this node, to be run as the gate decided."""

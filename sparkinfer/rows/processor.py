@@ -135,11 +135,12 @@ class EncodesAhead(Protocol):
     What it opens to has `process_encoded`, which takes what `encode` returned in place of rows.
     """
 
-    def encode(self, batch: pa.RecordBatch, cores: int, suspects: Suspects) -> Any:
-        """Returns `EncodedRows` of some rows, which its processor takes in their place.
+    def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], Any]:
+        """Returns what encodes rows in this process, loaded.
+
+        It returns `EncodedRows`, which the processor takes in place of the rows; for its second
+        argument see `AvoidsSuspects`.
 
         Args:
-            batch: the rows.
             cores: for it.
-            suspects: see `AvoidsSuspects`.
         """

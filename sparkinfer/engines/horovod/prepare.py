@@ -116,8 +116,9 @@ class Encoding:
     """
 
     def __init__(self, job: PrepareJob, suspects: Suspects) -> None:
-        self._spec = job.plan.processor
-        self._cores = job.cores
+        spec = job.plan.processor
+        self._encode = spec.encoder(job.cores) if isinstance(spec, EncodesAhead) else None
+        self._inputs = spec.inputs
         self._suspects = suspects
         self._now: Tokenising | None = None
 
@@ -127,11 +128,11 @@ class Encoding:
 
     def encode(self, window: pa.RecordBatch) -> EncodedRows | None:
         """Returns the model's inputs for some rows, None if the processor does not encode ahead."""
-        if not isinstance(self._spec, EncodesAhead):
+        if self._encode is None:
             return None
-        self._now = Tokenising(window.column(self._spec.inputs[0]))
+        self._now = Tokenising(window.column(self._inputs[0]))
         try:
-            rows: EncodedRows = self._spec.encode(window, self._cores, self._suspects)
+            rows: EncodedRows = self._encode(window, self._suspects)
         finally:
             self._now = None
         return rows
