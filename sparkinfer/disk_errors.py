@@ -17,13 +17,32 @@ _GONE = (
 _FAILS = "cannot be reached ({}): look at the disk or the mount"
 _FORBIDDEN = "may not be changed by this user ({}): fix its permissions"
 
+_PASSING = frozenset(
+    {
+        *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE),
+        *(errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED),
+        *(errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN),
+    }
+)
+"""What mounted and remote file systems report when overloaded or reconnecting."""
+
+_LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+_CLIENTS = frozenset({"botocore", "aiohttp", "azure", "google", "requests", "urllib3"})
+"""Packages that talk to stores, whose errors are not all OSErrors."""
+
+_OF_CONNECTIONS = re.compile(
+    "Connect|Timeout|HTTPClient|Payload|Service(Request|Response)|Transport"
+)
+"""In the names of those errors of theirs that tell of a connection, not of an answer."""
+
 _MEANINGS = {
     errno.ENOSPC: "has no space left: free some on its disk",
     errno.EDQUOT: "has no space left in this user's quota: free some",
     errno.EROFS: "is mounted read-only: mount it for writing",
     errno.EMFILE: "cannot be opened, as too many files are open: raise the limit (ulimit -n)",
     errno.ENOENT: _GONE,
-    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT), _FAILS),
+    **dict.fromkeys(_PASSING, _FAILS),
     **dict.fromkeys((errno.EACCES, errno.EPERM), _FORBIDDEN),
 }
 
@@ -36,20 +55,14 @@ _IN_JAVA = {
 }
 
 
-_PASSING = frozenset(
-    {
-        *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT),
-        *(errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH),
-    }
-)
-"""What mounted and remote file systems report when overloaded or reconnecting."""
-
-_LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-
-
 def is_passing(error: Exception) -> bool:
     """Returns whether an error is worth a retry; those without an errno, from a store, may be."""
-    if not isinstance(error, OSError) or isinstance(error, _LASTING):
+    if not isinstance(error, OSError):
+        return any(
+            one.__module__.partition(".")[0] in _CLIENTS and _OF_CONNECTIONS.search(one.__name__)
+            for one in type(error).__mro__
+        )
+    if isinstance(error, _LASTING):
         return False
     return error.errno is None or error.errno in _PASSING or isinstance(error, TimeoutError)
 

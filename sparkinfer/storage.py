@@ -53,10 +53,15 @@ def file_system(path: str) -> tuple[Any, str]:
     Raises:
         ConfigError: no file system for this kind of path is known or installed.
     """
-    from fsspec.core import url_to_fs  # not needed to find a model
+    from fsspec import filesystem  # not needed to find a model
+    from fsspec.core import url_to_fs
 
+    path = mounted(path)
+    if not _has_scheme(path):  # its name may hold `::`, with which fsspec chains file systems
+        fs = filesystem("file", use_listings_cache=False)
+        return fs, str(fs._strip_protocol(path))
     try:
-        return url_to_fs(mounted(path), use_listings_cache=False)  # type: ignore[no-any-return]
+        return url_to_fs(path, use_listings_cache=False)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"path {path!r}: {str(error).strip()}; install the fsspec package for this kind of path"

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 
 import sparkinfer
-from sparkinfer.disk_errors import disk_errors_told
+from sparkinfer.disk_errors import disk_errors_told, is_passing
 from sparkinfer.exceptions import ConfigError, JobError
 from tests.fuse_mount import FuseMount
 from tests.made_up_engine import write_input
@@ -124,3 +131,22 @@ def test_an_output_that_is_deleted_during_a_run_is_told_with_its_path(
     # Whichever is missed first: a file in it, or the lease.
     assert re.search("is gone: deleted or moved|its file was removed", raised.value.message)
     assert os.strerror(errno.ENOENT) not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (EndpointConnectionError(endpoint_url="http://store"), True),
+        (ReadTimeoutError(endpoint_url="http://store"), True),
+        (ConnectionClosedError(endpoint_url="http://store"), True),
+        (NoCredentialsError(), False),
+        (ClientError({"Error": {"Code": "AccessDenied"}}, "PutObject"), False),
+        (OSError(errno.ECONNREFUSED, "refused"), True),
+        (OSError("503 Slow Down"), True),
+        (OSError(errno.ENOSPC, "full"), False),
+        (FileNotFoundError(errno.ENOENT, "gone"), False),
+        (ValueError("Timeout"), False),
+    ],
+)
+def test_a_lost_connection_passes_and_an_answer_does_not(error: Exception, passes: bool) -> None:
+    assert bool(is_passing(error)) is passes

@@ -176,5 +176,6 @@ def test_two_hosts_of_a_bare_mount_do_not_both_write(
             refused.append(raised.value.message)
 
     assert run_made_up(config, MadeUpEngine(config, before_chunk=second)).rows == 40
-    assert "is being written by process" in refused[0]
+    # While a beat is written in place, the file may look damaged.
+    assert "is being written by" in refused[0]
     assert run_made_up(other).rows_before == 40

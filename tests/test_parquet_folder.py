@@ -180,12 +180,14 @@ def test_a_file_is_told_from_another_of_its_size(folder: str) -> None:
     assert not sink.is_true(first)
 
 
-def test_a_folder_is_none_of_the_files_of_a_run(folder: str) -> None:
-    make_folder(join(folder, "part-00000001-000-0123abcd.parquet"))
-    write_text(join(folder, "part-00000001-000-0123abcd.parquet", "x"), "somebody's")
-    assert ParquetFolder(folder).of_runs({RUN}) == []
-    with pytest.raises(OutputError, match="holds 'part-00000001-000-0123abcd.parquet', which no"):
-        ParquetFolder(folder).refuse_strangers({RUN})
+@pytest.mark.parametrize("name", ["part-00000001-000-0123abcd.parquet", "_SUCCESS"])
+def test_a_folder_is_none_of_the_files_of_a_run(folder: str, name: str) -> None:
+    make_folder(join(folder, name))
+    write_text(join(folder, name, "x"), "somebody's")
+    sink = ParquetFolder(folder)
+    assert (sink.of_runs({RUN}), sink.is_finished()) == ([], False)
+    with pytest.raises(OutputError, match=f"holds '{name}', which no run wrote there"):
+        sink.refuse_strangers({RUN})
 
 
 def test_files_of_some_runs_are_told_from_all_others(folder: str) -> None:

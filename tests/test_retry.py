@@ -347,13 +347,8 @@ def test_new_files_of_the_old_sizes_are_not_taken_for_the_old_ones(
     record = json.loads(record_file(config.output, 0, 1).read_text())
     [(name, source)] = record["sources"].items()
     work = Path(str(config.output)) / "_sparkinfer"
-    visible = (work.parent / name).read_bytes()
-    (work / source).write_bytes((work / source).read_bytes().ljust(len(visible), b"x"))
-    for key in ("checksum", "schema_version"):
-        del record[key]
-    record["files"][name] = len(visible)
-    record_file(config.output, 0, 1).write_text(seal(record))
     content = (work / source).read_bytes()
+    (work.parent / name).write_bytes(bytes(len(content)))
     run(config)
     assert (work.parent / name).read_bytes() == content
 

@@ -42,7 +42,7 @@ class Insistence:
                 self._lease.check()
             try:
                 return act()
-            except OSError as error:
+            except Exception as error:  # each store has its own errors
                 if not left or not is_passing(error):
                     raise
                 logger.warning("tried again in %g s: %s", pause_s, error)

@@ -167,14 +167,19 @@ class _Run:
     def clean_up(self) -> None:
         """Removes what the run has staged, while it still holds the output.
 
-        What is recorded and not yet where readers look stays: the next run finishes that.
+        What is recorded and not yet where readers look stays: the next run finishes that. What
+        cannot be removed is only logged, as there may be an error that says more.
         """
-        with suppress(LeaseLostError):
+        try:
             self._lease.check()
             if all(ledger.is_settled for ledger in self._ledgers):
                 self._output.remove_staging(self._lease.epoch)
             if self._output.is_unused():
                 self._lease.forget()
+        except LeaseLostError:
+            pass  # all of it is the other run's now
+        except Exception as error:  # each store has its own errors
+            logger.warning("what this run staged stays there for now: %s", error)
 
     def _hold(self, manifest: Manifest) -> Hold:
         """Returns the output as the run of a manifest holds it, with all that is recorded done."""

@@ -135,8 +135,9 @@ class ParquetFolder:
 
     def refuse_strangers(self, runs: Collection[str]) -> None:
         """Raises OutputError if there is something that none of these runs wrote."""
-        ours = set(self.of_runs(runs))
-        foreign = [n for n in names_in(self._path) if n not in ours and not _is_hidden(n)]
+        ours = {WORK_FOLDER, *self.of_runs(runs)}
+        hidden = {name for name in sizes_in(self._path) if _is_hidden(name)}
+        foreign = [name for name in names_in(self._path) if name not in ours | hidden]
         if foreign:
             raise OutputError(
                 f"output {self._path!r} holds {foreign[0]!r}, which no run wrote there; move it "
@@ -171,4 +172,4 @@ def _footer_of_staged(path: str, size: int) -> Footer:
 
 
 def _is_hidden(name: str) -> bool:
-    return name in (WORK_FOLDER, SUCCESS_FILE) or (name.startswith(".") and name.endswith(".crc"))
+    return name == SUCCESS_FILE or (name.startswith(".") and name.endswith(".crc"))
