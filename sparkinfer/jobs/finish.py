@@ -8,9 +8,10 @@ from sparkinfer.exceptions import RowConservationError
 from sparkinfer.jobs.done import Done
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.input_state import JobInput
+from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest
 from sparkinfer.jobs.result import RunResult
-from sparkinfer.metrics.measure import States
+from sparkinfer.metrics.measure import Measure, Measured, States
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.workers.statistics import ScoringStatistics
@@ -33,14 +34,8 @@ def finish(
         RowConservationError: a chunk has no record.
         OutputError: readers would see what no run wrote.
     """
-    done = Done()
-
-    def states() -> Iterator[States]:
-        for record in hold.ledger.standing():
-            done.add(record)
-            yield record.metrics
-
-    measured = prelude.measure(manifest.labels).values(states())
+    measure = prelude.measure(manifest.labels)
+    done, measured = hold.insist(lambda: _sum(measure, hold.ledger))
     _refuse_missing(manifest, done)
     _mark(manifest, hold, read, done.files)
     return RunResult(
@@ -59,6 +54,19 @@ def finish(
         devices=(),
         notes=(*notes, *_copied_when(manifest)),
     )
+
+
+def _sum(measure: Measure, ledger: Ledger) -> tuple[Done, Measured]:
+    """Returns what the records say, added up."""
+    done = Done()
+
+    def states() -> Iterator[States]:
+        for record in ledger.standing():
+            done.add(record)
+            yield record.metrics
+
+    measured = measure.values(states())
+    return done, measured
 
 
 def _mark(manifest: Manifest, hold: Hold, read: JobInput, files: Collection[str]) -> None:

@@ -146,7 +146,7 @@ class _Run:
             self._prelude.follow(earlier.manifest.verdict)
             if retried is not None:
                 retried = self._retry(earlier, display)
-                earlier = replace(earlier, done=done_in(earlier.hold.ledger))
+                earlier = replace(earlier, done=self._done(earlier.hold))
             self._limit(earlier.manifest, earlier.done)
             is_done = len(earlier.done.numbers) == len(earlier.manifest.chunks)
             if is_done and not earlier.is_larger:
@@ -214,10 +214,14 @@ class _Run:
         """
         refuse_other_settings(self._output.path, manifest.settings, settings)
         hold = self._hold(manifest)
-        done = done_in(hold.ledger)
+        done = self._done(hold)
         is_larger = self._input.is_larger(manifest, done.numbers)
         self._input.refuse_uncovered(manifest, done.numbers)
         return _Earlier(manifest, hold, done, is_larger)
+
+    def _done(self, hold: Hold) -> Done:
+        """Returns what of the output is done."""
+        return self._insist(lambda: done_in(hold.ledger))
 
     def _within_limit(self, earlier: _Earlier) -> _Earlier | None:
         try:
@@ -304,7 +308,7 @@ class _Run:
         self._insist(hold.sink.unfinish)
         sink = ParquetFolder(self._output.path)
         self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
-        done = done_in(hold.ledger)
+        done = self._done(hold)
         progress = Progress(manifest.rows, len(manifest.chunks))
         progress.skip(done.rows, len(done.numbers))
         notes, staging = self._output.notes_folder, hold.staging_folder("engine")
@@ -335,7 +339,8 @@ class _Run:
                 yield ChunkTask(chunk, hold.staging_folder(attempt))
 
     def _nothing_to_do(self, earlier: _Earlier) -> RunResult:
-        result = finish(
-            self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
-        )
+        with job_errors():
+            result = finish(
+                self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
+            )
         return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)

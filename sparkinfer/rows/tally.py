@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sparkinfer.exceptions import JobError
 from sparkinfer.metrics.measure import Measure, States
 from sparkinfer.storage import file_system
 
@@ -97,21 +96,6 @@ def tally_file(path: str, measure: Measure) -> Tally:
         for batch in pq.ParquetFile(handle).iter_batches(columns=[*measure.columns, *columns]):
             taker.add(batch)
     return taker.tally()
-
-
-def rows_in(path: str) -> int:
-    """Returns the rows of a Parquet file by its footer.
-
-    Raises:
-        OSError: it is not there.
-        JobError: it is not whole.
-    """
-    fs, name = file_system(path)
-    with fs.open(name, "rb") as handle:
-        try:
-            return int(pq.ParquetFile(handle).metadata.num_rows)
-        except pa.ArrowInvalid as error:
-            raise JobError(f"{path!r} is no whole Parquet file: {error}") from error
 
 
 def add_up(tallies: Iterable[Tally], measure: Measure) -> Tally:
