@@ -106,7 +106,7 @@ class Victims:
     def _rank_states(self) -> list[dict]:
         states = []
         for folder in self._folders():
-            for file in sorted(folder.glob("engine/ranks/rank-*.json")):
+            for file in sorted(folder.glob("engine/ranks/*/rank-*.json")):
                 with contextlib.suppress(OSError, ValueError):  # cleared away meanwhile
                     states.append(json.loads(file.read_text()))
         return states
