@@ -23,13 +23,16 @@ DBR154_SUITE = tests/engines tests/test_*.py
 PYTEST = -m pytest -n 2 --dist loadfile
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_pandas_udf.py \
-	tests/engines/test_horovod.py tests/test_accelerators.py tests/test_readers.py
+	tests/engines/test_scoring_udf.py tests/engines/test_horovod.py tests/test_accelerators.py \
+	tests/test_readers.py
 # What meets the libraries whose oldest versions are tried.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_committer.py tests/test_config.py tests/test_copying.py tests/test_csv_rows.py \
-	tests/test_json_rows.py tests/test_listing.py tests/test_united_schema.py tests/test_doctor.py tests/test_examination.py tests/test_gate.py \
-	tests/test_import.py tests/test_inputs.py tests/test_lookups.py tests/test_metrics.py \
+	tests/test_footers.py tests/test_json_rows.py tests/test_layouts.py tests/test_listing.py \
+	tests/test_united_schema.py tests/test_doctor.py tests/test_examination.py tests/test_gate.py \
+	tests/test_import.py tests/test_inputs.py tests/test_lookups.py tests/test_mending.py \
+	tests/test_metrics.py tests/test_records.py tests/test_suspects.py \
 	tests/test_output.py tests/test_reading.py tests/test_rebatch.py tests/test_retry.py \
 	tests/test_runner.py tests/test_scorer.py tests/test_snapshot.py tests/test_sources.py \
 	tests/test_state.py tests/test_tasks.py tests/test_tokens.py tests/test_validation.py \
