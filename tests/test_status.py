@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import sparkinfer.report.status
 from sparkinfer.api import functions
 from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
@@ -124,11 +125,16 @@ def test_a_stopped_run_whose_manifest_is_damaged_says_so_with_its_path(
 
 
 def test_a_stopped_run_whose_output_cannot_be_read_says_so_with_its_path(
-    output: Path, config: ScoringConfig, stopped: None, capsys: pytest.CaptureFixture[str]
+    output: Path,
+    config: ScoringConfig,
+    stopped: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    manifest = manifest_path(output)
-    manifest.unlink()
-    manifest.mkdir()
+    def fail(path: str) -> None:
+        raise OSError("the store does not answer")
+
+    monkeypatch.setattr(sparkinfer.report.status, "read_manifest", fail)
     assert score(config) == 130
     said = capsys.readouterr().err
     assert f"stopped; how much of output '{output}' is done cannot be read (" in said
