@@ -21,6 +21,7 @@ from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.records import ChunkRecord, Records
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.sealed import seal
+from sparkinfer.sinks.footers import read_footer
 from sparkinfer.sinks.parquet import ParquetFolder
 from tests.disk import Disk, Killed
 from tests.made_up_engine import FAILURE, LABELS, MadeUpEngine, run_made_up, write_input
@@ -520,7 +521,9 @@ def spoil(config: ScoringConfig) -> None:
         pq.write_table(table, folder / name)
         path = record_file(config.output, record.number)
         values = json.loads(path.read_text())
-        values["files"][name] = (folder / name).stat().st_size
+        size = (folder / name).stat().st_size
+        values["files"][name] = size
+        values["digests"][name] = read_footer(str(folder / name), size).digest
         values["errors"] += 1
         del values["checksum"], values["schema_version"]
         path.write_text(seal(values))
