@@ -78,7 +78,8 @@ def hashes_of_sequences(encoded: Encoded, sequences: IntArray) -> list[str]:
 
 def _hashes_of_rows(columns: Sequence[pa.Array]) -> list[str]:
     texts = [pc.cast(column, pa.binary()).to_pylist() for column in columns]
-    return [_hash(b"\0".join(text or b"" for text in row)) for row in zip(*texts, strict=True)]
+    # As Python writes them: a null is no empty text, and no text ends where another begins.
+    return [_hash(repr(row).encode()) for row in zip(*texts, strict=True)]
 
 
 def _hash(content: bytes) -> str:
