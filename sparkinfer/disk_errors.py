@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sparkinfer.exceptions import JobError, UsageError
+from sparkinfer.exceptions import JobError, TooManyErrorsError, UsageError
 
 _GONE = (
     "is gone: deleted or moved while the run needed it, or removed by another run that has taken "
@@ -76,7 +76,7 @@ def disk_errors_told(output: str | None) -> Iterator[None]:
     """
     try:
         yield
-    except UsageError:
+    except (UsageError, TooManyErrorsError):  # the latter quotes what ended rows, not the run
         raise
     except Exception as error:
         found = _find(error)

@@ -10,6 +10,7 @@ SparkInferError                      the root: catch this one to catch them all
 │   └── EngineUnavailableError (ImportError)   a package, Java or an accelerator is missing
 ├── JobError                         the job had started and failed
 │   ├── RowConservationError         the rows written are not the rows read
+│   ├── TooManyErrorsError           more rows have an error than allowed
 │   ├── LeaseLostError               another run writes to the output now (jobs.lease)
 │   └── ControlFolderError           driver and ranks cannot communicate (engines.horovod)
 ├── RankTracebackError               in a cause: what a rank of that engine raised
@@ -95,6 +96,10 @@ class JobError(SparkInferError):
 
 class RowConservationError(JobError):
     """The number of rows written differs from the number of rows read."""
+
+
+class TooManyErrorsError(JobError):
+    """More rows have an error than allowed; the message quotes their errors."""
 
 
 class DeviceError(SparkInferError):

@@ -20,7 +20,7 @@ from botocore.exceptions import (
 
 import sparkinfer
 from sparkinfer.disk_errors import disk_errors_told, is_passing
-from sparkinfer.exceptions import ConfigError, JobError
+from sparkinfer.exceptions import ConfigError, JobError, TooManyErrorsError
 from tests.fuse_mount import FuseMount
 from tests.made_up_engine import write_input
 
@@ -35,6 +35,13 @@ def told(error: BaseException) -> str:
 def caused(error: Exception, by: Exception) -> Exception:
     error.__cause__ = by
     return error
+
+
+def test_a_limit_of_errors_that_is_reached_is_not_told_as_one_of_the_errors() -> None:
+    said = "3 rows have an error, and 2 are allowed: 3 x 'model: OSError: [Errno 2] No such: '/x''"
+    with pytest.raises(TooManyErrorsError) as raised, disk_errors_told("/data/out"):
+        raise TooManyErrorsError(said)
+    assert raised.value.message == said
 
 
 @pytest.mark.parametrize(

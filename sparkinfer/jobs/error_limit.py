@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import JobError
+from sparkinfer.exceptions import TooManyErrorsError
 from sparkinfer.jobs.done import MOST_REASONS
 from sparkinfer.models.scorer import NULL_TEXT
 
@@ -33,14 +33,14 @@ class ErrorLimit:
         """Adds rows.
 
         Raises:
-            JobError: there are more than allowed; it names the most frequent reasons.
+            TooManyErrorsError: there are more than allowed; it names the most frequent reasons.
         """
         with self._lock:
             self._errors += errors
             self._reasons.update(reasons)
             self._reasons = Counter(dict(self._reasons.most_common(MOST_REASONS)))
             if self._most is not None and self._errors > self._most:
-                raise JobError(self._message())
+                raise TooManyErrorsError(self._message())
 
     def _message(self) -> str:
         often = ", ".join(f"{n} x {reason!r}" for reason, n in self._reasons.most_common(3))

@@ -13,7 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sparkinfer import __version__
-from sparkinfer.exceptions import ConfigError, InputError, JobError, ResumeError
+from sparkinfer.exceptions import (
+    ConfigError,
+    InputError,
+    JobError,
+    ResumeError,
+    TooManyErrorsError,
+)
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.committer import Committer, Recorder
 from sparkinfer.jobs.differences import refuse_other_settings
@@ -226,7 +232,7 @@ class _Run:
     def _within_limit(self, earlier: _Earlier) -> _Earlier | None:
         try:
             self._limit(earlier.manifest, earlier.done)
-        except JobError:
+        except TooManyErrorsError:
             return None
         return earlier
 
@@ -234,7 +240,7 @@ class _Run:
         """Returns the limit of rows with an error, of which those that are done are added.
 
         Raises:
-            JobError: there are more already.
+            TooManyErrorsError: there are more already.
         """
         limit = ErrorLimit(self._config, manifest.rows)
         limit.add(done.errors, done.reasons)
