@@ -237,14 +237,8 @@ def write_text(path: str, text: str) -> None:
     fs.pipe_file(name, text.encode("utf-8"))
 
 
-def replace_text(path: str, text: str, durable: bool = False) -> None:
-    """Writes a small file so that a reader sees either the old text or the new one.
-
-    Args:
-        path: of the file.
-        text: its new content.
-        durable: whether it must survive a power failure.
-    """
+def replace_text(path: str, text: str) -> None:
+    """Writes a small file so that a reader sees either the old text or the new one."""
     fs, name = file_system(path)
     if not is_local(fs) or not mounts.renames(Path(name).parent):
         write_text(path, text)  # an object store shows an object once it is complete
@@ -252,8 +246,6 @@ def replace_text(path: str, text: str, durable: bool = False) -> None:
     partial = f"{path}.{uuid.uuid4().hex}"
     try:
         write_text(partial, text)
-        if durable:
-            sync(partial)
         move(partial, path)
     except OSError:
         with contextlib.suppress(OSError):

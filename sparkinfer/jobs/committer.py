@@ -38,7 +38,8 @@ class Committer:
 
         Raises:
             RowConservationError: its files do not hold as many rows as the chunk.
-            TooManyErrorsError: more rows have an error than allowed; the chunk is committed nonetheless.
+            TooManyErrorsError: more rows have an error than allowed; the chunk is committed
+                nonetheless.
             LeaseLostError: another run writes here now.
         """
         record = self._recorder.record(scored, self._recorder.counted(scored))

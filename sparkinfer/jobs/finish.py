@@ -70,7 +70,8 @@ def _sum(measure: Measure, ledger: Ledger) -> tuple[Done, Measured]:
 
 
 def _mark(manifest: Manifest, hold: Hold, read: JobInput, files: Collection[str]) -> None:
-    if not hold.sink.is_finished():
+    is_finished = hold.sink.is_finished()
+    if not is_finished:
         read.check_at_end(manifest)
         hold.output.forget(manifest, hold.insist)
     # What no record names: on an object store, an earlier writer's copy may end late.
@@ -78,7 +79,7 @@ def _mark(manifest: Manifest, hold: Hold, read: JobInput, files: Collection[str]
     late = [n for n in sink.of_runs({manifest.run, *manifest.replaced}) if n not in files]
     hold.insist(lambda: sink.remove(late))
     sink.refuse_strangers({manifest.run})
-    if not hold.sink.is_finished():
+    if not is_finished:
         hold.insist(hold.sink.finish)
 
 

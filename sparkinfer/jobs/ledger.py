@@ -69,6 +69,10 @@ class Ledger:
         for record, _ in self._standing():
             yield record
 
+    def extend(self, chunks: Sequence[Chunk]) -> None:
+        """Takes the chunks of a larger manifest of the same run, which begin with those so far."""
+        self._chunks = chunks
+
     def recover(self, insist: Insist) -> None:
         """Finishes what a record says and an interrupted writer left undone.
 

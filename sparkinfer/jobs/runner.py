@@ -104,14 +104,14 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
 
 
 @dataclass(frozen=True)
-class _Earlier:
-    """A run of the output that is gone on with.
+class _Begun:
+    """A run of the output: one that is gone on with, or a new one.
 
     Attributes:
         manifest: what it has to do.
         hold: the output, for this run.
         done: what of it is done.
-        is_larger: whether the input has grown since.
+        is_larger: whether the input has more than the manifest.
     """
 
     manifest: Manifest
@@ -163,12 +163,12 @@ class _Run:
             self._lease.check()  # the gate may have taken minutes
             self._output.fence(self._lease.epoch)
             if earlier is None:
-                hold = self._hold(manifest := self._begin(settings))
+                manifest = self._begin(settings)
+                earlier = _Begun(manifest, self._hold(manifest), Done(), is_larger=False)
             elif earlier.is_larger:
-                hold = self._hold(manifest := self._extended(earlier.manifest))
-            else:
-                manifest, hold = earlier.manifest, earlier.hold
-            return with_retried(self._score(manifest, hold, display), retried)
+                earlier = replace(earlier, manifest=self._extended(earlier.manifest))
+                earlier.hold.ledger.extend(earlier.manifest.chunks)
+            return with_retried(self._score(earlier, display), retried)
 
     def clean_up(self) -> None:
         """Removes what the run has staged, while it still holds the output.
@@ -197,7 +197,7 @@ class _Run:
             ledger.recover(self._insist)
         return Hold(self._output, sink, ledger, self._insist, self._lease.epoch)
 
-    def _earlier(self, settings: Mapping[str, Any]) -> _Earlier | None:
+    def _earlier(self, settings: Mapping[str, Any]) -> _Begun | None:
         """Returns the run to go on with, None to begin a new one.
 
         A run that overwrites goes on with one that did and was broken off, if it fits.
@@ -212,7 +212,7 @@ class _Run:
                 return self._within_limit(self._opened(manifest, settings))
         return None
 
-    def _opened(self, manifest: Manifest, settings: Mapping[str, Any]) -> _Earlier:
+    def _opened(self, manifest: Manifest, settings: Mapping[str, Any]) -> _Begun:
         """Returns a run to go on with.
 
         Raises:
@@ -223,13 +223,13 @@ class _Run:
         done = self._done(hold)
         is_larger = self._input.is_larger(manifest, done.numbers)
         self._input.refuse_uncovered(manifest, done.numbers)
-        return _Earlier(manifest, hold, done, is_larger)
+        return _Begun(manifest, hold, done, is_larger)
 
     def _done(self, hold: Hold) -> Done:
         """Returns what of the output is done."""
         return self._insist(lambda: done_in(hold.ledger))
 
-    def _within_limit(self, earlier: _Earlier) -> _Earlier | None:
+    def _within_limit(self, earlier: _Begun) -> _Begun | None:
         try:
             self._limit(earlier.manifest, earlier.done)
         except TooManyErrorsError:
@@ -246,7 +246,7 @@ class _Run:
         limit.add(done.errors, done.reasons)
         return limit
 
-    def _tried(self, earlier: _Earlier | None) -> _Earlier | None:
+    def _tried(self, earlier: _Begun | None) -> _Begun | None:
         """Returns the run to go on with once the processor is tried out as it was then.
 
         Raises:
@@ -266,7 +266,7 @@ class _Run:
             return None
         return earlier
 
-    def _retry(self, earlier: _Earlier, display: Display) -> Retried:
+    def _retry(self, earlier: _Begun, display: Display) -> Retried:
         """Has the rows with an error scored again in the chunks that are done."""
         with job_errors():
             retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest.labels)
@@ -308,13 +308,13 @@ class _Run:
             )
         return manifest
 
-    def _score(self, manifest: Manifest, hold: Hold, display: Display) -> RunResult:
+    def _score(self, begun: _Begun, display: Display) -> RunResult:
         """Scores the chunks that are not done."""
+        manifest, hold, done = begun.manifest, begun.hold, begun.done
         Records(self._output.path, manifest.run).make_folder()
         self._insist(hold.sink.unfinish)
         sink = ParquetFolder(self._output.path)
         self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
-        done = self._done(hold)
         progress = Progress(manifest.rows, len(manifest.chunks))
         progress.skip(done.rows, len(done.numbers))
         notes, staging = self._output.notes_folder, hold.staging_folder("engine")
@@ -344,7 +344,7 @@ class _Run:
                 attempt = f"{chunk.name}-{uuid.uuid4().hex}"
                 yield ChunkTask(chunk, hold.staging_folder(attempt))
 
-    def _nothing_to_do(self, earlier: _Earlier) -> RunResult:
+    def _nothing_to_do(self, earlier: _Begun) -> RunResult:
         with job_errors():
             result = finish(
                 self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes

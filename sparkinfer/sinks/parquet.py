@@ -130,14 +130,13 @@ class ParquetFolder:
 
     def of_runs(self, runs: Collection[str]) -> list[str]:
         """Returns the names of the files that one of these runs wrote."""
-        matches = ((name, PART_NAME.fullmatch(name)) for name in sorted(sizes_in(self._path)))
-        return [name for name, match in matches if match and (match[2] or "") in runs]
+        return [name for name in sorted(sizes_in(self._path)) if _is_of(name, runs)]
 
     def refuse_strangers(self, runs: Collection[str]) -> None:
         """Raises OutputError if there is something that none of these runs wrote."""
-        ours = {WORK_FOLDER, *self.of_runs(runs)}
-        hidden = {name for name in sizes_in(self._path) if _is_hidden(name)}
-        foreign = [name for name in names_in(self._path) if name not in ours | hidden]
+        files = sizes_in(self._path)
+        ours = {WORK_FOLDER, *(n for n in files if _is_of(n, runs) or _is_hidden(n))}
+        foreign = [name for name in names_in(self._path) if name not in ours]
         if foreign:
             raise OutputError(
                 f"output {self._path!r} holds {foreign[0]!r}, which no run wrote there; move it "
@@ -169,6 +168,12 @@ def _footer_of_staged(path: str, size: int) -> Footer:
         return read_footer(path, size)
     except BrokenFileError as error:
         raise JobError(str(error)) from error
+
+
+def _is_of(name: str, runs: Collection[str]) -> bool:
+    """Returns whether a file is named as one of these runs names its files."""
+    match = PART_NAME.fullmatch(name)
+    return match is not None and (match[2] or "") in runs
 
 
 def _is_hidden(name: str) -> bool:
