@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import hypothesis
 import pytest
 
@@ -97,6 +98,16 @@ def mount(tmp_path: Path) -> Iterator[FuseMount]:
         pytest.skip(f"no FUSE mount: {problem}")
     with FuseMount(tmp_path / "backing", tmp_path / "host0", tmp_path / "host1") as mount:
         yield mount
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An output folder on a disk, and on a store that cannot rename."""
+    if request.param == "local":
+        return str(tmp_path / "out")
+    fsspec.filesystem("memory").store.clear()
+    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
+    return "memory://bucket/out"
 
 
 @pytest.fixture

@@ -183,6 +183,19 @@ def write_input(folder: Path, files: int = 2, row_groups: int = 4, rows: int = 1
     return folder
 
 
+def job_of_eighty_rows(classifier: Path, folder: Path) -> ScoringConfig:
+    """Returns a job over two files, in four chunks, in and out of a folder."""
+    return ScoringConfig(
+        model=str(classifier),
+        input=str(write_input(folder / "in")),
+        input_col="text",
+        label_col="label",
+        output=str(folder / "out"),
+        engine="local",
+        chunks={"target_rows": 20},
+    )
+
+
 def add_file(folder: Path, number: int, row_groups: int = 4, rows: int = 10) -> None:
     """Writes one more such file."""
     count = row_groups * rows

@@ -18,20 +18,12 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.jobs.lease import LeaseLostError
 from tests.disk import ids_of
-from tests.made_up_engine import MadeUpEngine, run_made_up, write_input
+from tests.made_up_engine import MadeUpEngine, job_of_eighty_rows, run_made_up
 
 
 @pytest.fixture
 def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
-    return ScoringConfig(
-        model=str(classifier),
-        input=str(write_input(tmp_path / "in")),
-        input_col="text",
-        label_col="label",
-        output=str(tmp_path / "out"),
-        engine="local",
-        chunks={"target_rows": 20},
-    )
+    return job_of_eighty_rows(classifier, tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,16 +13,6 @@ from sparkinfer.storage import join, make_folder, names_in, walk, write_text
 def scored_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"error": pa.array([None], pa.string())}), path)
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An output folder on a disk, and on a store that cannot rename."""
-    if request.param == "local":
-        return str(tmp_path / "out")
-    fsspec.filesystem("memory").store.clear()
-    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
-    return "memory://bucket/out"
 
 
 def test_an_absent_or_empty_folder_is_accepted(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -20,16 +19,6 @@ from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.storage import join, make_folder, names_in, remove, write_text
 
 RUN = "0123abcd"
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An output folder on a disk, and on a store that cannot rename."""
-    if request.param == "local":
-        return str(tmp_path / "out")
-    fsspec.filesystem("memory").store.clear()
-    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
-    return "memory://bucket/out"
 
 
 def parquet(text: str) -> bytes:

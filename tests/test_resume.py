@@ -18,7 +18,12 @@ from sparkinfer.jobs.result import RunResult
 from sparkinfer.models.gate import Verdict
 from sparkinfer.plan.prelude import Prelude
 from tests.disk import Disk, Killed, ids_of
-from tests.made_up_engine import MadeUpEngine, add_file, run_made_up, write_input
+from tests.made_up_engine import (
+    MadeUpEngine,
+    add_file,
+    job_of_eighty_rows,
+    run_made_up,
+)
 from tests.test_runner import kill_before
 from tests.written import (
     edit_manifest,
@@ -31,22 +36,13 @@ from tests.written import (
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_input(tmp_path / "in")
+def source(config: ScoringConfig) -> Path:
+    return Path(str(config.input))
 
 
 @pytest.fixture
-def config(classifier: Path, tmp_path: Path, source: Path) -> ScoringConfig:
-    """Eighty rows in two files, in four chunks."""
-    return ScoringConfig(
-        model=str(classifier),
-        input=str(source),
-        input_col="text",
-        label_col="label",
-        output=str(tmp_path / "out"),
-        engine="local",
-        chunks={"target_rows": 20},
-    )
+def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
+    return job_of_eighty_rows(classifier, tmp_path)
 
 
 def run(config: ScoringConfig, **options: Any) -> tuple[RunResult, MadeUpEngine]:

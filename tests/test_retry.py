@@ -24,7 +24,13 @@ from sparkinfer.jobs.sealed import seal
 from sparkinfer.sinks.footers import read_footer
 from sparkinfer.sinks.parquet import ParquetFolder
 from tests.disk import Disk, Killed
-from tests.made_up_engine import FAILURE, LABELS, MadeUpEngine, run_made_up, write_input
+from tests.made_up_engine import (
+    FAILURE,
+    LABELS,
+    MadeUpEngine,
+    job_of_eighty_rows,
+    run_made_up,
+)
 from tests.test_runner import kill_before, rows_of
 from tests.tiny_models import WORDS
 from tests.written import record_file, records_of
@@ -37,15 +43,7 @@ FAILING = (5, 13, 16, 44, 79)
 
 @pytest.fixture
 def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
-    return ScoringConfig(
-        model=str(classifier),
-        input=str(write_input(tmp_path / "in")),
-        input_col="text",
-        label_col="label",
-        output=str(tmp_path / "out"),
-        engine="local",
-        chunks={"target_rows": 20},
-    )
+    return job_of_eighty_rows(classifier, tmp_path)
 
 
 def run(

@@ -31,27 +31,25 @@ from sparkinfer.report.summary import summarize
 from sparkinfer.rows import copying
 from sparkinfer.rows.copying import Copy, FileCopier
 from tests.disk import Disk, Killed, ids_of
-from tests.made_up_engine import MadeUpEngine, add_file, run_made_up, write_input
+from tests.made_up_engine import (
+    MadeUpEngine,
+    add_file,
+    job_of_eighty_rows,
+    run_made_up,
+    write_input,
+)
 from tests.tiny_models import make_classifier
 from tests.written import edit_manifest, manifest_values, part_of, record_file
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_input(tmp_path / "in")
+def source(config: ScoringConfig) -> Path:
+    return Path(str(config.input))
 
 
 @pytest.fixture
-def config(classifier: Path, tmp_path: Path, source: Path) -> ScoringConfig:
-    return ScoringConfig(
-        model=str(classifier),
-        input=str(source),
-        input_col="text",
-        label_col="label",
-        output=str(tmp_path / "out"),
-        engine="local",
-        chunks={"target_rows": 20},
-    )
+def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
+    return job_of_eighty_rows(classifier, tmp_path)
 
 
 def rows_of(output: str | None) -> list[dict[str, Any]]:

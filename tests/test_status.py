@@ -10,7 +10,7 @@ from sparkinfer.api import functions
 from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
 from sparkinfer.report.status import describe_status, read_status
-from tests.made_up_engine import run_made_up, write_input
+from tests.made_up_engine import job_of_eighty_rows, run_made_up
 from tests.written import (
     edit_manifest,
     edit_record,
@@ -24,15 +24,7 @@ FINISHED = "rows       80 of 80 (100.0%), 4 of 4 chunks"
 
 @pytest.fixture
 def config(classifier: Path, tmp_path: Path) -> ScoringConfig:
-    return ScoringConfig(
-        model=str(classifier),
-        input=str(write_input(tmp_path / "in")),
-        input_col="text",
-        label_col="label",
-        output=str(tmp_path / "out"),
-        engine="local",
-        chunks={"target_rows": 20},
-    )
+    return job_of_eighty_rows(classifier, tmp_path)
 
 
 @pytest.fixture
