@@ -60,7 +60,7 @@ def renames(folder: Path) -> bool:
     old, new = (folder / f".sparkinfer-probe-{uuid.uuid4().hex}" for _ in range(2))
     try:
         old.write_bytes(b"old")
-        can = _problem(lambda _: _rename(new, old), folder) is None
+        can = _can_rename(new, old)
     finally:
         for file in (old, new):
             file.unlink(missing_ok=True)
@@ -125,6 +125,15 @@ def _problem(attempt: Callable[[Path], str | None], folder: Path) -> str | None:
         return attempt(folder)
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _can_rename(new: Path, old: Path) -> bool:
+    try:
+        return _rename(new, old) is None
+    except OSError as error:
+        if error.errno not in _REFUSALS:  # what fails for a while says nothing of the file system
+            raise
+        return False
 
 
 def _rename(new: Path, old: Path) -> str | None:

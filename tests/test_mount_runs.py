@@ -45,7 +45,9 @@ def config(
 
 
 def files_in(config: ScoringConfig) -> set[str]:
-    return {without_run(name) for name in walk(str(config.output))}
+    """Returns the files of an output, without what a mount that failed kept of a trial."""
+    names = {without_run(name) for name in walk(str(config.output))}
+    return {name for name in names if ".sparkinfer-probe-" not in name}
 
 
 WHOLE = {

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sparkinfer import mounts
 from sparkinfer.doctor.folders import describe_mount
 from sparkinfer.mounts import APPEND, LINK, RENAME, REWRITE, refusals
 from tests.fuse_mount import FuseMount
@@ -38,3 +39,14 @@ def test_a_folder_that_takes_no_file_is_an_error(mount: FuseMount) -> None:
     mount.switch(refused={"mkdir": "EROFS"})
     with pytest.raises(OSError, match="Read-only"):
         refusals(mount.hosts[0])
+
+
+def test_a_mount_that_fails_for_a_while_is_not_taken_for_one_without_renames(
+    mount: FuseMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "_has_renames", {})
+    mount.switch(refused={"rename": "EIO"})
+    with pytest.raises(OSError, match="Input/output error"):
+        mounts.renames(mount.hosts[0])
+    mount.switch()
+    assert mounts.renames(mount.hosts[0])

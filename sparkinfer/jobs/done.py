@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.records import ChunkRecord
 
 MOST_REASONS = 100
@@ -47,9 +47,9 @@ class Done:
             self.reasons = Counter(dict(self.reasons.most_common(MOST_REASONS)))
 
 
-def done_in(ledger: Ledger) -> Done:
-    """Returns what of an output is done."""
+def done_in(records: Iterable[ChunkRecord]) -> Done:
+    """Returns what of an output is done, by the records that stand."""
     done = Done()
-    for record in ledger.standing():
+    for record in records:
         done.add(record)
     return done

@@ -73,11 +73,12 @@ class Ledger:
         """Takes the chunks of a larger manifest of the same run, which begin with those so far."""
         self._chunks = chunks
 
-    def recover(self, insist: Insist) -> None:
-        """Finishes what a record says and an interrupted writer left undone.
+    def recover(self, insist: Insist) -> Iterator[ChunkRecord]:
+        """Yields the records that stand, each once its files are where readers look.
 
-        Call it before anything that is staged is removed. What readers see of a chunk that is to be
-        scored again stays until its next commit, which replaces it.
+        What a record says and an interrupted writer left undone is finished on the way: exhaust it
+        before anything that is staged is removed. What readers see of a chunk that is to be scored
+        again stays until its next commit, which replaces it.
         """
         self._looks_inside = True
         self._highest = {number: known[0] for number, known in self._known().items()}
@@ -89,6 +90,7 @@ class Ledger:
                 self._publish(record, insist, doubled | set(record.files))
             elif doubled:
                 insist(partial(self._sink.remove, doubled))
+            yield record
 
     def commit(
         self, draft: ChunkRecord, insist: Insist, instead_of: Collection[str] = ()

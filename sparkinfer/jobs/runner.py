@@ -152,7 +152,8 @@ class _Run:
             self._prelude.follow(earlier.manifest.verdict)
             if retried is not None:
                 retried = self._retry(earlier, display)
-                earlier = replace(earlier, done=self._done(earlier.hold))
+                ledger = earlier.hold.ledger
+                earlier = replace(earlier, done=self._insist(lambda: done_in(ledger.standing())))
             self._limit(earlier.manifest, earlier.done)
             is_done = len(earlier.done.numbers) == len(earlier.manifest.chunks)
             if is_done and not earlier.is_larger:
@@ -163,8 +164,7 @@ class _Run:
             self._lease.check()  # the gate may have taken minutes
             self._output.fence(self._lease.epoch)
             if earlier is None:
-                manifest = self._begin(settings)
-                earlier = _Begun(manifest, self._hold(manifest), Done(), is_larger=False)
+                earlier = self._begun(self._begin(settings))
             elif earlier.is_larger:
                 earlier = replace(earlier, manifest=self._extended(earlier.manifest))
                 earlier.hold.ledger.extend(earlier.manifest.chunks)
@@ -187,15 +187,16 @@ class _Run:
         except Exception as error:  # each store has its own errors
             logger.warning("what this run staged stays there for now: %s", error)
 
-    def _hold(self, manifest: Manifest) -> Hold:
-        """Returns the output as the run of a manifest holds it, with all that is recorded done."""
+    def _begun(self, manifest: Manifest) -> _Begun:
+        """Returns the run of a manifest, with all that is recorded done."""
         path = self._output.path
         sink = ParquetFolder(path, manifest.run)
         ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
         self._ledgers.append(ledger)
         with job_errors():
-            ledger.recover(self._insist)
-        return Hold(self._output, sink, ledger, self._insist, self._lease.epoch)
+            done = done_in(ledger.recover(self._insist))
+        hold = Hold(self._output, sink, ledger, self._insist, self._lease.epoch)
+        return _Begun(manifest, hold, done, is_larger=False)
 
     def _earlier(self, settings: Mapping[str, Any]) -> _Begun | None:
         """Returns the run to go on with, None to begin a new one.
@@ -219,15 +220,10 @@ class _Run:
             ResumeError: settings, input or chunks are not those that it began with.
         """
         refuse_other_settings(self._output.path, manifest.settings, settings)
-        hold = self._hold(manifest)
-        done = self._done(hold)
-        is_larger = self._input.is_larger(manifest, done.numbers)
-        self._input.refuse_uncovered(manifest, done.numbers)
-        return _Begun(manifest, hold, done, is_larger)
-
-    def _done(self, hold: Hold) -> Done:
-        """Returns what of the output is done."""
-        return self._insist(lambda: done_in(hold.ledger))
+        begun = self._begun(manifest)
+        is_larger = self._input.is_larger(manifest, begun.done.numbers)
+        self._input.refuse_uncovered(manifest, begun.done.numbers)
+        return replace(begun, is_larger=is_larger)
 
     def _within_limit(self, earlier: _Begun) -> _Begun | None:
         try:

@@ -75,7 +75,7 @@ def score(spark: object, options: dict) -> list:
             ["hostname", "-I"], capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    addresses = spark.sparkContext.range(2, numSlices=2).mapPartitions(look).collect()
+    addresses = spark.sparkContext.range(2, numSlices=2).barrier().mapPartitions(look).collect()
     sparkinfer.run(sparkinfer.ScoringConfig(**options), spark)
     return addresses
 
