@@ -28,7 +28,6 @@ from sparkinfer.metrics.measure import Measure
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict
-from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.tokens import Encoder
@@ -37,6 +36,7 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.reading import InputFolders, Piece
 from sparkinfer.workers.suspects import Suspects
+from tests.model_options import options_of
 from tests.tiny_models import sentences
 
 pytestmark = [
@@ -72,7 +72,7 @@ def source(classifier: Path) -> ModelSource:
 
 @pytest.fixture(scope="module")
 def encoder(classifier: Path) -> Encoder:
-    options = ModelOptions("text-classification", ("text",))
+    options = options_of()
     return Checkpoint(classifier, options, "cpu").encoder
 
 
@@ -96,7 +96,7 @@ def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
         (folder / name).mkdir()
     options = BatchingConfig(**{"max_batch_tokens": 16, "window_rows": 100, **batching})
     verdict = Verdict(PLAIN, "cpu", 0.0, 1e-4, ("NEGATIVE", "POSITIVE"), max_length=64)
-    of_model = ModelOptions("text-classification", ("text",), batching=options)
+    of_model = options_of(batching=options)
     processor = ModelScoring("m", None, of_model, source, verdict)
     columns = Columns(
         carried=pa.schema([("id", pa.int64())]),

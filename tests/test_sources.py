@@ -26,9 +26,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.numpy import save_file
 
-from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
 from sparkinfer.models.sources import ModelSource, cache_folder, resolve, stage
+from sparkinfer.option_groups import LoadingConfig
 
 SAFE = LoadingConfig()
 TRUSTING = LoadingConfig(trust_remote_code=True)
@@ -640,7 +640,7 @@ def hub() -> Iterator[FakeHub]:
 
 ASK = """
     import json, sys, traceback
-    from sparkinfer.config import LoadingConfig
+    from sparkinfer.option_groups import LoadingConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.models.sources import ModelSource, resolve, stage
     for call in json.loads(sys.argv[1]):
