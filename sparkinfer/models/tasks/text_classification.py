@@ -40,6 +40,7 @@ class TextClassification(Task):
     name = "text-classification"
     pipeline = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
+    heads = ("ForSequenceClassification",)
     pairs = "optional"
     files = ("config_sentence_transformers.json",)
     evaluation = ClassificationEvaluation()
