@@ -18,7 +18,7 @@ from sparkinfer.models.tasks.base import ModelTask
 from sparkinfer.models.tokens import Encoder, claimed_limit
 
 _HEAD = re.compile(r"For[A-Z]\w*$|LMHeadModel$")
-"""How transformers' classes with a head end. Source: transformers' `MODEL_FOR_..._MAPPING_NAMES`."""
+"""How transformers' classes with a head end. Source: its `MODEL_FOR_..._MAPPING_NAMES`."""
 
 
 class Checkpoint:
