@@ -169,7 +169,8 @@ def _alone(rows: Iterable[int]) -> list[IntArray]:
 def _encode(model: RunningModel, texts: Sequence[str], max_length: int) -> Encoded:
     """Returns one sequence for each text, though a task may make several of it."""
     columns = [[*texts[turn:], *texts[:turn]] for turn in range(len(model.texts))]
-    encoder = model.encoder.cutting_at(min(max_length, model.encoder.max_length))
+    most = model.encoder.max_length + model.task.appended_tokens
+    encoder = model.encoder.cutting_at(min(max_length, most))
     inputs = model.task.encode(encoder, columns)
     usable = np.setdiff1d(inputs.starts, list(inputs.encoded.errors))
     return _only(usable, inputs.encoded)
