@@ -251,20 +251,41 @@ def _shards(files: Listing, index: str) -> set[str]:
 
 
 def _read_json(files: Listing, name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = _parsed(lambda: files.read(name), name, files.shown, dict)
+    return loaded
+
+
+def read_json(folder: Path, name: str, shown: str, kind: type = dict) -> Any:
+    """Returns the content of a JSON file in a model's folder.
+
+    Args:
+        folder: the model's.
+        name: the file's path in it.
+        shown: the model, for messages.
+        kind: what it must hold, `dict` or `list`.
+
+    Raises:
+        ModelLoadError: it cannot be read, or holds something else.
+    """
+    return _parsed((folder / name).read_bytes, name, shown, kind)
+
+
+def _parsed(read: Callable[[], bytes], name: str, shown: str, kind: type) -> Any:
     try:
-        content = files.read(name)
-        _refuse_pointer(content[: len(_LFS_POINTER)], name, files.shown)
+        content = read()
+        _refuse_pointer(content[: len(_LFS_POINTER)], name, shown)
         loaded = json.loads(content)
     except OSError as error:
-        raise ModelLoadError(f"{files.shown}: {name} cannot be read ({error.strerror})") from None
+        raise ModelLoadError(f"{shown}: {name} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ModelLoadError(
-            f"{files.shown}: {name} is not valid JSON ({error}); copy or save the model again"
+            f"{shown}: {name} is not valid JSON ({error}); copy or save the model again"
         ) from None
     except RecursionError:
         raise ModelLoadError(
-            f"{files.shown}: {name} is nested too deeply; copy or save the model again"
+            f"{shown}: {name} is nested too deeply; copy or save the model again"
         ) from None
-    if not isinstance(loaded, dict):
-        raise ModelLoadError(f"{files.shown}: {name} holds no JSON object; save the model again")
+    if not isinstance(loaded, kind):
+        expected = "object" if kind is dict else "array"
+        raise ModelLoadError(f"{shown}: {name} holds no JSON {expected}; save the model again")
     return loaded
