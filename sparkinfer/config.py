@@ -7,7 +7,6 @@ Anything unknown, ill-typed or contradictory raises `ConfigError` before a byte 
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,12 +16,23 @@ from typing import Any, Literal, TypeVar
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
+from sparkinfer.option_groups import (
+    BatchingConfig,
+    ChunksConfig,
+    CsvConfig,
+    DeepSpeedConfig,
+    GateConfig,
+    HorovodConfig,
+    LoadingConfig,
+    PreprocessConfig,
+    TaskConfig,
+    TemplateConfig,
+    read_task,
+)
 from sparkinfer.redaction import remember_secrets
-from sparkinfer.validation import NOT_EMPTY, NOT_SHOWN, PATH, Options, above, at_least, read_by
+from sparkinfer.validation import NOT_EMPTY, NOT_SHOWN, PATH, Options, at_least, read_by
 from sparkinfer.yaml_text import YamlTextError, parse_yaml
 
-LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
-ReaderName = Literal["auto", "petastorm", "pyarrow"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 InputFormat = Literal["auto", "parquet", "csv", "json", "table", "query"]
@@ -40,119 +50,11 @@ def _error_rows(value: Any) -> Any:
     raise ValueError("a number of rows or a share of them, such as 100 or 1%")
 
 
-def _one_character(value: Any) -> Any:
-    """Returns a single character; a tab may be written as backslash and t."""
-    found = "\t" if value == r"\t" else value
-    if found is None or (isinstance(found, str) and len(found) == 1 and found not in "\r\n"):
-        return found
-    raise ValueError("one character, such as ';' or '\\t'")
-
-
-def _quote(value: Any) -> Any:
-    """Returns a single character, or nothing."""
-    return value if value == "" else _one_character(value)
-
-
-def _encoding(value: Any) -> Any:
-    """Returns the name of an encoding of text that Python knows."""
-    try:
-        if value is not None:
-            "".encode(value)  # refuses base64 and the like, which are not of text
-        return value if value is None else codecs.lookup(value).name
-    except (LookupError, TypeError, ValueError):
-        raise ValueError("the name of an encoding, such as 'latin-1' or 'utf-16'") from None
-
-
 def _paths(value: Any) -> Any:
     """Returns paths as strings: one, or several as a tuple."""
     if isinstance(value, list | tuple):
         return tuple(os.fspath(one) if isinstance(one, Path) else one for one in value)
     return os.fspath(value) if isinstance(value, Path) else value
-
-
-@dataclass(frozen=True, init=False)
-class BatchingConfig(Options):
-    """Which rows go through the model together."""
-
-    max_batch_tokens: int | None = field(default=None, metadata=at_least(1))
-    """Maximum tokens in one forward pass, padding included; None: chosen by the device."""
-    max_batch_rows: int = field(default=1024, metadata=at_least(1))
-    """Maximum rows in one forward pass."""
-    window_rows: int = field(default=8192, metadata=at_least(1))
-    """Rows that are read ahead, sorted by length and batched together."""
-    window_bytes: int = field(default=64 * 2**20, metadata=at_least(1))
-    """Maximum bytes of text held by one window (a single row may exceed it)."""
-
-
-@dataclass(frozen=True, init=False)
-class LoadingConfig(Options):
-    """What is allowed while a model is loaded, and where its files are kept."""
-
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
-    allow_pickle_weights: bool = False
-    """Load `pytorch_model.bin`, a pickle that can run code, if no safetensors file exists."""
-    cache_dir: str | None = field(default=None, metadata=PATH)
-    """Folder on each node for fetched models; None: the user's cache folder."""
-
-
-@dataclass(frozen=True, init=False)
-class DeepSpeedConfig(Options):
-    """How `deepspeed.init_inference` is called."""
-
-    kernel_inject: bool = False
-    """Try DeepSpeed's own kernels first; they are correct for few architectures."""
-
-
-@dataclass(frozen=True, init=False)
-class HorovodConfig(Options):
-    """How the `horovod` engine starts its ranks and what they read with."""
-
-    launcher: LauncherName = "auto"
-    """What starts the ranks: `horovod.spark`, Databricks' `HorovodRunner`, or pyspark's
-    `TorchDistributor`; auto: the first that is installed, on Databricks the second."""
-    reader: ReaderName = "auto"
-    """What reads the prepared rows; auto: Petastorm if it is installed and works, except on object
-    stores."""
-    start_timeout_s: int = field(default=300, metadata=at_least(1))
-    """Seconds within which all ranks must be running."""
-
-
-@dataclass(frozen=True, init=False)
-class ChunksConfig(Options):
-    """How the input is cut into chunks, the unit of commit and resume."""
-
-    target_rows: int | None = field(default=None, metadata=at_least(1))
-    """Most rows of a chunk; None: by what the model runs on, rows and text counted. Larger
-    row groups are cut."""
-
-
-@dataclass(frozen=True, init=False)
-class CsvConfig(Options):
-    """How CSV files are written; all their columns are read as text."""
-
-    delimiter: str | None = field(default=None, metadata=read_by(_one_character))
-    """Character between fields; None: a tab in files named `.tsv`, else a comma."""
-    quote: str = field(default='"', metadata=read_by(_quote))
-    """Character around fields that hold the delimiter, line breaks or itself, doubled; empty: no
-    character quotes."""
-    escape: str | None = field(default=None, metadata=read_by(_one_character))
-    """Character that, before a quote or itself within quotes, makes that part of the field, as in
-    files that Spark writes (a backslash); None: quotes are doubled."""
-    encoding: str | None = field(default=None, metadata=read_by(_encoding))
-    """Such as `latin-1`; None: told by a byte order mark, else UTF-8."""
-    header: bool = True
-    """Whether the first row holds the names; if not, they are `_c0`, `_c1`, ..."""
-    null: str | None = None
-    """Text that stands for null where it is not in quotes, besides no text at all."""
-
-
-@dataclass(frozen=True, init=False)
-class GateConfig(Options):
-    """How closely an accelerated model must match the plain one before it may score rows."""
-
-    tolerance: float | None = field(default=None, metadata=above(0))
-    """Largest allowed difference of a probability from float32; None: by the dtype."""
 
 
 C = TypeVar("C", bound="ScoringConfig")
@@ -168,12 +70,17 @@ class ScoringConfig(Options):
 
     model: str = field(metadata=PATH | NOT_EMPTY)
     """Hub id, folder, `models:/` or `runs:/` URI, or a remote folder."""
-    input_col: str = field(metadata=NOT_EMPTY)
+    input_col: str | None = field(default=None, metadata=NOT_EMPTY)
     """Column that holds the text."""
+    text_pair_col: str | None = field(default=None, metadata=NOT_EMPTY)
+    """Column with a second text, for tasks on pairs: the other text, or a question's context."""
+    input_template: str | None = field(default=None, metadata=NOT_EMPTY)
+    """The text, made of several columns, such as `"{title}\\n\\n{body}"`; in place of
+    `input_col`. `{{` and `}}` are braces."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    task: str = "text-classification"
-    """What the model does, by its Hugging Face name."""
+    task: TaskConfig = field(default=TaskConfig("text-classification"), metadata=read_by(read_task))
+    """What the model does, by its Hugging Face name; its options are `task.NAME`."""
 
     input: str | tuple[str, ...] | None = field(default=None, metadata=read_by(_paths))
     """What to score: the path of a file or folder, several of them, a pattern, a table's name or an
@@ -237,6 +144,8 @@ class ScoringConfig(Options):
     gate: GateConfig = GateConfig()
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()
+    template: TemplateConfig = TemplateConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -290,6 +199,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return dict(loaded)
 
 
+_SHORTHANDS = {"task": "name", "preprocess": PreprocessConfig.SHORTHAND}
+"""Options that a value in place of a group stands for."""
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     """Sets the option that `a.b=value` names, in place."""
     key, separator, text = override.partition("=")
@@ -309,6 +222,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     inner = values.get(section)
     if isinstance(inner, Options):
         inner = inner.as_dict()
+    if isinstance(inner, str) and section in _SHORTHANDS:
+        inner = {_SHORTHANDS[section]: inner}
     if inner is not None and not isinstance(inner, Mapping):
         raise ConfigError(
             f"--set {shown(key)}: {shown(section)} is one value, not a group of options; leave out "
@@ -321,6 +236,7 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
     """Raises ConfigError for options that are valid alone but not together."""
     if config.engine == "local":
         _refuse_spark_options(config)
+    _refuse_texts(config)
     if config.acceleration == "none" and config.deepspeed.kernel_inject:
         raise ConfigError(
             "deepspeed.kernel_inject=true with acceleration='none': kernels need DeepSpeed; "
@@ -366,6 +282,30 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
         raise ConfigError(
             f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: metrics are "
             "computed from the output; add it there"
+        )
+
+
+def _refuse_texts(config: ScoringConfig) -> None:
+    """Raises ConfigError unless it is clear where the texts come from."""
+    if config.input_col is None and config.input_template is None:
+        raise ConfigError(
+            "option 'input_col' is required; give --input-col COLUMN, or --input-template with the "
+            "names of columns in braces"
+        )
+    if config.input_col is not None and config.input_template is not None:
+        raise ConfigError(
+            f"input_col={config.input_col!r} with input_template={config.input_template!r}: either "
+            "is the text; give one of them"
+        )
+    if config.template.null is not None and config.input_template is None:
+        raise ConfigError(
+            f"template.null={config.template.null!r} without input_template: it stands for nulls "
+            "in the template's columns; give both or neither"
+        )
+    if config.preprocess.function is None and config.preprocess.given:
+        raise ConfigError(
+            f"preprocess.{min(config.preprocess.given)} without preprocess.function: name the "
+            "function as package.module:function, or drop the option"
         )
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
@@ -81,6 +81,8 @@ class Options:
     """
 
     given: frozenset[str]
+    SHORTHAND: ClassVar[str] = ""
+    """Name of the option that a value in place of a group stands for; empty: there is none."""
 
     def __init_subclass__(cls) -> None:
         # In each class, where `dataclass` would put one that shows every value.
@@ -97,6 +99,27 @@ class Options:
     def as_dict(self) -> dict[str, Any]:
         """Returns the options by name, groups unchanged."""
         return {name: getattr(self, name) for name in _fields(type(self))}
+
+
+G = TypeVar("G", bound=Options)
+
+
+def read_group(group: type[G], values: Mapping[str, Any], prefix: str) -> G:
+    """Returns a group of options that is not part of another.
+
+    Args:
+        group: its class.
+        values: what was given, by name.
+        prefix: put before the names in messages, such as `task.`.
+
+    Raises:
+        ConfigError: one line with all problems.
+    """
+    check = _Check(group, prefix)
+    check.values_of(group, values, prefix)
+    if check.problems:
+        raise ConfigError("; ".join(check.problems))
+    return group(**values)
 
 
 def _as_text(options: Options) -> str:
@@ -121,8 +144,8 @@ class _Check:
         problems: one line per problem.
     """
 
-    def __init__(self, root: type[Options]) -> None:
-        self._root = root
+    def __init__(self, root: type[Options], prefix: str = "") -> None:
+        self._known = [prefix + name for name in _dotted_names(root)]
         self.problems: list[str] = []
 
     def values_of(
@@ -153,6 +176,8 @@ class _Check:
         if field.name not in values:
             return _default(field)
         key, value = f"{prefix}{field.name}", values[field.name]
+        if _is_group(hint) and hint.SHORTHAND and not isinstance(value, Mapping | hint):
+            value = {hint.SHORTHAND: value}
         if _is_group(hint) and isinstance(value, Mapping):
             before = len(self.problems)
             self.values_of(hint, value, f"{key}.")
@@ -161,12 +186,13 @@ class _Check:
 
     def _refuse_name(self, prefix: str, given: Any) -> None:
         """Adds that an option is unknown; its value may be the secret of a mistyped one."""
-        known = list(_dotted_names(self._root))
+        known = self._known
         name = prefix + (given if isinstance(given, str) else shown(given))
         leaf = name.rsplit(".", 1)[-1]
         near = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
         near += difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
+        others = f"known options: {', '.join(known)}" if known else "there are none"
+        hint = f"did you mean {near[0]!r}?" if near else others
         self.problems.append(f"unknown option {shown(name)}; {hint}")
 
 
@@ -271,7 +297,7 @@ def _describe(hint: Any) -> str:
         return f"a list of {_PLURALS[arguments[0]]}"
     if origin is dict:
         return f"a mapping of names to {_PLURALS[arguments[1]]}, such as {{name: 'value'}}"
-    return "a group of options" if _is_group(hint) else _NAMES[hint]
+    return "a group of options" if _is_group(hint) else _NAMES.get(hint, hint.__name__)
 
 
 def _not_none(arguments: tuple[Any, ...]) -> list[Any]:

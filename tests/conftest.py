@@ -85,10 +85,10 @@ def model(classifier: Path) -> RunningModel:
     """That classifier, ready to score on the CPU in float32."""
     from sparkinfer.models.backends import PLAIN
     from sparkinfer.models.checkpoint import Checkpoint
-    from sparkinfer.models.options import ModelOptions
     from sparkinfer.models.running import load_way
+    from tests.model_options import options_of
 
-    options = ModelOptions("text-classification", ("text",))
+    options = options_of()
     return load_way(Checkpoint(classifier, options, "cpu"), PLAIN)
 
 

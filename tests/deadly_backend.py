@@ -11,6 +11,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
+from sparkinfer.models.tasks.base import Head, ModelFiles, ModelTask, Tensors
 from sparkinfer.models.tasks.text_classification import TextClassification
 from sparkinfer.models.tokens import Encoder, Inputs
 from tests.tiny_models import SPECIAL_TOKENS, WORDS
@@ -67,7 +69,9 @@ class _DeadlyRuntime:
         self._path = path
         self._module = module
 
-    def forward(self, tensors: dict[str, Any]) -> Any:
+    module = None
+
+    def forward(self, tensors: Tensors, head: Head | None = None) -> Any:
         ids = tensors["input_ids"]
 
         def has(word: str) -> bool:
@@ -101,10 +105,16 @@ class DeadlyTask(TextClassification):
 
     name = "deadly-tokenizer"
 
-    def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
-        path = Path(encoder.tokenizer.name_or_path)
-        _act(path, lambda word: any(text.split().count(word) >= TIMES for text in columns[0]))
-        return super().encode(encoder, columns)
+    def of_model(self, files: ModelFiles) -> ModelTask:
+        bound = super().of_model(files)
+        bound.encode = partial(_encode, bound.encode)  # type: ignore[method-assign]
+        return bound
+
+
+def _encode(encode: Any, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+    path = Path(encoder.tokenizer.name_or_path)
+    _act(path, lambda word: any(text.split().count(word) >= TIMES for text in columns[0]))
+    return encode(encoder, columns)
 
 
 class WithDeadlyBackend(ModelScoring):
@@ -112,4 +122,4 @@ class WithDeadlyBackend(ModelScoring):
 
 
 BACKENDS[DeadlyBackend.name] = DeadlyBackend()
-TASKS[DeadlyTask.name] = DeadlyTask()
+TASKS[DeadlyTask.name] = DeadlyTask

@@ -125,7 +125,7 @@ def etag(file: Path) -> str:
 
 ASK = """
     import json, sys, traceback
-    from sparkinfer.config import LoadingConfig
+    from sparkinfer.option_groups import LoadingConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.models.sources import ModelSource, resolve, stage
     for call in json.loads(sys.argv[1]):

@@ -9,13 +9,16 @@ from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
+from sparkinfer.models.tasks.base import Head, Tensors
 
 
 class _DoubleRuntime:
     def __init__(self, module: Any) -> None:
         self._module = module.double()
 
-    def forward(self, tensors: dict[str, Any]) -> Any:
+    module = None
+
+    def forward(self, tensors: Tensors, head: Head | None = None) -> Any:
         return {"logits": self._module(**tensors)["logits"].float()}
 
 

@@ -21,8 +21,9 @@ from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import run_job
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.gate import Verdict
-from sparkinfer.models.tasks import TASKS
+from sparkinfer.models.tasks import make_task
 from sparkinfer.models.tasks.base import scored_schema
+from sparkinfer.option_groups import TaskConfig
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.prelude import Prelude
@@ -34,6 +35,7 @@ from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.storage import make_folder
 from sparkinfer.workers.statistics import ScoringStatistics
 
+CLASSIFICATION = make_task(TaskConfig("text-classification"))
 LABELS = ("NEGATIVE", "POSITIVE")
 
 
@@ -59,7 +61,7 @@ def scores_of(
         pa.array([False] * len(shares)),
         pa.array(errors, pa.string()),
     ]
-    table = pa.Table.from_arrays(columns, schema=scored_schema(TASKS["text-classification"]))
+    table = pa.Table.from_arrays(columns, schema=scored_schema(CLASSIFICATION))
     return table.take(
         pa.array([None if error else i for i, error in enumerate(errors)], pa.int64())
     ).set_column(5, table.schema.field(5), table.column(5))

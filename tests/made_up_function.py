@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,15 @@ class Shout:
 
     def check(self) -> None:
         pass
+
+    def check_names(self, columns: Sequence[str]) -> None:
+        assert set(self.inputs) <= set(columns)
+
+    def check_types(self, inputs: pa.Schema) -> None:
+        assert inputs.field(0).type == pa.string()
+
+    def longest_text(self, of_column: Callable[[str], int | None]) -> int | None:
+        return of_column(self.inputs[0])
 
     def resolved(self) -> Shout:
         return self
@@ -88,7 +97,7 @@ class _Shouting:
 
 
 def shout(config: ScoringConfig) -> Shout:
-    return Shout((config.input_col,), config.output_prefix)
+    return Shout((str(config.input_col),), config.output_prefix)
 
 
 PROCESSORS["shout"] = shout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ class Words:
         return pa.schema([*FIELDS, *ROW_FIELDS])
 
     def check(self) -> None:
+        pass
+
+    def check_names(self, columns: Sequence[str]) -> None:
+        pass
+
+    def check_types(self, inputs: pa.Schema) -> None:
+        pass
+
+    def longest_text(self, of_column: Callable[[str], int | None]) -> None:
         pass
 
     def resolved(self) -> Words:

@@ -18,11 +18,11 @@ import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from sparkinfer.config import BatchingConfig
 from sparkinfer.models.gate import run_gate
-from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.tokens import NO_LIMIT
+from sparkinfer.option_groups import BatchingConfig
+from tests.model_options import options_of
 from tests.tiny_models import WORDS, save_tokenizer, sentences
 
 if int(transformers.__version__.partition(".")[0]) < 5:
@@ -184,9 +184,7 @@ def alone(folder: Path, max_length: int) -> list[list[float] | None]:
 def test_a_text_has_the_score_that_the_pipeline_gives_it_alone(tmp_path: Path, kind: str) -> None:
     folder = make_model(tmp_path / "model", kind)
     batching = BatchingConfig(max_batch_tokens=256)
-    options = ModelOptions(
-        "text-classification",
-        ("text",),
+    options = options_of(
         acceleration="none",
         dtype="float32",
         max_length=MAX_LENGTHS.get(kind),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from sparkinfer.models.careful import TOKENIZER, encode_noted
+from sparkinfer.models.text_sources import ColumnText, TextSource
 from sparkinfer.models.tokens import Encoded, Inputs
 from sparkinfer.workers.suspects import DEADLY, Attempt, Suspects
 
@@ -36,14 +37,16 @@ def test_no_other_row_is_given_up_with_a_deadly_one(
     tmp_path: Path, rows: list[tuple[str | None, ...]], deadly: int
 ) -> None:
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-    one = [column.slice(deadly, 1) for column in columns]
+    names = [f"c{i}" for i in range(len(columns))]
+    batch = pa.RecordBatch.from_arrays(columns, names=names)
+    sources = [TextSource("input_col", ColumnText("input_col", name)) for name in names]
     noted: list[list[str]] = []
 
     class Noting(Suspects):
         def running(self, lane: str, hashes: Any, *, alone: bool = False) -> None:
             noted.append(list(hashes))
 
-    encode_noted(one, encode, Noting(attempt(tmp_path, "a")))
+    encode_noted(batch.slice(deadly, 1), sources, encode, Noting(attempt(tmp_path, "a")))
     Suspects(attempt(tmp_path, "b")).running(TOKENIZER, noted[0], alone=True)
-    encoded = encode_noted(columns, encode, Suspects(attempt(tmp_path, "c")))
+    encoded = encode_noted(batch, sources, encode, Suspects(attempt(tmp_path, "c")))
     assert encoded.unreadable == {deadly: DEADLY}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models import checkpoint
 from sparkinfer.models.checkpoint import Checkpoint, missing_packages
-from sparkinfer.models.options import ModelOptions
+from tests.model_options import options_of
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(classifier: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> Checkpoint:
-    return Checkpoint(folder, ModelOptions("text-classification", ("text",)), "cpu")
+    return Checkpoint(folder, options_of(), "cpu")
 
 
 def change(file: Path, **settings: Any) -> None:

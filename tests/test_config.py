@@ -89,7 +89,11 @@ def test_overrides_win_over_arguments_and_those_over_the_file(tmp_path: Path) ->
     config = ScoringConfig.load(
         file, ["batching.window_rows=7", "batching.max_batch_rows=3"], input_col="b", task=None
     )
-    assert (config.input_col, config.max_length, config.task) == ("b", 8, "text-classification")
+    assert (config.input_col, config.max_length, config.task.name) == (
+        "b",
+        8,
+        "text-classification",
+    )
     assert (config.batching.window_rows, config.batching.max_batch_rows) == (7, 3)
 
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparkinfer.config import CsvConfig
 from sparkinfer.exceptions import JobError
+from sparkinfer.option_groups import CsvConfig
 from sparkinfer.rows import copying
 from sparkinfer.rows.copying import (
     GROUP_BYTES,

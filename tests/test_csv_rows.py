@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkinfer.config import CsvConfig
 from sparkinfer.exceptions import InputError
 from sparkinfer.files import text
 from sparkinfer.files.csv_rows import CsvFile
+from sparkinfer.option_groups import CsvConfig
 
 
 def rows_in(path: Path, content: str | bytes, **options: Any) -> list[dict[str, str | None]]:

@@ -9,7 +9,7 @@ import torch
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import load_way
-from sparkinfer.models.options import ModelOptions
+from tests.model_options import options_of
 
 accelerators: Any = pytest.importorskip("deepspeed.accelerator", reason="deepspeed is missing")
 
@@ -21,7 +21,7 @@ def test_a_model_on_the_cpu_stays_there_where_deepspeed_would_choose_a_gpu(
     from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
 
     monkeypatch.setattr(real_accelerator, "ds_accelerator", CUDA_Accelerator())
-    options = ModelOptions("text-classification", ("text",))
+    options = options_of()
     checkpoint = Checkpoint(classifier, options, "cpu")
     runtime: Any = load_way(checkpoint, Acceleration("deepspeed", "float32")).runtime
     assert accelerators.get_accelerator().device_name() == "cpu"

@@ -20,13 +20,14 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict, run_gate
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.scorer import Scorer
+from tests import model_options
 from tests.odd_models import phi3_with_long_rope, save_model
 from tests.tiny_models import SPECIAL_TOKENS, WORDS, save_tokenizer, sentences
 
 
 def options_of(**options: Any) -> ModelOptions:
     settings = {"acceleration": "none", "dtype": "float32", **options}
-    return ModelOptions("text-classification", ("text",), **settings)
+    return model_options.options_of(**settings)
 
 
 def verdict_of(folder: Path, longest_text: int | None = None, **options: Any) -> Verdict:

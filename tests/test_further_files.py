@@ -12,10 +12,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.files import matches
 from sparkinfer.models.sources import resolve, stage
+from sparkinfer.option_groups import LoadingConfig
 from tests.fake_hub import FakeHub, ask, closed_port
 from tests.test_sources import write_json, write_mlflow_folder, write_model, write_weights
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from sparkinfer.config import DeepSpeedConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
 from sparkinfer.models import gate
 from sparkinfer.models.backends import PLAIN, check_acceleration
@@ -15,12 +14,9 @@ from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import native_dtypes, run_gate
-from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import RunningModel, load_way
-
-
-def options_of(**options: Any) -> ModelOptions:
-    return ModelOptions(**{"task": "text-classification", "input_cols": ("text",), **options})
+from sparkinfer.option_groups import DeepSpeedConfig
+from tests.model_options import options_of
 
 
 def module(model: RunningModel) -> Any:

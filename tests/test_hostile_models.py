@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.gate import run_gate
-from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.sources import resolve, stage
+from sparkinfer.option_groups import LoadingConfig
+from tests.model_options import options_of
 
 TIME_LIMIT_S = 60
 CODE = "open('ran', 'w')\n"
@@ -65,7 +65,7 @@ def folder(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def load(folder: Path, **allowed: bool) -> None:
     loading = LoadingConfig(**allowed)
     path = stage(resolve(str(folder), loading=loading), loading)
-    run_gate(path, ModelOptions("text-classification", ("text",), loading=loading), "cpu")
+    run_gate(path, options_of(loading=loading), "cpu")
 
 
 def changed(name: str = "config.json", **settings: Any) -> Harm:

@@ -28,7 +28,6 @@ from sparkinfer.metrics.measure import Measure
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict
-from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.tokens import Encoder
@@ -37,6 +36,7 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.reading import InputFolders, Piece
 from sparkinfer.workers.suspects import Suspects
+from tests.model_options import options_of
 from tests.tiny_models import sentences
 
 pytestmark = [
@@ -72,7 +72,7 @@ def source(classifier: Path) -> ModelSource:
 
 @pytest.fixture(scope="module")
 def encoder(classifier: Path) -> Encoder:
-    options = ModelOptions("text-classification", ("text",))
+    options = options_of()
     return Checkpoint(classifier, options, "cpu").encoder
 
 
@@ -96,7 +96,7 @@ def job_for(folder: Path, source: ModelSource, **batching: Any) -> PrepareJob:
         (folder / name).mkdir()
     options = BatchingConfig(**{"max_batch_tokens": 16, "window_rows": 100, **batching})
     verdict = Verdict(PLAIN, "cpu", 0.0, 1e-4, ("NEGATIVE", "POSITIVE"), max_length=64)
-    of_model = ModelOptions("text-classification", ("text",), batching=options)
+    of_model = options_of(batching=options)
     processor = ModelScoring("m", None, of_model, source, verdict)
     columns = Columns(
         carried=pa.schema([("id", pa.int64())]),
@@ -162,10 +162,10 @@ def test_a_text_that_cannot_be_tokenised_keeps_its_reason(
 ) -> None:
     whole = Encoder._encode
 
-    def refuse(self: Encoder, texts: Sequence[str]) -> Any:
+    def refuse(self: Encoder, texts: Sequence[str], pairs: Any) -> Any:
         if "bad" in texts:
             raise ValueError("refused")
-        return whole(self, texts)
+        return whole(self, texts, pairs)
 
     monkeypatch.setattr(Encoder, "_encode", refuse)
     files = prepare(tmp_path, source, ["good", "bad", None])
@@ -265,7 +265,7 @@ def test_rows_whose_sequences_are_cut_elsewhere_are_no_equals() -> None:
         "lengths": np.array([1, 2, 2, 1, 1, 2]),
         "input_ids": np.array([5, 6, 7] * 3, np.int32),
     }
-    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {})
+    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {}, pa.table({}))
     assert rows.indices.tolist() == [0, 1, 0]
 
 
@@ -344,3 +344,17 @@ def test_petastorm_that_cannot_work_is_passed_over_or_refused(
     assert choose_reader("auto", output) == "pyarrow"
     with pytest.raises(EngineUnavailableError, match=f"{problem}.*horovod.reader=pyarrow"):
         choose_reader("petastorm", output)
+
+
+def test_rows_with_the_same_tokens_and_other_texts_are_no_equals() -> None:
+    columns = {
+        "n_tokens": np.array([1, 1, 1]),
+        "truncated": np.zeros(3, bool),
+        "sequences": np.ones(3, int),
+        "lengths": np.ones(3, int),
+        "input_ids": np.array([5, 5, 5], np.int32),
+    }
+    kept = pa.table({"text": ["Good", "good", "Good"]})
+    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {}, kept)
+    assert rows.indices.tolist() == [0, 1, 0]
+    assert rows.inputs.kept_of(np.array([1])).to_pylist() == [{"text": "good"}]

@@ -7,17 +7,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from sparkinfer.config import BatchingConfig
 from sparkinfer.exceptions import DeviceError
 from sparkinfer.models.layout import Layout
-from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS, NOT_FINITE, NULL_TEXT, Scorer
+from sparkinfer.option_groups import BatchingConfig
 from sparkinfer.workers import heap
 from sparkinfer.workers.suspects import Known
+from tests.model_options import options_of
 from tests.tiny_models import sentences
 
-OPTIONS = ModelOptions("text-classification", ("text",))
+OPTIONS = options_of()
 
 COLUMNS = [
     "prediction",

@@ -22,9 +22,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.numpy import save_file
 
-from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
 from sparkinfer.models.sources import ModelSource, cache_folder, resolve, stage
+from sparkinfer.option_groups import LoadingConfig
 from tests.fake_hub import COMMIT, FakeHub, ask, closed_port, finish, start
 
 SAFE = LoadingConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor.nodes import NodeReport
@@ -28,7 +28,11 @@ class ExaminedConfig(ScoringConfig):
         default_factory=lambda: str(resources.files("sparkinfer.demo") / "model"),
         metadata=PATH | NOT_EMPTY,
     )
-    input_col: str = field(default="text", metadata=NOT_EMPTY)
+
+    def __init__(self, **values: Any) -> None:
+        texts = {"input_col", "input_template"} & set(values)
+        super().__init__(**({} if texts else {"input_col": "text"}), **values)
+        object.__setattr__(self, "given", frozenset(values))
 
 
 @dataclass

@@ -38,8 +38,9 @@ def check_input(case: Case) -> Outcome:
     table, _ = case.prelude.table, case.prelude.asked_columns
     case.table = table
     columns = ", ".join(table.columns)
-    found = f"{table.input_format} {config.input} with {columns}; text in {config.input_col!r}"
-    if "input_col" in case.given:
+    text = config.input_template or config.input_col
+    found = f"{table.input_format} {config.input} with {columns}; text in {text!r}"
+    if {"input_col", "input_template"} & case.given:
         return Outcome("ok", found)
     return Outcome("warning", f"{found}, which was not given", "name it with --input-col")
 
@@ -54,7 +55,9 @@ def check_model(case: Case) -> Outcome:
     resolved = opened.resolved if opened else asked.resolved()
     fingerprint = resolved.settings().get("model_fingerprint")
     if fingerprint is None:
-        return Outcome("skipped", f"task={config.task!r} uses no model", "there is nothing to do")
+        return Outcome(
+            "skipped", f"task={config.task.name!r} uses no model", "there is nothing to do"
+        )
     stand_in = "" if "model" in case.given else " (none was given: the demo's)"
     return Outcome("ok", f"{config.model}{stand_in}, fingerprint {fingerprint[:12]}")
 

@@ -15,10 +15,10 @@ from typing import IO, NoReturn
 
 import pyarrow as pa
 
-from sparkinfer.config import CsvConfig
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.formats import is_tab_separated
 from sparkinfer.files.text import batched, open_text
+from sparkinfer.option_groups import CsvConfig
 
 csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters; Arrow's limit is this one
 

@@ -15,11 +15,14 @@ MOST_DIFFERENCES = 10
 
 
 def refuse_other_settings(output: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ResumeError, listing differences, unless all settings of now were the same before."""
+    """Raises ResumeError, listing differences, unless all settings of now were the same before.
+
+    What an older version did not keep was as it is by default: null.
+    """
     lines = [
         f"{name} was {before[name]!r}, is {now[name]!r}" if name in before else f"{name} is new"
         for name in now
-        if name not in before or before[name] != now[name]
+        if before.get(name) != now[name]
     ]
     _refuse(output, "was started with different settings", lines)
 

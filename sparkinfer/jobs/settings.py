@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.files.columns import type_name
 from sparkinfer.files.formats import CSV
-from sparkinfer.plan.inputs import type_name
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.redaction import without_secrets
 
@@ -20,7 +20,6 @@ def settings_of(prelude: Prelude) -> dict[str, Any]:
     is_csv = prelude.table.input_format == CSV
     return {
         "input": _shown_input(config),
-        "input_col": config.input_col,
         "label_col": config.label_col,
         "carry_cols": None if carried is None else list(carried),
         "columns": {field.name: type_name(field.type) for field in columns},

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.batching.planner import IntArray
+from sparkinfer.models.text_sources import TextSource
 from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs, encode_rows
 from sparkinfer.workers.suspects import DEADLY, Suspects
 
@@ -20,32 +20,51 @@ TOKENIZER, MODEL = "tokenizer", "model"
 Encode = Callable[[Sequence[Sequence[str]]], Inputs]
 
 
-def encode_noted(columns: Sequence[pa.Array], encode: Encode, suspects: Suspects) -> EncodedRows:
-    """Returns the model inputs of rows, with a note of them while they are in the tokenizer.
+def encode_noted(
+    rows: pa.RecordBatch, sources: Sequence[TextSource], encode: Encode, suspects: Suspects
+) -> EncodedRows:
+    """Returns the model inputs of rows, with a note of them while their texts are made and encoded.
 
-    Suspects go through it alone before; deadly ones have an error in place of an input.
+    Suspects are encoded alone before; deadly ones have an error in place of an input.
 
     Args:
-        columns: see `encode_rows`.
+        rows: with at least the columns that the texts are made of.
+        sources: where each of the task's texts comes from.
         encode: see `encode_rows`.
         suspects: of this attempt.
     """
     if not suspects.is_noting:
-        return encode_rows(columns, encode)
-    hashes = _hashes_of_rows(columns)
+        return _encode(rows, sources, encode)
+    columns = dict.fromkeys(name for source in sources for name in source.made_of.columns)
+    hashes = _hashes_of_rows([rows.column(name) for name in columns])
     known = suspects.known
-    deadly = [row for row, one in enumerate(hashes) if one in known.deadly]
-    if deadly:
-        columns = [_without(column, deadly) for column in columns]
     for row, one in enumerate(hashes):
         if one in known.suspected:
             suspects.running(TOKENIZER, [one], alone=True)
-            encode_rows([column.slice(row, 1) for column in columns], encode)
+            _encode(rows.slice(row, 1), sources, encode)
     suspects.running(TOKENIZER, hashes)
-    encoded = encode_rows(columns, encode)
+    deadly = {row: DEADLY for row, one in enumerate(hashes) if one in known.deadly}
+    encoded = _encode_others(rows, deadly, sources, encode)
     suspects.running(TOKENIZER, ())
-    encoded.unreadable.update(dict.fromkeys(deadly, DEADLY))
     return encoded
+
+
+def _encode(rows: pa.RecordBatch, sources: Sequence[TextSource], encode: Encode) -> EncodedRows:
+    return encode_rows([source.read(rows) for source in sources], encode)
+
+
+def _encode_others(
+    rows: pa.RecordBatch, refused: Mapping[int, str], sources: Sequence[TextSource], encode: Encode
+) -> EncodedRows:
+    """Returns the model inputs of rows, those that are refused left out."""
+    if not refused:
+        return _encode(rows, sources, encode)
+    kept = np.setdiff1d(np.arange(rows.num_rows), list(refused))
+    encoded = _encode(rows.take(pa.array(kept)), sources, encode)
+    indices = np.full(rows.num_rows, -1, dtype=np.int64)
+    indices[kept] = encoded.indices
+    unreadable = {int(kept[row]): why for row, why in encoded.unreadable.items()}
+    return EncodedRows(indices, encoded.inputs, {**unreadable, **refused})
 
 
 def give_up_deadly(encoded: Encoded, suspects: Suspects) -> None:
@@ -77,7 +96,7 @@ def hashes_of_sequences(encoded: Encoded, sequences: IntArray) -> list[str]:
 
 
 def _hashes_of_rows(columns: Sequence[pa.Array]) -> list[str]:
-    texts = [pc.cast(column, pa.binary()).to_pylist() for column in columns]
+    texts = [_comparable(column).to_pylist() for column in columns]
     # As Python writes them: a null is no empty text, and no text ends where another begins.
     return [_hash(repr(row).encode()) for row in zip(*texts, strict=True)]
 
@@ -86,8 +105,7 @@ def _hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def _without(column: pa.Array, rows: Sequence[int]) -> pa.Array:
-    """Returns a column with nulls in some rows."""
-    mask: Any = np.zeros(len(column), dtype=np.bool_)
-    mask[list(rows)] = True
-    return pc.if_else(pa.array(mask), pa.scalar(None, column.type), column)
+def _comparable(column: pa.Array) -> pa.Array:
+    """Returns a column whose values Python can hold, whatever bytes they are."""
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return pc.cast(column, pa.binary()) if is_text else column

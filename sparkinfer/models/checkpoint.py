@@ -13,7 +13,7 @@ from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.screening import refuse_bombs
 from sparkinfer.models.state import reset_before_each_batch
-from sparkinfer.models.tasks import get_task
+from sparkinfer.models.tasks.base import ModelTask
 from sparkinfer.models.tokens import Encoder, claimed_limit
 
 
@@ -36,7 +36,6 @@ class Checkpoint:
         path: as given.
         options: as given.
         device: as given.
-        task: what the model does.
         vocabulary: tokens that the model has, None if unknown or before it is loaded.
     """
 
@@ -52,7 +51,6 @@ class Checkpoint:
         self.options = options
         self.device = device
         self.layout = layout or Layout()
-        self.task = get_task(options.task)
         self._max_length = max_length
         self.vocabulary: int | None = None
         self._module: Any = None
@@ -75,11 +73,27 @@ class Checkpoint:
         """
         return self._load("AutoTokenizer")
 
+    @cached_property
+    def task(self) -> ModelTask:
+        """What the model does, as it does it.
+
+        Raises:
+            ModelLoadError: the model does not do it, or its files do not say how.
+            ConfigError: an option does not fit the model.
+        """
+        return self.options.task.of_model(self)
+
+    @property
+    def num_texts(self) -> int:
+        """Texts of each row that are fed to it."""
+        return len(self.options.texts)
+
     @property
     def max_length(self) -> int:
         """Tokens at which texts are truncated."""
         if self._max_length is None:
-            self._max_length = claimed_limit(self.tokenizer, self.config)
+            limits = (claimed_limit(self.tokenizer, self.config), self.task.most_tokens)
+            self._max_length = min(limit for limit in limits if limit is not None)
         return self._max_length
 
     @max_length.setter
@@ -123,7 +137,7 @@ class Checkpoint:
         if self.device.startswith("cuda"):
             torch.cuda.set_device(torch.device(self.device))
         return transformers.pipeline(
-            self.task.pipeline,
+            self.options.task.pipeline,
             model=module,
             tokenizer=self.tokenizer,
             device=torch.device(self.device),
@@ -133,7 +147,7 @@ class Checkpoint:
         loading = self.options.loading
         refuse_bombs(self.path, f"model {str(self.path)!r}")
         module, report = self._load(
-            self.task.auto_class,
+            self.options.task.auto_class,
             use_safetensors=None if loading.allow_pickle_weights else True,
             output_loading_info=True,
         )
@@ -141,7 +155,7 @@ class Checkpoint:
             raise ModelLoadError(
                 f"model {str(self.path)!r} has no weights for "
                 f"{sorted(report['missing_keys'])[:3]}: they would be random; give a model that "
-                f"was trained for {self.options.task!r}"
+                f"was trained for {self.options.task.name!r}"
             )
         if report["unexpected_keys"] and self._ignores_own_code:
             raise ModelLoadError(
@@ -159,7 +173,9 @@ class Checkpoint:
     @property
     def _ignores_own_code(self) -> bool:
         own_code = getattr(self.config, "auto_map", None) or {}
-        return self.task.auto_class in own_code and not self.options.loading.trust_remote_code
+        return (
+            self.options.task.auto_class in own_code and not self.options.loading.trust_remote_code
+        )
 
     def _load(self, auto_class: str, **options: Any) -> Any:
         """Returns what a transformers class loads from the folder."""

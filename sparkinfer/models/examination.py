@@ -106,8 +106,8 @@ def _seen_tokens(checkpoint: Checkpoint, longest_text: int | None) -> int:
     """
     if longest_text is None:
         return NO_LIMIT
-    added = checkpoint.tokenizer.num_special_tokens_to_add() + 1
-    return int(longest_text + added) * len(checkpoint.options.input_cols)
+    added = checkpoint.tokenizer.num_special_tokens_to_add() + 1 + checkpoint.task.added_bytes
+    return int(longest_text + added) * checkpoint.num_texts
 
 
 def _positions(checkpoint: Checkpoint) -> int:
@@ -116,7 +116,7 @@ def _positions(checkpoint: Checkpoint) -> int:
 
     def run(tokens: int) -> None:
         encoded = probing.same_token(model, tokens)
-        model.score(model.encoder.collate(encoded, np.arange(len(encoded.n_tokens))))
+        model.try_out(model.encoder.collate(encoded, np.arange(len(encoded.n_tokens))))
 
     return positions_held(run, checkpoint.max_length)
 
@@ -132,7 +132,7 @@ def _found_limit(checkpoint: Checkpoint, too_long: int, failure: Exception) -> i
         raise ModelLoadError(
             f"model {str(checkpoint.path)!r} fails in plain float32 ({_said(failure)}), expected "
             f"scores for the gate's texts; give a model that transformers' pipeline "
-            f"{checkpoint.options.task!r} runs"
+            f"{checkpoint.options.task.name!r} runs"
         ) from failure
     if not isinstance(failure, IndexError):
         raise ModelLoadError(

@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.screening import (
     refuse_foreign_kernels,
@@ -18,6 +17,7 @@ from sparkinfer.models.screening import (
     refuse_impossible,
     refuse_outside,
 )
+from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.workers.steps import step
 
 _TOKENIZER_FILES = (

@@ -88,7 +88,7 @@ def run_gate(
         JobError: the model can no longer be run in the one way that is allowed.
     """
     checkpoint = Checkpoint(path, options, device)
-    checkpoint.task.labels(checkpoint.config)  # refuses what it cannot name, before any weights
+    _ = checkpoint.task  # refuses what it cannot do, before any weights
     *ways, plain = candidates(options, device)
     with step("scoring probe texts in plain float32"):
         found = examine(checkpoint, longest_text)

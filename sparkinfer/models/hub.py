@@ -6,10 +6,10 @@ import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.fetching import local_path, node_name, reason_of, translated
 from sparkinfer.models.files import Listing, matches, select_files
+from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.workers.steps import step
 
 _HUB_TIMEOUT_S = 20.0

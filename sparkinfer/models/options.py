@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sparkinfer.config import BatchingConfig, DeepSpeedConfig, LoadingConfig, ScoringConfig
-from sparkinfer.models.tasks import get_task
+from sparkinfer.config import ScoringConfig
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.models.preprocess import Preprocess
+from sparkinfer.models.tasks import make_task
+from sparkinfer.models.tasks.base import Task
+from sparkinfer.models.text_sources import ColumnText, TemplateText, TextSource
+from sparkinfer.option_groups import BatchingConfig, DeepSpeedConfig, LoadingConfig
 
 if TYPE_CHECKING:
     from sparkinfer.models.backends.base import Acceleration
@@ -17,8 +22,8 @@ class ModelOptions:
     """How one model is loaded and run, and what it is fed.
 
     Attributes:
-        task: what the model does, by its Hugging Face name.
-        input_cols: columns that the task reads, in its order.
+        task: what the model does.
+        texts: where each of the task's texts comes from.
         prefix: put before the name of every scored column.
         dtype: number format of the weights, or `auto`.
         acceleration: name of a backend, or `auto`.
@@ -30,8 +35,8 @@ class ModelOptions:
         deepspeed: options of that backend.
     """
 
-    task: str
-    input_cols: tuple[str, ...]
+    task: Task
+    texts: tuple[TextSource, ...]
     prefix: str = ""
     dtype: str = "auto"
     acceleration: str = "auto"
@@ -47,11 +52,12 @@ class ModelOptions:
         """Returns the options of the configuration's one model.
 
         Raises:
-            ConfigError: there is no such task.
+            ConfigError: there is no such task, or it does not read what is configured.
         """
+        task = make_task(config.task)
         return cls(
-            task=config.task,
-            input_cols=get_task(config.task).inputs(config),
+            task=task,
+            texts=_texts(config, task),
             prefix=config.output_prefix,
             dtype=config.dtype,
             acceleration=config.acceleration,
@@ -61,3 +67,53 @@ class ModelOptions:
             loading=config.loading,
             deepspeed=config.deepspeed,
         )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that the texts are made of."""
+        return tuple(dict.fromkeys(name for text in self.texts for name in text.made_of.columns))
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the options that determine the output, by name, as JSON values."""
+        text, *others = (one.made_of for one in self.texts)
+        preprocess = self.texts[0].preprocess
+        return {
+            "input_col": text.column if isinstance(text, ColumnText) else None,
+            "input_template": text.template if isinstance(text, TemplateText) else None,
+            "template.null": text.null if isinstance(text, TemplateText) else None,
+            "text_pair_col": others[0].columns[0] if others else None,
+            "preprocess": preprocess.identity() if preprocess else None,
+            "preprocess.version": preprocess.version if preprocess else None,
+            "task": self.task.name,
+            "max_length": self.max_length,
+            **self.task.settings(),
+        }
+
+
+def _texts(config: ScoringConfig, task: Task) -> tuple[TextSource, ...]:
+    """Returns where the task's texts come from.
+
+    Raises:
+        ConfigError: a second text is given that the task does not read, or is missing.
+    """
+    shown = f"task={config.task.name!r}"
+    if config.text_pair_col is not None and task.pairs == "never":
+        raise ConfigError(
+            f"text_pair_col={config.text_pair_col!r} with {shown}: the task reads one text; drop "
+            "the option, or put both columns into input_template"
+        )
+    if config.text_pair_col is None and task.pairs == "required":
+        raise ConfigError(f"{shown} reads two texts; name the second with --text-pair-col COLUMN")
+    preprocess = Preprocess.of(config.preprocess)
+    if config.input_template is not None:
+        made_of: ColumnText | TemplateText = TemplateText(
+            config.input_template, config.template.null
+        )
+        texts = [TextSource("input_template", made_of, preprocess)]
+    else:
+        made_of = ColumnText("input_col", str(config.input_col), task.takes_messages)
+        texts = [TextSource("input_col", made_of, preprocess)]
+    if config.text_pair_col is not None:
+        pair = ColumnText("text_pair_col", config.text_pair_col)
+        texts.append(TextSource("text_pair_col", pair))
+    return tuple(texts)

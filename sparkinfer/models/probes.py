@@ -6,11 +6,11 @@ pads as a word of the text, and one is as long as the job's longest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.batching.planner import IntArray, plan_batches
@@ -157,7 +157,7 @@ def _score(
     scored = []
     for batch in batches:
         before_each()
-        scored.append(model.score(model.encoder.collate(probes.encoded, batch)))
+        scored.append(model.try_out(model.encoder.collate(probes.encoded, batch)))
     order = pa.array(np.argsort(np.concatenate(batches), kind="stable"))
     return pa.Table.from_batches(scored).take(order).combine_chunks().to_batches()[0]
 
@@ -167,7 +167,7 @@ def _alone(rows: Iterable[int]) -> list[IntArray]:
 
 
 def _encode(model: RunningModel, texts: Sequence[str], max_length: int) -> Encoded:
-    columns = [[*texts[turn:], *texts[:turn]] for turn in range(model.num_inputs)]
+    columns = [[*texts[turn:], *texts[:turn]] for turn in range(len(model.texts))]
     encoder = model.encoder.cutting_at(min(max_length, model.encoder.max_length))
     return model.task.encode(encoder, columns).encoded
 
@@ -189,7 +189,7 @@ def _long_text(tokens: int) -> str:
 def score_one(model: RunningModel, tokens: int) -> pa.RecordBatch:
     """Returns the task's columns for one text of so many tokens."""
     encoded = _encode(model, [_long_text(tokens)], tokens)
-    return model.score(model.encoder.collate(encoded, np.arange(len(encoded.n_tokens))))
+    return model.try_out(model.encoder.collate(encoded, np.arange(len(encoded.n_tokens))))
 
 
 def same_token(model: RunningModel, tokens: int) -> Encoded:
@@ -200,15 +200,9 @@ def same_token(model: RunningModel, tokens: int) -> Encoded:
 def difference(
     model: RunningModel, expected: pa.RecordBatch, found: pa.RecordBatch
 ) -> tuple[float, str]:
-    """Returns the largest difference of the task's numbers, and what keeps them from comparison.
-
-    A number that is not a probability is compared relative to its size if that exceeds 1.
-    """
-    wanted, values = model.task.gate_values(expected), model.task.gate_values(found)
-    if wanted.shape != values.shape:
-        return float("nan"), "gives an output that is not finite"
-    scale: npt.NDArray[np.float32] = np.maximum(np.abs(wanted), 1.0)
-    return float(np.max(np.abs(values - wanted) / scale, initial=0.0)), ""
+    """Returns the largest difference of the task's numbers, and what keeps them from comparison."""
+    largest = model.task.difference(expected, found)
+    return largest, "gives an output that is not finite" if math.isnan(largest) else ""
 
 
 def same_labels(expected: pa.RecordBatch, found: pa.RecordBatch) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +21,7 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, resolve, stage
-from sparkinfer.models.tasks import get_task
-from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
+from sparkinfer.models.tasks.base import ModelTask, Task, column_metadata, scored_schema
 from sparkinfer.models.tokens import EncodedRows, Encoder
 from sparkinfer.workers import resident
 from sparkinfer.workers.devices import release_memory
@@ -51,8 +51,8 @@ class ModelScoring:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Columns that the task reads."""
-        return self.options.input_cols
+        """Columns that the task's texts are made of."""
+        return self.options.columns
 
     @property
     def prefix(self) -> str:
@@ -62,7 +62,7 @@ class ModelScoring:
     @property
     def task(self) -> Task:
         """What the model does."""
-        return get_task(self.options.task)
+        return self.options.task
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -83,9 +83,26 @@ class ModelScoring:
         return scored_schema(self.task, self.prefix, metadata)
 
     def check(self) -> None:
-        """Raises UsageError for an unknown task or an unavailable backend."""
-        get_task(self.options.task)
+        """Raises UsageError for texts that cannot be made, or an unavailable backend."""
+        for text in self.options.texts:
+            text.check()
         check_acceleration(self.options.acceleration)
+
+    def check_names(self, columns: Sequence[str]) -> None:
+        """Raises InputError for columns that the input does not have."""
+        for text in self.options.texts:
+            text.check_names(columns)
+
+    def check_types(self, inputs: pa.Schema) -> None:
+        """Raises InputError for columns of which no text is made."""
+        for text in self.options.texts:
+            text.made_of.check_types(inputs)
+
+    def longest_text(self, of_column: Callable[[str], int | None]) -> int | None:
+        """Returns an upper bound of the UTF-8 bytes of the longest of a row's texts."""
+        known = [text.longest(of_column) for text in self.options.texts]
+        lengths = [length for length in known if length is not None]
+        return max(lengths) if len(lengths) == len(known) else None
 
     def resolved(self) -> ModelScoring:
         """Returns the spec with the model's files found and fetched."""
@@ -94,11 +111,7 @@ class ModelScoring:
 
     def settings(self) -> dict[str, Any]:
         """Returns the model settings that determine the output, by name."""
-        settings = {
-            "model_fingerprint": self.found.fingerprint,
-            "task": self.options.task,
-            "max_length": self.options.max_length,
-        }
+        settings = {"model_fingerprint": self.found.fingerprint, **self.options.settings()}
         if self.verdict is None:
             return settings
         return settings | {"acceleration": str(self.verdict.accepted)}
@@ -168,18 +181,17 @@ class ModelScoring:
         It needs no accelerator and loads no weights.
         """
         options = self.options
-        key = ("tokenizer", self.found.fingerprint, options.task, self._decided().max_length)
+        key = ("tokenizer", self.found.fingerprint, self.task, self._decided().max_length)
 
-        def load() -> Encoder:
+        def load() -> tuple[ModelTask, Encoder]:
             os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
-            return self._checkpoint("cpu").encoder
+            checkpoint = self._checkpoint("cpu")
+            return checkpoint.task, checkpoint.encoder
 
-        tokenizer: Encoder = resident.get(key, load, lambda: None)
-        task = self.task
+        task, tokenizer = resident.get(key, load, lambda: None)
 
         def encode(batch: pa.RecordBatch, suspects: Suspects) -> EncodedRows:
-            columns = [batch.column(name) for name in self.inputs]
-            return encode_noted(columns, lambda texts: task.encode(tokenizer, texts), suspects)
+            return encode_noted(batch, options.texts, partial(task.encode, tokenizer), suspects)
 
         return encode
 

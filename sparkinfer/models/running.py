@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -12,7 +11,7 @@ from sparkinfer.models.backends import BACKENDS
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.layout import Layout
-from sparkinfer.models.tasks.base import Runtime
+from sparkinfer.models.tasks.base import Runtime, Tensors
 from sparkinfer.models.tokens import Inputs
 from sparkinfer.workers.steps import step
 
@@ -32,7 +31,7 @@ class RunningModel:
         layout: how its batches are laid out.
         vocabulary: tokens that the model has, None if unknown; an id beyond them has no meaning.
         labels: names in the order of the probabilities; empty if the task has none.
-        num_inputs: columns that the task reads.
+        texts: where each of the task's texts comes from.
     """
 
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
@@ -42,9 +41,8 @@ class RunningModel:
         self.runtime = runtime
         self.layout = checkpoint.layout
         self.vocabulary = checkpoint.vocabulary
-        self.labels = self.task.labels(checkpoint.config)
-        self.num_inputs = len(checkpoint.options.input_cols)
-        self._decode = self.task.decoder(checkpoint.config)
+        self.labels = self.task.labels
+        self.texts = checkpoint.options.texts
 
     def in_layout(self, layout: Layout) -> RunningModel:
         """Returns the same model with batches laid out otherwise; it must have the same resets."""
@@ -54,11 +52,11 @@ class RunningModel:
         return other
 
     def encode(self, columns: Sequence[Sequence[str]]) -> Inputs:
-        """Returns the token ids of inputs, given as columns of texts."""
+        """Returns the token ids of inputs, given as one column for each of the task's texts."""
         return self.task.encode(self.encoder, columns)
 
-    def score(self, tensors: dict[str, Any]) -> pa.RecordBatch:
-        """Returns the task's columns for one padded batch, a row per sequence.
+    def score(self, tensors: Tensors) -> pa.RecordBatch:
+        """Returns what the task decodes of one padded batch, a row per sequence.
 
         Args:
             tensors: int64 (sequences, longest) by name.
@@ -66,7 +64,14 @@ class RunningModel:
         import torch
 
         with torch.inference_mode():
-            return self._decode(self.task.run(self.runtime, tensors), tensors)
+            return self.task.decode(self.task.run(self.runtime, tensors), tensors)
+
+    def try_out(self, tensors: Tensors) -> pa.RecordBatch:
+        """Returns the numbers by which ways of running the model are compared; see `ModelTask`."""
+        import torch
+
+        with torch.inference_mode():
+            return self.task.try_out(self.runtime, tensors)
 
 
 def load_way(checkpoint: Checkpoint, way: Acceleration) -> RunningModel:

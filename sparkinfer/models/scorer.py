@@ -9,7 +9,7 @@ budget, and scoring continues with the same sequences.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,11 @@ class Scorer:
         report: Callable[[ScoringStatistics], None] | None = None,
     ) -> None:
         self.statistics = ScoringStatistics()
-        self.schema = scored_schema(model.task)
+        self.schema = scored_schema(model.task.task)
         self.suspects = Suspects()
         self._model = model
-        self._inputs = options.input_cols
+        self._texts = options.texts
+        self._columns = options.columns
         self._batching = options.batching
         self._budget = options.batching.max_batch_tokens or _default_budget(model.device)
         self._report = report
@@ -128,8 +129,8 @@ class Scorer:
         yield from self._score_windows(windows, self._cut_into_batches)
 
     def _input_columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        columns = [_plain(batch.column(name)) for name in self._inputs]
-        return pa.RecordBatch.from_arrays(columns, names=list(self._inputs))
+        columns = [_plain(batch.column(name)) for name in self._columns]
+        return pa.RecordBatch.from_arrays(columns, names=list(self._columns))
 
     def _score_windows(
         self, windows: Iterable[Any], prepare: Callable[[Any], _Window]
@@ -156,7 +157,7 @@ class Scorer:
         started = time.perf_counter()
         self._tokenising = Tokenising(rows.column(0))
         try:
-            encoded = encode_noted(rows.columns, self._model.encode, self.suspects)
+            encoded = encode_noted(rows, self._texts, self._model.encode, self.suspects)
         finally:
             self._tokenising = None
         self.statistics.tokenize_s += time.perf_counter() - started
@@ -190,7 +191,7 @@ class Scorer:
     def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
         shared = self._model.layout.shared
         return plan_batches(
-            lengths,
+            lengths + self._model.task.made_tokens,
             max_tokens=self._budget,
             max_rows=1 if shared == "nothing" else self._batching.max_batch_rows,
             mixes_lengths=shared == "any length",
@@ -246,7 +247,7 @@ class Scorer:
     ) -> tuple[pa.RecordBatch | None, str | None]:
         """Returns scored sequences, or why there are none: None if they exceed the budget."""
         lengths = encoded.n_tokens[part]
-        longest = int(lengths.max())
+        longest = int(lengths.max()) + self._model.task.made_tokens
         padded = longest * len(part)
         if len(part) > 1 and padded > self._budget:
             return None, None
@@ -315,8 +316,7 @@ class Scorer:
         error = reasons[indices]
         for row, reason in rows.unreadable.items():
             error[row] = reason
-        # A task makes a row null if its output is not finite.
-        error[taken[0].is_null().to_numpy(zero_copy_only=False) & (take >= 0)] = NOT_FINITE
+        error[_are_null(taken) & (take >= 0)] = NOT_FINITE  # see `ModelTask.decode`
         is_null = indices < 0
         truncated = np.append(inputs.truncated, False)[indices]
         columns = [
@@ -335,8 +335,7 @@ class Scorer:
         self, inputs: Inputs, scored: list[tuple[IntArray, pa.RecordBatch]]
     ) -> tuple[pa.Table, IntArray]:
         """Returns the task's columns, and for each input its row in them, -1 for none."""
-        schema = pa.schema(self._model.task.fields)
-        table = pa.Table.from_batches([batch for _, batch in scored], schema).combine_chunks()
+        schema = self._model.task.schema
         row_of = np.full(len(inputs.encoded.n_tokens), -1, dtype=np.int64)
         if scored:
             order = np.concatenate([sequences for sequences, _ in scored])
@@ -345,10 +344,12 @@ class Scorer:
         result_of = np.full(len(inputs), -1, dtype=np.int64)
         result_of[whole] = np.arange(len(whole))
         if not len(whole):
-            return table.slice(0, 0), result_of
+            return schema.empty_table(), result_of
+        table = pa.Table.from_batches([batch for _, batch in scored]).combine_chunks()
         parts = table.take(pa.array(row_of[inputs.sequences_of(whole)])).combine_chunks()
         counts = inputs.counts[whole]
-        joined = self._model.task.join(parts.to_batches()[0], np.cumsum(counts) - counts)
+        starts = np.cumsum(counts) - counts
+        joined = self._model.task.join(parts.to_batches()[0], starts, inputs.kept_of(whole))
         return pa.Table.from_batches([joined], schema), result_of
 
 
@@ -376,6 +377,13 @@ def _take(table: pa.Table, indices: pa.Array) -> list[pa.Array]:
         column.chunk(0) if column.num_chunks else pa.array([], column.type)
         for column in taken.columns
     ]
+
+
+def _are_null(columns: Sequence[pa.Array]) -> npt.NDArray[np.bool_]:
+    """Returns which rows are null in all columns."""
+    nulls = [column.is_null().to_numpy(zero_copy_only=False) for column in columns]
+    found: npt.NDArray[np.bool_] = np.logical_and.reduce(nulls)
+    return found
 
 
 _OUT_OF_MEMORY = "out of memory"

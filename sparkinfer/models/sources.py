@@ -22,7 +22,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sparkinfer.config import LoadingConfig
 from sparkinfer.exceptions import (
     ConfigError,
     EngineUnavailableError,
@@ -31,6 +30,7 @@ from sparkinfer.exceptions import (
 from sparkinfer.models.fetching import local_path, node_name, translated
 from sparkinfer.models.files import Listing, fingerprint, look_in, names_in, select_files
 from sparkinfer.models.hub import cached_snapshot, hub_snapshot
+from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.redaction import without_secrets
 from sparkinfer.workers.steps import step
 

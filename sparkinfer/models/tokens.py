@@ -15,11 +15,14 @@ import pyarrow as pa
 
 from sparkinfer.batching.planner import deduplicate
 from sparkinfer.exceptions import ModelLoadError
-from sparkinfer.models.texts import read_texts
+from sparkinfer.models.text_sources import Texts
 
 NO_LIMIT = 10**9
 """Stands for none: tokenizers without a limit report 1e30 (`VERY_LARGE_INTEGER` of transformers),
 configurations without one -1."""
+
+MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+"""What tokenizers make for models that read text."""
 
 SLICE_CHARACTERS = 2**20
 """Maximum characters tokenised in one call: a tokenizer keeps what it cuts off until the call ends,
@@ -74,15 +77,19 @@ class Inputs:
     Attributes:
         encoded: the sequences, those of one input one after the other.
         starts: the first sequence of each input, int64 (inputs,).
+        kept: what a task needs of each input beside its tokens, one row per input; strings, or
+            numbers.
     """
 
     encoded: Encoded
     starts: npt.NDArray[np.int64]
+    kept: pa.Table = field(default_factory=lambda: pa.table({}))
 
     @classmethod
-    def of_one_sequence_each(cls, encoded: Encoded) -> Inputs:
+    def of_one_sequence_each(cls, encoded: Encoded, kept: pa.Table | None = None) -> Inputs:
         """Returns the sequences, each as an input of its own."""
-        return cls(encoded, np.arange(len(encoded.n_tokens)))
+        starts = np.arange(len(encoded.n_tokens))
+        return cls(encoded, starts) if kept is None else cls(encoded, starts, kept)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -117,6 +124,10 @@ class Inputs:
         sequences: npt.NDArray[np.int64] = np.repeat(shift, counts) + np.arange(int(counts.sum()))
         return sequences
 
+    def kept_of(self, inputs: npt.NDArray[np.int64]) -> pa.Table:
+        """Returns what is kept of some inputs, one row for each."""
+        return self.kept.take(pa.array(inputs)) if self.kept.num_columns else self.kept
+
     def whole(self, is_scored: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Returns the inputs that have sequences, all of which are scored."""
         counts = self.counts
@@ -147,27 +158,23 @@ class EncodedRows:
 
 
 def encode_rows(
-    columns: Sequence[pa.Array], encode: Callable[[Sequence[Sequence[str]]], Inputs]
+    texts: Sequence[Texts], encode: Callable[[Sequence[Sequence[str]]], Inputs]
 ) -> EncodedRows:
     """Returns the model inputs for some rows; a repeated input is encoded once.
 
     Args:
-        columns: the input columns, strings; a row with a null in any has no input.
+        texts: the task's texts of the rows; a row without any of them has no input.
         encode: encodes inputs, given as columns.
     """
-    unreadable: dict[int, str] = {}
-    texts = []
-    for column in columns:
-        found, reasons = read_texts(column)
-        texts.append(found)
-        unreadable.update(reasons)
-    rows = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+    columns = [one.values for one in texts]
+    rows: list[Any] = columns[0] if len(texts) == 1 else list(zip(*columns, strict=True))
     is_there = np.fromiter(map(_is_whole, rows), bool, len(rows))
     distinct, places = deduplicate([row for row in rows if _is_whole(row)])
     indices = np.full(len(rows), -1, dtype=np.int64)
     indices[is_there] = places
-    split = [distinct] if len(columns) == 1 else list(zip(*distinct, strict=True))
-    return EncodedRows(indices, encode(split or [()] * len(columns)), unreadable)
+    split = [distinct] if len(texts) == 1 else list(zip(*distinct, strict=True))
+    unreadable = {row: why for one in texts for row, why in one.reasons.items()}
+    return EncodedRows(indices, encode(split or [()] * len(texts)), unreadable)
 
 
 def _is_whole(row: Any) -> bool:
@@ -222,9 +229,16 @@ class Encoder:
         made = self.tokenizer("text", verbose=False)
         return tuple(name for name in self.tokenizer.model_input_names if name in made)
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        """Returns the token ids of texts; a text that cannot be tokenised gets an error."""
-        return joined(self.input_names, [self._encode_or_refuse(part) for part in _slices(texts)])
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+        """Returns the token ids of texts; a text that cannot be tokenised gets an error.
+
+        Args:
+            texts: each a sequence.
+            pairs: the second text of each sequence; None: there is none. What is too long is cut
+                off the longer of the two, token by token.
+        """
+        parts = [self._encode_or_refuse(part, second) for part, second in _slices(texts, pairs)]
+        return joined(self.input_names, parts)
 
     def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Returns sequences as tensors padded to the longest: int64 (len(sequences), longest)."""
@@ -246,10 +260,9 @@ class Encoder:
             tensors[name] = torch.from_numpy(padded)
         return tensors
 
-    def _encode(self, texts: Sequence[str]) -> Encoded:
-        batch = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_length, verbose=False
-        )
+    def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
+        given = [list(texts)] if pairs is None else [list(texts), list(pairs)]
+        batch = self.tokenizer(*given, truncation=True, max_length=self.max_length, verbose=False)
         n_tokens = np.array([len(ids) for ids in batch["input_ids"]], dtype=np.int64)
         total = int(n_tokens.sum())
         columns = {
@@ -260,42 +273,50 @@ class Encoder:
             int(row): "the tokenizer made no tokens of this text"
             for row in np.flatnonzero(n_tokens == 0)
         }
-        return Encoded(columns, n_tokens, self._truncated(batch, texts, n_tokens), errors)
+        return Encoded(columns, n_tokens, self._truncated(batch, given, n_tokens), errors)
 
     def _truncated(
-        self, batch: Any, texts: Sequence[str], n_tokens: npt.NDArray[np.int64]
+        self, batch: Any, given: Sequence[Sequence[str]], n_tokens: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        cut = np.zeros(len(texts), dtype=np.bool_)
+        cut = np.zeros(len(n_tokens), dtype=np.bool_)
         for row in np.flatnonzero(n_tokens >= self.max_length):
             if batch.encodings:
                 cut[row] = bool(batch.encodings[row].overflowing)
             else:  # tokenizers written in Python do not keep what they cut off
-                whole = self.tokenizer(texts[row], truncation=False, verbose=False)
+                texts = [column[row] for column in given]
+                whole = self.tokenizer(*texts, truncation=False, verbose=False)
                 cut[row] = len(whole["input_ids"]) > self.max_length
         return cut
 
-    def _encode_or_refuse(self, texts: Sequence[str]) -> Encoded:
+    def _encode_or_refuse(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
         try:
-            return self._encode(texts)
+            return self._encode(texts, pairs)
         except Exception as error:  # whatever a tokenizer raises concerns one of the texts
             if len(texts) > 1:
-                return joined(self.input_names, [self._encode_or_refuse([text]) for text in texts])
+                seconds = [None] * len(texts) if pairs is None else [[one] for one in pairs]
+                alone = zip(texts, seconds, strict=True)
+                return joined(
+                    self.input_names, [self._encode_or_refuse([one], other) for one, other in alone]
+                )
             reason = f"tokenizer: {type(error).__name__}: {error}"
             nothing = np.zeros(0, np.int32)
             columns = dict.fromkeys(self.input_names, nothing)
             return Encoded(columns, np.zeros(1, np.int64), np.zeros(1, np.bool_), {0: reason})
 
 
-def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yields the texts in parts of about `SLICE_CHARACTERS`."""
+def _slices(
+    texts: Sequence[str], pairs: Sequence[str] | None
+) -> Iterator[tuple[Sequence[str], Sequence[str] | None]]:
+    """Yields the texts, with their pairs, in parts of about `SLICE_CHARACTERS`."""
     start = held = 0
     for row, text in enumerate(texts):
-        if held and held + len(text) > SLICE_CHARACTERS:
-            yield texts[start:row]
+        length = len(text) + (0 if pairs is None else len(pairs[row]))
+        if held and held + length > SLICE_CHARACTERS:
+            yield texts[start:row], pairs and pairs[start:row]
             start, held = row, 0
-        held += len(text)
+        held += length
     if start < len(texts):
-        yield texts[start:]
+        yield texts[start:], pairs and pairs[start:]
 
 
 def joined(names: Iterable[str], parts: Sequence[Encoded]) -> Encoded:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
+from sparkinfer.files.columns import TEXT, check_type, refuse_unknown
 from sparkinfer.files.formats import format_of
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.rows.columns import Columns
@@ -81,64 +81,33 @@ def choose_columns(
     """
     carried = table.columns if config.carry_cols is None else config.carry_cols
     wanted = {
-        "input_col": processor.inputs,
         "label_col": (config.label_col,) if config.label_col else (),
         "carry_cols": config.carry_cols or (),
     }
     for option, names in wanted.items():
         for name in names:
-            _refuse_unknown(option, name, table.columns)
+            refuse_unknown(option, name, table.columns)
+    processor.check_names(table.columns)
     for name in dict.fromkeys([*carried, *processor.inputs]):
         if name in table.refused:
             raise InputError(
                 f"column {name!r} {table.refused[name]}; leave it out with --carry-cols, or cast "
                 "it before"
             )
-    for name in processor.inputs:
-        _check_type("input_col", table.schema.field(name), _TEXT, "string")
+    inputs = pa.schema([table.schema.field(name) for name in processor.inputs])
+    processor.check_types(inputs)
     if config.label_col is not None:
         label = table.schema.field(config.label_col)
-        _check_type("label_col", label, _LABEL, "a number, a boolean or string")
+        check_type("label_col", label, _LABEL, "a number, a boolean or string")
     _refuse_clash(carried, processor.fields.names)
     return Columns(
         carried=pa.schema([table.schema.field(name) for name in carried]),
-        inputs=pa.schema([table.schema.field(name) for name in processor.inputs]),
+        inputs=inputs,
         scored=processor.fields,
     )
 
 
-def _refuse_unknown(option: str, name: str, columns: Sequence[str]) -> None:
-    if name not in columns:
-        raise InputError(
-            f"{option}={name!r}: no such column; the input has {', '.join(columns)}"
-            f"{_other_delimiter(columns) or _nearest(name, columns)}"
-        )
-
-
-_TEXT = re.compile(r"string(_view)?")
-_LABEL = re.compile(_TEXT.pattern + r"|u?int\d+|float|double|halffloat|bool")
-
-
-def _check_type(option: str, column: pa.Field, allowed: re.Pattern[str], expected: str) -> None:
-    if not allowed.fullmatch(type_name(column.type)):
-        raise InputError(
-            f"{option}={column.name!r} has type {column.type}, expected {expected}; cast it before "
-            "or name another column"
-        )
-
-
-def type_name(kind: pa.DataType) -> str:
-    """Returns an Arrow type's name, the same for types that are the same in a Parquet file."""
-    if pa.types.is_dictionary(kind):
-        return type_name(kind.value_type)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return f"list<{type_name(kind.value_type)}>"
-    if pa.types.is_map(kind):
-        return f"map<{type_name(kind.key_type)}, {type_name(kind.item_type)}>"
-    if pa.types.is_struct(kind):
-        fields = (kind.field(index) for index in range(kind.num_fields))
-        return f"struct<{', '.join(f'{field.name}: {type_name(field.type)}' for field in fields)}>"
-    return str(kind).removeprefix("large_")
+_LABEL = re.compile(TEXT.pattern + r"|u?int\d+|float|double|halffloat|bool")
 
 
 def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
@@ -149,14 +118,3 @@ def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
             f"input column(s) {', '.join(clash)} would be overwritten by the scored columns; give "
             "--set output_prefix=scored_ or leave them out of carry_cols"
         )
-
-
-def _nearest(name: str, columns: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, columns, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _other_delimiter(columns: Sequence[str]) -> str:
-    """Returns advice where a CSV file's header was not cut into names."""
-    found = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
-    return f"; in a CSV file, give --set csv.delimiter={found!r}" if found else ""

@@ -10,17 +10,22 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+import pyarrow as pa
+
 from sparkinfer.config import ScoringConfig
 from sparkinfer.metrics.measure import Measure, check_metrics
 from sparkinfer.plan.inputs import choose_columns
 from sparkinfer.plan.plan import Plan, Workers
-from sparkinfer.plan.ports import Engine, InputSource, InputTable
+from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import PlannedProcessor
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.steps import watched
+
+MOST_DIGITS = 20
+"""Characters of a 64-bit integer with its sign."""
 
 
 class Prelude:
@@ -104,11 +109,13 @@ class Prelude:
     def _longest_text(self) -> int | None:
         # An examination may have no input; a run has opened its own before it needs a model.
         files = self.table.files if "table" in self.__dict__ else None
-        if files is None:
-            return None
-        longest = [files.longest_text(name) for name in self.asked.inputs]
-        known = [length for length in longest if length is not None]
-        return max(known) if len(known) == len(longest) else None
+        return None if files is None else self.asked.longest_text(partial(self._longest_in, files))
+
+    def _longest_in(self, files: FileAccess, name: str) -> int | None:
+        kind = self.table.schema.field(name).type
+        if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+            return MOST_DIGITS
+        return None if pa.types.is_nested(kind) else files.longest_text(name)
 
     @cached_property
     def columns(self) -> Columns:

@@ -27,4 +27,4 @@ PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromke
 
 def make_processor(config: ScoringConfig) -> PlannedProcessor:
     """Returns the processor that the configuration asks for, not yet resolved."""
-    return PROCESSORS.get(config.task, model_scoring)(config)
+    return PROCESSORS.get(config.task.name, model_scoring)(config)

@@ -14,12 +14,12 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparkinfer.config import CsvConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.files.csv_rows import CsvFile
 from sparkinfer.files.json_rows import JsonFile
 from sparkinfer.files.parquet import open_parquet
 from sparkinfer.files.schema import match_names
+from sparkinfer.option_groups import CsvConfig
 from sparkinfer.rows.reading import READ_ROWS, halved, read_batches
 from sparkinfer.storage import file_system, join, make_folder
 

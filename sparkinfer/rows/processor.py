@@ -84,6 +84,27 @@ class PlannedProcessor(ProcessorSpec, Protocol):
     def check(self) -> None:
         """Raises UsageError for mistakes that show without a worker."""
 
+    def check_names(self, columns: Sequence[str]) -> None:
+        """Raises InputError if the input has not all columns that it reads.
+
+        Args:
+            columns: names of the input's columns.
+        """
+
+    def check_types(self, inputs: pa.Schema) -> None:
+        """Raises InputError if a column that it reads has a type that it cannot read.
+
+        Args:
+            inputs: the columns that it reads.
+        """
+
+    def longest_text(self, of_column: Callable[[str], int | None]) -> int | None:
+        """Returns an upper bound of the UTF-8 bytes of the longest text, None if unknown.
+
+        Args:
+            of_column: returns the same for the values of a column.
+        """
+
     def resolved(self: S) -> S:
         """Returns the spec pinned to the exact files that every worker must use."""
 

@@ -102,20 +102,20 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from sparkinfer.config import BatchingConfig
     from sparkinfer.engines.horovod.prepare import Encoding, PrepareJob, prepare_part
     from sparkinfer.engines.horovod.readers import READERS, read_row_groups
     from sparkinfer.metrics.measure import Measure
-    from sparkinfer.models.options import ModelOptions
     from sparkinfer.models.processor import ModelScoring
+    from sparkinfer.option_groups import BatchingConfig
     from sparkinfer.plan.chunks import ChunkLimits, cut_chunks
     from sparkinfer.plan.plan import Plan, Workers
     from sparkinfer.plan.snapshot import read_row_groups as row_groups_of
     from sparkinfer.rows.columns import Columns
     from sparkinfer.rows.reading import InputFolders
     from sparkinfer.workers.suspects import Suspects
+    from tests.model_options import options_of
 
-    asked = ModelScoring(options.model, None, ModelOptions("text-classification", ("text",)))
+    asked = ModelScoring(options.model, None, options_of())
     processor = asked.resolved()
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tokens", "carried"):

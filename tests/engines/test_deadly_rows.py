@@ -56,7 +56,7 @@ def scoring(config: ScoringConfig) -> Any:
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     for task in ("text-classification", "deadly-tokenizer"):
         monkeypatch.setitem(PROCESSORS, task, scoring)
-    monkeypatch.setitem(TASKS, "deadly-tokenizer", deadly_backend.DeadlyTask())
+    monkeypatch.setitem(TASKS, "deadly-tokenizer", deadly_backend.DeadlyTask)
     monkeypatch.setitem(BACKENDS, "deadly", deadly_backend.DeadlyBackend())
 
 

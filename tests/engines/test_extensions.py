@@ -15,6 +15,7 @@ import pytest
 import sparkinfer
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.plan.processors import PROCESSORS
 from tests import made_up_backend, made_up_function, made_up_task
@@ -34,8 +35,8 @@ Run = Callable[..., tuple[sparkinfer.RunResult, list[dict[str, Any]]]]
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The registries with the made-up entries, for these tests alone."""
     task = made_up_task.LargestWindowMean
-    monkeypatch.setitem(TASKS, task.name, task())
-    monkeypatch.setitem(PROCESSORS, task.name, scoring_by(made_up_task.WithMadeUpTask))
+    monkeypatch.setitem(TASKS, task.name, task)
+    monkeypatch.setitem(PROCESSORS, task.name, scoring_by(ModelScoring))
     monkeypatch.setitem(PROCESSORS, "shout", made_up_function.shout)
     monkeypatch.setitem(BACKENDS, "double", made_up_backend.DoubleBackend())
 
@@ -93,7 +94,13 @@ def test_a_second_task_with_two_columns_and_several_sequences_a_row(
     run: Run, classifier: Path
 ) -> None:
     texts: list[str | None] = [*sentences(90), None, "good"]
-    result, rows = run(texts, task="largest-window-mean", output_prefix="m_", carry_cols=("id",))
+    result, rows = run(
+        texts,
+        task="largest-window-mean",
+        text_pair_col="title",
+        output_prefix="m_",
+        carry_cols=("id",),
+    )
     assert (result.rows, result.error_rows) == (92, 1)
     assert [row["id"] for row in rows] == list(range(92))
     assert rows[90] == {
@@ -113,14 +120,14 @@ def test_a_second_task_with_two_columns_and_several_sequences_a_row(
 def test_a_join_is_asked_whatever_the_neighbours_are(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class CountsTen(made_up_task.LargestWindowMean):
-        def join(self, decoded: pa.RecordBatch, starts: Any) -> pa.RecordBatch:
-            joined = super().join(decoded, starts)
+    class CountsTen(made_up_task.WindowMeans):
+        def join(self, decoded: pa.RecordBatch, starts: Any, kept: pa.Table) -> pa.RecordBatch:
+            joined = super().join(decoded, starts, kept)
             windows = pa.array([10 * n for n in joined.column("windows").to_pylist()], pa.int32())
             return pa.RecordBatch.from_arrays([joined.column(0), windows], schema=joined.schema)
 
-    monkeypatch.setitem(TASKS, CountsTen.name, CountsTen())
-    _, rows = run(["good", "bad"], task=CountsTen.name)
+    monkeypatch.setattr(made_up_task, "WindowMeans", CountsTen)
+    _, rows = run(["good", "bad"], task="largest-window-mean", text_pair_col="title")
     assert [row["windows"] for row in rows] == [10, 10]
 
 

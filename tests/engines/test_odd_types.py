@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.exceptions import InputError
-from sparkinfer.plan.inputs import type_name
+from sparkinfer.files.columns import type_name
 from tests.engines.conftest import Run
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sparkinfer.config import BatchingConfig, DeepSpeedConfig
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import load_way
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import Scorer
+from sparkinfer.option_groups import BatchingConfig, DeepSpeedConfig
+from tests import model_options
 
 
 def options_of(
@@ -26,9 +27,7 @@ def options_of(
     **batching: int,
 ) -> ModelOptions:
     """Returns the options of a text classifier."""
-    return ModelOptions(
-        "text-classification",
-        ("text",),
+    return model_options.options_of(
         dtype=dtype,
         acceleration=acceleration,
         batching=BatchingConfig(**batching),

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from sparkinfer.batching.planner import IntArray
 from sparkinfer.batching.rebatch import rebatch, same_rows
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
-from sparkinfer.config import BatchingConfig
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
 from sparkinfer.models.tokens import EncodedRows
+from sparkinfer.option_groups import BatchingConfig
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.processor import EncodesAhead
@@ -47,6 +47,9 @@ ERROR, LENGTHS = "error", "lengths"
 """Columns of a tokens file besides the model's inputs. `n_tokens` is NULL_LENGTH where there is no
 text; `error` says why a row has no tokens, null if the text is null; `sequences` is the number of
 sequences of a row, and `lengths` lists the number of tokens of each."""
+
+KEPT = "kept."
+"""Before the name of a column with what the task kept of each row's input."""
 
 NULL_LENGTH = -1
 
@@ -199,6 +202,8 @@ def _tokens_table(rows: EncodedRows, group: IntArray, first_row: int) -> pa.Tabl
     }
     for name, values in encoded.columns.items():
         columns[name] = _lists(values[taken], np.maximum(n_tokens, 0))
+    kept = inputs.kept_of(np.maximum(indices, 0)) if len(inputs) else inputs.kept
+    columns |= {KEPT + name: kept.column(name) for name in kept.column_names}
     return pa.table(columns)
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from sparkinfer.engines.horovod.prepare import (
     CARRIED,
     ERROR,
+    KEPT,
     LENGTHS,
     N_TOKENS,
     NUMBERS,
@@ -70,8 +71,9 @@ def read_row_groups(
                 "or twice; run again, and with --set horovod.reader=pyarrow if it happens again"
             )
         _check_rows(folder, file, rows)
-        errors, carried = _read_beside(folder, file)
-        yield file, _encoded_rows(columns, list_columns, errors), carried
+        errors, kept = _read_beside(folder, file)
+        carried = _read_columns(join(folder, CARRIED, file.name), None)
+        yield file, _encoded_rows(columns, list_columns, errors, kept), carried
     if expected:
         missing = sum(file.rows for file in expected.values())
         raise RowConservationError(
@@ -107,7 +109,7 @@ def _list_columns(folder: str, file: PreparedFile) -> list[str]:
 
 
 def _encoded_rows(
-    columns: Columns, list_columns: Sequence[str], errors: Mapping[int, str]
+    columns: Columns, list_columns: Sequence[str], errors: Mapping[int, str], kept: pa.Table
 ) -> EncodedRows:
     """Returns the rows of a row group; rows with the same tokens share one input."""
     counts = columns[SEQUENCES].astype(np.int64)
@@ -121,22 +123,27 @@ def _encoded_rows(
         {int(starts[row]): reason for row, reason in errors.items() if has_text[row]},
     )
     unreadable = {row: reason for row, reason in errors.items() if not has_text[row]}
-    return EncodedRows(_indices(columns, fed, errors), Inputs(encoded, starts), unreadable)
+    indices = _indices(columns, fed, errors, kept)
+    return EncodedRows(indices, Inputs(encoded, starts, kept), unreadable)
 
 
-def _indices(columns: Columns, fed: Columns, errors: Mapping[int, str]) -> npt.NDArray[np.int64]:
-    """Returns for each row the first row with the same tokens, -1 if the row is null."""
+def _indices(
+    columns: Columns, fed: Columns, errors: Mapping[int, str], kept: pa.Table
+) -> npt.NDArray[np.int64]:
+    """Returns for each row the first row with the same input, -1 if the row is null."""
     n_tokens = columns[N_TOKENS].astype(np.int64)
     is_null = n_tokens < 0
     ends = np.cumsum(np.maximum(n_tokens, 0))
     counts = columns[SEQUENCES].astype(np.int64)
     first = np.cumsum(counts) - counts
     told_apart = [values for name, values in fed.items() if name != "attention_mask"]
+    beside = list(zip(*(column.to_pylist() for column in kept.columns), strict=True))
     seen: dict[object, int] = {}
     indices = np.full(len(n_tokens), -1, dtype=np.int64)
     for row in np.flatnonzero(~is_null):
         tokens = slice(ends[row] - n_tokens[row], ends[row])
         key: object = tuple(values[tokens].tobytes() for values in told_apart)
+        key = (key, beside[row]) if beside else key
         cuts = columns[LENGTHS][first[row] : first[row] + columns[SEQUENCES][row]].tobytes()
         # Two texts without tokens may have failed for different reasons.
         key = row if row in errors else (key, columns[TRUNCATED][row], cuts)
@@ -151,12 +158,18 @@ def _read_columns(path: str, names: list[str] | None) -> pa.Table:
 
 
 def _read_beside(folder: str, file: PreparedFile) -> tuple[dict[int, str], pa.Table]:
-    """Returns the errors of a row group's rows by position, and the carried columns."""
-    reasons = _read_columns(join(folder, TOKENS, file.name), [ERROR]).column(0)
+    """Returns the errors of a row group's rows by position, and what was kept of their inputs."""
+    fs, name = file_system(join(folder, TOKENS, file.name))
+    with fs.open(name, "rb") as handle:
+        file_of_tokens = pq.ParquetFile(handle)
+        names = [one for one in file_of_tokens.schema_arrow.names if one.startswith(KEPT)]
+        found = file_of_tokens.read([ERROR, *names])
+    reasons = found.column(ERROR)
     errors = {}
     if reasons.null_count < len(reasons):
         errors = {row: why for row, why in enumerate(reasons.to_pylist()) if why is not None}
-    return errors, _read_columns(join(folder, CARRIED, file.name), None)
+    kept = found.select(names).rename_columns([one.removeprefix(KEPT) for one in names])
+    return errors, kept
 
 
 def read_with_pyarrow(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint, quiet_transformers
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.tasks.base import Head, Tensors
+from sparkinfer.models.tokens import MODEL_INPUTS
 
 
 class PipelineRuntime:
-    """A transformers pipeline whose forward pass is used; its module may be wrapped.
+    """A transformers pipeline whose module is run on its device; the module may be wrapped.
 
     Args:
         pipe: the pipeline.
@@ -20,9 +25,41 @@ class PipelineRuntime:
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
 
-    def forward(self, tensors: dict[str, Any]) -> Any:
-        """Returns the model's outputs by name; see `Runtime`."""
-        return self.pipe.forward(tensors)
+    @property
+    def module(self) -> Any:
+        """The pipeline's module."""
+        return self.pipe.model
+
+    def forward(self, tensors: Tensors, head: Head | None = None) -> Mapping[str, Any]:
+        """Returns the model's outputs by name; see `Runtime`.
+
+        Source: `Pipeline.forward`, and `_forward` of the pipelines without a cache.
+        """
+        pipe = self.pipe
+        with pipe.device_placement(), pipe.get_inference_context()():
+            placed = {name: tensor.to(pipe.device) for name, tensor in tensors.items()}
+            inputs = {name: placed[name] for name in MODEL_INPUTS if name in placed}
+            outputs = _named(self.module(**inputs, **self._without_cache))
+            wanted = outputs if head is None else head(outputs, placed)
+            return {name: tensor.cpu() for name, tensor in wanted.items() if _is_tensor(tensor)}
+
+    @cached_property
+    def _without_cache(self) -> dict[str, bool]:
+        takes = inspect.signature(self.module.forward).parameters
+        return {"use_cache": False} if "use_cache" in takes else {}
+
+
+def _named(outputs: Any) -> Mapping[str, Any]:
+    """Returns outputs by name; of a tuple, the first is the one that tasks look for."""
+    if isinstance(outputs, Mapping):
+        return outputs
+    return dict.fromkeys(("logits", "last_hidden_state"), outputs[0])
+
+
+def _is_tensor(output: Any) -> bool:
+    import torch
+
+    return isinstance(output, torch.Tensor)
 
 
 class TorchBackend:

@@ -5,16 +5,25 @@ from __future__ import annotations
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.tasks.base import Task
 from sparkinfer.models.tasks.text_classification import TextClassification
+from sparkinfer.option_groups import TaskConfig
+from sparkinfer.validation import read_group
 
-TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(),)}
+TASKS: dict[str, type[Task]] = {
+    "text-classification": TextClassification,
+    "sentiment-analysis": TextClassification,
+}
+"""By each name that transformers has for it."""
 
 
-def get_task(name: str) -> Task:
-    """Returns the task of that name.
+def make_task(config: TaskConfig) -> Task:
+    """Returns the configured task.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none of that name, or it has not these options.
     """
-    if name not in TASKS:
-        raise ConfigError(f"task={name!r}: expected one of {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    if config.name not in TASKS:
+        raise ConfigError(f"task={config.name!r}: expected one of {', '.join(sorted(TASKS))}")
+    kind = TASKS[config.name]
+    task = kind(read_group(kind.options_class, config.options, "task."))
+    task.check()
+    return task

@@ -1,22 +1,26 @@
-"""What a task is: which columns a model reads and adds, and how the former become the latter.
+"""What a task is: which texts a model reads, which columns it adds, and how one becomes the other.
 
 A task is one file next to this one and one line in `TASKS`. Its numbers are those of the Hugging
-Face pipeline of the same name, computed for a whole batch at a time.
+Face pipeline of the same name, computed for a whole batch at a time. The driver plans with a
+`Task`; where the model's files are, it becomes a `ModelTask`.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sparkinfer.config import ScoringConfig
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.validation import Options
 
 ROW_FIELDS = (
     pa.field("n_tokens", pa.int32()),
@@ -33,65 +37,198 @@ Tensors = Mapping[str, Any]
 """The padded tensors of a batch by name, int64 (sequences, longest): the model's inputs, and
 anything else the task's `encode` keeps for `decode`."""
 
-Decoder = Callable[[Any, Tensors], pa.RecordBatch]
-"""Turns what `run` returned for a batch, and its tensors, into one row per sequence in the order of
-the batch; a row whose output is not finite is null."""
+Head = Callable[[Mapping[str, Any], Tensors], Mapping[str, Any]]
+"""Makes of a model's outputs, by name, those that leave the device."""
+
+Pairs = Literal["never", "optional", "required"]
 
 
 class Runtime(Protocol):
-    """A model that a backend has made ready to run."""
-
-    def forward(self, tensors: dict[str, Any]) -> Any:
-        """Returns the model's outputs by name, as tensors on the CPU, for one padded batch."""
-
-
-class Task(Protocol):
-    """What a model does, by its Hugging Face name.
+    """A model that a backend has made ready to run.
 
     Attributes:
+        module: the torch module, for tasks that run it in another way than forward; None where it
+            is none.
+    """
+
+    @property
+    def module(self) -> Any: ...  # noqa: D102
+
+    def forward(self, tensors: Tensors, head: Head | None = None) -> Mapping[str, Any]:
+        """Returns the model's outputs by name, as tensors on the CPU, for one padded batch.
+
+        Args:
+            tensors: of the batch; those that are no input of the model are left out.
+            head: computes on the device what is returned in place of the outputs.
+        """
+
+
+class ModelFiles(Protocol):
+    """A model's folder."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration, of transformers."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, of transformers."""
+
+    @property
+    def num_texts(self) -> int:
+        """Texts of each row that are fed to it: two for pairs."""
+
+
+@dataclass(frozen=True, init=False)
+class NoOptions(Options):
+    """The options of a task that has none."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """What a model does, by its Hugging Face name, with its options; small and picklable.
+
+    Attributes:
+        options: of the task, an `options_class`.
         name: value of the option `task`.
         pipeline: name of the transformers pipeline that runs such models.
         auto_class: name of the transformers class that loads them.
-        fields: columns that it adds to a row, besides `ROW_FIELDS`.
+        pairs: whether it reads a second text of each row.
+        takes_messages: whether a text may be a list of messages; it is then JSON.
+        files: patterns of the model's files that matter beside those of every model.
         evaluation: how its results are measured; None: they are not.
+        options_class: its options, which are given as `task.NAME`.
     """
 
-    name: str
-    pipeline: str
-    auto_class: str
-    fields: tuple[pa.Field, ...]
-    evaluation: Evaluation | None
+    options: Any
 
-    def inputs(self, config: ScoringConfig) -> tuple[str, ...]:
-        """Returns the columns that it reads under a configuration, in the order of `encode`."""
+    name: ClassVar[str]
+    pipeline: ClassVar[str]
+    auto_class: ClassVar[str]
+    pairs: ClassVar[Pairs] = "never"
+    takes_messages: ClassVar[bool] = False
+    files: ClassVar[tuple[str, ...]] = ()
+    evaluation: ClassVar[Evaluation | None] = None
+    options_class: ClassVar[type[Options]] = NoOptions
 
-    def labels(self, model_config: Any) -> tuple[str, ...]:
-        """Returns the label names in the order of the probabilities; empty if it has none."""
+    @property
+    @abstractmethod
+    def fields(self) -> tuple[pa.Field, ...]:
+        """Columns that it adds to a row, besides `ROW_FIELDS`."""
 
+    @abstractmethod
+    def of_model(self, files: ModelFiles) -> ModelTask:
+        """Returns the task as a model does it.
+
+        Raises:
+            ModelLoadError: the model does not do it, or its files do not say how.
+            ConfigError: an option does not fit the model.
+        """
+
+    def check(self) -> None:  # noqa: B027
+        """Raises ConfigError for options that are valid alone but not together."""
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the options that determine the output, by name, as JSON values."""
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in self._values().items()}
+        return {f"task.{name}": value for name, value in values.items()}
+
+    def _values(self) -> dict[str, Any]:
+        return asdict(self.options)
+
+
+class ModelTask(ABC):
+    """A task as one model does it, where the model's files are.
+
+    Attributes:
+        task: the task.
+        labels: names of what the model may predict, in the order of their ids; empty if there are
+            none.
+        most_tokens: tokens at which the task itself cuts texts; None: it has no limit of its own.
+        added_bytes: an upper bound of the bytes that the task adds to each text.
+        made_tokens: tokens that the model makes of each sequence; they count as its own where
+            batches are planned.
+    """
+
+    labels: tuple[str, ...] = ()
+    most_tokens: int | None = None
+    added_bytes: int = 0
+    made_tokens: int = 0
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.schema = pa.schema(task.fields)
+
+    @abstractmethod
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
         """Returns the token ids of some inputs.
 
         Args:
             encoder: the model's tokenizer.
-            columns: the task's input columns, each with one text per input.
+            columns: the task's texts, each column with one text per input.
         """
 
+    @abstractmethod
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
         """Returns the model's output for a batch, from one forward pass or many."""
 
-    def decoder(self, model_config: Any) -> Decoder:
-        """Returns the function that turns what `run` returned into the task's columns."""
+    @abstractmethod
+    def decode(self, output: Any, tensors: Tensors) -> pa.RecordBatch:
+        """Returns one row per sequence of a batch, in its order.
 
-    def join(self, decoded: pa.RecordBatch, starts: npt.NDArray[np.int64]) -> pa.RecordBatch:
-        """Returns one row per input, which may be several sequences.
+        Args:
+            output: what `run` returned.
+            tensors: of the batch.
+
+        Returns:
+            Whatever `join` takes; a row is null in all columns if its output is not finite.
+        """
+
+    def join(
+        self, decoded: pa.RecordBatch, starts: npt.NDArray[np.int64], kept: pa.Table
+    ) -> pa.RecordBatch:
+        """Returns one row per input, which may be several sequences, with the task's columns.
 
         Args:
             decoded: one row per sequence, those of an input one after the other.
             starts: the first sequence of each input, int64 (inputs,).
+            kept: what `encode` kept of each input; see `Inputs`.
         """
+        return decoded
 
-    def gate_values(self, decoded: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """Returns the numbers by which an accelerated model is compared with the plain one."""
+    def try_out(self, runtime: Runtime, tensors: Tensors) -> pa.RecordBatch:
+        """Returns the numbers by which ways of running the model are compared, for a batch.
+
+        One row per sequence; by default the decoded output.
+        """
+        return self.decode(self.run(runtime, tensors), tensors)
+
+    def difference(self, expected: pa.RecordBatch, found: pa.RecordBatch) -> float:
+        """Returns how far what `try_out` returned is from what it should be; NaN if it is null.
+
+        A number is compared relative to its size if that exceeds 1.
+        """
+        wanted, values = numbers_of(expected), numbers_of(found)
+        if wanted.shape != values.shape:
+            return float("nan")
+        scale: npt.NDArray[np.float32] = np.maximum(np.abs(wanted), 1.0)
+        return float(np.max(np.abs(values - wanted) / scale, initial=0.0))
+
+
+def numbers_of(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:
+    """Returns the numbers with a fraction of all columns, one column after the other, float32."""
+    found = [np.zeros(0, np.float32)]
+    for column in rows.columns:
+        if pa.types.is_list(column.type):
+            column = column.flatten()
+        if pa.types.is_floating(column.type):
+            found.append(column.drop_null().to_numpy(zero_copy_only=False))
+    numbers: npt.NDArray[np.float32] = np.concatenate(found)
+    return numbers
 
 
 def scored_schema(
@@ -109,3 +246,17 @@ def scored_schema(
 def column_metadata(fingerprint: str, labels: Sequence[str]) -> dict[str, str]:
     """Returns the metadata by which each scored column names the model that made it."""
     return {METADATA_KEY: json.dumps({"model_fingerprint": fingerprint, "labels": list(labels)})}
+
+
+def float_lists(values: npt.NDArray[np.float32]) -> pa.ListArray:
+    """Returns a float32 (rows, width) array as one list per row, without a Python loop."""
+    rows, width = values.shape
+    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
+
+
+def without_rows(decoded: pa.RecordBatch, unusable: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    """Returns decoded rows, null in all columns where they are unusable."""
+    if not unusable.any():
+        return decoded
+    return decoded.take(pa.array(np.arange(decoded.num_rows), mask=unusable))

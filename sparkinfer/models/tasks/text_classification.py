@@ -1,105 +1,122 @@
-"""Assigns a text one of several labels, with the probability of each.
+"""Assigns a text, or a pair of texts, one of several labels, with the probability of each.
 
-The numbers are those of transformers' pipeline called with `top_k=None`.
+The numbers are those of transformers' pipeline called with `top_k=None`; for pairs scored by a
+model of sentence-transformers, those of its `CrossEncoder`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ModelLoadError
-from sparkinfer.metrics.base import Evaluation
 from sparkinfer.metrics.classification import ClassificationEvaluation
-from sparkinfer.models.tasks.base import Decoder, Runtime, Tensors
+from sparkinfer.models.tasks.base import (
+    ModelFiles,
+    ModelTask,
+    Runtime,
+    Task,
+    Tensors,
+    float_lists,
+    without_rows,
+)
 from sparkinfer.models.tokens import Encoder, Inputs
 
+Function = Callable[[Any], Any]
+"""Makes scores of logits, float (batch, labels)."""
 
-class TextClassification:
-    """Single-label, multi-label and single-output sequence classification models."""
+
+class TextClassification(Task):
+    """Sequence classification: single-label, multi-label and regression models.
+
+    A regression names no label: its `prediction` is null, and `probabilities` holds its numbers, of
+    which `probability` is the one if there is but one.
+    """
 
     name = "text-classification"
     pipeline = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
-    fields = (
-        pa.field("prediction", pa.string()),
-        pa.field("probability", pa.float32()),
-        pa.field("probabilities", pa.list_(pa.float32())),
-    )
-    evaluation: Evaluation | None = ClassificationEvaluation()
+    pairs = "optional"
+    files = ("config_sentence_transformers.json",)
+    evaluation = ClassificationEvaluation()
 
-    def inputs(self, config: ScoringConfig) -> tuple[str, ...]:
-        """Returns the column of the text."""
-        return (config.input_col,)
+    @property
+    def fields(self) -> tuple[pa.Field, ...]:
+        """The label, its probability, and the probability of each label."""
+        return (
+            pa.field("prediction", pa.string()),
+            pa.field("probability", pa.float32()),
+            pa.field("probabilities", pa.list_(pa.float32())),
+        )
 
-    def labels(self, model_config: Any) -> tuple[str, ...]:
-        """Returns the names of `id2label` by label id.
+    def of_model(self, files: ModelFiles) -> ModelTask:
+        """Returns the task with the model's labels; see `Task`."""
+        activation = activation_of_pairs(files) if files.num_texts == 2 else None
+        return _ModelTask(self, files.config, activation)
 
-        Raises:
-            ModelLoadError: the ids are not 0, 1, 2, ...: which output has which name is unknown.
-        """
-        names = model_config.id2label
-        if sorted(names) != list(range(len(names))):
-            ids = ", ".join(map(str, sorted(names)[:10]))
-            raise ModelLoadError(
-                f"config.json: the label ids of id2label are {ids}, expected 0 to "
-                f"{len(names) - 1} without a gap, one label for each output of the model; correct "
-                "id2label and label2id in the model's config.json"
-            )
-        return tuple(str(names[i]) for i in range(len(names)))
+
+class _ModelTask(ModelTask):
+    def __init__(self, task: Task, model_config: Any, activation: Function | None) -> None:
+        super().__init__(task)
+        self.labels = label_names(model_config)
+        self._names = pa.array(self.labels, pa.string())
+        self._is_regression = is_regression(model_config)
+        self._function = activation or _function(model_config)
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
-        """Returns one sequence per text, truncated to the model's limit."""
-        return Inputs.of_one_sequence_each(encoder.encode(columns[0]))
+        return Inputs.of_one_sequence_each(encoder.encode(*columns))
 
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
-        """Returns the logits, float (batch, num_labels), of one forward pass."""
-        return runtime.forward(dict(tensors))["logits"]
+        return runtime.forward(tensors)["logits"]
 
-    def decoder(self, model_config: Any) -> Decoder:
-        """Returns the function that turns logits into scored columns."""
-        function = _classification_function(model_config)
-        names = pa.array(self.labels(model_config), pa.string())
-
-        def decode(logits: Any, _: Tensors) -> pa.RecordBatch:
-            scores = function(logits.float().numpy()).astype(np.float32)
-            best = scores.argmax(axis=-1)
-            columns = [
-                names.take(pa.array(best)),
-                pa.array(scores[np.arange(len(best)), best]),
-                _list_array(scores),
-            ]
-            decoded = pa.RecordBatch.from_arrays(columns, schema=pa.schema(self.fields))
-            unusable = ~np.isfinite(scores).all(axis=-1)
-            if not unusable.any():
-                return decoded
-            return decoded.take(pa.array(np.arange(len(best)), mask=unusable))
-
-        return decode
-
-    def join(self, decoded: pa.RecordBatch, starts: npt.NDArray[np.int64]) -> pa.RecordBatch:
-        """Returns the rows as they are: an input is one sequence."""
-        return decoded
-
-    def gate_values(self, decoded: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """Returns the probabilities, float32 (rows * num_labels,)."""
-        values: npt.NDArray[np.float32] = decoded.column("probabilities").flatten().to_numpy()
-        return values
+    def decode(self, output: Any, tensors: Tensors) -> pa.RecordBatch:
+        scores = self._function(output.float().numpy()).astype(np.float32)
+        best = scores.argmax(axis=-1)
+        named = self._names.take(pa.array(best))
+        top = pa.array(scores[np.arange(len(best)), best])
+        if self._is_regression:
+            named = pa.nulls(len(best), pa.string())
+            top = top if scores.shape[1] == 1 else pa.nulls(len(best), pa.float32())
+        columns = [named, top, float_lists(scores)]
+        decoded = pa.RecordBatch.from_arrays(columns, schema=self.schema)
+        return without_rows(decoded, ~np.isfinite(scores).all(axis=-1))
 
 
-def _classification_function(model_config: Any) -> Callable[[Any], Any]:
+def label_names(model_config: Any) -> tuple[str, ...]:
+    """Returns the names of `id2label` by label id.
+
+    Raises:
+        ModelLoadError: the ids are not 0, 1, 2, ...: which output has which name is unknown.
+    """
+    names = model_config.id2label
+    if sorted(names) != list(range(len(names))):
+        ids = ", ".join(map(str, sorted(names)[:10]))
+        raise ModelLoadError(
+            f"config.json: the label ids of id2label are {ids}, expected 0 to "
+            f"{len(names) - 1} without a gap, one label for each output of the model; correct "
+            "id2label and label2id in the model's config.json"
+        )
+    return tuple(str(names[i]) for i in range(len(names)))
+
+
+def is_regression(model_config: Any) -> bool:
+    """Returns whether a model's outputs are numbers of their own rather than labels' scores."""
+    kind = model_config.problem_type
+    return kind == "regression" or (model_config.num_labels == 1 and kind is None)
+
+
+def _function(model_config: Any) -> Function:
     """Returns the function that the pipeline applies to logits, chosen as in the pipeline.
 
     Source: `TextClassificationPipeline.postprocess` of transformers.
     """
     from transformers.pipelines.text_classification import sigmoid, softmax
 
-    function: Callable[[Any], Any] = softmax
+    function: Function = softmax
     if model_config.problem_type == "regression":
         function = _identity
     elif model_config.problem_type == "multi_label_classification" or model_config.num_labels == 1:
@@ -107,12 +124,37 @@ def _classification_function(model_config: Any) -> Callable[[Any], Any]:
     return function
 
 
+def activation_of_pairs(files: ModelFiles) -> Function | None:
+    """Returns what sentence-transformers applies to the logits of pairs; None if it names nothing.
+
+    Source: `CrossEncoder.get_default_activation_fn`, and its `sentence_transformers` in config.json
+    or `config_sentence_transformers.json`.
+
+    Raises:
+        ModelLoadError: it is no function of torch.
+    """
+    own = getattr(files.config, "sentence_transformers", None) or {}
+    path = own.get("activation_fn") or getattr(
+        files.config, "sbert_ce_default_activation_function", None
+    )
+    beside = files.path / "config_sentence_transformers.json"
+    if path is None and beside.is_file():
+        path = json.loads(beside.read_bytes()).get("activation_fn")
+    return None if path is None else _torch_function(str(path))
+
+
+def _torch_function(path: str) -> Function:
+    import torch
+
+    found = getattr(torch.nn, path.rpartition(".")[2], None)
+    if not path.startswith("torch.nn.") or not isinstance(found, type):
+        raise ModelLoadError(
+            f"the model's activation_fn is {path!r}, expected a class of torch.nn, such as "
+            "'torch.nn.modules.linear.Identity'; correct it in the model's files"
+        )
+    module = found()
+    return lambda logits: module(torch.from_numpy(logits)).numpy()
+
+
 def _identity(logits: Any) -> Any:
     return logits
-
-
-def _list_array(values: npt.NDArray[np.float32]) -> pa.ListArray:
-    """Returns a float32 (rows, width) array as one list per row, without a Python loop."""
-    rows, width = values.shape
-    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))

@@ -1,0 +1,114 @@
+"""A user's function over texts, called before they are tokenised."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.option_groups import PreprocessConfig
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What stands for a text that the function does not return.
+
+    Attributes:
+        reason: why, for the row's `error`.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A function as `package.module:function`.
+
+    Attributes:
+        function: its name.
+        batch_format: whether it is given a pandas Series or an Arrow array.
+        version: the user's.
+    """
+
+    function: str
+    batch_format: str = "pandas"
+    version: str | None = None
+
+    @classmethod
+    def of(cls, config: PreprocessConfig) -> Preprocess | None:
+        """Returns the configured function, None if there is none."""
+        if config.function is None:
+            return None
+        return cls(config.function, config.batch_format, config.version)
+
+    def load(self) -> Callable[[Any], Any]:
+        """Returns the function.
+
+        Raises:
+            ConfigError: it cannot be imported.
+        """
+        module, separator, name = self.function.partition(":")
+        expected = f"preprocess={self.function!r}: expected an importable `package.module:function`"
+        if not (module and separator and name):
+            raise ConfigError(f"{expected}, such as 'my_texts:without_markup'")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except Exception as error:  # importing runs the user's code, which may raise anything
+            raise ConfigError(
+                f"{expected}, but got {type(error).__name__}: {error}; put the module where Python "
+                "can find it on every node, or correct the name"
+            ) from error
+        if not callable(found):
+            raise ConfigError(f"{expected}; it is {type(found).__name__}, name a function")
+        loaded: Callable[[Any], Any] = found
+        return loaded
+
+    def identity(self) -> str:
+        """Returns what tells the function from others: its name, and a hash of its source."""
+        try:
+            source = inspect.getsource(self.load())
+        except (OSError, TypeError):  # compiled, or typed at a prompt
+            source = ""
+        digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        return f"{self.function} {digest}"
+
+    def change(self, texts: Sequence[str]) -> list[str | Failed]:
+        """Returns what the function makes of each text, or why it makes none."""
+        return self._change(self.load(), texts)
+
+    def _change(self, function: Callable[[Any], Any], texts: Sequence[str]) -> list[str | Failed]:
+        if not texts:
+            return []
+        try:
+            changed = self._call(function, texts)
+            return [one if isinstance(one, str) else _no_text(one) for one in changed]
+        except Exception as error:  # the user's code may raise anything, for one of the texts
+            if len(texts) == 1:
+                return [Failed(f"preprocess: {type(error).__name__}: {error}")]
+        middle = len(texts) // 2
+        return [
+            *self._change(function, texts[:middle]),
+            *self._change(function, texts[middle:]),
+        ]
+
+    def _call(self, function: Callable[[Any], Any], texts: Sequence[str]) -> list[Any]:
+        given: Any = pa.array(texts, pa.string())
+        if self.batch_format == "pandas":
+            import pandas as pd
+
+            given = pd.Series(texts, dtype=object)
+        returned = function(given)
+        found = returned.to_pylist() if hasattr(returned, "to_pylist") else list(returned)
+        if len(found) != len(texts):
+            raise ValueError(f"it returned {len(found)} texts for {len(texts)}")
+        return found
+
+
+def _no_text(one: Any) -> Failed:
+    return Failed(f"preprocess: it returned {type(one).__name__}, expected a string")

@@ -1,0 +1,169 @@
+"""Groups of options, each of one part of a run; see `sparkinfer.config`."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sparkinfer.validation import PATH, Options, above, at_least, read_by
+
+LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
+ReaderName = Literal["auto", "petastorm", "pyarrow"]
+
+
+def _one_character(value: Any) -> Any:
+    """Returns a single character; a tab may be written as backslash and t."""
+    found = "\t" if value == r"\t" else value
+    if found is None or (isinstance(found, str) and len(found) == 1 and found not in "\r\n"):
+        return found
+    raise ValueError("one character, such as ';' or '\\t'")
+
+
+def _quote(value: Any) -> Any:
+    """Returns a single character, or nothing."""
+    return value if value == "" else _one_character(value)
+
+
+def _encoding(value: Any) -> Any:
+    """Returns the name of an encoding of text that Python knows."""
+    try:
+        if value is not None:
+            "".encode(value)  # refuses base64 and the like, which are not of text
+        return value if value is None else codecs.lookup(value).name
+    except (LookupError, TypeError, ValueError):
+        raise ValueError("the name of an encoding, such as 'latin-1' or 'utf-16'") from None
+
+
+@dataclass(frozen=True, init=False)
+class BatchingConfig(Options):
+    """Which rows go through the model together."""
+
+    max_batch_tokens: int | None = field(default=None, metadata=at_least(1))
+    """Maximum tokens in one forward pass, padding included; None: chosen by the device."""
+    max_batch_rows: int = field(default=1024, metadata=at_least(1))
+    """Maximum rows in one forward pass."""
+    window_rows: int = field(default=8192, metadata=at_least(1))
+    """Rows that are read ahead, sorted by length and batched together."""
+    window_bytes: int = field(default=64 * 2**20, metadata=at_least(1))
+    """Maximum bytes of text held by one window (a single row may exceed it)."""
+
+
+@dataclass(frozen=True, init=False)
+class LoadingConfig(Options):
+    """What is allowed while a model is loaded, and where its files are kept."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    allow_pickle_weights: bool = False
+    """Load `pytorch_model.bin`, a pickle that can run code, if no safetensors file exists."""
+    cache_dir: str | None = field(default=None, metadata=PATH)
+    """Folder on each node for fetched models; None: the user's cache folder."""
+
+
+@dataclass(frozen=True, init=False)
+class DeepSpeedConfig(Options):
+    """How `deepspeed.init_inference` is called."""
+
+    kernel_inject: bool = False
+    """Try DeepSpeed's own kernels first; they are correct for few architectures."""
+
+
+@dataclass(frozen=True, init=False)
+class HorovodConfig(Options):
+    """How the `horovod` engine starts its ranks and what they read with."""
+
+    launcher: LauncherName = "auto"
+    """What starts the ranks: `horovod.spark`, Databricks' `HorovodRunner`, or pyspark's
+    `TorchDistributor`; auto: the first that is installed, on Databricks the second."""
+    reader: ReaderName = "auto"
+    """What reads the prepared rows; auto: Petastorm if it is installed and works, except on object
+    stores."""
+    start_timeout_s: int = field(default=300, metadata=at_least(1))
+    """Seconds within which all ranks must be running."""
+
+
+@dataclass(frozen=True, init=False)
+class ChunksConfig(Options):
+    """How the input is cut into chunks, the unit of commit and resume."""
+
+    target_rows: int | None = field(default=None, metadata=at_least(1))
+    """Most rows of a chunk; None: by what the model runs on, rows and text counted. Larger
+    row groups are cut."""
+
+
+@dataclass(frozen=True, init=False)
+class CsvConfig(Options):
+    """How CSV files are written; all their columns are read as text."""
+
+    delimiter: str | None = field(default=None, metadata=read_by(_one_character))
+    """Character between fields; None: a tab in files named `.tsv`, else a comma."""
+    quote: str = field(default='"', metadata=read_by(_quote))
+    """Character around fields that hold the delimiter, line breaks or itself, doubled; empty: no
+    character quotes."""
+    escape: str | None = field(default=None, metadata=read_by(_one_character))
+    """Character that, before a quote or itself within quotes, makes that part of the field, as in
+    files that Spark writes (a backslash); None: quotes are doubled."""
+    encoding: str | None = field(default=None, metadata=read_by(_encoding))
+    """Such as `latin-1`; None: told by a byte order mark, else UTF-8."""
+    header: bool = True
+    """Whether the first row holds the names; if not, they are `_c0`, `_c1`, ..."""
+    null: str | None = None
+    """Text that stands for null where it is not in quotes, besides no text at all."""
+
+
+@dataclass(frozen=True, init=False)
+class GateConfig(Options):
+    """How closely an accelerated model must match the plain one before it may score rows."""
+
+    tolerance: float | None = field(default=None, metadata=above(0))
+    """Largest allowed difference of a probability from float32; None: by the dtype."""
+
+
+@dataclass(frozen=True, init=False)
+class TemplateConfig(Options):
+    """How columns are put into `input_template`."""
+
+    null: str | None = None
+    """What stands for a null; None: a row with a null in any of the columns has no text."""
+
+
+@dataclass(frozen=True, init=False)
+class PreprocessConfig(Options):
+    """A function of the user's that changes texts before they are tokenised."""
+
+    SHORTHAND = "function"
+
+    function: str | None = None
+    """As `package.module:function`; it takes texts and returns as many."""
+    batch_format: Literal["pandas", "pyarrow"] = "pandas"
+    """Whether it is given a Series or an Arrow array."""
+    version: str | None = None
+    """Whatever tells one state of the function's surroundings from another; its own source is
+    looked at."""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What a model does, by its Hugging Face name, and the options of that.
+
+    Attributes:
+        name: of the task, as it was given.
+        options: of the task, as they were given.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_task(value: Any) -> Any:
+    """Returns a task that is given by its name, or by a mapping with `name` and its options."""
+    if isinstance(value, TaskConfig):
+        return value
+    if isinstance(value, str) and value:
+        return TaskConfig(value)
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        options = {str(key): one for key, one in value.items() if key != "name"}
+        return TaskConfig(value["name"], options)
+    raise ValueError("the name of a task, or a mapping with its `name` and options")
