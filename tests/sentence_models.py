@@ -22,16 +22,11 @@ def make_encoder(folder: Path, *, seed: int = 0, **config: Any) -> Path:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(seed)
-    shape = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
-    settings = BertConfig(
-        vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        pad_token_id=0,
-        **{**shape, **config},
-    )
-    BertModel(settings).save_pretrained(folder)
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 64, "max_position_embeddings": 64}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
+    known = len(SPECIAL_TOKENS) + len(WORDS)
+    settings = {"vocab_size": known, "initializer_range": 0.5, **sizes, **config}
+    BertModel(BertConfig(**settings)).save_pretrained(folder)
     save_tokenizer(
         folder,
         model_max_length=64,

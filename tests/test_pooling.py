@@ -10,7 +10,7 @@ import pytest
 
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.pooling import SentenceHead, load_layers, pooled
-from sparkinfer.models.sentence_files import POOLING_MODES, Layer, Pooling, read_sentence_files
+from sparkinfer.models.sentence_files import POOLING_MODES, Layer, read_sentence_files
 from tests.sentence_models import NORMALIZE, add_sentence_files, dense, pooling, write_json
 
 torch = pytest.importorskip("torch")
@@ -19,17 +19,18 @@ SIDES = ["right", "left"]
 
 
 def batch(side: str, width: int = 8) -> tuple[Any, Any]:
-    """Returns token vectors and the mask of texts of 5, 1, 3 and 5 tokens."""
+    """Returns token vectors and places of texts of 5, 1, 3 and 5 tokens."""
     vectors = torch.randn(4, 5, width, generator=torch.Generator().manual_seed(0))
-    places = torch.arange(5)
-    places = places.flip(0) if side == "left" else places
-    return vectors, (places < torch.tensor([[5], [1], [3], [5]])).long()
+    order = torch.arange(5)
+    order = order.flip(0) if side == "left" else order
+    mask = (order < torch.tensor([[5], [1], [3], [5]])).long()
+    return vectors, mask * mask.cumsum(dim=1)
 
 
-def theirs(vectors: Any, mask: Any, modes: Any, prompt: int | None = None) -> Any:
+def theirs(vectors: Any, places: Any, modes: Any, prompt: int | None = None) -> Any:
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     module = modules.Pooling(vectors.shape[-1], modes, include_prompt=prompt is None)
-    features = {"token_embeddings": vectors, "attention_mask": mask}
+    features = {"token_embeddings": vectors, "attention_mask": (places > 0).long()}
     if prompt is not None:
         features["prompt_length"] = prompt
     return module(features)["sentence_embedding"]
@@ -38,66 +39,59 @@ def theirs(vectors: Any, mask: Any, modes: Any, prompt: int | None = None) -> An
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("mode", POOLING_MODES)
 def test_each_mode_is_the_librarys(mode: str, side: str) -> None:
-    vectors, mask = batch(side)
-    torch.testing.assert_close(pooled(vectors, mask, [mode]), theirs(vectors, mask, mode))
+    vectors, places = batch(side)
+    torch.testing.assert_close(pooled(vectors, places, [mode]), theirs(vectors, places, mode))
 
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("skipped", [1, 2, 5])
 @pytest.mark.parametrize("mode", [mode for mode in POOLING_MODES if mode != "max"])
 def test_each_mode_without_the_prompt_is_the_librarys(mode: str, skipped: int, side: str) -> None:
-    vectors, mask = batch(side)
-    found, expected = pooled(vectors, mask, [mode], skipped), theirs(vectors, mask, mode, skipped)
-    has_text = mask.sum(dim=1) > skipped
+    vectors, places = batch(side)
+    found = pooled(vectors, places, [mode], (places > skipped).long())
+    expected = theirs(vectors, places, mode, skipped)
+    has_text = places.amax(dim=1) > skipped
     torch.testing.assert_close(found[has_text], expected[has_text])
     if mode != "cls":  # of a text that is all prompt, the first token stands for nothing
         torch.testing.assert_close(found, expected)
 
 
 def test_the_largest_of_no_tokens_is_no_number() -> None:
-    vectors, mask = batch("right")
-    found = pooled(vectors, mask, ["max"], skipped=1)
+    vectors, places = batch("right")
+    found = pooled(vectors, places, ["max"], (places > 1).long())
     assert torch.isinf(found[1]).all()
-    torch.testing.assert_close(found[[0, 2]], theirs(vectors, mask, "max", 1)[[0, 2]])
+    torch.testing.assert_close(found[[0, 2]], theirs(vectors, places, "max", 1)[[0, 2]])
 
 
 @pytest.mark.parametrize("modes", list(combinations(POOLING_MODES, 2)))
 def test_modes_are_joined_in_their_order(modes: tuple[str, str]) -> None:
-    vectors, mask = batch("right")
+    vectors, places = batch("right")
     for order in (modes, modes[::-1]):
-        torch.testing.assert_close(pooled(vectors, mask, order), theirs(vectors, mask, order))
+        torch.testing.assert_close(pooled(vectors, places, order), theirs(vectors, places, order))
 
 
 @pytest.mark.parametrize("mode", POOLING_MODES)
 def test_padding_changes_nothing(mode: str) -> None:
-    vectors, mask = batch("right")
-    shorter = pooled(vectors[2:3, :3], mask[2:3, :3], [mode])
-    torch.testing.assert_close(pooled(vectors, mask, [mode])[2:3], shorter)
+    vectors, places = batch("right")
+    shorter = pooled(vectors[2:3, :3], places[2:3, :3], [mode])
+    torch.testing.assert_close(pooled(vectors, places, [mode])[2:3], shorter)
 
 
 @pytest.mark.parametrize("mode", ["mean", "weightedmean"])
 def test_half_precision_is_summed_up_in_float32(mode: str) -> None:
     vectors = torch.rand(1, 500, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    mask = torch.ones(1, 500, dtype=torch.long)
-    found = pooled(vectors, mask, [mode])
+    places = torch.arange(1, 501).unsqueeze(0)
+    found = pooled(vectors, places, [mode])
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, pooled(vectors.float(), mask, [mode]))
+    torch.testing.assert_close(found, pooled(vectors.float(), places, [mode]))
 
 
 def test_the_vector_is_cut_after_all_layers_and_then_normalised() -> None:
-    vectors, mask = batch("right")
-    cut = SentenceHead(Pooling(("mean",)), truncate_dim=3)(vectors, mask)
-    torch.testing.assert_close(cut, pooled(vectors, mask, ["mean"])[:, :3])
-    normal = SentenceHead(Pooling(("mean",)), truncate_dim=3, normalizes=True)(vectors, mask)
+    vectors, places = batch("right")
+    cut = SentenceHead(["mean"], truncate_dim=3)(vectors, places)
+    torch.testing.assert_close(cut, pooled(vectors, places, ["mean"])[:, :3])
+    normal = SentenceHead(["mean"], truncate_dim=3, normalizes=True)(vectors, places)
     torch.testing.assert_close(normal, torch.nn.functional.normalize(cut, dim=-1))
-
-
-def test_the_prompt_counts_unless_the_files_say_not() -> None:
-    vectors, mask = batch("right")
-    counted = SentenceHead(Pooling(("mean",)), prompt_tokens=2)(vectors, mask)
-    torch.testing.assert_close(counted, pooled(vectors, mask, ["mean"]))
-    skipped = SentenceHead(Pooling(("mean",), includes_prompt=False), prompt_tokens=2)
-    torch.testing.assert_close(skipped(vectors, mask), pooled(vectors, mask, ["mean"], 2))
 
 
 # --- layers --------------------------------------------------------------------------------
@@ -120,7 +114,7 @@ def layers_of(folder: Path, *modules: Any) -> Any:
     add_sentence_files(folder, pooling("mean"), *modules)
     files = read_sentence_files(folder)
     assert files is not None
-    return load_layers(folder, files.layers)
+    return load_layers(folder, files.layers, 8)[0]
 
 
 @pytest.mark.parametrize("case", LAYERS)
@@ -142,7 +136,7 @@ def test_pickled_weights_are_read_where_there_are_no_others(tmp_path: Path) -> N
     weights = tmp_path / "2_Dense" / "model.safetensors"
     torch.save(load_file(weights), tmp_path / "2_Dense" / "pytorch_model.bin")
     weights.unlink()
-    (again,) = load_layers(tmp_path, [Layer("Dense", "2_Dense", dict(dense(8, 6)[1]))])
+    [again], _ = load_layers(tmp_path, [Layer("Dense", "2_Dense", dict(dense(8, 6)[1]))], 8)
     vectors = torch.randn(2, 8)
     torch.testing.assert_close(again(vectors), layer(vectors))
 
@@ -161,6 +155,7 @@ DAMAGE = {
     "another size": (set_dense(out_features=7), "2_Dense has other weights than it says"),
     "a bias too many": (set_dense(bias=False), "2_Dense has other weights than it says"),
     "a weight too few": (set_dense(use_residual=True), "2_Dense has other weights than it says"),
+    "another input": (set_dense(in_features=9), "says in_features=9, expected the 8 that it gets"),
     "size as text": (set_dense(in_features="8"), "says in_features='8', expected 1 to"),
     "size of all memory": (set_dense(in_features=10**15), "in_features=1000000000000000, expected"),
     "a function as activation": (
@@ -187,6 +182,6 @@ def test_a_layer_whose_files_are_wrong_is_refused(tmp_path: Path, case: str) -> 
     files = read_sentence_files(tmp_path)
     assert files is not None
     with pytest.raises(ModelLoadError, match=expected) as caught:
-        load_layers(tmp_path, files.layers)
+        load_layers(tmp_path, files.layers, 8)
     assert repr(str(tmp_path)) in caught.value.message
     assert len(caught.value.message) < 1000

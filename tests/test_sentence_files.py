@@ -159,6 +159,10 @@ REFUSED = {
     ),
     "pooling at the root": (modules(T, module("Pooling")), "names '', but"),
     "unknown pooling": (settings(POOLING_FILE, pooling_mode="median"), r"pooling_mode=\['median"),
+    "pooling as mapping": (
+        settings(POOLING_FILE, pooling_mode=[{}]),
+        "pooling_mode=.*expected",
+    ),
     "pooling as number": (settings(POOLING_FILE, pooling_mode=3), "pooling_mode=3, expected some"),
     "layer of tokens": (
         lambda folder: (
@@ -178,6 +182,11 @@ REFUSED = {
     "another output": (settings(ENCODER, module_output_name="sentence_embedding"), "output_name="),
     "messages": (settings(ENCODER, modality_config={"message": {}}), "modality_config="),
     "other arguments": (settings(ENCODER, config_args={"num_hidden_layers": 1}), "config_args="),
+    "arguments as a list": (settings(ENCODER, model_args=[{}]), "model_args="),
+    "default as mapping": (
+        settings(WHOLE, default_prompt_name={}),
+        "default_prompt_name=",
+    ),
     "another kind of model": (settings(WHOLE, model_type="CrossEncoder"), "'CrossEncoder', expec"),
     "prompts as a list": (settings(WHOLE, prompts=["query: "]), "prompts=.*expected a text by"),
     "prompt as a number": (settings(WHOLE, prompts={"query": 1}), "prompts=.*expected a text by"),

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.messages import shown as value_shown
 from sparkinfer.models.screening import refuse_bombs
-from sparkinfer.models.sentence_files import Layer, Pooling
+from sparkinfer.models.sentence_files import Layer
 
 Function = Callable[[Any], Any]
 """Makes vectors of vectors, float32 (sequences, numbers), on their device."""
@@ -32,7 +32,7 @@ class _Tokens:
 
     Attributes:
         vectors: float32 (sequences, longest, width).
-        counted: which of them count, int64 (sequences, longest).
+        counted: 1 for those that count, int64 (sequences, longest).
         places: the place of each in its text, from 1, int64 (sequences, longest).
     """
 
@@ -51,19 +51,21 @@ class _Tokens:
         return self.vectors[torch.arange(len(places), device=places.device), places]
 
 
-def pooled(vectors: Any, mask: Any, modes: Sequence[str], skipped: int = 0) -> Any:
+def pooled(vectors: Any, places: Any, modes: Sequence[str], counted: Any = None) -> Any:
     """Returns one vector of each sequence's, float32 (sequences, width * len(modes)).
 
     Args:
         vectors: of the tokens, float (sequences, longest, width).
-        mask: 1 for a token and 0 for padding, int64 (sequences, longest).
+        places: the place of each token in its text, from 1; 0 for padding, int64 (sequences,
+            longest).
         modes: keys of `POOLING_MODES`.
-        skipped: tokens at the start of each text that do not count.
+        counted: 1 for the tokens that count, int64 (sequences, longest); None: all do.
     """
     import torch
 
-    places = mask.cumsum(dim=1)
-    tokens = _Tokens(vectors.float(), mask * (places > skipped), places)
+    if counted is None:
+        counted = (places > 0).long()
+    tokens = _Tokens(vectors.float(), counted, places)
     return torch.cat([_POOLINGS[mode](tokens) for mode in modes], dim=-1)
 
 
@@ -112,45 +114,52 @@ class SentenceHead:
     """Makes the embeddings of a batch of its token vectors.
 
     Attributes:
-        pooling: how token vectors become one.
-        prompt_tokens: tokens of the prompt at the start of each text.
+        modes: how token vectors become one; see `pooled`.
         layers: applied to the pooled vectors, in order.
         truncate_dim: numbers to which a vector is cut; None: it stays whole.
         normalizes: whether it is then given the length 1.
     """
 
-    pooling: Pooling
-    prompt_tokens: int = 0
+    modes: Sequence[str]
     layers: Sequence[Function] = ()
     truncate_dim: int | None = None
     normalizes: bool = False
 
-    def __call__(self, vectors: Any, mask: Any) -> Any:
+    def __call__(self, vectors: Any, places: Any, counted: Any = None) -> Any:
         """Returns the embeddings, float32 (sequences, numbers).
 
         Args:
-            vectors: of the tokens, float (sequences, longest, width).
-            mask: 1 for a token and 0 for padding, int64 (sequences, longest).
+            vectors: see `pooled`.
+            places: see `pooled`.
+            counted: see `pooled`.
         """
-        skipped = 0 if self.pooling.includes_prompt else self.prompt_tokens
-        made = pooled(vectors, mask, self.pooling.modes, skipped)
+        made = pooled(vectors, places, self.modes, counted)
         for layer in self.layers:
             made = layer(made)
         made = made[:, : self.truncate_dim]
         return _normalized(made) if self.normalizes else made
 
 
-def load_layers(folder: Path, layers: Sequence[Layer]) -> tuple[Function, ...]:
-    """Returns the layers with their weights, in float32.
+def load_layers(
+    folder: Path, layers: Sequence[Layer], numbers: int | None
+) -> tuple[tuple[Function, ...], int | None]:
+    """Returns the layers with their weights, in float32, and how many numbers they make.
 
     Args:
         folder: the model's.
         layers: what its files say.
+        numbers: of a pooled vector; None: unknown.
 
     Raises:
-        ModelLoadError: their files are incomplete or name what is not known.
+        ModelLoadError: their files are incomplete or name what is not known, or they do not follow
+            one another.
     """
-    return tuple(_LOADERS[layer.kind](_LayerFiles(folder, layer)) for layer in layers)
+    made = []
+    for layer in layers:
+        files = _LayerFiles(folder, layer, numbers)
+        made.append(_LOADERS[layer.kind](files))
+        numbers = files.numbers
+    return tuple(made), numbers
 
 
 class _LayerFiles:
@@ -159,10 +168,17 @@ class _LayerFiles:
     Args:
         model: the model's folder.
         layer: what its files say.
+        numbers: of the vectors that it gets; None: unknown.
+
+    Attributes:
+        settings: its own.
+        folder: its own.
+        numbers: of the vectors that it makes; as given, unless it makes others.
     """
 
-    def __init__(self, model: Path, layer: Layer) -> None:
+    def __init__(self, model: Path, layer: Layer, numbers: int | None) -> None:
         self.settings = layer.settings
+        self.numbers = numbers
         self.folder = model / layer.folder
         self._shown = f"model {str(model)!r}: {layer.folder}"
 
@@ -201,6 +217,13 @@ class _LayerFiles:
             self.refuse(f"says {name}={value_shown(value)}, expected 1 to {MOST_NUMBERS:,}")
         return value
 
+    def takes(self, name: str) -> int:
+        """Returns a setting that is the number of numbers which the layer takes."""
+        value = self.size(name)
+        if self.numbers not in (None, value):
+            self.refuse(f"says {name}={value}, expected the {self.numbers} that it gets")
+        return value
+
     def refuse(self, what: str) -> NoReturn:
         raise ModelLoadError(f"{self._shown} {what}; copy or save the model again")
 
@@ -224,7 +247,8 @@ def _dense(files: _LayerFiles) -> Function:
     import torch
     from torch import nn
 
-    sizes = files.size("in_features"), files.size("out_features")
+    sizes = files.takes("in_features"), files.size("out_features")
+    files.numbers = sizes[1]
     modules: dict[str, Any] = {}
     with torch.device("meta"):
         bias = files.settings.get("bias", True) is not False
@@ -257,7 +281,7 @@ def _layer_norm(files: _LayerFiles) -> Function:
     from torch import nn
 
     with torch.device("meta"):
-        norm = nn.LayerNorm(files.size("dimension"))
+        norm = nn.LayerNorm(files.takes("dimension"))
     norm = files.filled(norm=norm)["norm"]
     return lambda vectors: norm.to(vectors.device)(vectors)
 

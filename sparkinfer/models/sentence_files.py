@@ -191,7 +191,7 @@ class _Reader:
         if modes is None:
             modes = [mode for mode, old in POOLING_MODES.items() if settings.get(old)] or ["mean"]
         modes = [modes] if isinstance(modes, str) else modes
-        known = isinstance(modes, list) and all(mode in POOLING_MODES for mode in modes)
+        known = isinstance(modes, list) and all(mode in [*POOLING_MODES] for mode in modes)
         if not known or not modes:
             expected = f"some of {', '.join(POOLING_MODES)}"
             self._refuse_setting(f"{folder}/config.json", "pooling_mode", modes, expected)
@@ -221,7 +221,7 @@ class _Reader:
             plain = _ENCODER_SETTINGS.get(key, value)
             if value is not None and value != plain:
                 self._refuse_setting(str(name), key, value, plain)
-            if key.endswith(("_args", "_kwargs")) and {*(value or ())} - _HARMLESS:
+            if key.endswith(("_args", "_kwargs")) and not _is_harmless(value):
                 self._refuse_setting(str(name), key, value, f"only {', '.join(sorted(_HARMLESS))}")
         most = self._count(str(name), "max_seq_length", settings)
         return {"max_length": most, "lowers_case": settings.get("do_lower_case") is True}
@@ -237,7 +237,7 @@ class _Reader:
             self._refuse_setting(WHOLE_MODEL, "prompts", named, "a text by each name")
         prompts = {"query": "", "document": ""} | named
         default = settings.get("default_prompt_name")
-        if default is not None and default not in prompts:
+        if default is not None and default not in [*prompts]:
             expected = f"one of {', '.join(prompts)}"
             self._refuse_setting(WHOLE_MODEL, "default_prompt_name", default, expected)
         dims = self._count(WHOLE_MODEL, "truncate_dim", settings)
@@ -264,3 +264,7 @@ class _Reader:
 
     def _refuse(self, what: str) -> NoReturn:
         raise ModelLoadError(f"{self._shown}: {what}")
+
+
+def _is_harmless(arguments: Any) -> bool:
+    return not arguments or (isinstance(arguments, dict) and {*arguments} <= _HARMLESS)

@@ -41,7 +41,7 @@ class TextClassification(Task):
     pipeline = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
     pairs = "optional"
-    files = ("config_sentence_transformers.json",)
+    pair_files = ("config_sentence_transformers.json",)
     evaluation = ClassificationEvaluation()
 
     @property
