@@ -18,6 +18,9 @@ from sparkinfer.models.state import reset_before_each_batch
 from sparkinfer.models.tasks.base import ModelTask
 from sparkinfer.models.tokens import Encoder, claimed_limit
 
+_HEAD = re.compile(r"For[A-Z]\w*$|LMHeadModel$")
+"""How transformers' classes with a head end. Source: its `MODEL_FOR_..._MAPPING_NAMES`."""
+
 
 class Checkpoint:
     """A folder with a model's files, loaded when and as often as needed.
@@ -83,6 +86,7 @@ class Checkpoint:
             ModelLoadError: the model does not do it, or its files do not say how.
             ConfigError: an option does not fit the model.
         """
+        self._refuse_another_head()
         return self.options.task.of_model(self)
 
     @property
@@ -104,6 +108,11 @@ class Checkpoint:
         self._max_length = tokens
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest sequence that the model sees: an input's and what is appended."""
+        return self.max_length + self.task.appended_tokens
+
+    @property
     def encoder(self) -> Encoder:
         """The tokenizer with its length limit and the padding of the layout.
 
@@ -111,7 +120,9 @@ class Checkpoint:
             ModelLoadError: the tokenizer cannot be read.
         """
         layout = self.layout
-        return Encoder(self.tokenizer, self.max_length, layout.padding_side, layout.pad_id)
+        is_asked = self.options.max_length is not None
+        side, pad_id = layout.padding_side, layout.pad_id
+        return Encoder(self.tokenizer, self.max_length, side, pad_id, is_asked)
 
     def module(self) -> Any:
         """Returns the plain module in float32; the caller must not change it."""
@@ -146,6 +157,22 @@ class Checkpoint:
         if name not in transformers.pipelines.get_supported_tasks():
             return HeldModule(module, device)
         return transformers.pipeline(name, model=module, tokenizer=self.tokenizer, device=device)
+
+    def _refuse_another_head(self) -> None:
+        """Raises ModelLoadError for a model that was trained to do something else.
+
+        Its weights may fit all the same: the heads for whole texts and for single tokens often have
+        the same names and sizes.
+        """
+        heads = self.options.task.heads
+        named = getattr(self.config, "architectures", None) or ()
+        others = [name for name in map(str, named) if _HEAD.search(name)]
+        if heads and others and not any(name.endswith(heads) for name in others):
+            raise ModelLoadError(
+                f"model {str(self.path)!r} is a {others[0]} (architectures in config.json), "
+                f"expected one that ends with {' or '.join(heads)} for "
+                f"task={self.options.task.name!r}; name the task that the model was trained for"
+            )
 
     def _load_module(self) -> Any:
         loading = self.options.loading

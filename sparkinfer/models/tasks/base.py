@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder, Inputs, PaddingSide
 from sparkinfer.validation import Options
 
 ROW_FIELDS = (
@@ -99,8 +99,8 @@ class Task(ABC):
         pipeline: name of the transformers pipeline that runs such models, in whatever version has
             one.
         auto_class: name of the transformers class that loads them.
+        heads: how the names of the classes end whose weights do this; empty: those of any do.
         pairs: whether it reads a second text of each row.
-        takes_messages: whether a text may be a list of messages; it is then JSON.
         files: patterns of the model's files that matter beside those of every model.
         pair_files: likewise, where it reads two texts.
         unused_weights: patterns of weights that it does without, so that a model may lack them.
@@ -113,8 +113,8 @@ class Task(ABC):
     name: ClassVar[str]
     pipeline: ClassVar[str]
     auto_class: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]] = ()
     pairs: ClassVar[Pairs] = "never"
-    takes_messages: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
     pair_files: ClassVar[tuple[str, ...]] = ()
     unused_weights: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +125,11 @@ class Task(ABC):
     @abstractmethod
     def fields(self) -> tuple[pa.Field, ...]:
         """Columns that it adds to a row, besides `ROW_FIELDS`."""
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether a text may be a list of messages; see `text_sources.Messages`."""
+        return False
 
     @abstractmethod
     def of_model(self, files: ModelFiles) -> ModelTask:
@@ -166,6 +171,9 @@ class ModelTask(ABC):
         added_bytes: an upper bound of the bytes that the task adds to each text.
         made_tokens: tokens that the model makes of each sequence; they count as its own where
             batches are planned.
+        appended_tokens: those of them that the model sees behind the sequence itself: it must have
+            positions for both.
+        padding_side: the one side on which sequences may be padded; None: the gate finds it.
     """
 
     labels: tuple[str, ...] = ()
@@ -173,10 +181,23 @@ class ModelTask(ABC):
     most_tokens: int | None = None
     added_bytes: int = 0
     made_tokens: int = 0
+    appended_tokens: int = 0
+    padding_side: PaddingSide | None = None
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.schema = pa.schema(task.fields)
+
+    def check_limit(self, max_length: int) -> None:  # noqa: B027
+        """Raises ConfigError if sequences of at most so many tokens cannot hold what they must."""
+
+    def longest_input(self, limit: int) -> int:
+        """Returns the tokens of the longest input of a model that sees at most `limit` tokens.
+
+        Raises:
+            ConfigError: the options leave no room for an input.
+        """
+        return limit
 
     @abstractmethod
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
