@@ -191,12 +191,12 @@ def test_a_prompt_that_is_not_pooled_is_left_out_of_each_mode(folder: Path, mode
     assert_same(found, reference(folder, prompt_name="query"))
 
 
-def test_a_prompt_beyond_the_length_limit_is_cut_as_the_library_cuts_it(folder: Path) -> None:
-    limited = {"max_seq_length": 5}
-    add_sentence_files(folder, pooling("mean", include_prompt=False), encoder=limited)
-    prompt = "i loved the plot and the film "
-    found = embedded(folder, prompt=prompt)
-    assert_same(found, reference(folder, prompt=prompt))
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(folder: Path) -> None:
+    add_sentence_files(folder, pooling("mean"))
+    asked = {"task_options": {"prompt": "i loved the plot "}, "dtype": "float32"}
+    assert gated(folder, max_length=7, **asked).max_length == 7
+    with pytest.raises(ConfigError, match=r"'i loved the plot ' takes 6 tokens of the 6 at which"):
+        gated(folder, max_length=6, **asked)
 
 
 def test_tokens_of_the_prompt_are_counted(folder: Path) -> None:

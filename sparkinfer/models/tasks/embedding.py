@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.logs import get_logger
+from sparkinfer.messages import shown
 from sparkinfer.models.pooling import SentenceHead, load_layers
 from sparkinfer.models.sentence_files import (
     POOLING_MODES,
@@ -118,7 +119,9 @@ class Embedding(Task):
             files.tokenizer.model_max_length = said.max_length
         if said.lowers_case:
             _lower_case(files)
-        return _ModelTask(self, said, self._head(said, files), self._prompt(said))
+        prompt = self._prompt(said)
+        taken = len(files.tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
+        return _ModelTask(self, said, self._head(said, files), prompt, taken)
 
     def _refuse_contradictions(self, said: SentenceFiles) -> None:
         options, modes = self.options, said.pooling.modes
@@ -160,10 +163,13 @@ class Embedding(Task):
 
 
 class _ModelTask(ModelTask):
-    def __init__(self, task: Embedding, said: SentenceFiles, head: SentenceHead, prompt: str):
+    def __init__(
+        self, task: Embedding, said: SentenceFiles, head: SentenceHead, prompt: str, taken: int
+    ) -> None:
         super().__init__(task)
         self._head = head
         self._prompt = prompt
+        self._taken = taken  # tokens of a sequence of the prompt alone
         self._skips_prompt = bool(prompt) and not said.pooling.includes_prompt
         self._prompt_tokens: dict[int, int] = {}
         self.added_bytes = len(prompt.encode())
@@ -174,6 +180,14 @@ class _ModelTask(ModelTask):
             "truncate_dim": head.truncate_dim,
             "prompt": prompt,
         }
+
+    def check_limit(self, max_length: int) -> None:
+        if self._taken >= max_length:
+            raise ConfigError(
+                f"the prompt {shown(self._prompt)} takes {self._taken} tokens of the {max_length} "
+                "at which texts are truncated, which leaves none for a text; give a shorter "
+                "task.prompt, or a greater max_length"
+            )
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
         texts = [self._prompt + text for text in columns[0]] if self._prompt else columns[0]
@@ -227,18 +241,18 @@ def _assumed(files: ModelFiles) -> tuple[str, ...]:
     Source: `SentenceTransformer._load_default_modules`; what it takes of a decoder depends on its
     version.
     """
-    shown = f"model {str(files.path)!r}"
+    model = f"model {str(files.path)!r}"
     kinds = getattr(files.config, "architectures", None) or [""]
     if str(kinds[0]).endswith("ForCausalLM"):
         raise ModelLoadError(
-            f"{shown}: a {kinds[0]} without the files of sentence-transformers (modules.json), "
+            f"{model}: a {kinds[0]} without the files of sentence-transformers (modules.json), "
             "which would say how a text's token vectors become one; pass --set "
             "task.pooling=lasttoken, or as the model was trained"
         )
     logger.warning(
         "%s has no modules.json: the mean of a text's token vectors is taken, unless --set "
         "task.pooling=... names another way",
-        shown,
+        model,
     )
     return ("mean",)
 
