@@ -106,15 +106,17 @@ class ModelScoring:
 
     def resolved(self) -> ModelScoring:
         """Returns the spec with the model's files found and fetched."""
-        loading = self.options.loading
-        return replace(self, source=resolve(self.model, revision=self.revision, loading=loading))
+        loading, files = self.options.loading, self.options.files
+        found = resolve(self.model, revision=self.revision, loading=loading, files=files)
+        return replace(self, source=found)
 
     def settings(self) -> dict[str, Any]:
         """Returns the model settings that determine the output, by name."""
         settings = {"model_fingerprint": self.found.fingerprint, **self.options.settings()}
         if self.verdict is None:
             return settings
-        return settings | {"acceleration": str(self.verdict.accepted)}
+        found = {f"task.resolved.{name}": value for name, value in self.verdict.task.items()}
+        return settings | {"acceleration": str(self.verdict.accepted)} | found
 
     @property
     def found(self) -> ModelSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.tasks.base import Task
+from sparkinfer.models.tasks.embedding import Embedding
 from sparkinfer.models.tasks.text_classification import TextClassification
 from sparkinfer.option_groups import TaskConfig
 from sparkinfer.validation import read_group
@@ -11,6 +12,9 @@ from sparkinfer.validation import read_group
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
+    "embedding": Embedding,
+    "feature-extraction": Embedding,
+    "sentence-similarity": Embedding,
 }
 """By each name that transformers has for it."""
 

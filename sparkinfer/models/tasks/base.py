@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -101,6 +102,8 @@ class Task(ABC):
         heads: how the names of the classes end whose weights do this; empty: those of any do.
         pairs: whether it reads a second text of each row.
         files: patterns of the model's files that matter beside those of every model.
+        pair_files: likewise, where it reads two texts.
+        unused_weights: patterns of weights that it does without, so that a model may lack them.
         evaluation: how its results are measured; None: they are not.
         options_class: its options, which are given as `task.NAME`.
     """
@@ -113,6 +116,8 @@ class Task(ABC):
     heads: ClassVar[tuple[str, ...]] = ()
     pairs: ClassVar[Pairs] = "never"
     files: ClassVar[tuple[str, ...]] = ()
+    pair_files: ClassVar[tuple[str, ...]] = ()
+    unused_weights: ClassVar[tuple[str, ...]] = ()
     evaluation: ClassVar[Evaluation | None] = None
     options_class: ClassVar[type[Options]] = NoOptions
 
@@ -130,10 +135,16 @@ class Task(ABC):
     def of_model(self, files: ModelFiles) -> ModelTask:
         """Returns the task as a model does it.
 
+        It may set the tokenizer up, which is this model's own.
+
         Raises:
             ModelLoadError: the model does not do it, or its files do not say how.
             ConfigError: an option does not fit the model.
         """
+
+    def class_of(self, model_config: Any) -> str:
+        """Returns the name of the transformers class that loads a model of this configuration."""
+        return self.auto_class
 
     def check(self) -> None:  # noqa: B027
         """Raises ConfigError for options that are valid alone but not together."""
@@ -154,6 +165,8 @@ class ModelTask(ABC):
         task: the task.
         labels: names of what the model may predict, in the order of their ids; empty if there are
             none.
+        resolved: what the options, and the files in place of those that are not given, come to for
+            this model, as JSON values; a run goes on only where it is the same.
         most_tokens: tokens at which the task itself cuts texts; None: it has no limit of its own.
         added_bytes: an upper bound of the bytes that the task adds to each text.
         made_tokens: tokens that the model makes of each sequence; they count as its own where
@@ -164,6 +177,7 @@ class ModelTask(ABC):
     """
 
     labels: tuple[str, ...] = ()
+    resolved: Mapping[str, Any] = MappingProxyType({})
     most_tokens: int | None = None
     added_bytes: int = 0
     made_tokens: int = 0

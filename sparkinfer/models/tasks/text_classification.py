@@ -43,7 +43,7 @@ class TextClassification(Task):
     auto_class = "AutoModelForSequenceClassification"
     heads = ("ForSequenceClassification",)
     pairs = "optional"
-    files = ("config_sentence_transformers.json",)
+    pair_files = ("config_sentence_transformers.json",)
     evaluation = ClassificationEvaluation()
 
     @property
