@@ -101,6 +101,11 @@ class Checkpoint:
         self._max_length = tokens
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest sequence that the model sees: an input's and what is appended."""
+        return self.max_length + self.task.appended_tokens
+
+    @property
     def encoder(self) -> Encoder:
         """The tokenizer with its length limit and the padding of the layout.
 
@@ -108,7 +113,9 @@ class Checkpoint:
             ModelLoadError: the tokenizer cannot be read.
         """
         layout = self.layout
-        return Encoder(self.tokenizer, self.max_length, layout.padding_side, layout.pad_id)
+        is_asked = self.options.max_length is not None
+        side, pad_id = layout.padding_side, layout.pad_id
+        return Encoder(self.tokenizer, self.max_length, side, pad_id, is_asked)
 
     def module(self) -> Any:
         """Returns the plain module in float32; the caller must not change it."""

@@ -168,7 +168,8 @@ def _alone(rows: Iterable[int]) -> list[IntArray]:
 
 def _encode(model: RunningModel, texts: Sequence[str], max_length: int) -> Encoded:
     columns = [[*texts[turn:], *texts[:turn]] for turn in range(len(model.texts))]
-    encoder = model.encoder.cutting_at(min(max_length, model.encoder.max_length))
+    most = model.encoder.max_length + model.task.appended_tokens
+    encoder = model.encoder.cutting_at(min(max_length, most))
     return model.task.encode(encoder, columns).encoded
 
 

@@ -181,7 +181,7 @@ class ModelScoring:
         It needs no accelerator and loads no weights.
         """
         options = self.options
-        key = ("tokenizer", self.found.fingerprint, self.task, self._decided().max_length)
+        key = ("tokenizer", self.found.fingerprint, self.task, *self._lengths)
 
         def load() -> tuple[ModelTask, Encoder]:
             os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
@@ -205,7 +205,12 @@ class ModelScoring:
             raise AssertionError("rows can be scored only after the gate has decided")
         return self.verdict
 
+    @property
+    def _lengths(self) -> tuple[int | None, int]:
+        """The length limit that was asked for, and that which holds."""
+        return self.options.max_length, self._decided().max_length
+
     def _key(self, slot: WorkerSlot) -> tuple[object, ...]:
         found, verdict = self.found.fingerprint, self._decided()
-        how = (verdict.accepted, verdict.max_length, verdict.layout)
+        how = (verdict.accepted, *self._lengths, verdict.layout)
         return (found, slot.device, self.options.task, *how)

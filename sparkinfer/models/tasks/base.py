@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder, Inputs, PaddingSide
 from sparkinfer.validation import Options
 
 ROW_FIELDS = (
@@ -98,7 +98,6 @@ class Task(ABC):
         pipeline: name of the transformers pipeline that runs such models.
         auto_class: name of the transformers class that loads them.
         pairs: whether it reads a second text of each row.
-        takes_messages: whether a text may be a list of messages; it is then JSON.
         files: patterns of the model's files that matter beside those of every model.
         evaluation: how its results are measured; None: they are not.
         options_class: its options, which are given as `task.NAME`.
@@ -110,7 +109,6 @@ class Task(ABC):
     pipeline: ClassVar[str]
     auto_class: ClassVar[str]
     pairs: ClassVar[Pairs] = "never"
-    takes_messages: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
     evaluation: ClassVar[Evaluation | None] = None
     options_class: ClassVar[type[Options]] = NoOptions
@@ -119,6 +117,11 @@ class Task(ABC):
     @abstractmethod
     def fields(self) -> tuple[pa.Field, ...]:
         """Columns that it adds to a row, besides `ROW_FIELDS`."""
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether a text may be a list of messages; see `text_sources.Messages`."""
+        return False
 
     @abstractmethod
     def of_model(self, files: ModelFiles) -> ModelTask:
@@ -152,16 +155,29 @@ class ModelTask(ABC):
         added_bytes: an upper bound of the bytes that the task adds to each text.
         made_tokens: tokens that the model makes of each sequence; they count as its own where
             batches are planned.
+        appended_tokens: those of them that the model sees behind the sequence itself: it must have
+            positions for both.
+        padding_side: the one side on which sequences may be padded; None: the gate finds it.
     """
 
     labels: tuple[str, ...] = ()
     most_tokens: int | None = None
     added_bytes: int = 0
     made_tokens: int = 0
+    appended_tokens: int = 0
+    padding_side: PaddingSide | None = None
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.schema = pa.schema(task.fields)
+
+    def longest_input(self, limit: int) -> int:
+        """Returns the tokens of the longest input of a model that sees at most `limit` tokens.
+
+        Raises:
+            ConfigError: the options leave no room for an input.
+        """
+        return limit
 
     @abstractmethod
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
