@@ -170,7 +170,7 @@ def _encode(model: RunningModel, texts: Sequence[str], max_length: int) -> Encod
     columns = [[*texts[turn:], *texts[:turn]] for turn in range(len(model.texts))]
     most = model.encoder.max_length + model.task.appended_tokens
     encoder = model.encoder.cutting_at(min(max_length, most))
-    return model.task.encode(encoder, columns).encoded
+    return model.task.encode_probes(encoder, columns)
 
 
 def _only_of_length(tokens: int, encoded: Encoded) -> Encoded:

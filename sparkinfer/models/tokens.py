@@ -231,9 +231,9 @@ class Encoder:
             )
 
     def cutting_at(self, max_length: int) -> Encoder:
-        """Returns the same with another length limit, which is asked for."""
+        """Returns the same with another length limit."""
         other = copy.copy(self)
-        other.max_length, other.cut_is_asked = max_length, True
+        other.max_length = max_length
         return other
 
     def without_special_tokens(self) -> Encoder:
