@@ -59,22 +59,25 @@ def _generate(
     tokenizer: Any,
 ) -> Made:
     import torch
-    from transformers import LogitsProcessorList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     begins = ids.shape[1] if settings.start is None else 1
     watch = _Watch(len(ids), begins, settings, torch.from_numpy(keys).to(ids.device))
-    stop: dict[str, Any] = {}
-    if settings.stop:
-        stop = {"stop_strings": list(settings.stop), "tokenizer": tokenizer}
+    stops = StopTexts(tokenizer, settings.stop)
+
+    def ended(sequences: Any, scores: Any, **_: Any) -> Any:
+        found = [stops.end(tokens) for tokens in sequences[:, begins:].tolist()]
+        return torch.tensor(found, dtype=torch.bool, device=sequences.device)
+
     sequences = module.generate(
         input_ids=ids,
         attention_mask=mask,
         logits_processor=LogitsProcessorList([watch]),
+        stopping_criteria=StoppingCriteriaList([ended] if settings.stop else []),
+        stop_strings=None,
         pad_token_id=_pad(settings),
         **settings.arguments,
-        **stop,
     )
-    stops = StopTexts(tokenizer, settings.stop)
     made = Made([], [])
     for row, tokens in enumerate(sequences[:, begins:].tolist()):
         kept, has_ended = _up_to_the_end(tokens, settings, stops)
