@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.tokens import Encoder, Inputs, PaddingSide
+from sparkinfer.option_groups import GenerationConfig
 from sparkinfer.validation import Options
 
 ROW_FIELDS = (
@@ -121,6 +123,25 @@ class Task(ABC):
     evaluation: ClassVar[Evaluation | None] = None
     options_class: ClassVar[type[Options]] = NoOptions
 
+    @classmethod
+    def of_options(cls, options: Any, generation: GenerationConfig, name: str) -> Task:
+        """Returns the task with its options.
+
+        Args:
+            options: an `options_class`.
+            generation: how it generates text.
+            name: by which it was asked for.
+
+        Raises:
+            ConfigError: it generates no text, and is told how.
+        """
+        if generation.given:
+            raise ConfigError(
+                f"generation.{min(generation.given)} with task={name!r}: the task generates no "
+                "text; drop the option, or give task=text-generation"
+            )
+        return cls(options)
+
     @property
     @abstractmethod
     def fields(self) -> tuple[pa.Field, ...]:
@@ -207,6 +228,13 @@ class ModelTask(ABC):
             encoder: the model's tokenizer.
             columns: the task's texts, each column with one text per input.
         """
+
+    def encode_probes(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns the texts on which the model is tried as inputs; see `encode`.
+
+        Whatever the task does with texts that are too long, here they are cut.
+        """
+        return self.encode(encoder, columns)
 
     @abstractmethod
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
