@@ -12,7 +12,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.running import load_way
 from sparkinfer.models.tasks import make_task
 from sparkinfer.models.tasks.base import scored_schema
-from sparkinfer.models.tasks.text_classification import label_names
+from sparkinfer.models.tasks.label_names import label_names
 from sparkinfer.option_groups import TaskConfig
 from tests.test_scorer import OPTIONS, score
 from tests.tiny_models import make_classifier, sentences

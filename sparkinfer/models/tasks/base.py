@@ -163,6 +163,9 @@ class ModelTask(ABC):
         self.task = task
         self.schema = pa.schema(task.fields)
 
+    def check_limit(self, max_length: int) -> None:  # noqa: B027
+        """Raises ConfigError if sequences of at most so many tokens cannot hold what they must."""
+
     @abstractmethod
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
         """Returns the token ids of some inputs.
