@@ -31,7 +31,6 @@ at many times the size of the text."""
 PaddingSide = Literal["left", "right"]
 
 Cut = Literal["longest_first", "only_first"]
-"""Which of two texts loses what is too long: token by token the longer of them, or the first."""
 
 
 @dataclass(frozen=True)
@@ -249,14 +248,18 @@ class Encoder:
         return tuple(name for name in self.tokenizer.model_input_names if name in made)
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, cut: Cut = "longest_first"
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        cut: Cut = "longest_first",
     ) -> Encoded:
         """Returns the token ids of texts; a text that cannot be tokenised gets an error.
 
         Args:
             texts: each a sequence.
             pairs: the second text of each sequence; None: there is none.
-            cut: which of the two loses what is too long.
+            cut: which of the two loses what is too long, token by token the longer one or the first.
         """
         columns = [texts] if pairs is None else [texts, pairs]
         return self.inputs(columns, Asked({"truncation": cut}, self.input_names)).encoded
@@ -307,10 +310,7 @@ class Encoder:
         nothing = "the tokenizer made no tokens of this text"
         errors = {int(row): nothing for row in np.flatnonzero(n_tokens == 0)}
         for row in np.flatnonzero(n_tokens > self.max_length):
-            errors[int(row)] = (
-                f"the tokenizer made {n_tokens[row]} tokens of this text and did not cut it to "
-                f"{self.max_length}"
-            )
+            errors[int(row)] = f"the tokenizer did not cut this text to {self.max_length} tokens"
         return errors
 
     def _truncated(
@@ -341,7 +341,7 @@ class Encoder:
 
 
 def flat(lists: Iterable[Iterable[int]]) -> npt.NDArray[np.int32]:
-    """Returns the numbers of several lists, one list after the other."""
+    """Returns the numbers of lists, one list after the other."""
     return np.fromiter(chain.from_iterable(lists), np.int32)
 
 

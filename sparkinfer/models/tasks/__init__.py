@@ -5,12 +5,17 @@ from __future__ import annotations
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.tasks.base import Task
 from sparkinfer.models.tasks.text_classification import TextClassification
+from sparkinfer.models.tasks.token_classification import TokenClassification
+from sparkinfer.models.tasks.zero_shot import ZeroShotClassification
 from sparkinfer.option_groups import TaskConfig
 from sparkinfer.validation import read_group
 
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
+    "token-classification": TokenClassification,
+    "ner": TokenClassification,
+    "zero-shot-classification": ZeroShotClassification,
 }
 """By each name that transformers has for it."""
 
