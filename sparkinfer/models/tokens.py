@@ -259,7 +259,7 @@ class Encoder:
         Args:
             texts: each a sequence.
             pairs: the second text of each sequence; None: there is none.
-            cut: which of the two loses what is too long, token by token the longer one or the first.
+            cut: which of the two loses what is too long, token by token the longer, or the first.
         """
         columns = [texts] if pairs is None else [texts, pairs]
         return self.inputs(columns, Asked({"truncation": cut}, self.input_names)).encoded

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.metrics.entities import EntityEvaluation
 from sparkinfer.models.places import END, IN_TEXT, START, encode_with_places
 from sparkinfer.models.tasks.base import (
     ModelFiles,
@@ -55,6 +56,7 @@ class TokenClassification(Task):
     name = "token-classification"
     pipeline = "token-classification"
     auto_class = "AutoModelForTokenClassification"
+    evaluation = EntityEvaluation()
     options_class = EntityOptions
 
     @property

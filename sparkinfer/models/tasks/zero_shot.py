@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.metrics.zero_shot import ZeroShotEvaluation
 from sparkinfer.models.tasks.base import (
     ModelFiles,
     ModelTask,
@@ -54,6 +55,7 @@ class ZeroShotClassification(Task):
     name = "zero-shot-classification"
     pipeline = "zero-shot-classification"
     auto_class = "AutoModelForSequenceClassification"
+    evaluation = ZeroShotEvaluation()
     options_class = ZeroShotOptions
 
     @property
