@@ -223,4 +223,5 @@ def same_labels(expected: pa.RecordBatch, found: pa.RecordBatch) -> bool:
 
 
 def _holds_fractions(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind))
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(pa.types.is_floating(kind.value_type if is_list else kind))

@@ -8,6 +8,8 @@ from sparkinfer.models.tasks.embedding import Embedding
 from sparkinfer.models.tasks.text2text_generation import Text2TextGeneration
 from sparkinfer.models.tasks.text_classification import TextClassification
 from sparkinfer.models.tasks.text_generation import TextGeneration
+from sparkinfer.models.tasks.token_classification import TokenClassification
+from sparkinfer.models.tasks.zero_shot import ZeroShotClassification
 from sparkinfer.option_groups import GenerationConfig, TaskConfig
 from sparkinfer.validation import read_group
 
@@ -21,6 +23,9 @@ TASKS: dict[str, type[Task]] = {
     "text2text-generation": Text2TextGeneration,
     "summarization": Text2TextGeneration,
     "translation": Text2TextGeneration,
+    "token-classification": TokenClassification,
+    "ner": TokenClassification,
+    "zero-shot-classification": ZeroShotClassification,
 }
 """By each name that transformers has for it."""
 

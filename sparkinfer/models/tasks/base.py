@@ -287,7 +287,7 @@ def numbers_of(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:
     """Returns the numbers with a fraction of all columns, one column after the other, float32."""
     found = [np.zeros(0, np.float32)]
     for column in rows.columns:
-        if pa.types.is_list(column.type):
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             column = column.flatten()
         if pa.types.is_floating(column.type):
             found.append(column.drop_null().to_numpy(zero_copy_only=False))
