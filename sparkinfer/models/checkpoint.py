@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.held_module import HeldModule
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.screening import refuse_bombs
@@ -130,18 +131,19 @@ class Checkpoint:
         return module
 
     def pipeline(self, module: Any) -> Any:
-        """Returns the transformers pipeline of the task around a module, on the device."""
+        """Returns the transformers pipeline of the task around a module, on the device.
+
+        If the installed transformers has none of that name, the module is held by `HeldModule`.
+        """
         import torch
         import transformers
 
-        if self.device.startswith("cuda"):
-            torch.cuda.set_device(torch.device(self.device))
-        return transformers.pipeline(
-            self.options.task.pipeline,
-            model=module,
-            tokenizer=self.tokenizer,
-            device=torch.device(self.device),
-        )
+        device, name = torch.device(self.device), self.options.task.pipeline
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if name not in transformers.pipelines.get_supported_tasks():
+            return HeldModule(module, device)
+        return transformers.pipeline(name, model=module, tokenizer=self.tokenizer, device=device)
 
     def _load_module(self) -> Any:
         loading = self.options.loading

@@ -95,7 +95,8 @@ class Task(ABC):
     Attributes:
         options: of the task, an `options_class`.
         name: value of the option `task`.
-        pipeline: name of the transformers pipeline that runs such models.
+        pipeline: name of the transformers pipeline that runs such models, in whatever version has
+            one.
         auto_class: name of the transformers class that loads them.
         pairs: whether it reads a second text of each row.
         takes_messages: whether a text may be a list of messages; it is then JSON.
