@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
 from sparkinfer.option_groups import (
+    DEFAULT_TASK,
     BatchingConfig,
     ChunksConfig,
     CsvConfig,
@@ -79,7 +80,7 @@ class ScoringConfig(Options):
     `input_col`. `{{` and `}}` are braces."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    task: TaskConfig = field(default=TaskConfig("text-classification"), metadata=read_by(read_task))
+    task: TaskConfig = field(default=TaskConfig(DEFAULT_TASK), metadata=read_by(read_task))
     """What the model does, by its Hugging Face name; its options are `task.NAME`."""
 
     input: str | tuple[str, ...] | None = field(default=None, metadata=read_by(_paths))

@@ -144,6 +144,9 @@ class PreprocessConfig(Options):
     looked at."""
 
 
+DEFAULT_TASK = "text-classification"
+
+
 @dataclass(frozen=True)
 class TaskConfig:
     """What a model does, by its Hugging Face name, and the options of that.
@@ -158,12 +161,12 @@ class TaskConfig:
 
 
 def read_task(value: Any) -> Any:
-    """Returns a task that is given by its name, or by a mapping with `name` and its options."""
+    """Returns a task that is given by its name, or by a mapping of its `name` and options."""
     if isinstance(value, TaskConfig):
         return value
     if isinstance(value, str) and value:
         return TaskConfig(value)
-    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-        options = {str(key): one for key, one in value.items() if key != "name"}
-        return TaskConfig(value["name"], options)
-    raise ValueError("the name of a task, or a mapping with its `name` and options")
+    name = value.get("name", DEFAULT_TASK) if isinstance(value, Mapping) else None
+    if isinstance(name, str) and name:
+        return TaskConfig(name, {str(key): one for key, one in value.items() if key != "name"})
+    raise ValueError("the name of a task, or a mapping of its `name` and options")

@@ -162,10 +162,10 @@ def test_a_text_that_cannot_be_tokenised_keeps_its_reason(
 ) -> None:
     whole = Encoder._encode
 
-    def refuse(self: Encoder, texts: Sequence[str]) -> Any:
+    def refuse(self: Encoder, texts: Sequence[str], pairs: Any) -> Any:
         if "bad" in texts:
             raise ValueError("refused")
-        return whole(self, texts)
+        return whole(self, texts, pairs)
 
     monkeypatch.setattr(Encoder, "_encode", refuse)
     files = prepare(tmp_path, source, ["good", "bad", None])
@@ -265,7 +265,7 @@ def test_rows_whose_sequences_are_cut_elsewhere_are_no_equals() -> None:
         "lengths": np.array([1, 2, 2, 1, 1, 2]),
         "input_ids": np.array([5, 6, 7] * 3, np.int32),
     }
-    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {})
+    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {}, pa.table({}))
     assert rows.indices.tolist() == [0, 1, 0]
 
 
@@ -344,3 +344,17 @@ def test_petastorm_that_cannot_work_is_passed_over_or_refused(
     assert choose_reader("auto", output) == "pyarrow"
     with pytest.raises(EngineUnavailableError, match=f"{problem}.*horovod.reader=pyarrow"):
         choose_reader("petastorm", output)
+
+
+def test_rows_with_the_same_tokens_and_other_texts_are_no_equals() -> None:
+    columns = {
+        "n_tokens": np.array([1, 1, 1]),
+        "truncated": np.zeros(3, bool),
+        "sequences": np.ones(3, int),
+        "lengths": np.ones(3, int),
+        "input_ids": np.array([5, 5, 5], np.int32),
+    }
+    kept = pa.table({"text": ["Good", "good", "Good"]})
+    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {}, kept)
+    assert rows.indices.tolist() == [0, 1, 0]
+    assert rows.inputs.kept_of(np.array([1])).to_pylist() == [{"text": "good"}]

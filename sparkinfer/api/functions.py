@@ -18,7 +18,7 @@ from sparkinfer.spark.jvm import death_told
 from sparkinfer.storage import absolute
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 NOT_OF_SCORE = (
     *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
@@ -27,9 +27,14 @@ NOT_OF_SCORE = (
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 
+_TEXT = "__sparkinfer_text"
+"""Column that holds what an expression makes, until it is scored."""
+
 
 @causes_without_secrets()
-def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFrame:
+def score(
+    df: DataFrame, model: str, input_col: str | Column | None = None, **options: Any
+) -> DataFrame:
     """Returns the DataFrame with the scored columns added; rows are scored when it is evaluated.
 
     The model is checked, and the way to run it chosen, during this call (one small Spark job). Row
@@ -38,7 +43,8 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     Args:
         df: any DataFrame with a string column to score.
         model: hub id, folder, `models:/` or `runs:/` URI.
-        input_col: the column that holds the text.
+        input_col: the column that holds the text, or an expression of Spark's that makes it, such
+            as `F.concat_ws(": ", "title", "body")`; None with `input_template`.
         **options: further options of `ScoringConfig`, except those of a job.
 
     Raises:
@@ -52,6 +58,9 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
             f"{refused[0]} with score: the option has no effect on a lazy DataFrame; leave it out, "
             "or use sparkinfer.run(config, df=df)"
         )
+    if input_col is not None and not isinstance(input_col, str):
+        options.setdefault("carry_cols", tuple(df.columns))
+        df, input_col = df.withColumn(_TEXT, input_col), _TEXT
     config = ScoringConfig(model=model, input_col=input_col, **options)
     if config.engine != "pandas_udf":
         raise ConfigError(

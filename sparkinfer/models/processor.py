@@ -153,6 +153,8 @@ class ModelScoring:
         The model that passed stays loaded if this process is likely to score later; otherwise it is
         released, so that the process does not hold the accelerator's memory.
         """
+        for text in self.options.texts:
+            text.check()  # a function of the user's must be found here, too
         resident.release()
         path = stage(self.found, self.options.loading)
         model, verdict = run_gate(path, self.options, slot.device, longest_text)
