@@ -5,12 +5,14 @@ from __future__ import annotations
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.tasks.base import Task
 from sparkinfer.models.tasks.fill_mask import FillMask
+from sparkinfer.models.tasks.question_answering import QuestionAnswering
 from sparkinfer.models.tasks.text_classification import TextClassification
 from sparkinfer.option_groups import TaskConfig
 from sparkinfer.validation import read_group
 
 TASKS: dict[str, type[Task]] = {
     "fill-mask": FillMask,
+    "question-answering": QuestionAnswering,
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
 }
