@@ -30,7 +30,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sources import ModelSource, resolve
-from sparkinfer.models.tokens import Encoder
+from sparkinfer.models.tokens import Asked, Encoder
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.columns import Columns
@@ -162,10 +162,10 @@ def test_a_text_that_cannot_be_tokenised_keeps_its_reason(
 ) -> None:
     whole = Encoder._encode
 
-    def refuse(self: Encoder, texts: Sequence[str], pairs: Any) -> Any:
-        if "bad" in texts:
+    def refuse(self: Encoder, columns: Sequence[Sequence[str]], asked: Asked) -> Any:
+        if "bad" in columns[0]:
             raise ValueError("refused")
-        return whole(self, texts, pairs)
+        return whole(self, columns, asked)
 
     monkeypatch.setattr(Encoder, "_encode", refuse)
     files = prepare(tmp_path, source, ["good", "bad", None])

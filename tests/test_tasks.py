@@ -14,7 +14,8 @@ from sparkinfer.models.held_module import HeldModule
 from sparkinfer.models.running import load_way
 from sparkinfer.models.tasks import make_task
 from sparkinfer.models.tasks.base import scored_schema
-from sparkinfer.models.tasks.text_classification import TextClassification, label_names
+from sparkinfer.models.tasks.label_names import label_names
+from sparkinfer.models.tasks.text_classification import TextClassification
 from sparkinfer.option_groups import TaskConfig
 from tests.test_scorer import OPTIONS, score
 from tests.tiny_models import make_classifier, sentences

@@ -17,6 +17,9 @@ from sparkinfer.models.state import reset_before_each_batch
 from sparkinfer.models.tasks.base import ModelTask
 from sparkinfer.models.tokens import Encoder, claimed_limit
 
+_HEAD = re.compile(r"For[A-Z]\w*$|LMHeadModel$")
+"""How transformers' classes with a head end. Source: its `MODEL_FOR_..._MAPPING_NAMES`."""
+
 
 class Checkpoint:
     """A folder with a model's files, loaded when and as often as needed.
@@ -82,6 +85,7 @@ class Checkpoint:
             ModelLoadError: the model does not do it, or its files do not say how.
             ConfigError: an option does not fit the model.
         """
+        self._refuse_another_head()
         return self.options.task.of_model(self)
 
     @property
@@ -144,6 +148,22 @@ class Checkpoint:
         if name not in transformers.pipelines.get_supported_tasks():
             return HeldModule(module, device)
         return transformers.pipeline(name, model=module, tokenizer=self.tokenizer, device=device)
+
+    def _refuse_another_head(self) -> None:
+        """Raises ModelLoadError for a model that was trained to do something else.
+
+        Its weights may fit all the same: the heads for whole texts and for single tokens often have
+        the same names and sizes.
+        """
+        heads = self.options.task.heads
+        named = getattr(self.config, "architectures", None) or ()
+        others = [name for name in map(str, named) if _HEAD.search(name)]
+        if heads and others and not any(name.endswith(heads) for name in others):
+            raise ModelLoadError(
+                f"model {str(self.path)!r} is a {others[0]} (architectures in config.json), "
+                f"expected one that ends with {' or '.join(heads)} for "
+                f"task={self.options.task.name!r}; name the task that the model was trained for"
+            )
 
     def _load_module(self) -> Any:
         loading = self.options.loading

@@ -65,7 +65,7 @@ def examine(checkpoint: Checkpoint, longest_text: int | None) -> Examined:
     Raises:
         ModelLoadError: the model does not load, fails in plain float32, or gives a text another
             score each time.
-        ConfigError: `max_length` exceeds the model's limit.
+        ConfigError: `max_length` exceeds the model's limit, or the limit is too low for the task.
     """
     load_way(checkpoint, PLAIN)  # moves the module to its device
     as_loaded = ModuleState(checkpoint.module())
@@ -151,6 +151,7 @@ def _limit(checkpoint: Checkpoint, limit: int) -> None:
             "out"
         )
     checkpoint.max_length = wanted or limit
+    checkpoint.task.check_limit(checkpoint.max_length)
 
 
 def _failure(checkpoint: Checkpoint, tokens: int) -> Exception | None:

@@ -84,7 +84,7 @@ def run_gate(
     Raises:
         ModelLoadError: the model does not load, fails in plain float32, or gives a text another
             score each time.
-        ConfigError: `max_length` exceeds the model's limit.
+        ConfigError: `max_length` exceeds the model's limit, or the limit is too low for the task.
         JobError: the model can no longer be run in the one way that is allowed.
     """
     checkpoint = Checkpoint(path, options, device)

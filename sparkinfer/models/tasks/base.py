@@ -98,6 +98,7 @@ class Task(ABC):
         pipeline: name of the transformers pipeline that runs such models, in whatever version has
             one.
         auto_class: name of the transformers class that loads them.
+        heads: how the names of the classes end whose weights do this; empty: those of any do.
         pairs: whether it reads a second text of each row.
         takes_messages: whether a text may be a list of messages; it is then JSON.
         files: patterns of the model's files that matter beside those of every model.
@@ -110,6 +111,7 @@ class Task(ABC):
     name: ClassVar[str]
     pipeline: ClassVar[str]
     auto_class: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]] = ()
     pairs: ClassVar[Pairs] = "never"
     takes_messages: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
@@ -163,6 +165,9 @@ class ModelTask(ABC):
     def __init__(self, task: Task) -> None:
         self.task = task
         self.schema = pa.schema(task.fields)
+
+    def check_limit(self, max_length: int) -> None:  # noqa: B027
+        """Raises ConfigError if sequences of at most so many tokens cannot hold what they must."""
 
     @abstractmethod
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
