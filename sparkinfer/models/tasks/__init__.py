@@ -5,6 +5,8 @@ from __future__ import annotations
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.tasks.base import Task
 from sparkinfer.models.tasks.embedding import Embedding
+from sparkinfer.models.tasks.fill_mask import FillMask
+from sparkinfer.models.tasks.question_answering import QuestionAnswering
 from sparkinfer.models.tasks.text2text_generation import Text2TextGeneration
 from sparkinfer.models.tasks.text_classification import TextClassification
 from sparkinfer.models.tasks.text_generation import TextGeneration
@@ -14,6 +16,8 @@ from sparkinfer.option_groups import GenerationConfig, TaskConfig
 from sparkinfer.validation import read_group
 
 TASKS: dict[str, type[Task]] = {
+    "fill-mask": FillMask,
+    "question-answering": QuestionAnswering,
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
     "embedding": Embedding,
