@@ -292,7 +292,7 @@ def test_a_stride_that_leaves_a_window_nothing_new_is_refused(tagger: Path) -> N
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     of_texts = make_classifier(tmp_path / "of texts")
-    with pytest.raises(ModelLoadError, match="BertForSequenceClassification, which classifies"):
+    with pytest.raises(ModelLoadError, match="expected one that ends with ForTokenClassification"):
         run_gate(of_texts, options_for(), "cpu")
     from transformers import AutoModel
 

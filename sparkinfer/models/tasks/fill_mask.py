@@ -57,6 +57,7 @@ class FillMask(Task):
     name = "fill-mask"
     pipeline = "fill-mask"
     auto_class = "AutoModelForMaskedLM"
+    heads = ("ForMaskedLM", "ForPreTraining", "WithLMHeadModel")
     options_class = FillMaskOptions
 
     @property
@@ -102,6 +103,9 @@ class _ModelTask(ModelTask):
         for row in np.flatnonzero(masks == 0).tolist():
             encoded.errors.setdefault(row, self._without_mask(bool(encoded.truncated[row])))
         return Inputs.of_one_sequence_each(encoded)
+
+    def encode_probes(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        return Inputs.of_one_sequence_each(encoder.encode(*columns))  # with or without a mask
 
     def _without_mask(self, is_truncated: bool) -> str:
         mask = self._tokenizer.mask_token

@@ -66,6 +66,7 @@ class QuestionAnswering(Task):
     name = "question-answering"
     pipeline = "question-answering"
     auto_class = "AutoModelForQuestionAnswering"
+    heads = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
     pairs = "required"
     options_class = QuestionAnsweringOptions
 

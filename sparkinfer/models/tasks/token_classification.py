@@ -7,7 +7,6 @@ JavaScript count a character beyond U+FFFF twice.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.metrics.entities import EntityEvaluation
 from sparkinfer.models.places import END, IN_TEXT, START, encode_with_places
 from sparkinfer.models.tasks.base import (
@@ -56,6 +55,7 @@ class TokenClassification(Task):
     name = "token-classification"
     pipeline = "token-classification"
     auto_class = "AutoModelForTokenClassification"
+    heads = ("ForTokenClassification",)
     evaluation = EntityEvaluation()
     options_class = EntityOptions
 
@@ -75,7 +75,6 @@ class TokenClassification(Task):
 
     def of_model(self, files: ModelFiles) -> ModelTask:
         """Returns the task with the model's labels; see `Task`."""
-        _refuse_another_head(files)
         _refuse_without_offsets(self.options, files.tokenizer)
         return _ModelTask(self, files)
 
@@ -246,20 +245,6 @@ def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     shifted = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
     probabilities: npt.NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities
-
-
-def _refuse_another_head(files: ModelFiles) -> None:
-    """Raises ModelLoadError for a classifier of whole texts.
-
-    In some architectures its head has the names and sizes of one for tokens.
-    """
-    named = getattr(files.config, "architectures", None) or []
-    others = [name for name in named if re.search("ForSequenceClassification$", name)]
-    if others and not any("ForTokenClassification" in name for name in named):
-        raise ModelLoadError(
-            f"model {str(files.path)!r} is a {others[0]}, which classifies whole texts, expected "
-            "one for task 'token-classification'; give such a model, or task='text-classification'"
-        )
 
 
 def _refuse_without_offsets(options: EntityOptions, tokenizer: Any) -> None:
