@@ -4,9 +4,10 @@
     class BatchingConfig(Options):
         max_batch_rows: int = field(default=1024, metadata=at_least(1))
 
-A hint is one of bool, int, float, str, `Literal`, `tuple[X, ...]`, `dict[str, X]`, another group, a
-`dict` of groups, `X | Y` or `X | None`. Nothing is converted except what YAML and Python write differently: a list
-for a tuple, an integer for a float, a mapping for a group and, with `PATH`, a Path for a string.
+A hint is one of bool, int, float, str, `Literal`, `tuple[X, ...]`, `dict[str, X]`, another group,
+a `dict` of groups, `X | Y` or `X | None`. Nothing is converted except what YAML and Python write
+differently: a list for a tuple, an integer for a float, a mapping for a group and, with `PATH`, a
+Path for a string.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.spark.jvm import death_told
 from sparkinfer.storage import absolute
+from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -29,7 +31,14 @@ NOT_OF_SCORE = (
 
 
 @causes_without_secrets()
-def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFrame:
+def score(
+    df: DataFrame,
+    model: str | None = None,
+    input_col: str | None = None,
+    *,
+    models: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DataFrame:
     """Returns the DataFrame with the scored columns added; rows are scored when it is evaluated.
 
     The model is checked, and the way to run it chosen, during this call (one small Spark job). Row
@@ -39,6 +48,8 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
         df: any DataFrame with a string column to score.
         model: hub id, folder, `models:/` or `runs:/` URI.
         input_col: the column that holds the text.
+        models: several models by their names, in place of one; each a path or a mapping of what
+            concerns it alone.
         **options: further options of `ScoringConfig`, except those of a job.
 
     Raises:
@@ -46,13 +57,16 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     """
     from sparkinfer.engines.pandas_udf import PandasUdfEngine
 
-    refused = [name for name in NOT_OF_SCORE if name in options]
+    given = [*options, *_given_of_models(models or {})]
+    refused = [name for name in given if name.rpartition(".")[2] in NOT_OF_SCORE]
     if refused:
         raise ConfigError(
             f"{refused[0]} with score: the option has no effect on a lazy DataFrame; leave it out, "
             "or use sparkinfer.run(config, df=df)"
         )
-    config = ScoringConfig(model=model, input_col=input_col, **options)
+    config = ScoringConfig(
+        **{"model": model, "input_col": input_col, "models": dict(models or {}), **options}
+    )
     if config.engine != "pandas_udf":
         raise ConfigError(
             f"engine={config.engine!r} with score: only the pandas_udf engine scores a lazy "
@@ -64,6 +78,14 @@ def score(df: DataFrame, model: str, input_col: str, **options: Any) -> DataFram
     prelude.check()
     _ = prelude.asked_columns  # those that do not fit are found before the model is fetched
     return engine.scored(df, prelude.plan(InputFolders(""), staging=""))
+
+
+def _given_of_models(models: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the options that are given for each of several models, as `models.NAME.OPTION`."""
+    for name, section in models.items():
+        given = section.given if isinstance(section, Options) else section
+        if isinstance(given, Collection) and not isinstance(given, str):
+            yield from (f"models.{name}.{option}" for option in given)
 
 
 @causes_without_secrets()

@@ -31,9 +31,9 @@ class ExaminedConfig(ScoringConfig):
 
     def __init__(self, **values: Any) -> None:
         texts = {"input_col", "input_template"} & set(values)
-        stand_ins = {} if texts else {"input_col": "text"}
+        stand_ins: dict[str, Any] = {} if texts else {"input_col": "text"}
         if values.get("models"):
-            stand_ins["model"] = values.get("model")
+            stand_ins["model"] = None
         super().__init__(**{**stand_ins, **values})
         object.__setattr__(self, "given", frozenset(values))
 

@@ -80,13 +80,15 @@ def choose_columns(
         ConfigError: a scored column would overwrite an input column.
     """
     carried = table.columns if config.carry_cols is None else config.carry_cols
-    wanted = {
-        "label_col": (config.label_col,) if config.label_col else (),
-        "carry_cols": config.carry_cols or (),
+    labels = {
+        f"models.{name}.label_col" if name else "label_col": one.label_col
+        for name, one in config.by_model.items()
+        if one.label_col is not None
     }
-    for option, names in wanted.items():
-        for name in names:
-            refuse_unknown(option, name, table.columns)
+    for option, column in labels.items():
+        refuse_unknown(option, column, table.columns)
+    for column in config.carry_cols or ():
+        refuse_unknown("carry_cols", column, table.columns)
     processor.check_names(table.columns)
     for name in dict.fromkeys([*carried, *processor.inputs]):
         if name in table.refused:
@@ -96,9 +98,9 @@ def choose_columns(
             )
     inputs = pa.schema([table.schema.field(name) for name in processor.inputs])
     processor.check_types(inputs)
-    if config.label_col is not None:
-        label = table.schema.field(config.label_col)
-        check_type("label_col", label, _LABEL, "a number, a boolean or string")
+    for option, column in labels.items():
+        label = table.schema.field(column)
+        check_type(option, label, _LABEL, "a number, a boolean or string")
     _refuse_clash(carried, processor.fields.names)
     return Columns(
         carried=pa.schema([table.schema.field(name) for name in carried]),

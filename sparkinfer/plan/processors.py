@@ -12,11 +12,12 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.rows.processor import PlannedProcessor
+from sparkinfer.rows.several import SeveralProcessors
 
 
 def model_scoring(config: ScoringConfig) -> PlannedProcessor:
     """Returns the configuration's model as a processor."""
-    return ModelScoring(config.model, config.revision, ModelOptions.of(config))
+    return ModelScoring(str(config.model), config.revision, ModelOptions.of(config))
 
 
 PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromkeys(
@@ -26,5 +27,9 @@ PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromke
 
 
 def make_processor(config: ScoringConfig) -> PlannedProcessor:
-    """Returns the processor that the configuration asks for, not yet resolved."""
-    return PROCESSORS.get(config.task.name, model_scoring)(config)
+    """Returns the processor that the configuration asks for, or all of them, not yet resolved."""
+    made = {
+        name: PROCESSORS.get(one.task.name, model_scoring)(one)
+        for name, one in config.by_model.items()
+    }
+    return SeveralProcessors(made) if config.models else made[""]

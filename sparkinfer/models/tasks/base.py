@@ -40,6 +40,9 @@ anything else the task's `encode` keeps for `decode`."""
 Head = Callable[[Mapping[str, Any], Tensors], Mapping[str, Any]]
 """Makes of a model's outputs, by name, those that leave the device."""
 
+PLAIN = "one sequence for each input, as the tokenizer makes it"
+"""The `encoding` of a task that does nothing else."""
+
 Pairs = Literal["never", "optional", "required"]
 
 
@@ -152,12 +155,15 @@ class ModelTask(ABC):
         added_bytes: an upper bound of the bytes that the task adds to each text.
         made_tokens: tokens that the model makes of each sequence; they count as its own where
             batches are planned.
+        encoding: what `encode` does. Two models with the same, the same tokenizer and the same
+            texts share its result; None: nobody else's is the same.
     """
 
     labels: tuple[str, ...] = ()
     most_tokens: int | None = None
     added_bytes: int = 0
     made_tokens: int = 0
+    encoding: str | None = None
 
     def __init__(self, task: Task) -> None:
         self.task = task

@@ -16,6 +16,7 @@ import pyarrow as pa
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.metrics.classification import ClassificationEvaluation
 from sparkinfer.models.tasks.base import (
+    PLAIN,
     ModelFiles,
     ModelTask,
     Runtime,
@@ -60,6 +61,8 @@ class TextClassification(Task):
 
 
 class _ModelTask(ModelTask):
+    encoding = PLAIN
+
     def __init__(self, task: Task, model_config: Any, activation: Function | None) -> None:
         super().__init__(task)
         self.labels = label_names(model_config)
