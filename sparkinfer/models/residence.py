@@ -50,6 +50,10 @@ class Residence:
         if not takes_turns:
             self._move(self.models, device)
 
+    def order(self, names: Iterable[str]) -> list[str]:
+        """Returns names in the order that costs least: the model that is on the device first."""
+        return sorted(names, key=lambda name: name != self._here)
+
     @property
     def weights_bytes(self) -> int:
         """Bytes of the weights of all models."""

@@ -12,7 +12,7 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.rows.processor import PlannedProcessor
-from sparkinfer.rows.several import SeveralProcessors
+from sparkinfer.rows.several import SeveralProcessors, told_of
 
 
 def model_scoring(config: ScoringConfig) -> PlannedProcessor:
@@ -28,8 +28,14 @@ PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromke
 
 def make_processor(config: ScoringConfig) -> PlannedProcessor:
     """Returns the processor that the configuration asks for, or all of them, not yet resolved."""
-    made = {
-        name: PROCESSORS.get(one.task.name, model_scoring)(one)
-        for name, one in config.by_model.items()
-    }
-    return SeveralProcessors(made) if config.models else made[""]
+    if not config.models:
+        return _make(config)
+    made = {}
+    for name, one in config.by_model.items():
+        with told_of(name):
+            made[name] = _make(one)
+    return SeveralProcessors(made)
+
+
+def _make(config: ScoringConfig) -> PlannedProcessor:
+    return PROCESSORS.get(config.task.name, model_scoring)(config)

@@ -108,7 +108,7 @@ class SeveralProcessors:
     def check(self) -> None:
         """Raises UsageError for mistakes that show without a worker; see `PlannedProcessor`."""
         for name, one in self.members.items():
-            with _told_of(name):
+            with told_of(name):
                 one.check()
         times = Counter(column.lower() for column in self.fields.names)
         repeated = [column for column in self.fields.names if times[column.lower()] > 1]
@@ -121,13 +121,13 @@ class SeveralProcessors:
     def check_names(self, columns: Sequence[str]) -> None:
         """Raises InputError for a column that is not there."""
         for name, one in self.members.items():
-            with _told_of(name):
+            with told_of(name):
                 one.check_names(columns)
 
     def check_types(self, inputs: pa.Schema) -> None:
         """Raises InputError for a column of the wrong type."""
         for name, one in self.members.items():
-            with _told_of(name):
+            with told_of(name):
                 one.check_types(pa.schema([inputs.field(column) for column in one.inputs]))
 
     def longest_text(self, of_column: Callable[[str], int | None]) -> int | None:
@@ -171,7 +171,7 @@ class SeveralProcessors:
         found: dict[str, Any] = {}
 
         def trial(name: str, one: ModelScoring) -> RunningModel:
-            with _told_of(name), step(f"trying out models.{name}"):
+            with told_of(name), step(f"trying out models.{name}"):
                 model, found[name] = one.tried(slot, longest_text)
             return model
 
@@ -179,7 +179,7 @@ class SeveralProcessors:
         residence = Residence(load, slot.device)
         for name, one in self.members.items():
             if name not in found:
-                with _told_of(name):
+                with told_of(name):
                     found[name] = one.try_out(slot, longest_text)
         groups = _encoded_alike(self._models, residence.models)
         outcome = Found(found, residence.takes_turns, residence.weights_bytes, groups)
@@ -275,7 +275,7 @@ class SeveralProcessors:
     ) -> SeveralProcessors:
         changed = {}
         for name, one in self.members.items():
-            with _told_of(name):
+            with told_of(name):
                 changed[name] = change(name, one)
         return replace(self, members=changed)
 
@@ -288,7 +288,7 @@ def members_of(processor: PlannedProcessor) -> Mapping[str, PlannedProcessor]:
 
 
 @contextmanager
-def _told_of(name: str) -> Iterator[None]:
+def told_of(name: str) -> Iterator[None]:
     """Says in an error which of several models it is about."""
     try:
         yield

@@ -222,13 +222,13 @@ class SeveralScoring:
 
     def _score_turn(self, turn: Sequence[_Ready]) -> Iterator[pa.RecordBatch]:
         """Yields the columns of many windows, which one processor after the other scores."""
-        scored = []
-        for name, part in self.parts.items():
+        scored: dict[str, list[pa.RecordBatch]] = {}
+        for name in self.residence.order(self.parts):
             self.residence.bring(name)
-            windows = (ready.window for ready in turn)
+            part, windows = self.parts[name], (ready.window for ready in turn)
             mine = score_windows(windows, part.cut, part.score, self._suspects, self.statistics)
-            scored.append(list(mine))
-        for of_window in zip(*scored, strict=True):
+            scored[name] = list(mine)
+        for of_window in zip(*(scored[name] for name in self.parts), strict=True):
             yield self._beside(of_window)
 
     def _beside(self, scored: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
