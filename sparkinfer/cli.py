@@ -350,6 +350,12 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         help="hub id, folder, models:/… or runs:/…; with a name, one of several in one read",
     )
     add("--input-col", metavar="COLUMN", help="column that holds the text")
+    add("--text-pair-col", metavar="COLUMN", help="column of a second text, for tasks on pairs")
+    add(
+        "--input-template",
+        metavar="TEXT",
+        help='the text, made of columns: "{title}: {body}"; in place of --input-col',
+    )
     add("--task", help="what is done with the rows (default: text-classification)")
     add("--engine", choices=list(ENGINES), help="what moves the rows")
     add("--config", metavar="FILE", type=Path, help="YAML file with options")

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sparkinfer.option_groups import (
+    DEFAULT_TASK,
     BatchingConfig,
     DeepSpeedConfig,
     GateConfig,
+    GenerationConfig,
     PreprocessConfig,
     TaskConfig,
     TemplateConfig,
@@ -41,7 +43,7 @@ class ModelSection(Options):
     `input_col`. `{{` and `}}` are braces."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    task: TaskConfig = field(default=TaskConfig("text-classification"), metadata=read_by(read_task))
+    task: TaskConfig = field(default=TaskConfig(DEFAULT_TASK), metadata=read_by(read_task))
     """What the model does, by its Hugging Face name; its options are `task.NAME`."""
 
     label_col: str | None = None
@@ -62,6 +64,7 @@ class ModelSection(Options):
     batching: BatchingConfig = BatchingConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     gate: GateConfig = GateConfig()
+    generation: GenerationConfig = GenerationConfig()
     template: TemplateConfig = TemplateConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
 

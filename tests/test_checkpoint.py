@@ -96,3 +96,27 @@ def test_a_tokenizer_that_does_not_load_for_lack_of_a_package_says_what_to_insta
 def test_installed_packages_are_told_from_others() -> None:
     assert checkpoint._is_installed("numpy")
     assert not checkpoint._is_installed("no_such_package")
+
+
+@pytest.mark.parametrize(
+    ("architectures", "is_refused"),
+    [
+        (["BertForSequenceClassification"], False),
+        (["BertForTokenClassification"], True),
+        (["GPT2LMHeadModel"], True),
+        (["BertModel"], False),
+        (["Own", "BertForSequenceClassification"], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_weights_of_another_head_are_refused_though_they_fit(
+    folder: Path, architectures: list[str] | None, is_refused: bool
+) -> None:
+    change(folder / "config.json", architectures=architectures)
+    if not is_refused:
+        assert load(folder).task.labels == ("NEGATIVE", "POSITIVE")
+        return
+    expected = "expected one that ends with ForSequenceClassification for task='text-classifi"
+    with pytest.raises(ModelLoadError, match=expected):
+        _ = load(folder).task

@@ -1,11 +1,15 @@
 import pickle
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.models.tasks import make_task
+from sparkinfer.option_groups import TaskConfig
 
 CONF = Path(__file__).parents[1] / "conf" / "base"
 
@@ -149,3 +153,37 @@ def test_the_example_files_are_valid(file: Path) -> None:
     config = ScoringConfig.load(file)
     assert config.input
     assert config.output
+
+
+def test_a_task_is_given_by_its_name_or_with_its_options(tmp_path: Path) -> None:
+    plain = {"model": "m", "input_col": "a"}
+    file = tmp_path / "run.yaml"
+    file.write_text("model: m\ninput_col: a\ntask: {name: embedding, pooling: cls}\n")
+    assert ScoringConfig(**plain).task == TaskConfig("text-classification")
+    assert ScoringConfig(**plain, task="embedding").task == TaskConfig("embedding")
+    assert ScoringConfig.load(file).task == TaskConfig("embedding", {"pooling": "cls"})
+    of_default = ScoringConfig.load(None, ["task.stride=3"], **plain).task
+    assert of_default == TaskConfig("text-classification", {"stride": 3})
+    both = ScoringConfig.load(None, ["task.stride=3"], **plain, task="ner").task
+    assert both == TaskConfig("ner", {"stride": 3})
+    with pytest.raises(ConfigError, match="task=3: expected the name of a task, or a mapping of"):
+        ScoringConfig(**plain, task=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "option 'input_col' is required; give --input-col COLUMN, or --input-template"),
+        ({"input_col": "a", "input_template": "{a}"}, "either is the text; give one of them"),
+        ({"input_col": "a", "template": {"null": ""}}, "template.null='' without input_template"),
+        ({"input_col": "a", "preprocess": {"version": "1"}}, "without preprocess.function"),
+    ],
+)
+def test_where_texts_come_from_must_be_clear(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ScoringConfig(model="m", **options)
+
+
+def test_a_task_says_which_options_it_has() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'task.stride'; there are none"):
+        make_task(TaskConfig("text-classification", {"stride": 3}))

@@ -30,7 +30,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sources import ModelSource, resolve
-from sparkinfer.models.tokens import Encoder
+from sparkinfer.models.tokens import Asked, Encoder
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.columns import Columns
@@ -162,10 +162,10 @@ def test_a_text_that_cannot_be_tokenised_keeps_its_reason(
 ) -> None:
     whole = Encoder._encode
 
-    def refuse(self: Encoder, texts: Sequence[str]) -> Any:
-        if "bad" in texts:
+    def refuse(self: Encoder, columns: Sequence[Sequence[str]], asked: Asked) -> Any:
+        if "bad" in columns[0]:
             raise ValueError("refused")
-        return whole(self, texts)
+        return whole(self, columns, asked)
 
     monkeypatch.setattr(Encoder, "_encode", refuse)
     files = prepare(tmp_path, source, ["good", "bad", None])
@@ -344,3 +344,17 @@ def test_petastorm_that_cannot_work_is_passed_over_or_refused(
     assert choose_reader("auto", output) == "pyarrow"
     with pytest.raises(EngineUnavailableError, match=f"{problem}.*horovod.reader=pyarrow"):
         choose_reader("petastorm", output)
+
+
+def test_rows_with_the_same_tokens_and_other_texts_are_no_equals() -> None:
+    columns = {
+        "n_tokens": np.array([1, 1, 1]),
+        "truncated": np.zeros(3, bool),
+        "sequences": np.ones(3, int),
+        "lengths": np.ones(3, int),
+        "input_ids": np.array([5, 5, 5], np.int32),
+    }
+    kept = pa.table({"text": ["Good", "good", "Good"]})
+    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {}, kept)
+    assert rows.indices.tolist() == [0, 1, 0]
+    assert rows.inputs.kept_of(np.array([1])).to_pylist() == [{"text": "good"}]

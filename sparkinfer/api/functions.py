@@ -20,7 +20,7 @@ from sparkinfer.storage import absolute
 from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 NOT_OF_SCORE = (
     *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
@@ -29,12 +29,15 @@ NOT_OF_SCORE = (
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 
+_TEXT = "__sparkinfer_text"
+"""Column that holds what an expression makes, until it is scored."""
+
 
 @causes_without_secrets()
 def score(
     df: DataFrame,
     model: str | None = None,
-    input_col: str | None = None,
+    input_col: str | Column | None = None,
     *,
     models: Mapping[str, Any] | None = None,
     **options: Any,
@@ -47,7 +50,8 @@ def score(
     Args:
         df: any DataFrame with a string column to score.
         model: hub id, folder, `models:/` or `runs:/` URI.
-        input_col: the column that holds the text.
+        input_col: the column that holds the text, or an expression of Spark's that makes it, such
+            as `F.concat_ws(": ", "title", "body")`; None with `input_template`.
         models: several models by their names, in place of one; each a path or a mapping of what
             concerns it alone.
         **options: further options of `ScoringConfig`, except those of a job.
@@ -64,6 +68,9 @@ def score(
             f"{refused[0]} with score: the option has no effect on a lazy DataFrame; leave it out, "
             "or use sparkinfer.run(config, df=df)"
         )
+    if input_col is not None and not isinstance(input_col, str):
+        options.setdefault("carry_cols", tuple(df.columns))
+        df, input_col = df.withColumn(_TEXT, input_col), _TEXT
     config = ScoringConfig(
         **{"model": model, "input_col": input_col, "models": dict(models or {}), **options}
     )

@@ -9,8 +9,10 @@ Every worker follows its verdict.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -51,6 +53,7 @@ class Verdict:
         rejected: for each way tried before, its name and why it was rejected.
         unpadded: why texts of unlike length never share a batch; empty if they may.
         layout: how batches are laid out.
+        task: what the task's options come to for the model; see `ModelTask`.
     """
 
     accepted: Acceleration
@@ -62,6 +65,7 @@ class Verdict:
     rejected: tuple[tuple[str, str], ...] = field(default=())
     unpadded: str = ""
     layout: Layout = field(default=Layout())
+    task: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_gate(
@@ -84,7 +88,7 @@ def run_gate(
     Raises:
         ModelLoadError: the model does not load, fails in plain float32, or gives a text another
             score each time.
-        ConfigError: `max_length` exceeds the model's limit.
+        ConfigError: `max_length` exceeds the model's limit, or the limit is too low for the task.
         JobError: the model can no longer be run in the one way that is allowed.
     """
     checkpoint = Checkpoint(path, options, device)
@@ -117,6 +121,7 @@ def run_gate(
         rejected=tuple(rejected),
         unpadded=found.unpadded,
         layout=checkpoint.layout,
+        task=dict(checkpoint.task.resolved),
     )
 
 

@@ -167,14 +167,22 @@ def _alone(rows: Iterable[int]) -> list[IntArray]:
 
 
 def _encode(model: RunningModel, texts: Sequence[str], max_length: int) -> Encoded:
+    """Returns one sequence for each text, though a task may make several of it."""
     columns = [[*texts[turn:], *texts[:turn]] for turn in range(len(model.texts))]
-    encoder = model.encoder.cutting_at(min(max_length, model.encoder.max_length))
-    return model.task.encode(encoder, columns).encoded
+    most = model.encoder.max_length + model.task.appended_tokens
+    encoder = model.encoder.cutting_at(min(max_length, most))
+    inputs = model.task.encode_probes(encoder, columns)
+    usable = np.setdiff1d(inputs.starts, list(inputs.encoded.errors))
+    return _only(usable, inputs.encoded)
 
 
 def _only_of_length(tokens: int, encoded: Encoded) -> Encoded:
     """Returns the sequences of exactly so many tokens."""
-    rows = np.flatnonzero(encoded.n_tokens == tokens)
+    return _only(np.flatnonzero(encoded.n_tokens == tokens), encoded)
+
+
+def _only(rows: IntArray, encoded: Encoded) -> Encoded:
+    """Returns some sequences, which have no errors."""
     taken = encoded.values_of(rows)
     columns = {name: values[taken] for name, values in encoded.columns.items()}
     return Encoded(columns, encoded.n_tokens[rows], encoded.truncated[rows])

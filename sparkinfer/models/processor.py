@@ -110,15 +110,17 @@ class ModelScoring:
 
     def resolved(self) -> ModelScoring:
         """Returns the spec with the model's files found and fetched."""
-        loading = self.options.loading
-        return replace(self, source=resolve(self.model, revision=self.revision, loading=loading))
+        loading, files = self.options.loading, self.options.files
+        found = resolve(self.model, revision=self.revision, loading=loading, files=files)
+        return replace(self, source=found)
 
     def settings(self) -> dict[str, Any]:
         """Returns the model settings that determine the output, by name."""
         settings = {"model_fingerprint": self.found.fingerprint, **self.options.settings()}
         if self.verdict is None:
             return settings
-        return settings | {"acceleration": str(self.verdict.accepted)}
+        found = {f"task.resolved.{name}": value for name, value in self.verdict.task.items()}
+        return settings | {"acceleration": str(self.verdict.accepted)} | found
 
     @property
     def found(self) -> ModelSource:
@@ -157,6 +159,8 @@ class ModelScoring:
         The model that passed stays loaded if this process is likely to score later; otherwise it is
         released, so that the process does not hold the accelerator's memory.
         """
+        for text in self.options.texts:
+            text.check()  # a function of the user's must be found here, too
         resident.release()
         model, verdict = self.tried(slot, longest_text)
         if slot.scores_later:
@@ -189,7 +193,7 @@ class ModelScoring:
     def key(self, slot: WorkerSlot) -> tuple[object, ...]:
         """Returns what tells the model, as it is run there, from others."""
         found, verdict = self.found.fingerprint, self._decided()
-        how = (verdict.accepted, verdict.max_length, verdict.layout)
+        how = (verdict.accepted, *self._lengths, verdict.layout)
         return (found, slot.device, self.options.task, *how)
 
     def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], tuple[EncodedRows]]:
@@ -205,7 +209,7 @@ class ModelScoring:
     def encoder_key(self) -> tuple[object, ...]:
         """What tells that from others."""
         what = (self.found.fingerprint, self.task, self.options.texts)
-        return ("tokenizer", *what, self._decided().max_length)
+        return ("tokenizer", *what, *self._lengths)
 
     def load_encoder(self, cores: int, name: str = "") -> RowEncoder:
         """Returns the same, loaded.
@@ -230,7 +234,7 @@ class ModelScoring:
         if model.task.encoding is None or own_code:
             return None
         files = tokenizer_digest(stage(self.found, self.options.loading))
-        cut_at = model.encoder.max_length
+        cut_at = (self.options.max_length, model.encoder.max_length)
         return (files, kind, cut_at, self.options.texts, model.task.encoding)
 
     def _checkpoint(self, device: str) -> Checkpoint:
@@ -242,3 +246,8 @@ class ModelScoring:
         if self.verdict is None:
             raise AssertionError("rows can be scored only after the gate has decided")
         return self.verdict
+
+    @property
+    def _lengths(self) -> tuple[int | None, int]:
+        """The length limit that was asked for, and that which holds."""
+        return self.options.max_length, self._decided().max_length

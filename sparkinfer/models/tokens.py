@@ -30,6 +30,25 @@ at many times the size of the text."""
 
 PaddingSide = Literal["left", "right"]
 
+Cut = Literal["longest_first", "only_first"]
+"""Which of two texts loses what is too long: token by token the longer of them, or the first."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a tokenizer is asked for.
+
+    Attributes:
+        options: of the call.
+        columns: names of the columns that are kept per token.
+        read: makes of what the tokenizer returned the columns that are no list of its own, each
+            int32 (tokens,).
+    """
+
+    options: Mapping[str, Any]
+    columns: tuple[str, ...]
+    read: Callable[[Any], Mapping[str, npt.NDArray[np.int32]]] = lambda _: {}
+
 
 @dataclass
 class Encoded:
@@ -61,6 +80,18 @@ class Encoded:
         places = np.flatnonzero(ids >= vocabulary)
         owners = np.searchsorted(np.cumsum(self.n_tokens), places, side="right")
         return dict(zip(owners.tolist(), ids[places].tolist(), strict=True))
+
+    def refusing(self, reasons: Mapping[int, str]) -> Encoded:
+        """Returns the same with errors, by index, in place of the tokens of some sequences."""
+        refused = np.zeros(len(self.n_tokens), dtype=np.bool_)
+        refused[list(reasons)] = True
+        kept = self.values_of(np.flatnonzero(~refused))
+        return Encoded(
+            {name: values[kept] for name, values in self.columns.items()},
+            np.where(refused, 0, self.n_tokens),
+            self.truncated & ~refused,
+            {**self.errors, **reasons},
+        )
 
     def values_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns the positions of some sequences' values in every column, in order."""
@@ -202,6 +233,8 @@ class Encoder:
         max_length: tokens at which texts are truncated, special tokens included.
         padding_side: where shorter sequences of a batch are filled; None: as the tokenizer does.
         pad_id: token with which they are filled; None: the tokenizer's own.
+        cut_is_asked: whether the length limit was asked for, for tasks that would rather refuse a
+            text than cut it.
     """
 
     def __init__(
@@ -210,9 +243,12 @@ class Encoder:
         max_length: int,
         padding_side: PaddingSide | None = None,
         pad_id: int | None = None,
+        cut_is_asked: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.cut_is_asked = cut_is_asked
+        self._how: dict[str, bool] = {}
         self._padding_side = padding_side or tokenizer.padding_side
         self._pad_values = {
             "input_ids": tokenizer.pad_token_id if pad_id is None else pad_id,
@@ -227,14 +263,20 @@ class Encoder:
             )
 
     def cutting_at(self, max_length: int) -> Encoder:
-        """Returns the same with another length limit."""
+        """Returns the same with another length limit, which is asked for."""
         other = copy.copy(self)
-        other.max_length = max_length
+        other.max_length, other.cut_is_asked = max_length, True
+        return other
+
+    def without_special_tokens(self) -> Encoder:
+        """Returns the same for texts that hold their special tokens already."""
+        other = copy.copy(self)
+        other._how = {"add_special_tokens": False}
         return other
 
     def padding(self, side: PaddingSide, pad_id: int) -> Encoder:
         """Returns the same with shorter sequences filled otherwise."""
-        return Encoder(self.tokenizer, self.max_length, side, pad_id)
+        return Encoder(self.tokenizer, self.max_length, side, pad_id, self.cut_is_asked)
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -242,16 +284,30 @@ class Encoder:
         made = self.tokenizer("text", verbose=False)
         return tuple(name for name in self.tokenizer.model_input_names if name in made)
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        cut: Cut = "longest_first",
+    ) -> Encoded:
         """Returns the token ids of texts; a text that cannot be tokenised gets an error.
 
         Args:
             texts: each a sequence.
-            pairs: the second text of each sequence; None: there is none. What is too long is cut
-                off the longer of the two, token by token.
+            pairs: the second text of each sequence; None: there is none.
+            cut: which of the two loses what is too long.
         """
-        parts = [self._encode_or_refuse(part, second) for part, second in _slices(texts, pairs)]
-        return joined(self.input_names, parts)
+        columns = [texts] if pairs is None else [texts, pairs]
+        return self.inputs(columns, Asked({"truncation": cut}, self.input_names)).encoded
+
+    def inputs(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
+        """Returns texts, given as one column or two, as inputs; see `encode`.
+
+        An input is several sequences where the tokenizer is asked for what overflows.
+        """
+        parts = [self._encode_or_refuse(part, asked) for part in _slices(columns)]
+        return joined_inputs(asked.columns, parts)
 
     def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Returns sequences as tensors padded to the longest: int64 (len(sequences), longest)."""
@@ -273,20 +329,29 @@ class Encoder:
             tensors[name] = torch.from_numpy(padded)
         return tensors
 
-    def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
-        given = [list(texts)] if pairs is None else [list(texts), list(pairs)]
-        batch = self.tokenizer(*given, truncation=True, max_length=self.max_length, verbose=False)
+    def _encode(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
+        given = [list(column) for column in columns]
+        batch = self._tokens(given, max_length=self.max_length, **asked.options)
         n_tokens = np.array([len(ids) for ids in batch["input_ids"]], dtype=np.int64)
-        total = int(n_tokens.sum())
-        columns = {
-            name: np.fromiter(chain.from_iterable(batch[name]), np.int32, count=total)
-            for name in self.input_names
-        }
-        errors = {
-            int(row): "the tokenizer made no tokens of this text"
-            for row in np.flatnonzero(n_tokens == 0)
-        }
-        return Encoded(columns, n_tokens, self._truncated(batch, given, n_tokens), errors)
+        values = {name: flat(batch[name]) for name in asked.columns if name in batch}
+        values |= asked.read(batch)
+        owners = batch.get("overflow_to_sample_mapping")
+        if owners is None:
+            starts, cut = np.arange(len(given[0])), self._truncated(batch, given, n_tokens)
+        else:
+            starts = np.searchsorted(owners, np.arange(len(given[0])))
+            cut = np.zeros(len(n_tokens), dtype=np.bool_)
+        return Inputs(Encoded(values, n_tokens, cut, self._refused(n_tokens)), starts)
+
+    def _refused(self, n_tokens: npt.NDArray[np.int64]) -> dict[int, str]:
+        nothing = "the tokenizer made no tokens of this text"
+        errors = {int(row): nothing for row in np.flatnonzero(n_tokens == 0)}
+        for row in np.flatnonzero(n_tokens > self.max_length):
+            errors[int(row)] = (
+                f"the tokenizer made {n_tokens[row]} tokens of this text and did not cut it to "
+                f"{self.max_length}"
+            )
+        return errors
 
     def _truncated(
         self, batch: Any, given: Sequence[Sequence[str]], n_tokens: npt.NDArray[np.int64]
@@ -297,39 +362,43 @@ class Encoder:
                 cut[row] = bool(batch.encodings[row].overflowing)
             else:  # tokenizers written in Python do not keep what they cut off
                 texts = [column[row] for column in given]
-                whole = self.tokenizer(*texts, truncation=False, verbose=False)
+                whole = self._tokens(texts, truncation=False)
                 cut[row] = len(whole["input_ids"]) > self.max_length
         return cut
 
-    def _encode_or_refuse(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
+    def _tokens(self, given: Sequence[Any], **how: Any) -> Any:
+        return self.tokenizer(*given, verbose=False, **how, **self._how)
+
+    def _encode_or_refuse(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
         try:
-            return self._encode(texts, pairs)
+            return self._encode(columns, asked)
         except Exception as error:  # whatever a tokenizer raises concerns one of the texts
-            if len(texts) > 1:
-                seconds = [None] * len(texts) if pairs is None else [[one] for one in pairs]
-                alone = zip(texts, seconds, strict=True)
-                return joined(
-                    self.input_names, [self._encode_or_refuse([one], other) for one, other in alone]
-                )
+            if len(columns[0]) > 1:
+                rows = zip(*columns, strict=True)
+                alone = [self._encode_or_refuse([[text] for text in row], asked) for row in rows]
+                return joined_inputs(asked.columns, alone)
             reason = f"tokenizer: {type(error).__name__}: {error}"
-            nothing = np.zeros(0, np.int32)
-            columns = dict.fromkeys(self.input_names, nothing)
-            return Encoded(columns, np.zeros(1, np.int64), np.zeros(1, np.bool_), {0: reason})
+            values = dict.fromkeys(asked.columns, np.zeros(0, np.int32))
+            refused = Encoded(values, np.zeros(1, np.int64), np.zeros(1, np.bool_), {0: reason})
+            return Inputs.of_one_sequence_each(refused)
 
 
-def _slices(
-    texts: Sequence[str], pairs: Sequence[str] | None
-) -> Iterator[tuple[Sequence[str], Sequence[str] | None]]:
-    """Yields the texts, with their pairs, in parts of about `SLICE_CHARACTERS`."""
+def flat(lists: Iterable[Iterable[int]]) -> npt.NDArray[np.int32]:
+    """Returns the numbers of several lists, one list after the other."""
+    return np.fromiter(chain.from_iterable(lists), np.int32)
+
+
+def _slices(columns: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:
+    """Yields the rows of columns in parts of about `SLICE_CHARACTERS`."""
     start = held = 0
-    for row, text in enumerate(texts):
-        length = len(text) + (0 if pairs is None else len(pairs[row]))
+    for row, texts in enumerate(zip(*columns, strict=True)):
+        length = sum(map(len, texts))
         if held and held + length > SLICE_CHARACTERS:
-            yield texts[start:row], pairs and pairs[start:row]
+            yield [column[start:row] for column in columns]
             start, held = row, 0
         held += length
-    if start < len(texts):
-        yield texts[start:], pairs and pairs[start:]
+    if start < len(columns[0]):
+        yield [column[start:] for column in columns]
 
 
 def joined(names: Iterable[str], parts: Sequence[Encoded]) -> Encoded:
@@ -346,6 +415,15 @@ def joined(names: Iterable[str], parts: Sequence[Encoded]) -> Encoded:
         np.concatenate([np.zeros(0, np.bool_), *(part.truncated for part in parts)]),
         errors,
     )
+
+
+def joined_inputs(names: Iterable[str], parts: Sequence[Inputs]) -> Inputs:
+    """Returns the concatenation of inputs that were encoded in parts."""
+    ends = np.cumsum([len(part.encoded.n_tokens) for part in parts])
+    shifts = [0, *ends.tolist()][: len(parts)]
+    starts = [part.starts + shift for part, shift in zip(parts, shifts, strict=True)]
+    encoded = joined(names, [part.encoded for part in parts])
+    return Inputs(encoded, np.concatenate([np.zeros(0, np.int64), *starts]))
 
 
 def claimed_limit(tokenizer: Any, model_config: Any) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sparkinfer.models.gate import native_dtype
+from sparkinfer.models.gate import native_dtypes
 from tests.benchmarks.ways import WAYS
 
 HEADINGS = (
@@ -49,7 +49,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--input", default=str(demo / "reviews.parquet"))
     parser.add_argument("--sizes", type=int, nargs=2, default=(400, 1900))
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--dtype", default=native_dtype("cpu"))
+    parser.add_argument("--dtype", default=native_dtypes("cpu")[0])
     parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=list(WAYS))
     parser.add_argument("--fixed-cost", action="store_true", help="time a job of 10 rows too")
     return parser.parse_args()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sparkinfer
-from sparkinfer.models.gate import native_dtype
+from sparkinfer.models.gate import native_dtypes
 from sparkinfer.spark.session import start_session
 from tests.tiny_models import sentences
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=10)
     parser.add_argument("--row-groups", type=int, help="of the input; one for each chunk if absent")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--dtype", default=native_dtype("cpu"))
+    parser.add_argument("--dtype", default=native_dtypes("cpu")[0])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = write_rows(Path(folder) / "in.parquet", options)

@@ -72,6 +72,29 @@ def test_score_is_lazy_and_scores_each_row_once(
     assert sorted(frame["id"]) == list(range(300))
 
 
+def test_an_expression_a_template_and_a_column_make_the_same_text(
+    df: DataFrame, classifier: Path
+) -> None:
+    from pyspark.sql import functions as F
+
+    two = df.withColumn("first", F.lit("the film was")).withColumn("second", F.col("text"))
+    two = two.withColumn("whole", F.concat_ws(" ", "first", "second"))
+    found = []
+    for text in (
+        {"input_col": "whole"},
+        {"input_col": F.concat_ws(" ", "first", "second")},
+        {"input_template": "{first} {second}"},
+    ):
+        scored = sparkinfer.score(two, **{**options(classifier), "input_col": None, **text})
+        assert scored.columns[: len(two.columns)] == two.columns
+        assert not [name for name in scored.columns if name.startswith("__")]
+        found.append(
+            [one for row in sorted(scored.select("id", "probability").collect()) for one in row]
+        )
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert found[2] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_score_refuses_another_engine(df: DataFrame, classifier: Path) -> None:
     with pytest.raises(ConfigError, match="engine='horovod' with score: .*sparkinfer.run"):
         sparkinfer.score(df, **options(classifier, engine="horovod"))

@@ -91,9 +91,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     texts: Counter[str] = Counter()
     encode = Encoder._encode
 
-    def counting(self: Encoder, given: Any, pairs: Any) -> Any:
-        texts.update(given)
-        return encode(self, given, pairs)
+    def counting(self: Encoder, columns: Any, asked: Any) -> Any:
+        texts.update(columns[0])
+        return encode(self, columns, asked)
 
     monkeypatch.setattr(Encoder, "_encode", counting)
     return texts

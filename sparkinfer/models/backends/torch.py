@@ -19,7 +19,7 @@ class PipelineRuntime:
     """A transformers pipeline whose module is run on its device; the module may be wrapped.
 
     Args:
-        pipe: the pipeline.
+        pipe: the pipeline, or a `HeldModule` in place of one.
     """
 
     def __init__(self, pipe: Any) -> None:

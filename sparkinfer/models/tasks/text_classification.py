@@ -25,6 +25,7 @@ from sparkinfer.models.tasks.base import (
     float_lists,
     without_rows,
 )
+from sparkinfer.models.tasks.label_names import label_names
 from sparkinfer.models.tokens import Encoder, Inputs
 
 Function = Callable[[Any], Any]
@@ -41,8 +42,9 @@ class TextClassification(Task):
     name = "text-classification"
     pipeline = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
+    heads = ("ForSequenceClassification",)
     pairs = "optional"
-    files = ("config_sentence_transformers.json",)
+    pair_files = ("config_sentence_transformers.json",)
     evaluation = ClassificationEvaluation()
 
     @property
@@ -87,23 +89,6 @@ class _ModelTask(ModelTask):
         columns = [named, top, float_lists(scores)]
         decoded = pa.RecordBatch.from_arrays(columns, schema=self.schema)
         return without_rows(decoded, ~np.isfinite(scores).all(axis=-1))
-
-
-def label_names(model_config: Any) -> tuple[str, ...]:
-    """Returns the names of `id2label` by label id.
-
-    Raises:
-        ModelLoadError: the ids are not 0, 1, 2, ...: which output has which name is unknown.
-    """
-    names = model_config.id2label
-    if sorted(names) != list(range(len(names))):
-        ids = ", ".join(map(str, sorted(names)[:10]))
-        raise ModelLoadError(
-            f"config.json: the label ids of id2label are {ids}, expected 0 to "
-            f"{len(names) - 1} without a gap, one label for each output of the model; correct "
-            "id2label and label2id in the model's config.json"
-        )
-    return tuple(str(names[i]) for i in range(len(names)))
 
 
 def is_regression(model_config: Any) -> bool:
