@@ -15,7 +15,6 @@ import re
 import sys
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,14 +29,13 @@ from sparkinfer.config import (
 )
 from sparkinfer.engines import ENGINES
 from sparkinfer.exceptions import (
-    ConfigError,
     OutputError,
     ResumeError,
     SparkInferError,
     UsageError,
 )
-from sparkinfer.messages import shortened, shown
-from sparkinfer.model_section import MODEL_NAME, DTypeName
+from sparkinfer.messages import shortened
+from sparkinfer.model_section import DTypeName, read_models
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.redaction import without_secrets
 from sparkinfer.signals import asked_to_end, exit_code, say, stops_heard
@@ -185,45 +183,12 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
         values["carry_cols"] = tuple(values["carry_cols"].split(","))
     if values["input"] is not None and len(values["input"]) == 1:
         [values["input"]] = values["input"]
-    values |= _models(values.pop("model") or [])
+    values |= read_models(values.pop("model") or [])
     budget = values.pop("max_batch_tokens")
     overrides = (
         options.set if budget is None else [*options.set, f"batching.max_batch_tokens={budget}"]
     )
     return kind.load(options.config, overrides, **values)
-
-
-def _models(given: Sequence[str]) -> dict[str, Any]:
-    """Returns the options that the values of `--model` stand for.
-
-    What stands before the first = is a name if it looks like one; a path that begins so is given as
-    ./PATH.
-
-    Raises:
-        ConfigError: a name is given twice, or several models have none.
-    """
-    pairs = [one.partition("=") for one in given]
-    named = [(name, path) for name, is_there, path in pairs if is_there and _is_name(name)]
-    plain = [
-        one
-        for one, (name, is_there, _) in zip(given, pairs, strict=True)
-        if not is_there or not _is_name(name)
-    ]
-    repeated = [name for name, times in Counter(name for name, _ in named).items() if times > 1]
-    if repeated:
-        raise ConfigError(
-            f"--model {shown(repeated[0])}=...: the name is given to two models; give each its own"
-        )
-    if len(plain) > 1:
-        raise ConfigError(
-            f"--model {shown(plain[0])} and --model {shown(plain[1])}: give each of several models "
-            "a name, as --model NAME=PATH"
-        )
-    return {"model": plain[0] if plain else None, **({"models": dict(named)} if named else {})}
-
-
-def _is_name(text: str) -> bool:
-    return not text or MODEL_NAME.fullmatch(text) is not None
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.messages import shown
 from sparkinfer.option_groups import (
     DEFAULT_TASK,
     BatchingConfig,
@@ -94,3 +97,36 @@ def _joined(flat: Any, given: Any) -> Any:
     if not isinstance(given, Options):
         return given
     return type(given)(**{**flat.given_values(), **given.given_values()})
+
+
+def read_models(given: Sequence[str]) -> dict[str, Any]:
+    """Returns the options that the values of `--model` stand for.
+
+    What stands before the first = is a name if it looks like one; a path that begins so is given as
+    ./PATH.
+
+    Raises:
+        ConfigError: a name is given twice, or several models have none.
+    """
+    pairs = [one.partition("=") for one in given]
+    named = [(name, path) for name, is_there, path in pairs if is_there and _is_name(name)]
+    plain = [
+        one
+        for one, (name, is_there, _) in zip(given, pairs, strict=True)
+        if not is_there or not _is_name(name)
+    ]
+    repeated = [name for name, times in Counter(name for name, _ in named).items() if times > 1]
+    if repeated:
+        raise ConfigError(
+            f"--model {shown(repeated[0])}=...: the name is given to two models; give each its own"
+        )
+    if len(plain) > 1:
+        raise ConfigError(
+            f"--model {shown(plain[0])} and --model {shown(plain[1])}: give each of several models "
+            "a name, as --model NAME=PATH"
+        )
+    return {"model": plain[0] if plain else None, **({"models": dict(named)} if named else {})}
+
+
+def _is_name(text: str) -> bool:
+    return not text or MODEL_NAME.fullmatch(text) is not None
