@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -18,11 +19,15 @@ from sparkinfer.cli import main
 from sparkinfer.exceptions import JobError
 from sparkinfer.jobs.manifest import read_manifest
 from sparkinfer.models import processor, residence
+from sparkinfer.models.careful import hashes_of_sequences
 from sparkinfer.models.running import RunningModel
+from sparkinfer.models.scorer import Scorer
 from sparkinfer.report.status import describe_status, read_status
 from sparkinfer.report.summary import summarize
 from sparkinfer.rows import several_scoring
 from sparkinfer.rows.several_scoring import SeveralScoring
+from sparkinfer.workers.suspects import DEADLY, Known, Suspects
+from tests.model_options import options_of
 from tests.tiny_models import make_classifier, sentences
 from tests.written import records_of
 
@@ -297,3 +302,17 @@ def test_the_command_line_scores_with_two_models(
     said = capsys.readouterr().out
     assert f"a: {classifier}, fingerprint" in said
     assert "b: none in " in said
+
+
+def test_a_text_that_is_deadly_to_one_model_is_scored_by_the_other(model: RunningModel) -> None:
+    rows = pa.RecordBatch.from_arrays([pa.array(["good film", "bad"])], names=["text"])
+    scorers = {name: Scorer(model, options_of(), name=name) for name in "ab"}
+    shared = scorers["a"].encoder.encode(rows, Suspects())
+    [deadly, _] = hashes_of_sequences(shared.inputs.encoded, np.arange(2), "a")
+    errors = {}
+    for name, scorer in scorers.items():
+        scorer.suspects.known = Known(deadly=frozenset([deadly]))
+        scored = scorer.score(scorer.cut(shared))
+        errors[name] = scored.column("error").to_pylist()
+    assert errors == {"a": [DEADLY, None], "b": [None, None]}
+    assert shared.inputs.encoded.errors == {}
