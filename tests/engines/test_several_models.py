@@ -54,6 +54,20 @@ def columns_of(frame: pa.Table, prefix: str = "") -> dict[str, list[Any]]:
     return {name: frame[prefix + name].to_pylist() for name in SCORED}
 
 
+def assert_same(found: dict[str, list[Any]], expected: dict[str, list[Any]]) -> None:
+    """Fails unless the columns are the same; numbers up to the rounding of other batches.
+
+    Ranks batch rows of like length, which is that of all tokenizers together.
+    """
+    for name in SCORED:
+        if not name.startswith("probabilit"):
+            assert found[name] == expected[name]
+    for one, other in zip(found["probabilities"], expected["probabilities"], strict=True):
+        assert one == (None if other is None else pytest.approx(other, abs=1e-5))
+    for one, other in zip(found["probability"], expected["probability"], strict=True):
+        assert one == (None if other is None else pytest.approx(other, abs=1e-5))
+
+
 def alone(run: Run, tmp_path: Path, source: Any, model: Path, **options: Any) -> pa.Table:
     """Returns the rows of a run with one model."""
     output = str(tmp_path / f"alone-{model.name}-{len(list(tmp_path.iterdir()))}")
@@ -82,7 +96,7 @@ def test_each_model_gives_what_it_gives_alone(
         ("c_", cased, {}),
     ):
         expected = alone(run, tmp_path, source, model, chunks={"target_rows": 200}, **options)
-        assert columns_of(frame, prefix) == columns_of(expected)
+        assert_same(columns_of(frame, prefix), columns_of(expected))
 
 
 @pytest.fixture
@@ -196,7 +210,7 @@ def test_a_function_over_rows_may_be_one_of_them(
     assert frame["a_error"].null_count == 150
     assert (result.rows, result.error_rows) == (150, 1)
     expected = alone(run, tmp_path, source, classifier)
-    assert columns_of(frame, "a_") == columns_of(expected)
+    assert_same(columns_of(frame, "a_"), columns_of(expected))
 
 
 def test_a_change_of_one_model_is_refused_by_its_name(
