@@ -188,6 +188,19 @@ class EncodedRows:
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass
+class EncodedWindow:
+    """Rows that were encoded ahead.
+
+    Attributes:
+        encoded: the rows once for each tokenizer that they were given to.
+        rows: their columns that are read beside.
+    """
+
+    encoded: tuple[EncodedRows, ...]
+    rows: pa.RecordBatch
+
+
 def encode_rows(
     texts: Sequence[Texts], encode: Callable[[Sequence[Sequence[str]]], Inputs]
 ) -> EncodedRows:
