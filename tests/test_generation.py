@@ -197,7 +197,9 @@ def test_what_is_drawn_does_not_depend_on_the_batch(
     other = generated(kind, folders[kind], texts, {**how, "seed": 8})
     greedy = generated(kind, folders[kind], texts, more)
     for others in (other, greedy):
-        same = sum(a["generated_text"] == b["generated_text"] for a, b in zip(rows, others))
+        same = sum(
+            a["generated_text"] == b["generated_text"] for a, b in zip(rows, others, strict=True)
+        )
         assert same < 10
 
 

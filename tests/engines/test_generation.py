@@ -94,14 +94,14 @@ def test_what_is_drawn_is_the_same_when_a_run_is_cut_off_and_resumed(
     sparkinfer.run(config)
     whole = pa.concat_tables(map(pq.read_table, sorted((tmp_path / "whole").glob("*.parquet"))))
 
-    class Died(SparkInferError):
+    class DiedError(SparkInferError):
         pass
 
     commit, done = Ledger.commit, []
 
     def dying(self: Any, *given: Any, **named: Any) -> Any:
         if done:
-            raise Died("killed by the test")
+            raise DiedError("killed by the test")
         done.append(1)
         return commit(self, *given, **named)
 
