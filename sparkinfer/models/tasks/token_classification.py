@@ -77,6 +77,7 @@ class TokenClassification(Task):
         """Returns the task with the model's labels; see `Task`."""
         _refuse_another_head(files)
         _refuse_without_offsets(self.options, files.tokenizer)
+        _refuse_without_decoder(self.options, files)
         return _ModelTask(self, files)
 
 
@@ -279,3 +280,17 @@ def _refuse_without_offsets(options: EntityOptions, tokenizer: Any) -> None:
             "does not say where tokens are, which windows take; drop the option, or give a model "
             "with a tokenizer.json"
         )
+
+
+def _refuse_without_decoder(options: EntityOptions, files: ModelFiles) -> None:
+    """Raises ModelLoadError if words cannot be made of tokens; some releases then fail on any."""
+    if options.aggregation_strategy == "none":
+        return
+    try:
+        files.tokenizer.convert_tokens_to_string([])
+    except Exception as error:  # AttributeError, for one
+        raise ModelLoadError(
+            f"model {str(files.path)!r}: its tokenizer does not make text of tokens "
+            f"({type(error).__name__}: {error}), expected a decoder in tokenizer.json; add it, or "
+            "give task.aggregation_strategy='none'"
+        ) from error
