@@ -76,6 +76,7 @@ class TokenClassification(Task):
     def of_model(self, files: ModelFiles) -> ModelTask:
         """Returns the task with the model's labels; see `Task`."""
         _refuse_without_offsets(self.options, files.tokenizer)
+        _refuse_without_decoder(self.options, files)
         return _ModelTask(self, files)
 
 
@@ -264,3 +265,17 @@ def _refuse_without_offsets(options: EntityOptions, tokenizer: Any) -> None:
             "does not say where tokens are, which windows take; drop the option, or give a model "
             "with a tokenizer.json"
         )
+
+
+def _refuse_without_decoder(options: EntityOptions, files: ModelFiles) -> None:
+    """Raises ModelLoadError if words cannot be made of tokens; some releases then fail on any."""
+    if options.aggregation_strategy == "none":
+        return
+    try:
+        files.tokenizer.convert_tokens_to_string([])
+    except Exception as error:  # AttributeError, for one
+        raise ModelLoadError(
+            f"model {str(files.path)!r}: its tokenizer does not make text of tokens "
+            f"({type(error).__name__}: {error}), expected a decoder in tokenizer.json; add it, or "
+            "give task.aggregation_strategy='none'"
+        ) from error
