@@ -54,7 +54,7 @@ class ModelOptions:
         Raises:
             ConfigError: there is no such task, or it does not read what is configured.
         """
-        task = make_task(config.task)
+        task = make_task(config.task, config.generation)
         return cls(
             task=task,
             texts=_texts(config, task),

@@ -171,7 +171,7 @@ def _encode(model: RunningModel, texts: Sequence[str], max_length: int) -> Encod
     columns = [[*texts[turn:], *texts[:turn]] for turn in range(len(model.texts))]
     most = model.encoder.max_length + model.task.appended_tokens
     encoder = model.encoder.cutting_at(min(max_length, most))
-    inputs = model.task.encode(encoder, columns)
+    inputs = model.task.encode_probes(encoder, columns)
     usable = np.setdiff1d(inputs.starts, list(inputs.encoded.errors))
     return _only(usable, inputs.encoded)
 
@@ -223,4 +223,5 @@ def same_labels(expected: pa.RecordBatch, found: pa.RecordBatch) -> bool:
 
 
 def _holds_fractions(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind))
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(pa.types.is_floating(kind.value_type if is_list else kind))

@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.tokens import Encoder, Inputs, PaddingSide
+from sparkinfer.option_groups import GenerationConfig
 from sparkinfer.validation import Options
 
 ROW_FIELDS = (
@@ -121,6 +123,25 @@ class Task(ABC):
     evaluation: ClassVar[Evaluation | None] = None
     options_class: ClassVar[type[Options]] = NoOptions
 
+    @classmethod
+    def of_options(cls, options: Any, generation: GenerationConfig, name: str) -> Task:
+        """Returns the task with its options.
+
+        Args:
+            options: an `options_class`.
+            generation: how it generates text.
+            name: by which it was asked for.
+
+        Raises:
+            ConfigError: it generates no text, and is told how.
+        """
+        if generation.given:
+            raise ConfigError(
+                f"generation.{min(generation.given)} with task={name!r}: the task generates no "
+                "text; drop the option, or give task=text-generation"
+            )
+        return cls(options)
+
     @property
     @abstractmethod
     def fields(self) -> tuple[pa.Field, ...]:
@@ -208,6 +229,13 @@ class ModelTask(ABC):
             columns: the task's texts, each column with one text per input.
         """
 
+    def encode_probes(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns the texts on which the model is tried as inputs; see `encode`.
+
+        Whatever the task does with texts that are too long, here they are cut.
+        """
+        return self.encode(encoder, columns)
+
     @abstractmethod
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
         """Returns the model's output for a batch, from one forward pass or many."""
@@ -259,7 +287,7 @@ def numbers_of(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:
     """Returns the numbers with a fraction of all columns, one column after the other, float32."""
     found = [np.zeros(0, np.float32)]
     for column in rows.columns:
-        if pa.types.is_list(column.type):
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             column = column.flatten()
         if pa.types.is_floating(column.type):
             found.append(column.drop_null().to_numpy(zero_copy_only=False))

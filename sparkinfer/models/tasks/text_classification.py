@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparkinfer.exceptions import ModelLoadError
-from sparkinfer.metrics.classification import ClassificationEvaluation
+from sparkinfer.metrics.texts import TextEvaluation
 from sparkinfer.models.tasks.base import (
     ModelFiles,
     ModelTask,
@@ -44,7 +44,7 @@ class TextClassification(Task):
     heads = ("ForSequenceClassification",)
     pairs = "optional"
     pair_files = ("config_sentence_transformers.json",)
-    evaluation = ClassificationEvaluation()
+    evaluation = TextEvaluation()
 
     @property
     def fields(self) -> tuple[pa.Field, ...]:
