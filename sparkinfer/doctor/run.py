@@ -6,7 +6,6 @@ from sparkinfer.api.functions import open_prelude
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome
 from sparkinfer.engines import find_engine
-from sparkinfer.models.tokens import NO_LIMIT
 from sparkinfer.plan.processors import make_processor
 
 
@@ -67,19 +66,8 @@ def check_gate(case: Case) -> Outcome:
     verdict = case.prelude.processor.verdict
     if verdict is None:
         return Outcome("skipped", "there is no model to try", "there is nothing to do")
-    found = (
-        f"{verdict.accepted} on {verdict.device}: differs from float32 by "
-        f"{verdict.max_difference:.2g}, allowed {verdict.tolerance:g}; labels "
-        f"{', '.join(verdict.labels[:8])}; texts are {_truncated(verdict.max_length)}"
-    )
-    if verdict.unpadded:
-        found += f"; texts of unlike length share no batch: {verdict.unpadded}"
     if not verdict.rejected:
-        return Outcome("ok", found)
+        return Outcome("ok", verdict.found)
     rejected = "; ".join(f"{name}: {reason}" for name, reason in verdict.rejected)
     advice = "rows are scored the first way; set --acceleration and --dtype to skip the attempts"
-    return Outcome("warning", f"{found}; not used: {rejected}", advice)
-
-
-def _truncated(max_length: int) -> str:
-    return "not truncated" if max_length >= NO_LIMIT else f"truncated at {max_length} tokens"
+    return Outcome("warning", f"{verdict.found}; not used: {rejected}", advice)

@@ -99,7 +99,7 @@ def choose_columns(
     if config.label_col is not None:
         label = table.schema.field(config.label_col)
         check_type("label_col", label, _LABEL, "a number, a boolean or string")
-    _refuse_clash(carried, processor.fields.names)
+    refuse_clash(carried, processor.fields.names)
     return Columns(
         carried=pa.schema([table.schema.field(name) for name in carried]),
         inputs=inputs,
@@ -110,7 +110,8 @@ def choose_columns(
 _LABEL = re.compile(TEXT.pattern + r"|u?int\d+|float|double|halffloat|bool")
 
 
-def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
+def refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
+    """Raises ConfigError for scored columns that would overwrite some of the input."""
     lowered = {name.lower() for name in scored}  # Spark's names are case-insensitive
     clash = [name for name in carried if name.lower() in lowered]
     if clash:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.models.any_pipeline import AnyPipeline
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
@@ -26,5 +27,11 @@ PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromke
 
 
 def make_processor(config: ScoringConfig) -> PlannedProcessor:
-    """Returns the processor that the configuration asks for, not yet resolved."""
-    return PROCESSORS.get(config.task.name, model_scoring)(config)
+    """Returns the processor that the configuration asks for, not yet resolved.
+
+    Raises:
+        ConfigError: there is none for the task.
+    """
+    if config.task.name in PROCESSORS:
+        return PROCESSORS[config.task.name](config)
+    return AnyPipeline.of(config)

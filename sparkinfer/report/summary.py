@@ -49,7 +49,7 @@ def _model_lines(result: RunResult) -> list[str]:
     unpadded = verdict.unpadded
     return [
         f"model      {verdict.accepted} on {workers.count} x {workers.device_type}; "
-        f"largest difference from float32 {verdict.max_difference:.1g}",
+        f"{verdict.details}",
         *(f"           not used: {name}: {reason}" for name, reason in verdict.rejected),
         *([f"           texts of unlike length share no batch: {unpadded}"] if unpadded else []),
     ]
