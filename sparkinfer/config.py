@@ -23,6 +23,7 @@ from sparkinfer.option_groups import (
     CsvConfig,
     DeepSpeedConfig,
     GateConfig,
+    GenerationConfig,
     HorovodConfig,
     LoadingConfig,
     PreprocessConfig,
@@ -145,6 +146,7 @@ class ScoringConfig(Options):
     gate: GateConfig = GateConfig()
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()
+    generation: GenerationConfig = GenerationConfig()
     template: TemplateConfig = TemplateConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
 

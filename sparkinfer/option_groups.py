@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sparkinfer.validation import PATH, Options, above, at_least, read_by
+from sparkinfer.validation import PATH, Options, above, at_least, between, read_by
 
 LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
 ReaderName = Literal["auto", "petastorm", "pyarrow"]
@@ -142,6 +142,49 @@ class PreprocessConfig(Options):
     version: str | None = None
     """Whatever tells one state of the function's surroundings from another; its own source is
     looked at."""
+
+
+def _strings(value: Any) -> Any:
+    """Returns strings of which none is empty; one alone may be given as it is."""
+    found = [value] if isinstance(value, str) else value
+    if isinstance(found, list | tuple) and all(isinstance(one, str) and one for one in found):
+        return tuple(found)
+    raise ValueError("a string or a list of strings, none of them empty")
+
+
+@dataclass(frozen=True, init=False)
+class GenerationConfig(Options):
+    """How tasks that generate text do so; named as in transformers.
+
+    What is not given is as the model's own files have it, and else as transformers has it.
+    """
+
+    max_new_tokens: int | None = field(default=None, metadata=at_least(1))
+    """Most tokens to generate for a row; None: as the model's files say, else 256."""
+    min_new_tokens: int | None = field(default=None, metadata=at_least(0))
+    """Least tokens to generate before a text may end."""
+    do_sample: bool | None = None
+    """Draw each token by its probability, rather than take the most probable one."""
+    temperature: float | None = field(default=None, metadata=above(0))
+    """Divides the logits before a token is drawn."""
+    top_k: int | None = field(default=None, metadata=at_least(0))
+    """Draw among so many most probable tokens; 0: among all."""
+    top_p: float | None = field(default=None, metadata=between(0, 1))
+    """Draw among the most probable tokens that have so much of the probability together."""
+    seed: int | None = field(default=None, metadata=at_least(0))
+    """Of what is drawn; a prompt and a seed determine it. None: 0."""
+    repetition_penalty: float | None = field(default=None, metadata=above(0))
+    """Above 1, makes tokens less probable that were there before."""
+    no_repeat_ngram_size: int | None = field(default=None, metadata=at_least(0))
+    """No so many tokens in a row come twice; 0: they may."""
+    num_beams: int | None = field(default=None, metadata=at_least(1))
+    """Continuations that are followed at once; the best one is the result."""
+    length_penalty: float | None = None
+    """Above 0, makes long beams better, below 0 short ones."""
+    early_stopping: bool | Literal["never"] | None = None
+    """When a search with beams ends."""
+    stop: tuple[str, ...] = field(default=(), metadata=read_by(_strings))
+    """Texts at which generation ends; they do not belong to what is generated."""
 
 
 DEFAULT_TASK = "text-classification"

@@ -54,6 +54,13 @@ def above(bound: float) -> dict[str, Any]:
     return {"limit": Limit(f"greater than {bound}", lambda value: value > bound)}
 
 
+def between(least: float, most: float) -> dict[str, Any]:
+    """Returns the metadata of a field with values greater than one bound and up to another."""
+    return {
+        "limit": Limit(f"above {least} and up to {most}", lambda value: least < value <= most),
+    }
+
+
 def read_by(read: Callable[[Any], Any]) -> dict[str, Any]:
     """Returns the metadata of a field whose values are changed before they are checked.
 

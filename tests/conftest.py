@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import hypothesis
 import pytest
 
 from sparkinfer.spark.java import ensure_java
+from tests.fake_hub import FakeHub
 from tests.fuse_mount import FuseMount, why_not
 from tests.standalone_cluster import SHORT_LIVED_JVM, StandaloneCluster
 from tests.tiny_models import make_classifier
@@ -88,6 +90,17 @@ def model(classifier: Path) -> RunningModel:
 
     options = options_of()
     return load_way(Checkpoint(classifier, options, "cpu"), PLAIN)
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    """A hub without models, on this machine."""
+    with FakeHub() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

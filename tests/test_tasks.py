@@ -1,4 +1,5 @@
 import inspect
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,14 @@ from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.held_module import HeldModule
+from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.running import load_way
 from sparkinfer.models.tasks import make_task
 from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.models.tasks.label_names import label_names
 from sparkinfer.models.tasks.text_classification import TextClassification
 from sparkinfer.option_groups import TaskConfig
+from tests.model_options import options_of
 from tests.test_scorer import OPTIONS, score
 from tests.tiny_models import make_classifier, sentences
 
@@ -93,3 +96,21 @@ def test_a_task_that_transformers_has_no_pipeline_for_runs_alike(
     model: Any = load_way(Checkpoint(folder, OPTIONS, "cpu"), way)
     assert isinstance(model.runtime.pipe, HeldModule)
     assert score(model, [texts])[0] == expected
+
+
+def test_files_that_matter_for_pairs_alone_are_no_part_of_other_models(
+    classifier: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(classifier, tmp_path / "model"))
+
+    def fingerprint(*columns: str) -> str:
+        return (
+            ModelScoring(str(folder), None, options_of(columns=columns))
+            .resolved()
+            .found.fingerprint
+        )
+
+    before = fingerprint("text"), fingerprint("text", "title")
+    (folder / "config_sentence_transformers.json").write_text("{}")
+    assert fingerprint("text") == before[0]
+    assert fingerprint("text", "title") != before[1]

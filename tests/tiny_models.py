@@ -1,5 +1,6 @@
 """Tiny seeded models that tests make for themselves; they are random, but always the same."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ WORDS = [
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def save_tokenizer(folder: Path, *, adds_specials: bool = True, **settings: Any) -> None:
-    """Saves a tokenizer of one token per word, `[CLS]` and `[SEP]` around the text if wanted."""
+def save_tokenizer(
+    folder: Path, *, adds_specials: bool = True, pieces: Sequence[str] = (), **settings: Any
+) -> None:
+    """Saves a tokenizer of one token per word, `[CLS]` and `[SEP]` around the text if wanted.
+
+    Other words are made of the pieces, where these suffice.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *WORDS])}
+    vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *WORDS, *pieces])}
     inner = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -60,6 +66,56 @@ def make_classifier(
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     return folder
+
+
+LETTERS = [
+    *"abcdefghijklmnopqrstuvwxyzäßé京都😀,.",
+    *(f"##{x}" for x in "abcdefghijklmnopqrstuvwxyzß都😀"),
+]
+"""Pieces of words that are not in `WORDS`."""
+
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
+
+
+def make_tagger(folder: Path, *, labels: Sequence[str] = TAGS, **config: Any) -> Path:
+    """Returns a folder with a random BERT that classifies tokens, of 64 positions."""
+    import torch
+    from transformers import BertConfig, BertForTokenClassification
+
+    torch.manual_seed(1)
+    model = BertForTokenClassification(
+        BertConfig(
+            vocab_size=len(SPECIAL_TOKENS) + len(WORDS) + len(LETTERS),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            initializer_range=0.4,
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            pad_token_id=0,
+            **config,
+        )
+    )
+    model.save_pretrained(folder)
+    save_tokenizer(
+        folder,
+        pieces=LETTERS,
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    return folder
+
+
+def make_entailer(
+    folder: Path,
+    *,
+    labels: Sequence[str] = ("contradiction", "neutral", "entailment"),
+    **config: Any,
+) -> Path:
+    """Returns a folder with a random BERT that tells whether one text follows from another."""
+    return make_classifier(folder, labels=tuple(labels), **config)
 
 
 def sentences(rows: int, *, seed: int = 0) -> list[str]:

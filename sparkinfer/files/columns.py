@@ -38,10 +38,15 @@ def check_type(option: str, column: pa.Field, allowed: re.Pattern[str], expected
         expected: what these are called.
     """
     if not allowed.fullmatch(type_name(column.type)):
-        raise InputError(
-            f"{option}={column.name!r} has type {column.type}, expected {expected}; cast it before "
-            "or name another column"
-        )
+        raise wrong_type(option, column, expected)
+
+
+def wrong_type(option: str, column: pa.Field, expected: str) -> InputError:
+    """Returns the error of a column that has another type than those that are expected."""
+    return InputError(
+        f"{option}={column.name!r} has type {column.type}, expected {expected}; cast it before or "
+        "name another column"
+    )
 
 
 def type_name(kind: pa.DataType) -> str:

@@ -61,10 +61,15 @@ class Evaluation(Protocol):
     Attributes:
         columns: scored columns that are read, without a prefix.
         names: of the task's own metrics; a user's metric must not use any of them.
+        label_types: what a column of true labels may hold, for messages.
     """
 
     columns: tuple[str, ...]
     names: tuple[str, ...]
+    label_types: str
+
+    def reads(self, kind: pa.DataType) -> bool:
+        """Returns whether a column of true labels may be of a type."""
 
     def metrics(self, labels: Sequence[str]) -> list[Metric]:
         """Returns new metrics for a model with these labels."""

@@ -2,8 +2,6 @@
 
 Values that are undefined are left out, never NaN:
 
-* a model with one label (regression, or a single sigmoid) has only the row counts, since its output
-  names no label;
 * `log_loss`, `calibration_error` and `auc_roc` need distinct label names (a prediction is stored by
   name) and rows that are distributions: numbers of at least 0 that sum to 1. A single row that is
   not, as from a sigmoid per label or a regression, leaves them out for the whole run;
@@ -21,7 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.metrics.base import Labels, Metric, Sums
-from sparkinfer.metrics.labels import UNKNOWN, LabelsSeen, label_names, matrix, predicted_ids
+from sparkinfer.metrics.labels import (
+    PLAIN_LABELS,
+    UNKNOWN,
+    LabelsSeen,
+    is_plain_label,
+    label_names,
+    matrix,
+    predicted_ids,
+)
 
 MAX_BATCH_ROWS = 2**16
 MAX_BATCH_NUMBERS = 2**22
@@ -254,6 +260,11 @@ class ClassificationEvaluation:
     names: tuple[str, ...] = tuple(
         kind.name for kind in (RowCounts, Confusion, LogLoss, Calibration, AucRoc)
     )
+    label_types = PLAIN_LABELS
+
+    def reads(self, kind: pa.DataType) -> bool:
+        """Returns whether labels may be of a type."""
+        return is_plain_label(kind)
 
     def metrics(self, labels: Sequence[str]) -> list[Metric]:
         """Returns new metrics for a model with these labels."""

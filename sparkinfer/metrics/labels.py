@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.exceptions import JobError
+from sparkinfer.files.columns import TEXT, type_name
 
 K = TypeVar("K", bound=Hashable)
 
@@ -33,6 +34,11 @@ UNKNOWN = -1
 MAX_SHOWN, SHOWN_LENGTH = 5, 40
 """Labels that a message shows, and their length in characters."""
 
+PLAIN_LABELS = "a number, a boolean or string"
+"""What labels may be that are names or numbers, for messages."""
+
+_PLAIN = re.compile(TEXT.pattern + r"|u?int\d+|float|double|halffloat|bool")
+
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 """A label that is a number. One with leading zeros is a code."""
 
@@ -40,6 +46,11 @@ _NUMBER_IN_NAME = re.compile(r"(?:(?<!\S)[-+])?\d+(?:\.\d+)?")
 _BOOLEANS = {"false": 0.0, "true": 1.0}
 _NO_LABEL = frozenset({"", "nan"})
 """How a text column, as every column of a CSV file is, holds what is null in others."""
+
+
+def is_plain_label(kind: pa.DataType) -> bool:
+    """Returns whether labels that are names or numbers may be of a type."""
+    return _PLAIN.fullmatch(type_name(kind)) is not None
 
 
 def label_text(column: pa.Array) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,13 +98,19 @@ class Checkpoint:
     def max_length(self) -> int:
         """Tokens at which texts are truncated."""
         if self._max_length is None:
-            limits = (claimed_limit(self.tokenizer, self.config), self.task.most_tokens)
+            # The task first: it may set the tokenizer up.
+            limits = (self.task.most_tokens, claimed_limit(self.tokenizer, self.config))
             self._max_length = min(limit for limit in limits if limit is not None)
         return self._max_length
 
     @max_length.setter
     def max_length(self, tokens: int) -> None:
         self._max_length = tokens
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest sequence that the model sees: an input's and what is appended."""
+        return self.max_length + self.task.appended_tokens
 
     @property
     def encoder(self) -> Encoder:
@@ -113,7 +120,9 @@ class Checkpoint:
             ModelLoadError: the tokenizer cannot be read.
         """
         layout = self.layout
-        return Encoder(self.tokenizer, self.max_length, layout.padding_side, layout.pad_id)
+        is_asked = self.options.max_length is not None
+        side, pad_id = layout.padding_side, layout.pad_id
+        return Encoder(self.tokenizer, self.max_length, side, pad_id, is_asked)
 
     def module(self) -> Any:
         """Returns the plain module in float32; the caller must not change it."""
@@ -169,15 +178,15 @@ class Checkpoint:
         loading = self.options.loading
         refuse_bombs(self.path, f"model {str(self.path)!r}")
         module, report = self._load(
-            self.options.task.auto_class,
+            self._class,
             use_safetensors=None if loading.allow_pickle_weights else True,
             output_loading_info=True,
         )
-        if report["missing_keys"]:
+        missing = [key for key in sorted(report["missing_keys"]) if self._uses(key)]
+        if missing:
             raise ModelLoadError(
-                f"model {str(self.path)!r} has no weights for "
-                f"{sorted(report['missing_keys'])[:3]}: they would be random; give a model that "
-                f"was trained for {self.options.task.name!r}"
+                f"model {str(self.path)!r} has no weights for {missing[:3]}: they would be random; "
+                f"give a model that was trained for {self.options.task.name!r}"
             )
         if report["unexpected_keys"] and self._ignores_own_code:
             raise ModelLoadError(
@@ -192,12 +201,17 @@ class Checkpoint:
             reset_before_each_batch(module, self.layout.resets)
         return module
 
+    def _uses(self, weight: str) -> bool:
+        return not any(fnmatchcase(weight, one) for one in self.options.task.unused_weights)
+
+    @property
+    def _class(self) -> str:
+        return self.options.task.class_of(self.config)
+
     @property
     def _ignores_own_code(self) -> bool:
         own_code = getattr(self.config, "auto_map", None) or {}
-        return (
-            self.options.task.auto_class in own_code and not self.options.loading.trust_remote_code
-        )
+        return self._class in own_code and not self.options.loading.trust_remote_code
 
     def _load(self, auto_class: str, **options: Any) -> Any:
         """Returns what a transformers class loads from the folder."""

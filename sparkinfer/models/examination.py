@@ -73,7 +73,7 @@ def examine(checkpoint: Checkpoint, longest_text: int | None) -> Examined:
     _limit(checkpoint, _positions(checkpoint))
     tested = TESTED_TOKENS
     while True:
-        tokens = min(tested, longest, checkpoint.max_length)
+        tokens = min(tested, longest, checkpoint.most_tokens)
         try:
             return _examine(checkpoint, as_loaded, tokens, longest)
         except _TooLongError:
@@ -100,14 +100,14 @@ class _FailsError(Exception):
 
 
 def _seen_tokens(checkpoint: Checkpoint, longest_text: int | None) -> int:
-    """Returns an upper bound of the tokens of an input, before it is truncated.
+    """Returns an upper bound of the tokens that the model sees of an input, if it is not cut.
 
     A token is at least a byte of the text, unless the tokenizer adds it or writes a character out.
     """
     if longest_text is None:
         return NO_LIMIT
     added = checkpoint.tokenizer.num_special_tokens_to_add() + 1 + checkpoint.task.added_bytes
-    return int(longest_text + added) * checkpoint.num_texts
+    return int(longest_text + added) * checkpoint.num_texts + checkpoint.task.appended_tokens
 
 
 def _positions(checkpoint: Checkpoint) -> int:
@@ -137,7 +137,8 @@ def _found_limit(checkpoint: Checkpoint, too_long: int, failure: Exception) -> i
     if not isinstance(failure, IndexError):
         raise ModelLoadError(
             f"model {str(checkpoint.path)!r} fails on texts of more than {fits} tokens "
-            f"({_said(failure)}), expected up to {checkpoint.max_length}; give max_length={fits}"
+            f"({_said(failure)}), expected up to {checkpoint.most_tokens}; give "
+            f"max_length={checkpoint.task.longest_input(fits)}"
         ) from failure
     logger.warning("texts are truncated at %d tokens: the model has no position beyond", fits)
     return fits
@@ -145,12 +146,13 @@ def _found_limit(checkpoint: Checkpoint, too_long: int, failure: Exception) -> i
 
 def _limit(checkpoint: Checkpoint, limit: int) -> None:
     wanted = checkpoint.options.max_length
-    if wanted is not None and wanted > limit:
+    longest = checkpoint.task.longest_input(limit)
+    if wanted is not None and wanted > longest:
         raise ConfigError(
-            f"max_length={wanted}: this model takes at most {limit} tokens; lower it or leave it "
+            f"max_length={wanted}: this model takes at most {longest} tokens; lower it or leave it "
             "out"
         )
-    checkpoint.max_length = wanted or limit
+    checkpoint.max_length = wanted or longest
     checkpoint.task.check_limit(checkpoint.max_length)
 
 
@@ -181,7 +183,7 @@ def _longest_that_fits(checkpoint: Checkpoint, too_long: int) -> int:
 
 def _examine(checkpoint: Checkpoint, as_loaded: ModuleState, tokens: int, longest: int) -> Examined:
     model = load_way(checkpoint, PLAIN)
-    longest = min(longest, checkpoint.max_length)
+    longest = min(longest, checkpoint.most_tokens)
     if tokens < longest:
         logger.warning("the model is tried with texts of up to %d tokens only", tokens)
     probes = probing.make_probes(model, tokens)
@@ -290,7 +292,8 @@ def _layouts(checkpoint: Checkpoint, is_padded: bool) -> Iterator[Layout]:
     named = (of_config(checkpoint.config, "pad_token_id"), tokenizer.pad_token_id, 0)
     pads = dict.fromkeys(pad for pad in named if isinstance(pad, int) and 0 <= pad < vocabulary)
     if is_padded:
-        for side in (tokenizer.padding_side, other[tokenizer.padding_side]):
+        sides = (tokenizer.padding_side, other[tokenizer.padding_side])
+        for side in [only] if (only := checkpoint.task.padding_side) else sides:
             for pad in pads:
                 yield replace(checkpoint.layout, padding_side=side, pad_id=pad)
     yield replace(checkpoint.layout, shared="equal length")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,27 +34,72 @@ _CODE_FILES = ("*.py", "*.json", "*.txt")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that Git keeps elsewhere. Source: the specification of Git LFS."""
 
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""How the names of pickled weights end."""
+
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
+Look = Callable[[str], tuple[Iterable[str], Iterable[str]]]
+"""Returns the names of the files and of the folders in one of a model's folders.
+
+That is given by its path in the model's own, which is the empty text, and ends in a slash."""
+
+
 @dataclass(frozen=True)
 class Listing:
-    """The files directly in a model's folder, local or remote."""
+    """The files of a model, local or remote, by their paths in its folder."""
 
     shown: str
     names: frozenset[str]
     read: Callable[[str], bytes]
 
     def matching(self, *patterns: str) -> set[str]:
-        """Returns the names that match any of the patterns."""
-        return {name for name in self.names if any(fnmatchcase(name, p) for p in patterns)}
+        """Returns the names that match any of the patterns, folder by folder."""
+        return {name for name in self.names if matches(name, patterns)}
 
 
-def fingerprint(folder: Path, shown: str, loading: LoadingConfig) -> str:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Returns whether a path matches any of the patterns; a `*` stands for no slash."""
+    parts = name.split("/")
+    split = (pattern.split("/") for pattern in patterns)
+    return any(
+        len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted)) for wanted in split
+    )
+
+
+def names_in(look: Look, patterns: Sequence[str], at: str = "") -> Iterator[str]:
+    """Yields the files directly in a model's folder, and those of the folders that patterns name.
+
+    Others, such as a training's checkpoints, are not looked at.
+    """
+    files, folders = look(at)
+    yield from (at + name for name in files)
+    split = [pattern.partition("/") for pattern in patterns]
+    for name in folders:
+        inner = [rest for first, _, rest in split if rest and fnmatchcase(name, first)]
+        if inner:
+            yield from names_in(look, inner, f"{at}{name}/")
+
+
+def look_in(folder: Path, shown: str) -> Look:
+    """Returns what lists a local folder, and raises for links that lead out of it."""
+
+    def look(at: str) -> tuple[list[str], list[str]]:
+        inner = folder / at
+        refuse_outside(inner, folder, shown)
+        entries = list(inner.iterdir())
+        folders = [path.name for path in entries if path.is_dir()]
+        return [path.name for path in entries if path.is_file()], folders
+
+    return look
+
+
+def fingerprint(folder: Path, shown: str, loading: LoadingConfig, files: Sequence[str] = ()) -> str:
     """Returns the sha256 over names and contents of the files that matter, after checking them."""
     total = hashlib.sha256()
-    for name in select_files(_list_folder(folder, shown), loading):
+    for name in select_files(_list_folder(folder, shown, files), loading, files):
         digest = hashlib.sha256()
         try:
             with step(f"reading {folder / name}"), (folder / name).open("rb") as file:
@@ -76,22 +121,27 @@ def _refuse_pointer(start: bytes, name: str, shown: str) -> None:
         )
 
 
-def _list_folder(folder: Path, shown: str) -> Listing:
+def _list_folder(folder: Path, shown: str, files: Sequence[str]) -> Listing:
     if not folder.is_dir():
         found = "it is a file" if folder.exists() else f"there is no folder {str(folder)!r}"
         raise ModelLoadError(
             f"{shown}: {found}; expected a folder that holds config.json, weights and tokenizer"
         )
     try:
-        names = frozenset(path.name for path in folder.iterdir() if path.is_file())
-        refuse_outside(folder, shown)
+        names = frozenset(names_in(look_in(folder, shown), files))
     except OSError as error:
         raise ModelLoadError(f"{shown}: folder cannot be read ({error.strerror})") from None
     return Listing(shown, names, lambda name: (folder / name).read_bytes())
 
 
-def select_files(files: Listing, loading: LoadingConfig) -> list[str]:
-    """Returns the names of the files that matter, sorted; raises if the model cannot be loaded."""
+def select_files(files: Listing, loading: LoadingConfig, further: Sequence[str] = ()) -> list[str]:
+    """Returns the names of the files that matter, sorted; raises if the model cannot be loaded.
+
+    Args:
+        files: all there are.
+        loading: what is allowed.
+        further: patterns of the files that a task reads beside the model's own.
+    """
     config = _check_config(files, loading)
     tokenizer = files.matching(*_TOKENIZER_FILES)
     if not tokenizer:
@@ -104,7 +154,22 @@ def select_files(files: Listing, loading: LoadingConfig) -> list[str]:
     chosen = tokenizer | (files.names & {"config.json", "generation_config.json"})
     if loading.trust_remote_code:
         chosen |= files.matching(*_CODE_FILES) - files.matching("*.index.json")
-    return sorted(chosen | _weights(files, config, loading))
+    chosen |= _weights(files, config, loading)
+    return sorted(chosen | _further_files(files, further, loading))
+
+
+def _further_files(files: Listing, patterns: Sequence[str], loading: LoadingConfig) -> set[str]:
+    """Returns the files that match; of weights, the safetensors where a folder has both."""
+    found = files.matching(*patterns)
+    safe = {_folder_of(name) for name in found if name.endswith(".safetensors")}
+    pickles = {name for name in found if name.endswith(_PICKLED)}
+    needed = {name for name in pickles if _folder_of(name) not in safe}
+    _refuse_pickles(needed, files.shown, loading)
+    return found - (pickles - needed)
+
+
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _check_config(files: Listing, loading: LoadingConfig) -> dict[str, Any]:
@@ -157,14 +222,18 @@ def _weights(files: Listing, config: dict[str, Any], loading: LoadingConfig) -> 
         )
     chosen = {name} | (_shards(files, name) if name.endswith(".index.json") else set())
     safe = (".safetensors", ".safetensors.index.json")
-    pickles = sorted(name for name in chosen if not name.endswith(safe))
+    _refuse_pickles((name for name in chosen if not name.endswith(safe)), files.shown, loading)
+    return chosen
+
+
+def _refuse_pickles(names: Iterable[str], shown: str, loading: LoadingConfig) -> None:
+    pickles = sorted(names)
     if pickles and not loading.allow_pickle_weights:
         raise ModelLoadError(
-            f"{files.shown}: weights only as a pickle ({pickles[0]}), which can run code when "
-            "loaded; save the model as safetensors, or if you trust its origin pass "
+            f"{shown}: weights only as a pickle ({pickles[0]}), which can run code when loaded; "
+            "save the model as safetensors, or if you trust its origin pass "
             "--set loading.allow_pickle_weights=true"
         )
-    return chosen
 
 
 def _shards(files: Listing, index: str) -> set[str]:
@@ -182,20 +251,41 @@ def _shards(files: Listing, index: str) -> set[str]:
 
 
 def _read_json(files: Listing, name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = _parsed(lambda: files.read(name), name, files.shown, dict)
+    return loaded
+
+
+def read_json(folder: Path, name: str, shown: str, kind: type = dict) -> Any:
+    """Returns the content of a JSON file in a model's folder.
+
+    Args:
+        folder: the model's.
+        name: the file's path in it.
+        shown: the model, for messages.
+        kind: what it must hold, `dict` or `list`.
+
+    Raises:
+        ModelLoadError: it cannot be read, or holds something else.
+    """
+    return _parsed((folder / name).read_bytes, name, shown, kind)
+
+
+def _parsed(read: Callable[[], bytes], name: str, shown: str, kind: type) -> Any:
     try:
-        content = files.read(name)
-        _refuse_pointer(content[: len(_LFS_POINTER)], name, files.shown)
+        content = read()
+        _refuse_pointer(content[: len(_LFS_POINTER)], name, shown)
         loaded = json.loads(content)
     except OSError as error:
-        raise ModelLoadError(f"{files.shown}: {name} cannot be read ({error.strerror})") from None
+        raise ModelLoadError(f"{shown}: {name} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ModelLoadError(
-            f"{files.shown}: {name} is not valid JSON ({error}); copy or save the model again"
+            f"{shown}: {name} is not valid JSON ({error}); copy or save the model again"
         ) from None
     except RecursionError:
         raise ModelLoadError(
-            f"{files.shown}: {name} is nested too deeply; copy or save the model again"
+            f"{shown}: {name} is nested too deeply; copy or save the model again"
         ) from None
-    if not isinstance(loaded, dict):
-        raise ModelLoadError(f"{files.shown}: {name} holds no JSON object; save the model again")
+    if not isinstance(loaded, kind):
+        expected = "object" if kind is dict else "array"
+        raise ModelLoadError(f"{shown}: {name} holds no JSON {expected}; save the model again")
     return loaded

@@ -9,8 +9,10 @@ Every worker follows its verdict.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -52,6 +54,7 @@ class Verdict:
         rejected: for each way tried before, its name and why it was rejected.
         unpadded: why texts of unlike length never share a batch; empty if they may.
         layout: how batches are laid out.
+        task: what the task's options come to for the model; see `ModelTask`.
     """
 
     accepted: Acceleration
@@ -63,6 +66,7 @@ class Verdict:
     rejected: tuple[tuple[str, str], ...] = field(default=())
     unpadded: str = ""
     layout: Layout = field(default=Layout())
+    task: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def details(self) -> str:
@@ -137,6 +141,7 @@ def run_gate(
         rejected=tuple(rejected),
         unpadded=found.unpadded,
         layout=checkpoint.layout,
+        task=dict(checkpoint.task.resolved),
     )
 
 

@@ -55,7 +55,7 @@ class ModelOptions:
         Raises:
             ConfigError: there is no such task, or it does not read what is configured.
         """
-        task = make_task(config.task)
+        task = make_task(config.task, config.generation)
         return cls(
             task=task,
             texts=texts_of(config, task),
@@ -73,6 +73,11 @@ class ModelOptions:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that the texts are made of."""
         return tuple(dict.fromkeys(name for text in self.texts for name in text.made_of.columns))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Patterns of the model's files that matter beside those of every model."""
+        return self.task.files + (self.task.pair_files if len(self.texts) == 2 else ())
 
     def settings(self) -> dict[str, Any]:
         """Returns the options that determine the output, by name, as JSON values."""

@@ -169,8 +169,9 @@ def _alone(rows: Iterable[int]) -> list[IntArray]:
 def _encode(model: RunningModel, texts: Sequence[str], max_length: int) -> Encoded:
     """Returns one sequence for each text, though a task may make several of it."""
     columns = [[*texts[turn:], *texts[:turn]] for turn in range(len(model.texts))]
-    encoder = model.encoder.cutting_at(min(max_length, model.encoder.max_length))
-    inputs = model.task.encode(encoder, columns)
+    most = model.encoder.max_length + model.task.appended_tokens
+    encoder = model.encoder.cutting_at(min(max_length, most))
+    inputs = model.task.encode_probes(encoder, columns)
     usable = np.setdiff1d(inputs.starts, list(inputs.encoded.errors))
     return _only(usable, inputs.encoded)
 
@@ -222,4 +223,5 @@ def same_labels(expected: pa.RecordBatch, found: pa.RecordBatch) -> bool:
 
 
 def _holds_fractions(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind))
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(pa.types.is_floating(kind.value_type if is_list else kind))

@@ -106,15 +106,17 @@ class ModelScoring:
 
     def resolved(self) -> ModelScoring:
         """Returns the spec with the model's files found and fetched."""
-        loading = self.options.loading
-        return replace(self, source=resolve(self.model, revision=self.revision, loading=loading))
+        loading, files = self.options.loading, self.options.files
+        found = resolve(self.model, revision=self.revision, loading=loading, files=files)
+        return replace(self, source=found)
 
     def settings(self) -> dict[str, Any]:
         """Returns the model settings that determine the output, by name."""
         settings = {"model_fingerprint": self.found.fingerprint, **self.options.settings()}
         if self.verdict is None:
             return settings
-        return settings | {"acceleration": str(self.verdict.accepted)}
+        found = {f"task.resolved.{name}": value for name, value in self.verdict.task.items()}
+        return settings | {"acceleration": str(self.verdict.accepted)} | found
 
     @property
     def found(self) -> ModelSource:
@@ -183,7 +185,7 @@ class ModelScoring:
         It needs no accelerator and loads no weights.
         """
         options = self.options
-        key = ("tokenizer", self.found.fingerprint, self.task, self._decided().max_length)
+        key = ("tokenizer", self.found.fingerprint, self.task, *self._lengths)
 
         def load() -> tuple[ModelTask, Encoder]:
             os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
@@ -207,7 +209,12 @@ class ModelScoring:
             raise AssertionError("rows can be scored only after the gate has decided")
         return self.verdict
 
+    @property
+    def _lengths(self) -> tuple[int | None, int]:
+        """The length limit that was asked for, and that which holds."""
+        return self.options.max_length, self._decided().max_length
+
     def _key(self, slot: WorkerSlot) -> tuple[object, ...]:
         found, verdict = self.found.fingerprint, self._decided()
-        how = (verdict.accepted, verdict.max_length, verdict.layout)
+        how = (verdict.accepted, *self._lengths, verdict.layout)
         return (found, slot.device, self.options.task, *how)

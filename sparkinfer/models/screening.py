@@ -82,26 +82,38 @@ def refuse_foreign_tokenizer(config: dict[str, Any], shown: str) -> None:
         )
 
 
-def refuse_outside(folder: Path, shown: str) -> None:
+def refuse_outside(folder: Path, model: Path, shown: str) -> None:
     """Raises ModelLoadError for links that lead out of a model's folder, and for what is no file.
 
     The hub's cache keeps what a snapshot links to in a folder next to it.
+
+    Args:
+        folder: looked at; the model's folder or one in it.
+        model: the model's folder.
+        shown: the model, for the message.
     """
-    inside = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        inside.append((folder.parent.parent / "blobs").resolve())
+    inside = [model.resolve()]
+    if model.parent.name == "snapshots":
+        inside.append((model.parent.parent / "blobs").resolve())
+    if not folder.resolve().is_relative_to(inside[0]):
+        _refuse_link(folder, model, shown)
     for path in folder.iterdir():
         if not path.exists() or path.is_dir():
             continue
         if not path.is_file():
             raise ModelLoadError(
-                f"{shown}: {path.name} is neither a file nor a folder; remove it from the folder"
+                f"{shown}: {path.relative_to(model)} is neither a file nor a folder; remove it "
+                "from the folder"
             )
         if path.is_symlink() and not any(map(path.resolve().is_relative_to, inside)):
-            raise ModelLoadError(
-                f"{shown}: {path.name} is a link that leads out of the folder, to "
-                f"{str(path.resolve())!r}; copy the file there instead (`cp -L`)"
-            )
+            _refuse_link(path, model, shown)
+
+
+def _refuse_link(path: Path, model: Path, shown: str) -> None:
+    raise ModelLoadError(
+        f"{shown}: {path.relative_to(model)} is a link that leads out of the folder, to "
+        f"{str(path.resolve())!r}; copy what is there instead (`cp -rL`)"
+    )
 
 
 def refuse_bombs(folder: Path, shown: str) -> None:

@@ -16,7 +16,7 @@ import importlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,9 +28,8 @@ from sparkinfer.exceptions import (
     ModelLoadError,
 )
 from sparkinfer.models.fetching import local_path, node_name, translated
-from sparkinfer.models.files import Listing, fingerprint, select_files
+from sparkinfer.models.files import Listing, fingerprint, look_in, names_in, select_files
 from sparkinfer.models.hub import cached_snapshot, hub_snapshot
-from sparkinfer.models.screening import refuse_outside
 from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.redaction import without_secrets
 from sparkinfer.workers.steps import step
@@ -49,6 +48,7 @@ class ModelSource:
         fingerprint: sha256 (hex) over the files that matter.
         location: absolute folder, hub id, MLflow URI with its version, or URL.
         mlflow_uris: tracking and registry URI of the driver, for MLflow models.
+        files: patterns of files that matter beside those that transformers reads.
     """
 
     kind: SourceKind
@@ -57,10 +57,15 @@ class ModelSource:
     fingerprint: str
     location: str
     mlflow_uris: tuple[str, str] | None = field(default=None, repr=False)
+    files: tuple[str, ...] = ()
 
 
 def resolve(
-    name_or_path: str, *, revision: str | None = None, loading: LoadingConfig
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    loading: LoadingConfig,
+    files: Sequence[str] = (),
 ) -> ModelSource:
     """Returns the model pinned to exact files, after fetching and checking them.
 
@@ -73,6 +78,8 @@ def resolve(
             fsspec supports.
         revision: branch, tag or commit of a hub model.
         loading: what is allowed, and where fetched files are kept.
+        files: patterns of files that matter beside those that transformers reads, such as
+            `modules.json` or `*/config.json`; a `*` stands for no slash.
 
     Raises:
         ModelLoadError: the model is missing, incomplete, or not allowed by `loading`.
@@ -86,14 +93,15 @@ def resolve(
             f"revision={revision!r} with {shown}: only hub models have revisions; drop it"
         )
     if kind not in ("folder", "hub"):
-        pinned = _pin_mlflow(location, shown) if kind == "mlflow" else (location, None)
-        draft = ModelSource(kind, name_or_path, None, "", *pinned)
+        location, uris = _pin_mlflow(location, shown) if kind == "mlflow" else (location, None)
+        draft = ModelSource(kind, name_or_path, None, "", location, uris, tuple(files))
         return replace(draft, fingerprint=_fetch_into_cache(draft, shown, loading).name)
     folder, commit = Path(location), None
     if kind == "hub":
-        folder = hub_snapshot(location, revision, shown, loading)
+        folder = hub_snapshot(location, revision, shown, loading, files)
         commit = folder.name
-    return ModelSource(kind, name_or_path, commit, fingerprint(folder, shown, loading), location)
+    found = fingerprint(folder, shown, loading, files)
+    return ModelSource(kind, name_or_path, commit, found, location, files=tuple(files))
 
 
 def stage(source: ModelSource, loading: LoadingConfig) -> Path:
@@ -120,7 +128,7 @@ def stage(source: ModelSource, loading: LoadingConfig) -> Path:
         folder = cache_folder(loading) / source.fingerprint
         if not folder.is_dir():
             folder = _fetch_into_cache(source, shown, loading)
-    found = fingerprint(folder, shown, loading)
+    found = fingerprint(folder, shown, loading, source.files)
     if found != source.fingerprint:
         raise ModelLoadError(
             f"{shown}: the files in {str(folder)!r} on node {node_name()} have the fingerprint "
@@ -157,11 +165,11 @@ def _staged_snapshot(source: ModelSource, shown: str, loading: LoadingConfig) ->
     """Returns the snapshot folder on this node; asks the hub only if the cache does not suffice."""
     cached = cached_snapshot(source.location, source.revision, loading)
     try:
-        if cached and fingerprint(cached, shown, loading) == source.fingerprint:
+        if cached and fingerprint(cached, shown, loading, source.files) == source.fingerprint:
             return cached
     except ModelLoadError:
         pass  # A partial model, from an interrupted download.
-    return hub_snapshot(source.location, source.revision, shown, loading)
+    return hub_snapshot(source.location, source.revision, shown, loading, source.files)
 
 
 def _pin_mlflow(uri: str, shown: str) -> tuple[str, tuple[str, str]]:
@@ -187,7 +195,7 @@ def _fetch_mlflow(source: ModelSource, into: Path, shown: str, loading: LoadingC
     with translated(shown, "download from MLflow failed"):
         download_artifacts = mlflow.artifacts.download_artifacts
         root = Path(download_artifacts(artifact_uri=source.location, dst_path=str(download)))
-    _take_mlflow_files(root, into, shown, loading, shutil.move)
+    _take_mlflow_files(source, root, into, shown, loading, shutil.move)
 
 
 def _copy_mlflow_folder(
@@ -199,21 +207,27 @@ def _copy_mlflow_folder(
             f"{shown}: folder {source.location!r} is not on node {node_name()}, but it is on the "
             "driver; put the model on storage that every node sees"
         )
-    _take_mlflow_files(root, into, shown, loading, shutil.copyfile)
+    _take_mlflow_files(source, root, into, shown, loading, shutil.copyfile)
 
 
 def _take_mlflow_files(
-    root: Path, into: Path, shown: str, loading: LoadingConfig, take: Callable[[Path, Path], Any]
+    source: ModelSource,
+    root: Path,
+    into: Path,
+    shown: str,
+    loading: LoadingConfig,
+    take: Callable[[Path, Path], Any],
 ) -> None:
-    """Moves or copies the files that matter of a logged model into a flat folder."""
-    paths = _mlflow_files(root, shown)
+    """Moves or copies the files that matter of a logged model into one folder."""
+    paths = _mlflow_files(root, shown, source.files)
     listing = Listing(shown, frozenset(paths), lambda name: paths[name].read_bytes())
-    for name in select_files(listing, loading):
+    for name in select_files(listing, loading, source.files):
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
         take(paths[name], into / name)
 
 
-def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
-    """Returns the files of a logged model by the names they get in a flat folder.
+def _mlflow_files(root: Path, shown: str, files: Sequence[str]) -> dict[str, Path]:
+    """Returns the files of a logged model by the names they get in one folder.
 
     Source: `mlflow.transformers` puts the model in `model/` and its tokenizer in
     `components/tokenizer/`; plain artifacts are a folder as written by `save_pretrained`.
@@ -230,9 +244,11 @@ def _mlflow_files(root: Path, shown: str) -> dict[str, Path]:
             )
     # The model's folder last: its config.json is the one that counts.
     present = [folder for folder in folders if folder.is_dir()]
-    for folder in present:
-        refuse_outside(folder, shown)
-    return {path.name: path for folder in present for path in folder.iterdir() if path.is_file()}
+    return {
+        name: folder / name
+        for folder in present
+        for name in names_in(look_in(folder, shown), files)
+    }
 
 
 def _refuse_other_flavours(file: Path, shown: str) -> None:
@@ -269,11 +285,27 @@ def _fetch_remote(source: ModelSource, into: Path, shown: str, loading: LoadingC
         fs, root = url_to_fs(source.location)
         # An earlier run in this process may have listed the folder before it changed.
         fs.invalidate_cache()
-        found = [entry["name"] for entry in fs.ls(root, detail=True) if entry["type"] == "file"]
-        paths = {path.rsplit("/", 1)[-1]: path for path in found}
+        paths = _remote_files(fs, root, source.files)
         listing = Listing(shown, frozenset(paths), lambda name: bytes(fs.cat_file(paths[name])))
-        names = select_files(listing, loading)
+        names = select_files(listing, loading, source.files)
+        for folder in {(into / name).parent for name in names}:
+            folder.mkdir(parents=True, exist_ok=True)
         fs.get([paths[name] for name in names], [str(into / name) for name in names])
+
+
+def _remote_files(fs: Any, root: str, files: Sequence[str]) -> dict[str, str]:
+    """Returns where the files of a remote model are, by their paths in its folder."""
+    paths: dict[str, str] = {}
+
+    def look(at: str) -> tuple[list[str], list[str]]:
+        found: dict[str, list[str]] = {"file": [], "directory": []}
+        for entry in fs.ls(f"{root}/{at}".rstrip("/"), detail=True):
+            name = entry["name"].rstrip("/").rpartition("/")[-1]
+            paths[at + name] = entry["name"]
+            found.setdefault(entry["type"], []).append(name)
+        return found["file"], found["directory"]
+
+    return {name: paths[name] for name in names_in(look, files)}
 
 
 _FETCHERS = {
@@ -305,7 +337,7 @@ def _fetch_into_cache(source: ModelSource, shown: str, loading: LoadingConfig) -
             into = work / "model"
             into.mkdir(parents=True)
             fetch(source, into, shown, loading)
-            return _publish(into, cache / fingerprint(into, shown, loading))
+            return _publish(into, cache / fingerprint(into, shown, loading, source.files))
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -22,6 +22,12 @@ _IN_TEMPLATE = re.compile(TEXT.pattern + r"|u?int\d+|bool")
 _MESSAGES = re.compile(r"list<struct<(role: string, content|content: string, role): string>>")
 
 
+class Messages(str):
+    """A list of messages as JSON, told apart from a text that only looks like one."""
+
+    __slots__ = ()
+
+
 @dataclass
 class Texts:
     """The texts of some rows.
@@ -43,7 +49,7 @@ class ColumnText:
         option: that names it, for messages.
         column: its name.
         takes_messages: whether it may hold a list of messages, each a struct of `role` and
-            `content`, in place of a text; such a list is passed on as JSON.
+            `content`, in place of a text; such a list is passed on as `Messages`.
     """
 
     option: str
@@ -71,7 +77,7 @@ class ColumnText:
         """Returns the text of each row."""
         column = rows.column(self.column)
         if pa.types.is_nested(column.type):
-            return Texts([None if one is None else json.dumps(one) for one in column.to_pylist()])
+            return _read_messages(column)
         return read_texts(column)
 
 
@@ -205,13 +211,13 @@ class TextSource:
         texts = self.made_of.read(rows)
         if self.preprocess is None:
             return texts
-        there = [row for row, text in enumerate(texts.values) if text is not None]
-        changed = self.preprocess.change([str(texts.values[row]) for row in there])
-        for row, one in zip(there, changed, strict=True):
+        there = [(row, text) for row, text in enumerate(texts.values) if text is not None]
+        changed = self.preprocess.change([str(text) for _, text in there])
+        for (row, was), one in zip(there, changed, strict=True):
             if isinstance(one, Failed):
                 texts.values[row], texts.reasons[row] = None, one.reason
             else:
-                texts.values[row] = one
+                texts.values[row] = Messages(one) if isinstance(was, Messages) else one
         return texts
 
 
@@ -224,6 +230,19 @@ def read_texts(column: pa.Array) -> Texts:
         return Texts(column.to_pylist())
     except UnicodeDecodeError:
         return _one_by_one(column.cast(pa.string()).view(pa.binary()))
+
+
+def _read_messages(column: pa.ListArray) -> Texts:
+    """Returns lists of messages; one with a text that is not valid UTF-8 costs its row alone."""
+    found = Texts([])
+    for row, one in enumerate(column):
+        messages = None
+        try:
+            messages = one.as_py()
+        except UnicodeDecodeError:
+            found.reasons[row] = "a message is not valid UTF-8"
+        found.values.append(None if messages is None else Messages(json.dumps(messages)))
+    return found
 
 
 def _one_by_one(column: pa.BinaryArray) -> Texts:

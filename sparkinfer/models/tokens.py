@@ -81,6 +81,18 @@ class Encoded:
         owners = np.searchsorted(np.cumsum(self.n_tokens), places, side="right")
         return dict(zip(owners.tolist(), ids[places].tolist(), strict=True))
 
+    def refusing(self, reasons: Mapping[int, str]) -> Encoded:
+        """Returns the same with errors, by index, in place of the tokens of some sequences."""
+        refused = np.zeros(len(self.n_tokens), dtype=np.bool_)
+        refused[list(reasons)] = True
+        kept = self.values_of(np.flatnonzero(~refused))
+        return Encoded(
+            {name: values[kept] for name, values in self.columns.items()},
+            np.where(refused, 0, self.n_tokens),
+            self.truncated & ~refused,
+            {**self.errors, **reasons},
+        )
+
     def values_of(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns the positions of some sequences' values in every column, in order."""
         lengths = self.n_tokens[sequences]
@@ -208,6 +220,8 @@ class Encoder:
         max_length: tokens at which texts are truncated, special tokens included.
         padding_side: where shorter sequences of a batch are filled; None: as the tokenizer does.
         pad_id: token with which they are filled; None: the tokenizer's own.
+        cut_is_asked: whether the length limit was asked for, for tasks that would rather refuse a
+            text than cut it.
     """
 
     def __init__(
@@ -216,9 +230,12 @@ class Encoder:
         max_length: int,
         padding_side: PaddingSide | None = None,
         pad_id: int | None = None,
+        cut_is_asked: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.cut_is_asked = cut_is_asked
+        self._how: dict[str, bool] = {}
         self._padding_side = padding_side or tokenizer.padding_side
         self._pad_values = {
             "input_ids": tokenizer.pad_token_id if pad_id is None else pad_id,
@@ -233,14 +250,20 @@ class Encoder:
             )
 
     def cutting_at(self, max_length: int) -> Encoder:
-        """Returns the same with another length limit."""
+        """Returns the same with another length limit, which is asked for."""
         other = copy.copy(self)
-        other.max_length = max_length
+        other.max_length, other.cut_is_asked = max_length, True
+        return other
+
+    def without_special_tokens(self) -> Encoder:
+        """Returns the same for texts that hold their special tokens already."""
+        other = copy.copy(self)
+        other._how = {"add_special_tokens": False}
         return other
 
     def padding(self, side: PaddingSide, pad_id: int) -> Encoder:
         """Returns the same with shorter sequences filled otherwise."""
-        return Encoder(self.tokenizer, self.max_length, side, pad_id)
+        return Encoder(self.tokenizer, self.max_length, side, pad_id, self.cut_is_asked)
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -249,7 +272,11 @@ class Encoder:
         return tuple(name for name in self.tokenizer.model_input_names if name in made)
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, cut: Cut = "longest_first"
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        cut: Cut = "longest_first",
     ) -> Encoded:
         """Returns the token ids of texts; a text that cannot be tokenised gets an error.
 
@@ -291,7 +318,7 @@ class Encoder:
 
     def _encode(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
         given = [list(column) for column in columns]
-        batch = self.tokenizer(*given, max_length=self.max_length, verbose=False, **asked.options)
+        batch = self._tokens(given, max_length=self.max_length, **asked.options)
         n_tokens = np.array([len(ids) for ids in batch["input_ids"]], dtype=np.int64)
         values = {name: flat(batch[name]) for name in asked.columns if name in batch}
         values |= asked.read(batch)
@@ -322,9 +349,12 @@ class Encoder:
                 cut[row] = bool(batch.encodings[row].overflowing)
             else:  # tokenizers written in Python do not keep what they cut off
                 texts = [column[row] for column in given]
-                whole = self.tokenizer(*texts, truncation=False, verbose=False)
+                whole = self._tokens(texts, truncation=False)
                 cut[row] = len(whole["input_ids"]) > self.max_length
         return cut
+
+    def _tokens(self, given: Sequence[Any], **how: Any) -> Any:
+        return self.tokenizer(*given, verbose=False, **how, **self._how)
 
     def _encode_or_refuse(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
         try:

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError
-from sparkinfer.files.columns import TEXT, check_type, refuse_unknown
+from sparkinfer.files.columns import refuse_unknown, wrong_type
 from sparkinfer.files.formats import format_of
+from sparkinfer.metrics.base import Evaluation
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import PlannedProcessor
@@ -96,9 +97,7 @@ def choose_columns(
             )
     inputs = pa.schema([table.schema.field(name) for name in processor.inputs])
     processor.check_types(inputs)
-    if config.label_col is not None:
-        label = table.schema.field(config.label_col)
-        check_type("label_col", label, _LABEL, "a number, a boolean or string")
+    _check_label(config, table.schema, processor.evaluation)
     refuse_clash(carried, processor.fields.names)
     return Columns(
         carried=pa.schema([table.schema.field(name) for name in carried]),
@@ -107,7 +106,17 @@ def choose_columns(
     )
 
 
-_LABEL = re.compile(TEXT.pattern + r"|u?int\d+|float|double|halffloat|bool")
+def _check_label(config: ScoringConfig, inputs: pa.Schema, evaluation: Evaluation | None) -> None:
+    if config.label_col is None:
+        return
+    if evaluation is None:
+        raise ConfigError(
+            f"label_col={config.label_col!r} with task={config.task.name!r}: what the task gives "
+            "is not compared with labels; drop the option, the column is carried as it is"
+        )
+    label = inputs.field(config.label_col)
+    if not evaluation.reads(label.type):
+        raise wrong_type("label_col", label, evaluation.label_types)
 
 
 def refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:

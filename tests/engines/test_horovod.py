@@ -172,7 +172,7 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
             JobError, match=r"rank 0 \(process \d+ on .*\) failed: ArrowInvalid"
         ) as raised:
             run(num_workers=2)
-    assert "in _read_beside" in str(raised.value.__cause__)
+    assert "in _read_columns" in str(raised.value.__cause__)
     assert shares(output) == {0: [1]}
     assert visible(output) == ["part-00000000-000-RUN.parquet"]
     assert list(records(output)) == [0]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.tasks.base import Task
+from sparkinfer.models.tasks.embedding import Embedding
 from sparkinfer.models.tasks.fill_mask import FillMask
 from sparkinfer.models.tasks.question_answering import QuestionAnswering
+from sparkinfer.models.tasks.text2text_generation import Text2TextGeneration
 from sparkinfer.models.tasks.text_classification import TextClassification
-from sparkinfer.option_groups import TaskConfig
+from sparkinfer.models.tasks.text_generation import TextGeneration
+from sparkinfer.models.tasks.token_classification import TokenClassification
+from sparkinfer.models.tasks.zero_shot import ZeroShotClassification
+from sparkinfer.option_groups import GenerationConfig, TaskConfig
 from sparkinfer.validation import read_group
 
 TASKS: dict[str, type[Task]] = {
@@ -15,12 +20,26 @@ TASKS: dict[str, type[Task]] = {
     "question-answering": QuestionAnswering,
     "text-classification": TextClassification,
     "sentiment-analysis": TextClassification,
+    "embedding": Embedding,
+    "feature-extraction": Embedding,
+    "sentence-similarity": Embedding,
+    "text-generation": TextGeneration,
+    "text2text-generation": Text2TextGeneration,
+    "summarization": Text2TextGeneration,
+    "translation": Text2TextGeneration,
+    "token-classification": TokenClassification,
+    "ner": TokenClassification,
+    "zero-shot-classification": ZeroShotClassification,
 }
 """By each name that transformers has for it."""
 
 
-def make_task(config: TaskConfig) -> Task:
+def make_task(config: TaskConfig, generation: GenerationConfig = GenerationConfig()) -> Task:
     """Returns the configured task.
+
+    Args:
+        config: its name and options.
+        generation: how it generates text, if that is what it does.
 
     Raises:
         ConfigError: there is none of that name, or it has not these options.
@@ -28,6 +47,7 @@ def make_task(config: TaskConfig) -> Task:
     if config.name not in TASKS:
         raise ConfigError(f"task={config.name!r}: expected one of {', '.join(sorted(TASKS))}")
     kind = TASKS[config.name]
-    task = kind(read_group(kind.options_class, config.options, "task."))
+    options = read_group(kind.options_class, config.options, "task.")
+    task = kind.of_options(options, generation, config.name)
     task.check()
     return task

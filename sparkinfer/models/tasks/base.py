@@ -12,14 +12,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder, Inputs, PaddingSide
+from sparkinfer.option_groups import GenerationConfig
 from sparkinfer.validation import Options
 
 ROW_FIELDS = (
@@ -100,8 +103,9 @@ class Task(ABC):
         auto_class: name of the transformers class that loads them.
         heads: how the names of the classes end whose weights do this; empty: those of any do.
         pairs: whether it reads a second text of each row.
-        takes_messages: whether a text may be a list of messages; it is then JSON.
         files: patterns of the model's files that matter beside those of every model.
+        pair_files: likewise, where it reads two texts.
+        unused_weights: patterns of weights that it does without, so that a model may lack them.
         evaluation: how its results are measured; None: they are not.
         options_class: its options, which are given as `task.NAME`.
     """
@@ -113,24 +117,55 @@ class Task(ABC):
     auto_class: ClassVar[str]
     heads: ClassVar[tuple[str, ...]] = ()
     pairs: ClassVar[Pairs] = "never"
-    takes_messages: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
+    pair_files: ClassVar[tuple[str, ...]] = ()
+    unused_weights: ClassVar[tuple[str, ...]] = ()
     evaluation: ClassVar[Evaluation | None] = None
     options_class: ClassVar[type[Options]] = NoOptions
+
+    @classmethod
+    def of_options(cls, options: Any, generation: GenerationConfig, name: str) -> Task:
+        """Returns the task with its options.
+
+        Args:
+            options: an `options_class`.
+            generation: how it generates text.
+            name: by which it was asked for.
+
+        Raises:
+            ConfigError: it generates no text, and is told how.
+        """
+        if generation.given:
+            raise ConfigError(
+                f"generation.{min(generation.given)} with task={name!r}: the task generates no "
+                "text; drop the option, or give task=text-generation"
+            )
+        return cls(options)
 
     @property
     @abstractmethod
     def fields(self) -> tuple[pa.Field, ...]:
         """Columns that it adds to a row, besides `ROW_FIELDS`."""
 
+    @property
+    def takes_messages(self) -> bool:
+        """Whether a text may be a list of messages; see `text_sources.Messages`."""
+        return False
+
     @abstractmethod
     def of_model(self, files: ModelFiles) -> ModelTask:
         """Returns the task as a model does it.
+
+        It may set the tokenizer up, which is this model's own.
 
         Raises:
             ModelLoadError: the model does not do it, or its files do not say how.
             ConfigError: an option does not fit the model.
         """
+
+    def class_of(self, model_config: Any) -> str:
+        """Returns the name of the transformers class that loads a model of this configuration."""
+        return self.auto_class
 
     def check(self) -> None:  # noqa: B027
         """Raises ConfigError for options that are valid alone but not together."""
@@ -151,16 +186,24 @@ class ModelTask(ABC):
         task: the task.
         labels: names of what the model may predict, in the order of their ids; empty if there are
             none.
+        resolved: what the options, and the files in place of those that are not given, come to for
+            this model, as JSON values; a run goes on only where it is the same.
         most_tokens: tokens at which the task itself cuts texts; None: it has no limit of its own.
         added_bytes: an upper bound of the bytes that the task adds to each text.
         made_tokens: tokens that the model makes of each sequence; they count as its own where
             batches are planned.
+        appended_tokens: those of them that the model sees behind the sequence itself: it must have
+            positions for both.
+        padding_side: the one side on which sequences may be padded; None: the gate finds it.
     """
 
     labels: tuple[str, ...] = ()
+    resolved: Mapping[str, Any] = MappingProxyType({})
     most_tokens: int | None = None
     added_bytes: int = 0
     made_tokens: int = 0
+    appended_tokens: int = 0
+    padding_side: PaddingSide | None = None
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -168,6 +211,14 @@ class ModelTask(ABC):
 
     def check_limit(self, max_length: int) -> None:  # noqa: B027
         """Raises ConfigError if sequences of at most so many tokens cannot hold what they must."""
+
+    def longest_input(self, limit: int) -> int:
+        """Returns the tokens of the longest input of a model that sees at most `limit` tokens.
+
+        Raises:
+            ConfigError: the options leave no room for an input.
+        """
+        return limit
 
     @abstractmethod
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
@@ -177,6 +228,13 @@ class ModelTask(ABC):
             encoder: the model's tokenizer.
             columns: the task's texts, each column with one text per input.
         """
+
+    def encode_probes(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns the texts on which the model is tried as inputs; see `encode`.
+
+        Whatever the task does with texts that are too long, here they are cut.
+        """
+        return self.encode(encoder, columns)
 
     @abstractmethod
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
@@ -229,7 +287,7 @@ def numbers_of(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:
     """Returns the numbers with a fraction of all columns, one column after the other, float32."""
     found = [np.zeros(0, np.float32)]
     for column in rows.columns:
-        if pa.types.is_list(column.type):
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             column = column.flatten()
         if pa.types.is_floating(column.type):
             found.append(column.drop_null().to_numpy(zero_copy_only=False))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparkinfer.exceptions import ModelLoadError
-from sparkinfer.metrics.classification import ClassificationEvaluation
+from sparkinfer.metrics.texts import TextEvaluation
 from sparkinfer.models.tasks.base import (
     ModelFiles,
     ModelTask,
@@ -43,8 +43,8 @@ class TextClassification(Task):
     auto_class = "AutoModelForSequenceClassification"
     heads = ("ForSequenceClassification",)
     pairs = "optional"
-    files = ("config_sentence_transformers.json",)
-    evaluation = ClassificationEvaluation()
+    pair_files = ("config_sentence_transformers.json",)
+    evaluation = TextEvaluation()
 
     @property
     def fields(self) -> tuple[pa.Field, ...]:

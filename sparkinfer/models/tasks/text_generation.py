@@ -1,0 +1,140 @@
+"""Continues prompts, or answers messages in a model's chat template.
+
+Greedily in float32, the new tokens are those of `model.generate` for the row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.generation.chat import ChatTemplate
+from sparkinfer.models.generation.settings import Settings, settings_of
+from sparkinfer.models.tasks.base import ModelFiles, ModelTask, Task
+from sparkinfer.models.tasks.generating import GeneratingModel, GeneratingTask
+from sparkinfer.models.text_sources import Messages
+from sparkinfer.models.tokens import Encoded, Encoder
+from sparkinfer.validation import Options, read_by
+
+
+def _switch(value: Any) -> Any:
+    """Returns `on` and `off` as they were written; YAML reads them as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+@dataclass(frozen=True, init=False)
+class TextGenerationOptions(Options):
+    """How texts become prompts."""
+
+    chat_template: Literal["auto", "on", "off"] = field(default="auto", metadata=read_by(_switch))
+    """Whether a text is put into the model's chat template as what a user says; auto: if it has
+    one. A list of messages always is."""
+    system_prompt: str | None = None
+    """What is said before every conversation that does not begin with a message of the system."""
+
+
+class TextGeneration(GeneratingTask):
+    """Text from models with a decoder alone."""
+
+    name = "text-generation"
+    auto_class = "AutoModelForCausalLM"
+    options_class = TextGenerationOptions
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether a text may be a list of messages; see `Task`."""
+        return bool(self.options.chat_template != "off")
+
+    def check(self) -> None:
+        """Raises ConfigError for options that contradict one another; see `Task`."""
+        super().check()
+        if self.options.system_prompt is not None and self.options.chat_template == "off":
+            raise ConfigError(
+                "task.system_prompt with task.chat_template=off: the system speaks in the chat "
+                "template; drop one of them"
+            )
+
+    def of_model(self, files: ModelFiles) -> ModelTask:
+        """Returns the task with the model's settings and template; see `Task`."""
+        if files.config.is_encoder_decoder:
+            raise ModelLoadError(
+                f"model {str(files.path)!r} is an encoder-decoder, expected one that continues its "
+                "prompt; give task=text2text-generation"
+            )
+        template = self._template(files)
+        return _ModelTask(self, files, settings_of(files, self.generation, {}), template)
+
+    def _template(self, files: ModelFiles) -> ChatTemplate | None:
+        wanted, system = self.options.chat_template, self.options.system_prompt
+        if getattr(files.tokenizer, "chat_template", None) and wanted != "off":
+            return ChatTemplate(files.tokenizer, system)
+        if wanted == "on" or system is not None:
+            option = "chat_template=on" if wanted == "on" else f"system_prompt={system!r}"
+            raise ConfigError(
+                f"task.{option}: the model's tokenizer has no chat template; drop the option, or "
+                "give a model that was trained on conversations"
+            )
+        return None
+
+
+class _ModelTask(GeneratingModel):
+    padding_side = "left"  # new tokens follow the last one of the prompt
+
+    def __init__(
+        self, task: Task, files: ModelFiles, settings: Settings, template: ChatTemplate | None
+    ) -> None:
+        super().__init__(task, files, settings)
+        self.appended_tokens = settings.max_new_tokens
+        self._template = template
+        self.added_bytes = 0 if template is None else len(template.prompt("").encode())
+        # What is cut off a prompt is what stands farthest from the text that follows it, as in
+        # transformers' pipeline (`handle_long_generation`).
+        files.tokenizer.truncation_side = "left"
+
+    def prompt(self, text: str) -> str:
+        if self._template is not None:
+            return self._template.prompt(text)
+        if isinstance(text, Messages):
+            raise ValueError(
+                "chat template: the model's tokenizer has none, and this is a list of messages"
+            )
+        return text
+
+    def tokens(self, encoder: Encoder, prompts: Sequence[str]) -> Encoded:
+        # The template has written the special tokens already.
+        bare = encoder if self._template is None else encoder.without_special_tokens()
+        return super().tokens(bare, prompts)
+
+    def cut(self, encoder: Encoder, texts: Sequence[str], prompts: list[str]) -> Encoded:
+        if self._template is None:
+            return super().cut(encoder, texts, prompts)
+        wide = encoder.cutting_at(encoder.max_length + 1)
+        encoded = self.tokens(wide, prompts)
+        long = np.flatnonzero(encoded.n_tokens > encoder.max_length)
+        if not len(long):
+            return encoded
+        fitting = list(prompts)
+        for row in long:
+            fitting[row] = self._fitting(self._template, wide, texts[row])
+        encoded = self.tokens(wide, fitting)
+        encoded.truncated[long] = True
+        return encoded
+
+    def _fitting(self, template: ChatTemplate, wide: Encoder, text: str) -> str:
+        """Returns a prompt of fewer tokens than a limit, its last message cut at the end.
+
+        If that is not enough, the prompt is still too long.
+        """
+        fits, too_many = 0, len(template.last(text))
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            shorter = template.prompt(template.with_last(text, middle))
+            if self.tokens(wide, [shorter]).n_tokens[0] < wide.max_length:
+                fits = middle
+            else:
+                too_many = middle
+        return template.prompt(template.with_last(text, fits))
