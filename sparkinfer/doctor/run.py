@@ -7,8 +7,8 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome
 from sparkinfer.engines import find_engine
+from sparkinfer.models.any_pipeline import PipelineVerdict
 from sparkinfer.models.gate import Verdict
-from sparkinfer.models.tokens import NO_LIMIT
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.processor import PlannedProcessor
 from sparkinfer.rows.several import SeveralVerdict, members_of
@@ -91,22 +91,11 @@ def check_gate(case: Case) -> Outcome:
     return Outcome("warning", found, warnings[0].advice) if warnings else Outcome("ok", found)
 
 
-def _judged(name: str, verdict: Verdict) -> Outcome:
+def _judged(name: str, verdict: Verdict | PipelineVerdict) -> Outcome:
     """Returns how one of the models would be run."""
-    label = f"{name}: " if name else ""
-    found = (
-        f"{label}{verdict.accepted} on {verdict.device}: differs from float32 by "
-        f"{verdict.max_difference:.2g}, allowed {verdict.tolerance:g}; labels "
-        f"{', '.join(verdict.labels[:8])}; texts are {_truncated(verdict.max_length)}"
-    )
-    if verdict.unpadded:
-        found += f"; texts of unlike length share no batch: {verdict.unpadded}"
+    found = f"{name}: {verdict.found}" if name else verdict.found
     if not verdict.rejected:
         return Outcome("ok", found)
     rejected = "; ".join(f"{way}: {reason}" for way, reason in verdict.rejected)
     advice = "rows are scored the first way; set --acceleration and --dtype to skip the attempts"
     return Outcome("warning", f"{found}; not used: {rejected}", advice)
-
-
-def _truncated(max_length: int) -> str:
-    return "not truncated" if max_length >= NO_LIMIT else f"truncated at {max_length} tokens"

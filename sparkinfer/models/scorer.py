@@ -265,13 +265,13 @@ class Scorer:
             return self._model.score(tensors), None
         except Exception as error:
             if is_out_of_memory(error):
-                return None, f"{_OUT_OF_MEMORY}: {_first_line(error)}"
-            if _breaks_device(error):
+                return None, f"{_OUT_OF_MEMORY}: {first_line(error)}"
+            if breaks_device(error):
                 raise DeviceError(
-                    f"device {self._model.device} is broken ({_first_line(error)}); the worker "
+                    f"device {self._model.device} is broken ({first_line(error)}); the worker "
                     "process ends so that a new one gets a clean device"
                 ) from error
-            return None, f"{type(error).__name__}: {_first_line(error)}"
+            return None, f"{type(error).__name__}: {first_line(error)}"
         finally:
             self._forwarding = None
             self.statistics.forward_s += time.perf_counter() - started
@@ -390,10 +390,11 @@ def _default_budget(device: str) -> int:
     return DEFAULT_BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
 
 
-def _breaks_device(error: Exception) -> bool:
+def breaks_device(error: Exception) -> bool:
     """Returns whether every later CUDA call of this process would fail too."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns what an error says, in short."""
     return str(error).strip().split("\n", 1)[0][:300] or "no message"

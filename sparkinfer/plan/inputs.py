@@ -99,7 +99,7 @@ def choose_columns(
     processor.check_types(inputs)
     for name, one in config.by_model.items():
         _check_label(name, one, table.schema, members[name].evaluation)
-    _refuse_clash(carried, processor.fields.names)
+    refuse_clash(carried, processor.fields.names)
     return Columns(
         carried=pa.schema([table.schema.field(name) for name in carried]),
         inputs=inputs,
@@ -128,7 +128,8 @@ def _check_label(
         raise wrong_type(option, label, evaluation.label_types)
 
 
-def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
+def refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
+    """Raises ConfigError for scored columns that would overwrite some of the input."""
     lowered = {name.lower() for name in scored}  # Spark's names are case-insensitive
     clash = [name for name in carried if name.lower() in lowered]
     if clash:

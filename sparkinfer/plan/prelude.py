@@ -16,14 +16,16 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.metrics.base import LabelNames
 from sparkinfer.metrics.measure import Measure, check_metrics
 from sparkinfer.metrics.several import Measures, SeveralMeasures
-from sparkinfer.plan.inputs import choose_columns
+from sparkinfer.plan.inputs import choose_columns, refuse_clash
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
-from sparkinfer.rows.processor import PlannedProcessor
+from sparkinfer.rows.first_rows import FirstRows
+from sparkinfer.rows.processor import LooksAtRows, PlannedProcessor
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.rows.several import members_of
+from sparkinfer.storage import join
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.steps import watched
 
@@ -101,13 +103,27 @@ class Prelude:
 
         Raises:
             ModelLoadError: it does not work.
-            ConfigError: workers do not find a metric of the user's.
+            ConfigError: workers do not find a metric of the user's, or a scored column that is
+                known only now would overwrite one of the input.
             EngineUnavailableError: what an earlier trial decided for is not installed.
             JobError: it does not work as an earlier trial decided.
         """
         resolved = self.resolved.pinned(self._followed) if self._followed else self.resolved
+        if isinstance(resolved, LooksAtRows) and "table" in self.__dict__:
+            resolved = resolved.looking_at(self._first_rows)
         act = partial(_try_out, resolved, self._measured(resolved), self._longest_text)
-        return resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
+        decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
+        if "table" in self.__dict__:
+            refuse_clash(self.asked_columns.carried.names, decided.fields.names)
+        return decided
+
+    @property
+    def _first_rows(self) -> FirstRows | None:
+        files = self.table.files
+        if files is None:
+            return None
+        paths = tuple(join(files.found.root, one.name) for one in files.found.files)
+        return FirstRows(paths, files.rows, self.asked_columns.inputs)
 
     @property
     def _longest_text(self) -> int | None:

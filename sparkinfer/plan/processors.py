@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.models.any_pipeline import AnyPipeline
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
@@ -27,7 +28,11 @@ PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromke
 
 
 def make_processor(config: ScoringConfig) -> PlannedProcessor:
-    """Returns the processor that the configuration asks for, or all of them, not yet resolved."""
+    """Returns the processor that the configuration asks for, or all of them, not yet resolved.
+
+    Raises:
+        ConfigError: there is none for a task.
+    """
     if not config.models:
         return _make(config)
     made = {}
@@ -38,4 +43,6 @@ def make_processor(config: ScoringConfig) -> PlannedProcessor:
 
 
 def _make(config: ScoringConfig) -> PlannedProcessor:
-    return PROCESSORS.get(config.task.name, model_scoring)(config)
+    if config.task.name in PROCESSORS:
+        return PROCESSORS[config.task.name](config)
+    return AnyPipeline.of(config)

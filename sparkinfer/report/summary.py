@@ -68,8 +68,7 @@ def _model_lines(result: RunResult) -> list[str]:
 def _verdict_lines(label: str, verdict: Verdict, on: str) -> list[str]:
     unpadded = verdict.unpadded
     return [
-        f"model      {label}{verdict.accepted} {on}; "
-        f"largest difference from float32 {verdict.max_difference:.1g}",
+        f"model      {label}{verdict.accepted} {on}; {verdict.details}",
         *(f"           not used: {name}: {reason}" for name, reason in verdict.rejected),
         *([f"           texts of unlike length share no batch: {unpadded}"] if unpadded else []),
     ]

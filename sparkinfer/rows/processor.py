@@ -151,6 +151,19 @@ class AvoidsSuspects(Protocol):
 
 
 @runtime_checkable
+class LooksAtRows(Protocol):
+    """A planned processor whose trial looks at rows of the input."""
+
+    def looking_at(self, first_rows: Callable[[], Iterator[pa.RecordBatch]] | None) -> Any:
+        """Returns the spec, to be tried out on these rows.
+
+        Args:
+            first_rows: yields rows with the columns that it reads, from the input's start;
+                picklable. None: the input cannot be looked at before the run.
+        """
+
+
+@runtime_checkable
 class EncodesAhead(ProcessorSpec, Protocol):
     """A spec whose work on the CPU may be done before, elsewhere.
 

@@ -96,7 +96,7 @@ class _ModelTask(ModelTask):
         )
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
-        encoded = encoder.encode(*columns)
+        encoded = encoder.encode(columns[0])
         are_masks = encoded.columns["input_ids"] == self._tokenizer.mask_token_id
         ends = np.concatenate([[0], np.cumsum(are_masks)])
         masks = ends[encoded.starts + encoded.n_tokens] - ends[encoded.starts]

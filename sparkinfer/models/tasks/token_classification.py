@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sparkinfer.exceptions import ConfigError
+from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.metrics.entities import EntityEvaluation
 from sparkinfer.models.places import END, IN_TEXT, START, encode_with_places
 from sparkinfer.models.tasks.base import (
