@@ -103,6 +103,10 @@ class _ModelTask(ModelTask):
             encoded.errors.setdefault(row, self._without_mask(bool(encoded.truncated[row])))
         return Inputs.of_one_sequence_each(encoded)
 
+    def encode_probes(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns texts without a mask, which `try_out` puts in."""
+        return Inputs.of_one_sequence_each(encoder.encode(columns[0]))
+
     def _without_mask(self, is_truncated: bool) -> str:
         mask = self._tokenizer.mask_token
         left = " in what is left of it after truncation" if is_truncated else ""
