@@ -24,13 +24,18 @@ from sparkinfer import __version__
 from sparkinfer.config import (
     DeviceName,
     DisplayMode,
-    DTypeName,
     InputFormat,
     ScoringConfig,
 )
 from sparkinfer.engines import ENGINES
-from sparkinfer.exceptions import OutputError, ResumeError, SparkInferError, UsageError
+from sparkinfer.exceptions import (
+    OutputError,
+    ResumeError,
+    SparkInferError,
+    UsageError,
+)
 from sparkinfer.messages import shortened
+from sparkinfer.model_section import DTypeName, read_models
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.redaction import without_secrets
 from sparkinfer.signals import asked_to_end, exit_code, say, stops_heard
@@ -178,6 +183,7 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
         values["carry_cols"] = tuple(values["carry_cols"].split(","))
     if values["input"] is not None and len(values["input"]) == 1:
         [values["input"]] = values["input"]
+    values |= read_models(values.pop("model") or [])
     budget = values.pop("max_batch_tokens")
     overrides = (
         options.set if budget is None else [*options.set, f"batching.max_batch_tokens={budget}"]
@@ -302,7 +308,12 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         help="files, folders or patterns of Parquet, CSV or JSON; a Spark table or a query",
     )
     add("--output", metavar="FOLDER", help="folder for the scored Parquet files")
-    add("--model", metavar="ID|PATH|URI", help="hub id, folder, models:/… or runs:/…")
+    add(
+        "--model",
+        metavar="[NAME=]ID|PATH|URI",
+        action="append",
+        help="hub id, folder, models:/… or runs:/…; with a name, one of several in one read",
+    )
     add("--input-col", metavar="COLUMN", help="column that holds the text")
     add("--text-pair-col", metavar="COLUMN", help="column of a second text, for tasks on pairs")
     add(

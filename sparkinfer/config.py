@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
+from sparkinfer.model_section import MODEL_NAME, ModelSection, options_of_section
 from sparkinfer.option_groups import (
-    DEFAULT_TASK,
-    BatchingConfig,
     ChunksConfig,
     CsvConfig,
-    DeepSpeedConfig,
-    GateConfig,
-    GenerationConfig,
     HorovodConfig,
     LoadingConfig,
     PreprocessConfig,
-    TaskConfig,
-    TemplateConfig,
-    read_task,
 )
 from sparkinfer.redaction import remember_secrets
-from sparkinfer.validation import NOT_EMPTY, NOT_SHOWN, PATH, Options, at_least, read_by
+from sparkinfer.validation import NOT_SHOWN, PATH, Options, at_least, read_by
 from sparkinfer.yaml_text import YamlTextError, parse_yaml
 
-DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 InputFormat = Literal["auto", "parquet", "csv", "json", "table", "query"]
 DisplayMode = Literal["auto", "bar", "lines", "json", "none"]
@@ -63,26 +55,16 @@ C = TypeVar("C", bound="ScoringConfig")
 
 
 @dataclass(frozen=True, init=False)
-class ScoringConfig(Options):
-    """Everything that defines one scoring run.
+class ScoringConfig(ModelSection):
+    """Everything that defines one scoring run; what it has of a section is each section's default.
 
     Raises:
         ConfigError: an option is unknown, has the wrong type or contradicts another.
     """
 
-    model: str = field(metadata=PATH | NOT_EMPTY)
-    """Hub id, folder, `models:/` or `runs:/` URI, or a remote folder."""
-    input_col: str | None = field(default=None, metadata=NOT_EMPTY)
-    """Column that holds the text."""
-    text_pair_col: str | None = field(default=None, metadata=NOT_EMPTY)
-    """Column with a second text, for tasks on pairs: the other text, or a question's context."""
-    input_template: str | None = field(default=None, metadata=NOT_EMPTY)
-    """The text, made of several columns, such as `"{title}\\n\\n{body}"`; in place of
-    `input_col`. `{{` and `}}` are braces."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    task: TaskConfig = field(default=TaskConfig(DEFAULT_TASK), metadata=read_by(read_task))
-    """What the model does, by its Hugging Face name; its options are `task.NAME`."""
+    models: dict[str, ModelSection] = field(default_factory=dict)
+    """Several models that score the same input, each by its name, as a path or a group of what
+    concerns it alone; in place of `model`."""
 
     input: str | tuple[str, ...] | None = field(default=None, metadata=read_by(_paths))
     """What to score: the path of a file or folder, several of them, a pattern, a table's name or an
@@ -93,10 +75,6 @@ class ScoringConfig(Options):
     """Folder for the scored Parquet files."""
     overwrite: bool = False
     """Replace what an earlier run wrote to the output."""
-    label_col: str | None = None
-    """Column with the true label (name, number in the name, or id); adds metrics to the result."""
-    metrics: tuple[str, ...] = ()
-    """Further metrics, each a class as `package.module:Name`; see `sparkinfer.metrics.base`."""
     max_error_rows: str | None = field(default=None, metadata=read_by(_error_rows))
     """Rows with an error beyond which the run stops, a number or a share of the input such as `1%`;
     None: no limit."""
@@ -109,8 +87,6 @@ class ScoringConfig(Options):
     """Rescore earlier runs' rows with an error, before scoring what is left."""
     carry_cols: tuple[str, ...] | None = None
     """Input columns to keep in the output; None: all of them."""
-    output_prefix: str = ""
-    """Put before the name of every scored column."""
 
     engine: str = "pandas_udf"
     """What moves the rows: Spark (`pandas_udf`), ranks that read what Spark prepared (`horovod`),
@@ -124,13 +100,6 @@ class ScoringConfig(Options):
 
     device: DeviceName = "auto"
     """Where the model runs; with `cuda`, a missing GPU is an error."""
-    acceleration: str = "auto"
-    """What wraps the model."""
-    dtype: DTypeName = "auto"
-    """Number format of the weights; auto: the fastest that the device computes natively."""
-    max_length: int | None = field(default=None, metadata=at_least(2))
-    """Longer texts are truncated to this many tokens; None: the model's own limit."""
-
     stall_timeout_s: int | None = field(default=600, metadata=at_least(1))
     """Seconds after which a worker whose forward pass or tokenizer hangs is reported and ended, so
     that Spark retries its rows; None: never. Must be longer than a batch may take."""
@@ -139,21 +108,20 @@ class ScoringConfig(Options):
     """Seconds without a move after which fetching the model, trying it out in a worker or preparing
     the input is given up; None: never."""
 
-    batching: BatchingConfig = BatchingConfig()
     loading: LoadingConfig = LoadingConfig()
-    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     horovod: HorovodConfig = HorovodConfig()
-    gate: GateConfig = GateConfig()
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()
-    generation: GenerationConfig = GenerationConfig()
-    template: TemplateConfig = TemplateConfig()
-    preprocess: PreprocessConfig = PreprocessConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         remember_secrets(self.spark_conf)
         _refuse_contradictions(self)
+        if not self.models:
+            _refuse_contradictions_of_model(self)
+            return
+        _refuse_names(self)
+        _refuse_one_prefix(self.by_model)
 
     @classmethod
     def load(
@@ -167,12 +135,16 @@ class ScoringConfig(Options):
         Args:
             file: YAML file with a mapping of options, or None.
             overrides: `section.key=value` strings, the value in YAML notation.
-            **values: options by name; None means not given.
+            **values: options by name; None means not given. What the file says of a model beside
+                what `models` says of it stays.
 
         Raises:
             ConfigError: a source cannot be read, or the merged options are not valid.
         """
         merged = _read_yaml(Path(file)) if file is not None else {}
+        for name, section in (values.pop("models", None) or {}).items():
+            for option, value in _given_in(section).items():
+                _set(merged, ["models", name, option], value)
         merged.update({key: value for key, value in values.items() if value is not None})
         for override in overrides:
             _apply_override(merged, override)
@@ -181,6 +153,25 @@ class ScoringConfig(Options):
     def replace(self, **changes: Any) -> ScoringConfig:
         """Returns a copy with some options changed, validated like a new one."""
         return ScoringConfig(**{**self.as_dict(), **changes})
+
+    @property
+    def by_model(self) -> dict[str, ScoringConfig]:
+        """The options of each of several models by its name, each as of a run with it alone.
+
+        Of a run with one model, its own, by an empty name.
+
+        Raises:
+            ConfigError: the options of one contradict each other.
+        """
+        if not self.models:
+            return {"": self}
+        return {name: self._of_section(name, section) for name, section in self.models.items()}
+
+    def _of_section(self, name: str, section: ModelSection) -> ScoringConfig:
+        try:
+            return ScoringConfig(**options_of_section(self.as_dict(), name, section))
+        except ConfigError as error:
+            raise ConfigError(f"models.{name}: {error.message}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -207,7 +198,7 @@ _SHORTHANDS = {"task": "name", "preprocess": PreprocessConfig.SHORTHAND}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
-    """Sets the option that `a.b=value` names, in place."""
+    """Sets the option that `a.b=value` or `models.NAME.a.b=value` names, in place."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         name = shown(re.split(r"[\s:]", override, maxsplit=1)[0])
@@ -216,29 +207,76 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = parse_yaml(text)
     except YamlTextError:
         value = text
-    section, _, rest = key.partition(".")
-    if not rest:
-        values[section] = value
-        return
-    if section == "spark_conf":
+    if key.startswith("spark_conf."):
         value = text
-    inner = values.get(section)
-    if isinstance(inner, Options):
-        inner = inner.as_dict()
-    if isinstance(inner, str) and section in _SHORTHANDS:
-        inner = {_SHORTHANDS[section]: inner}
-    if inner is not None and not isinstance(inner, Mapping):
+    _set(values, key.split(".", 3 if key.startswith("models.") else 1), value)
+
+
+def _given_in(section: Any) -> Mapping[str, Any]:
+    """Returns the options of a section that is given as a path, a mapping or a group."""
+    if isinstance(section, Options):
+        return section.given_values()
+    return section if isinstance(section, Mapping) else {ModelSection.SHORTHAND: section}
+
+
+def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Sets an option in groups within groups, which are made as needed."""
+    for depth, key in enumerate(keys[:-1]):
+        inner = values.get(key)
+        if isinstance(inner, Options):
+            inner = inner.given_values()
+        is_section = depth == 1 and keys[0] == "models"
+        shorthand = ModelSection.SHORTHAND if is_section else _SHORTHANDS.get(key)
+        if isinstance(inner, str) and shorthand:
+            inner = {shorthand: inner}
+        if inner is not None and not isinstance(inner, Mapping):
+            raise ConfigError(
+                f"--set {shown('.'.join(keys))}: {shown('.'.join(keys[: depth + 1]))} is one "
+                "value, not a group of options; leave out what follows the dot"
+            )
+        values[key] = dict(inner or {})
+        values = values[key]
+    values[keys[-1]] = value
+
+
+def _refuse_names(config: ScoringConfig) -> None:
+    """Raises ConfigError unless each of several models has a name, and only there."""
+    if config.model is not None:
         raise ConfigError(
-            f"--set {shown(key)}: {shown(section)} is one value, not a group of options; leave out "
-            "what follows the dot"
+            f"model={shown(config.model)} with models {', '.join(map(shown, config.models))}: give "
+            "each of several models a name, as --model NAME=PATH or in `models`, or only one model"
         )
-    values[section] = {**(inner or {}), rest: value}
+    for name, section in config.models.items():
+        if not MODEL_NAME.fullmatch(name):
+            raise ConfigError(
+                f"models: the name {shown(name)} of a model: expected letters, digits, - and _; "
+                "give it as --model NAME=PATH, and a path with = in it as ./PATH"
+            )
+        if section.model is None:
+            raise ConfigError(
+                f"option 'models.{name}.model' is required; give --model {name}=PATH, or it in the "
+                "section"
+            )
 
 
-def _refuse_contradictions(config: ScoringConfig) -> None:
-    """Raises ConfigError for options that are valid alone but not together."""
-    if config.engine == "local":
-        _refuse_spark_options(config)
+def _refuse_one_prefix(by_model: Mapping[str, ScoringConfig]) -> None:
+    """Raises ConfigError if the columns of two models would have the same names."""
+    of_prefix: dict[str, str] = {}
+    for name, config in by_model.items():
+        prefix = config.output_prefix.lower()  # Spark's names are case-insensitive
+        if prefix in of_prefix:
+            raise ConfigError(
+                f"models.{of_prefix[prefix]} and models.{name} have one output_prefix, "
+                f"{config.output_prefix!r}: their columns would have the same names; give each its "
+                "own, or none to have NAME_"
+            )
+        of_prefix[prefix] = name
+
+
+def _refuse_contradictions_of_model(config: ScoringConfig) -> None:
+    """Raises ConfigError for options of one model that are valid alone but not together."""
+    if config.model is None:
+        raise ConfigError("option 'model' is required; give --model or model=...")
     _refuse_texts(config)
     if config.acceleration == "none" and config.deepspeed.kernel_inject:
         raise ConfigError(
@@ -255,6 +293,23 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
             f"metrics={list(config.metrics)} without label_col: metrics compare with true labels; "
             "name the column that holds them"
         )
+    if config.label_col is not None and config.label_col == config.input_col:
+        raise ConfigError(
+            f"label_col={config.label_col!r} is also the input column; name the column that holds "
+            "the true labels"
+        )
+    kept = config.carry_cols
+    if config.label_col and kept is not None and config.label_col not in kept:
+        raise ConfigError(
+            f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: metrics are "
+            "computed from the output; add it there"
+        )
+
+
+def _refuse_contradictions(config: ScoringConfig) -> None:
+    """Raises ConfigError for options of a run that are valid alone but not together."""
+    if config.engine == "local":
+        _refuse_spark_options(config)
     if config.incremental and config.overwrite:
         raise ConfigError(
             "incremental=true with overwrite=true: one keeps what is there and the other replaces "
@@ -270,21 +325,11 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
             "retry_errors=true with overwrite=true: one repairs what is there and the other "
             "replaces it; drop one of them"
         )
-    if config.label_col is not None and config.label_col == config.input_col:
-        raise ConfigError(
-            f"label_col={config.label_col!r} is also the input column; name the column that holds "
-            "the true labels"
-        )
     kept = config.carry_cols
     if kept is not None and (not kept or len(set(kept)) < len(kept)):
         raise ConfigError(
             f"carry_cols={list(kept)}: expected at least one column, each named once; leave it out "
             "to keep all"
-        )
-    if config.label_col and kept is not None and config.label_col not in kept:
-        raise ConfigError(
-            f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: metrics are "
-            "computed from the output; add it there"
         )
 
 

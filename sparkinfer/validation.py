@@ -5,8 +5,9 @@
         max_batch_rows: int = field(default=1024, metadata=at_least(1))
 
 A hint is one of bool, int, float, str, `Literal`, `tuple[X, ...]`, `dict[str, X]`, another group,
-`X | Y` or `X | None`. Nothing is converted except what YAML and Python write differently: a list
-for a tuple, an integer for a float, a mapping for a group and, with `PATH`, a Path for a string.
+a `dict` of groups, `X | Y` or `X | None`. Nothing is converted except what YAML and Python write
+differently: a list for a tuple, an integer for a float, a mapping for a group and, with `PATH`, a
+Path for a string.
 """
 
 from __future__ import annotations
@@ -107,6 +108,10 @@ class Options:
         """Returns the options by name, groups unchanged."""
         return {name: getattr(self, name) for name in _fields(type(self))}
 
+    def given_values(self) -> dict[str, Any]:
+        """Returns the options that were given, by name, groups unchanged."""
+        return {name: value for name, value in self.as_dict().items() if name in self.given}
+
 
 G = TypeVar("G", bound=Options)
 
@@ -183,13 +188,33 @@ class _Check:
         if field.name not in values:
             return _default(field)
         key, value = f"{prefix}{field.name}", values[field.name]
-        if _is_group(hint) and hint.SHORTHAND and not isinstance(value, Mapping | hint):
-            value = {hint.SHORTHAND: value}
-        if _is_group(hint) and isinstance(value, Mapping):
-            before = len(self.problems)
-            self.values_of(hint, value, f"{key}.")
-            return None if len(self.problems) > before else hint(**value)
+        if _is_group(hint):
+            return self._group(key, value, hint, field.metadata)
+        of_groups = _named_group(hint)
+        if of_groups is not None and isinstance(value, Mapping):
+            return {name: self._named(key, name, one, of_groups) for name, one in value.items()}
         return _checked(key, value, hint, field.metadata)
+
+    def _group(self, key: str, value: Any, hint: type[Options], metadata: Mapping[str, Any]) -> Any:
+        if hint.SHORTHAND and not isinstance(value, Mapping | hint):
+            value = {hint.SHORTHAND: value}
+        if not isinstance(value, Mapping):
+            return _checked(key, value, hint, metadata)
+        before = len(self.problems)
+        self.values_of(hint, value, f"{key}.")
+        return None if len(self.problems) > before else hint(**value)
+
+    def _named(self, key: str, name: Any, value: Any, hint: type[Options]) -> Any:
+        """Returns a group that is one of several with names; its options are known by both."""
+        if not isinstance(name, str):
+            self.problems.append(
+                f"{key}: the name {shown(name)} is {_kind(name)}; write it in quotes"
+            )
+            return None
+        check = _Check(hint, f"{key}.{name}.")
+        group = check._group(f"{key}.{name}", value, hint, {})
+        self.problems += check.problems
+        return group
 
     def _refuse_name(self, prefix: str, given: Any) -> None:
         """Adds that an option is unknown; its value may be the secret of a mistyped one."""
@@ -209,6 +234,14 @@ def _fields(group: type[Options]) -> dict[str, Field[Any]]:
 
 def _is_group(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Options)
+
+
+def _named_group(hint: Any) -> type[Options] | None:
+    """Returns the group of a hint that is a mapping of names to groups, None for other hints."""
+    if get_origin(hint) is not dict or not _is_group(get_args(hint)[1]):
+        return None
+    group: type[Options] = get_args(hint)[1]
+    return group
 
 
 def _dotted_names(group: type[Options]) -> Iterator[str]:
@@ -302,6 +335,8 @@ def _describe(hint: Any) -> str:
         return f"{', '.join(names)} or {last}" if names else last
     if origin is tuple:
         return f"a list of {_PLURALS[arguments[0]]}"
+    if origin is dict and _is_group(arguments[1]):
+        return "a mapping of names to groups of options"
     if origin is dict:
         return f"a mapping of names to {_PLURALS[arguments[1]]}, such as {{name: 'value'}}"
     return "a group of options" if _is_group(hint) else _NAMES.get(hint, hint.__name__)

@@ -445,7 +445,10 @@ def test_labels_are_ids_digits_names_booleans_or_whole_numbers(
 
 def confusion(names: Sequence[str], states: Sequence[States]) -> list[list[int]]:
     """Returns rows by label and prediction, both of the model's labels."""
-    total = measure_of(names)._merged(states)
+    adding = measure_of(names).adding()
+    for state in states:
+        adding.add(state)
+    total = adding._total
     assert total is not None
     metrics = {metric.name: metric for metric in total.counted(make_metrics(names))}
     value = metrics["confusion"].state()["matrix"]

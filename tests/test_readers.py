@@ -115,7 +115,7 @@ def read_texts(
 ) -> dict[int, tuple[Any, ...]]:
     """Returns by id what was read of each row: its token ids by input, or None, and its error."""
     rows = {}
-    for file, encoded, carried in read_row_groups(READERS[reader], str(folder), files):
+    for file, (encoded,), carried in read_row_groups(READERS[reader], str(folder), files):
         assert carried.num_rows == file.rows == len(encoded.indices)
         for row, index in zip(carried["id"].to_pylist(), encoded.indices, strict=True):
             assert row not in rows
@@ -253,7 +253,7 @@ def test_equal_rows_of_a_row_group_share_one_encoding(
     tmp_path: Path, source: ModelSource, reader: str
 ) -> None:
     [file] = prepare(tmp_path, source, ["good"] * 5 + ["film"] * 2, max_batch_tokens=4000)
-    [(_, rows, _)] = read_row_groups(READERS[reader], str(tmp_path), [file])
+    [(_, (rows,), _)] = read_row_groups(READERS[reader], str(tmp_path), [file])
     assert len(set(rows.indices.tolist())) == 2
 
 
@@ -265,7 +265,7 @@ def test_rows_whose_sequences_are_cut_elsewhere_are_no_equals() -> None:
         "lengths": np.array([1, 2, 2, 1, 1, 2]),
         "input_ids": np.array([5, 6, 7] * 3, np.int32),
     }
-    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {}, pa.table({}))
+    rows = readers._encoded_rows(columns, {}, pa.table({}))
     assert rows.indices.tolist() == [0, 1, 0]
 
 

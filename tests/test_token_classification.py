@@ -292,7 +292,7 @@ def test_a_stride_that_leaves_a_window_nothing_new_is_refused(tagger: Path) -> N
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     of_texts = make_classifier(tmp_path / "of texts")
-    with pytest.raises(ModelLoadError, match="BertForSequenceClassification, which classifies"):
+    with pytest.raises(ModelLoadError, match="expected one that ends with ForTokenClassification"):
         run_gate(of_texts, options_for(), "cpu")
     from transformers import AutoModel
 
@@ -302,8 +302,17 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
         run_gate(headless, options_for(), "cpu")
 
 
+def test_a_tokenizer_that_makes_no_words_is_refused_where_words_are_made(
+    tagger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint(tagger, options_for(aggregation_strategy="max"), "cpu")
+    monkeypatch.setattr(type(checkpoint.tokenizer), "convert_tokens_to_string", None)
+    with pytest.raises(ModelLoadError, match="expected a decoder in tokenizer.json"):
+        _ = checkpoint.task
+
+
 def test_a_byte_level_tokenizer_gives_what_the_pipeline_gives(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     folder = make_tagger(tmp_path / "tagger")
@@ -311,6 +320,7 @@ def test_a_byte_level_tokenizer_gives_what_the_pipeline_gives(tmp_path: Path) ->
     words = ["<pad>", "<s>", "</s>", "<unk>", *letters]
     inner = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    inner.decoder = decoders.ByteLevel()
     inner.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 1))
     names = {"pad_token": "<pad>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(

@@ -76,7 +76,7 @@ def _llama(transformers: Any, config: dict[str, Any]) -> Any:
 def _t5(transformers: Any, config: dict[str, Any]) -> Any:
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     settings = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
-    made = transformers.T5Config(**{**sizes, **settings, "initializer_factor": 8.0, **config})
+    made = transformers.T5Config(**{**sizes, **settings, "initializer_factor": 4.0, **config})
     return transformers.T5ForConditionalGeneration(made)
 
 
@@ -85,9 +85,10 @@ def _bart(transformers: Any, config: dict[str, Any]) -> Any:
     layers = {f"{side}_layers": 2 for side in sides} | {f"{side}_ffn_dim": 64 for side in sides}
     heads = {f"{side}_attention_heads": 4 for side in sides}
     tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}
-    settings = {"d_model": 32, "max_position_embeddings": POSITIONS, "init_std": 0.5}
+    settings = {"d_model": 32, "max_position_embeddings": POSITIONS}
     none = {"forced_eos_token_id": None}
-    made = transformers.BartConfig(**{**layers, **heads, **tokens, **settings, **none, **config})
+    given = {**layers, **heads, **tokens, **settings, **none}
+    made = transformers.BartConfig(**{**given, "init_std": 0.5, **config})
     return transformers.BartForConditionalGeneration(made)
 
 

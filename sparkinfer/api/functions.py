@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.spark.jvm import death_told
 from sparkinfer.storage import absolute
+from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -33,7 +35,12 @@ _TEXT = "__sparkinfer_text"
 
 @causes_without_secrets()
 def score(
-    df: DataFrame, model: str, input_col: str | Column | None = None, **options: Any
+    df: DataFrame,
+    model: str | None = None,
+    input_col: str | Column | None = None,
+    *,
+    models: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> DataFrame:
     """Returns the DataFrame with the scored columns added; rows are scored when it is evaluated.
 
@@ -45,6 +52,8 @@ def score(
         model: hub id, folder, `models:/` or `runs:/` URI.
         input_col: the column that holds the text, or an expression of Spark's that makes it, such
             as `F.concat_ws(": ", "title", "body")`; None with `input_template`.
+        models: several models by their names, in place of one; each a path or a mapping of what
+            concerns it alone.
         **options: further options of `ScoringConfig`, except those of a job.
 
     Raises:
@@ -52,7 +61,8 @@ def score(
     """
     from sparkinfer.engines.pandas_udf import PandasUdfEngine
 
-    refused = [name for name in NOT_OF_SCORE if name in options]
+    given = [*options, *_given_of_models(models or {})]
+    refused = [name for name in given if name.rpartition(".")[2] in NOT_OF_SCORE]
     if refused:
         raise ConfigError(
             f"{refused[0]} with score: the option has no effect on a lazy DataFrame; leave it out, "
@@ -61,7 +71,9 @@ def score(
     if input_col is not None and not isinstance(input_col, str):
         options.setdefault("carry_cols", tuple(df.columns))
         df, input_col = df.withColumn(_TEXT, input_col), _TEXT
-    config = ScoringConfig(model=model, input_col=input_col, **options)
+    config = ScoringConfig(
+        **{"model": model, "input_col": input_col, "models": dict(models or {}), **options}
+    )
     if config.engine != "pandas_udf":
         raise ConfigError(
             f"engine={config.engine!r} with score: only the pandas_udf engine scores a lazy "
@@ -73,6 +85,14 @@ def score(
     prelude.check()
     _ = prelude.asked_columns  # those that do not fit are found before the model is fetched
     return engine.scored(df, prelude.plan(InputFolders(""), staging=""))
+
+
+def _given_of_models(models: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the options that are given for each of several models, as `models.NAME.OPTION`."""
+    for name, section in models.items():
+        given = section.given if isinstance(section, Options) else section
+        if isinstance(given, Collection) and not isinstance(given, str):
+            yield from (f"models.{name}.{option}" for option in given)
 
 
 @causes_without_secrets()

@@ -24,14 +24,17 @@ class ExaminedConfig(ScoringConfig):
     `given` says which were given.
     """
 
-    model: str = field(
+    model: str | None = field(
         default_factory=lambda: str(resources.files("sparkinfer.demo") / "model"),
         metadata=PATH | NOT_EMPTY,
     )
 
     def __init__(self, **values: Any) -> None:
         texts = {"input_col", "input_template"} & set(values)
-        super().__init__(**({} if texts else {"input_col": "text"}), **values)
+        stand_ins: dict[str, Any] = {} if texts else {"input_col": "text"}
+        if values.get("models"):
+            stand_ins["model"] = None
+        super().__init__(**{**stand_ins, **values})
         object.__setattr__(self, "given", frozenset(values))
 
 

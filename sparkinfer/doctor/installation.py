@@ -61,8 +61,10 @@ def _is_needed(need: Requirement, is_on_spark: bool) -> bool:
 
 def check_deepspeed(case: Case) -> Outcome:
     """Checks whether DeepSpeed can be used, if the options allow it."""
-    check_acceleration(case.config.acceleration)
-    if case.config.acceleration == "none":
+    wanted = {one.acceleration for one in case.config.by_model.values()}
+    for acceleration in wanted:
+        check_acceleration(acceleration)
+    if wanted == {"none"}:
         return Outcome("ok", f"{_installed('deepspeed')}; acceleration='none' does not use it")
     if _version("deepspeed") is None:
         return Outcome("ok", "not installed; the model is run without it")
@@ -126,9 +128,11 @@ def check_mlflow(case: Case) -> Outcome:
     """Checks whether models can be fetched from MLflow."""
     if _version("mlflow") is not None:
         return judge(_installed("mlflow"), _extra_problems("mlflow"))
-    if case.config.model.startswith(("models:/", "runs:/")):
+    models = [str(one.model) for one in case.config.by_model.values()]
+    needing = [model for model in models if model.startswith(("models:/", "runs:/"))]
+    if needing:
         advice = "run pip install mlflow"
-        return Outcome("error", f"not installed, but model={case.config.model!r} needs it", advice)
+        return Outcome("error", f"not installed, but model={needing[0]!r} needs it", advice)
     return Outcome("ok", "not installed; only models:/ and runs:/ need it")
 
 

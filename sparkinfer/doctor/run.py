@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from sparkinfer.api.functions import open_prelude
+from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome
 from sparkinfer.engines import find_engine
-from sparkinfer.models.tokens import NO_LIMIT
+from sparkinfer.models.any_pipeline import PipelineVerdict
+from sparkinfer.models.gate import Verdict
 from sparkinfer.plan.processors import make_processor
+from sparkinfer.rows.processor import PlannedProcessor
+from sparkinfer.rows.several import SeveralVerdict, members_of
 
 
 def check_engine(case: Case) -> Outcome:
@@ -38,9 +42,11 @@ def check_input(case: Case) -> Outcome:
     table, _ = case.prelude.table, case.prelude.asked_columns
     case.table = table
     columns = ", ".join(table.columns)
-    text = config.input_template or config.input_col
-    found = f"{table.input_format} {config.input} with {columns}; text in {text!r}"
-    if {"input_col", "input_template"} & case.given:
+    of_models = config.by_model.values()
+    texts = dict.fromkeys(one.input_template or one.input_col for one in of_models)
+    shown = ", ".join(map(repr, texts))
+    found = f"{table.input_format} {config.input} with {columns}; text in {shown}"
+    if {"input_col", "input_template"} & case.given or config.input_col not in texts:
         return Outcome("ok", found)
     return Outcome("warning", f"{found}, which was not given", "name it with --input-col")
 
@@ -53,33 +59,43 @@ def check_model(case: Case) -> Outcome:
     asked = opened.asked if opened else make_processor(config)
     asked.check()
     resolved = opened.resolved if opened else asked.resolved()
-    fingerprint = resolved.settings().get("model_fingerprint")
+    found = [_described(config, name, one) for name, one in members_of(resolved).items()]
+    models = [what for what, has_model in found if has_model]
+    if not models:
+        return Outcome("skipped", "; ".join(what for what, _ in found), "there is nothing to do")
+    stand_in = "" if {"model", "models"} & case.given else " (none was given: the demo's)"
+    return Outcome("ok", "; ".join(models) + stand_in)
+
+
+def _described(config: ScoringConfig, name: str, processor: PlannedProcessor) -> tuple[str, bool]:
+    """Returns what one of the models is, and whether it is a model."""
+    config = config.by_model[name]
+    label = f"{name}: " if name else ""
+    fingerprint = processor.settings().get("model_fingerprint")
     if fingerprint is None:
-        return Outcome(
-            "skipped", f"task={config.task.name!r} uses no model", "there is nothing to do"
-        )
-    stand_in = "" if "model" in case.given else " (none was given: the demo's)"
-    return Outcome("ok", f"{config.model}{stand_in}, fingerprint {fingerprint[:12]}")
+        return f"{label}task={config.task.name!r} uses no model", False
+    return f"{label}{config.model}, fingerprint {fingerprint[:12]}", True
 
 
 def check_gate(case: Case) -> Outcome:
     """Checks how the model would be run: loads it in one worker."""
-    verdict = case.prelude.processor.verdict
-    if verdict is None:
+    processor = case.prelude.processor
+    members = members_of(processor)
+    outcomes = [_judged(name, one.verdict) for name, one in members.items() if one.verdict]
+    if not outcomes:
         return Outcome("skipped", "there is no model to try", "there is nothing to do")
-    found = (
-        f"{verdict.accepted} on {verdict.device}: differs from float32 by "
-        f"{verdict.max_difference:.2g}, allowed {verdict.tolerance:g}; labels "
-        f"{', '.join(verdict.labels[:8])}; texts are {_truncated(verdict.max_length)}"
-    )
-    if verdict.unpadded:
-        found += f"; texts of unlike length share no batch: {verdict.unpadded}"
+    found = "; ".join(outcome.found for outcome in outcomes)
+    if isinstance(processor.verdict, SeveralVerdict) and processor.verdict.takes_turns:
+        found += "; the models do not fit on the device together and take turns"
+    warnings = [outcome for outcome in outcomes if outcome.status == "warning"]
+    return Outcome("warning", found, warnings[0].advice) if warnings else Outcome("ok", found)
+
+
+def _judged(name: str, verdict: Verdict | PipelineVerdict) -> Outcome:
+    """Returns how one of the models would be run."""
+    found = f"{name}: {verdict.found}" if name else verdict.found
     if not verdict.rejected:
         return Outcome("ok", found)
-    rejected = "; ".join(f"{name}: {reason}" for name, reason in verdict.rejected)
+    rejected = "; ".join(f"{way}: {reason}" for way, reason in verdict.rejected)
     advice = "rows are scored the first way; set --acceleration and --dtype to skip the attempts"
     return Outcome("warning", f"{found}; not used: {rejected}", advice)
-
-
-def _truncated(max_length: int) -> str:
-    return "not truncated" if max_length >= NO_LIMIT else f"truncated at {max_length} tokens"

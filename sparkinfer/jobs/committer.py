@@ -9,7 +9,7 @@ from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.error_limit import ErrorLimit
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.records import ChunkRecord
-from sparkinfer.metrics.measure import Measure
+from sparkinfer.metrics.several import Measures
 from sparkinfer.plan.ports import Publication, ScoredChunk
 from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.tally import Tally, add_up
@@ -59,7 +59,7 @@ class Recorder:
         device: what the model runs on.
     """
 
-    def __init__(self, hold: Hold, measure: Measure, device: str) -> None:
+    def __init__(self, hold: Hold, measure: Measures, device: str) -> None:
         self._hold = hold
         self._measure = measure
         self._device = device

@@ -11,8 +11,10 @@ from sparkinfer.jobs.input_state import JobInput
 from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest
 from sparkinfer.jobs.result import RunResult
-from sparkinfer.metrics.measure import Measure, Measured, States
+from sparkinfer.metrics.measure import Measured, States
+from sparkinfer.metrics.several import Measures
 from sparkinfer.plan.prelude import Prelude
+from sparkinfer.rows.several import members_of
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.workers.statistics import ScoringStatistics
 
@@ -49,14 +51,23 @@ def finish(
         phases={},
         workers=None,
         verdict=None,
-        model_fingerprint=prelude.resolved.settings().get("model_fingerprint", ""),
+        model_fingerprint=_fingerprint(prelude),
         statistics=ScoringStatistics(),
         devices=(),
         notes=(*notes, *_copied_when(manifest)),
     )
 
 
-def _sum(measure: Measure, ledger: Ledger) -> tuple[Done, Measured]:
+def _fingerprint(prelude: Prelude) -> str:
+    """Returns the fingerprint of the model; of several, each with its name."""
+    found = {
+        name: one.settings().get("model_fingerprint", "")
+        for name, one in members_of(prelude.resolved).items()
+    }
+    return ", ".join(f"{name}={one}" if name else one for name, one in found.items() if one)
+
+
+def _sum(measure: Measures, ledger: Ledger) -> tuple[Done, Measured]:
     """Returns what the records say, added up."""
     done = Done()
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import JobError
 from sparkinfer.logs import get_logger
+from sparkinfer.metrics.several import by_model
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.reading import ChunkReader
@@ -20,23 +21,29 @@ LABELS_LOOKED_AT = 1000
 
 
 def warn_of_strange_labels(plan: Plan, chunks: Sequence[Chunk]) -> None:
-    """Says so if it looks as if there will be no metrics."""
-    measure = plan.measure
-    labels = measure.look(_first_labels(plan, chunks))
-    problem = labels.problem() if labels is not None else None
-    if problem is not None:
-        logger.warning(
-            "label_col=%r: in the first rows, %s; the run goes on, and reports no metrics "
-            "unless later rows have such a label",
-            measure.label_col,
-            problem,
-        )
+    """Says so if it looks as if there will be no metrics, of each model."""
+    looked_at: dict[str, list[pa.Array]] = {}
+    for name, measure in by_model(plan.measure).items():
+        column = measure.label_col
+        if column is None or not measure.columns:
+            continue
+        if column not in looked_at:
+            looked_at[column] = list(_first_labels(plan, column, chunks))
+        labels = measure.look(looked_at[column])
+        problem = labels.problem() if labels is not None else None
+        if problem is not None:
+            logger.warning(
+                "%slabel_col=%r: in the first rows, %s; the run goes on, and reports no metrics "
+                "unless later rows have such a label",
+                f"models.{name}: " if name else "",
+                column,
+                problem,
+            )
 
 
-def _first_labels(plan: Plan, chunks: Sequence[Chunk]) -> Iterator[pa.Array]:
+def _first_labels(plan: Plan, column: str, chunks: Sequence[Chunk]) -> Iterator[pa.Array]:
     """Yields the true labels of the first rows."""
-    field = plan.columns.carried.field(plan.measure.label_col)
-    reader = ChunkReader(plan.read_from, pa.schema([field]))
+    reader = ChunkReader(plan.read_from, pa.schema([plan.columns.carried.field(column)]))
     left = LABELS_LOOKED_AT
     with suppress(JobError):  # the chunk's own attempt says more
         for batch in reader.read(piece for chunk in chunks for piece in chunk.pieces):

@@ -24,6 +24,7 @@ from sparkinfer.jobs.sealed import (
     seal,
     unseal,
 )
+from sparkinfer.metrics.base import LabelNames
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.table_state import TableState
 from sparkinfer.rows.reading import Piece
@@ -44,7 +45,7 @@ class Manifest:
         settings: by name, everything that changes the output: the model's fingerprint, the way it
             is run, the columns. Settings that affect only speed are not included.
         verdict: how the gate decided to run the model, and what it tried before.
-        labels: of the model, in the order of the probabilities.
+        labels: of the model, in the order of the probabilities; of several, by the model's name.
         input_files: the input as it was; empty for a table. Files that are gone stay in it.
         read_files: names of the Parquet files that are read; see `InputFolders`. For an input
             that is not Parquet they are below the folder of its copies.
@@ -60,7 +61,7 @@ class Manifest:
 
     settings: Mapping[str, Any]
     verdict: Mapping[str, Any]
-    labels: tuple[str, ...]
+    labels: LabelNames
     input_files: tuple[InputFile, ...]
     read_files: tuple[str, ...]
     chunks: tuple[Chunk, ...]
@@ -185,8 +186,9 @@ def _table_state(values: dict[str, Any] | None) -> TableState | None:
 def _manifest(values: dict[str, Any], number: int) -> Manifest:
     if values.get("number", 0) != number:
         raise DamagedError(f"it says that its number is {values.get('number', 0)}")
-    if not _are_texts([*values["labels"], *values.get("replaced", ()), values.get("run", "")]):
-        raise DamagedError("its labels or runs have something else than a text")
+    labels = _labels(values["labels"])
+    if not _are_texts([*values.get("replaced", ()), values.get("run", "")]):
+        raise DamagedError("its runs have something else than a text")
     paths = [_inside(name) for name in values["read_files"]]
     if not values["settings"]:
         raise DamagedError("it has no settings")
@@ -197,7 +199,7 @@ def _manifest(values: dict[str, Any], number: int) -> Manifest:
     return Manifest(
         **{
             **values,
-            "labels": tuple(values["labels"]),
+            "labels": labels,
             "input_files": tuple(InputFile(**file) for file in values["input_files"]),
             "read_files": tuple(paths),
             "table": _table_state(values["table"]),
@@ -211,6 +213,14 @@ def _piece(paths: list[str], index: int, *numbers: int) -> Piece:
     if any(type(number) is not int or number < 0 for number in (index, *numbers)):
         raise DamagedError(f"a chunk has {[index, *numbers]}, expected whole numbers from 0")
     return Piece(paths[index], *numbers)
+
+
+def _labels(found: Any) -> LabelNames:
+    of_each = found if isinstance(found, dict) else {"": found}
+    if not _are_texts(label for labels in of_each.values() for label in labels):
+        raise DamagedError("its labels have something else than a text")
+    by_model = {name: tuple(labels) for name, labels in of_each.items()}
+    return by_model if isinstance(found, dict) else by_model[""]
 
 
 def _are_texts(values: Iterable[Any]) -> bool:

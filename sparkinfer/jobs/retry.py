@@ -19,6 +19,7 @@ from sparkinfer.jobs.committer import Recorder
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.records import ChunkRecord
 from sparkinfer.jobs.result import Retried
+from sparkinfer.metrics.base import LabelNames
 from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
@@ -57,7 +58,7 @@ class ErrorRetry:
         labels: of the model.
     """
 
-    def __init__(self, prelude: Prelude, hold: Hold, labels: tuple[str, ...]) -> None:
+    def __init__(self, prelude: Prelude, hold: Hold, labels: LabelNames) -> None:
         self._prelude = prelude
         self._hold = hold
         self._measure = prelude.measure(labels)

@@ -20,13 +20,24 @@ def settings_of(prelude: Prelude) -> dict[str, Any]:
     is_csv = prelude.table.input_format == CSV
     return {
         "input": _shown_input(config),
-        "label_col": config.label_col,
         "carry_cols": None if carried is None else list(carried),
         "columns": {field.name: type_name(field.type) for field in columns},
-        "output_prefix": config.output_prefix,
-        "metrics": list(config.metrics),
+        **_settings_of_models(config),
         **({f"csv.{key}": value for key, value in asdict(config.csv).items()} if is_csv else {}),
         **prelude.resolved.settings(),
+    }
+
+
+def _settings_of_models(config: ScoringConfig) -> dict[str, Any]:
+    """Returns what determines the columns and metrics of each model, by its name if it has one."""
+    return {
+        f"models.{name}.{key}" if name else key: value
+        for name, one in config.by_model.items()
+        for key, value in {
+            "label_col": one.label_col,
+            "output_prefix": one.output_prefix,
+            "metrics": list(one.metrics),
+        }.items()
     }
 
 

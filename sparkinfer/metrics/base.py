@@ -13,6 +13,9 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import JobError
 
+LabelNames = tuple[str, ...] | Mapping[str, tuple[str, ...]]
+"""Names of labels in the order of their ids; of several models, by the model's name."""
+
 
 class Metric(Protocol):
     """A mergeable metric; a user's is a class, called with the label names in order of label id.

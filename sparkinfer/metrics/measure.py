@@ -54,6 +54,11 @@ class Measure:
     user_metrics: tuple[str, ...] = ()
 
     @property
+    def prefixes(self) -> dict[str, str]:
+        """The prefix by the model's name, which is empty for a model alone."""
+        return {"": self.prefix}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the output that are read; none if nothing is measured."""
         if self.evaluation is None or self.label_col is None or not self.labels:
@@ -95,8 +100,10 @@ class Measure:
         Raises:
             JobError: a state was computed for other labels.
         """
-        total = self._merged(states)
-        return total.states() if total is not None else {}
+        adding = self.adding()
+        for state in states:
+            adding.add(state)
+        return adding.states()
 
     def values(self, states: Iterable[States]) -> Measured:
         """Returns the metrics' values over the rows of all states.
@@ -107,33 +114,57 @@ class Measure:
         Raises:
             JobError: a state was computed for other labels.
         """
-        total = self._merged(states)
-        if total is None:
+        adding = self.adding()
+        for state in states:  # to the end, since callers count what they yield
+            adding.add(state)
+        return adding.measured()
+
+    def adding(self) -> Adding:
+        """Returns an object that takes states."""
+        return Adding(self)
+
+
+class Adding:
+    """Adds up states of a measure, which are not kept.
+
+    Args:
+        measure: what is measured.
+    """
+
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
+        self._is_any = False
+        labels = measure.look([])
+        self._total: _Total | None = None
+        if labels is not None:
+            self._total = _Total(labels, [metric.name for metric in measure.metrics()])
+
+    def add(self, state: States) -> None:
+        """Adds a state; one of rows that were not measured leaves nothing to be told of any."""
+        self._is_any = True
+        if LABELS not in state:
+            self._total = None
+        if self._total is not None:
+            self._total.merge(state, self._measure.metrics)
+
+    def states(self) -> States:
+        """Returns the sum as a state."""
+        return self._total.states() if self._is_any and self._total is not None else {}
+
+    def measured(self) -> Measured:
+        """Returns the values over all rows."""
+        total = self._total
+        if total is None or not self._is_any:
             return Measured()
         problem = total.labels.problem()
         if problem is not None:
-            return Measured(problem=f"label_col={self.label_col!r}: {problem}")
+            return Measured(problem=f"label_col={self._measure.label_col!r}: {problem}")
         values: dict[str, float] = {}
-        for metric in total.counted(self.metrics()):
+        for metric in total.counted(self._measure.metrics()):
             for name, value in metric.compute().items():
                 if math.isfinite(value):
                     values[f"{metric.name}.{name}" if name in values else name] = float(value)
         return Measured(values)
-
-    def _merged(self, states: Iterable[States]) -> _Total | None:
-        """Returns the sum of states; None if there is none, or one of rows not measured."""
-        labels = self.look([])
-        total = None
-        if labels is not None:
-            total = _Total(labels, [metric.name for metric in self.metrics()])
-        is_any = False
-        for state in states:  # to the end, since callers count what they yield
-            is_any = True
-            if LABELS not in state:
-                total = None
-            if total is not None:
-                total.merge(state, self.metrics)
-        return total if is_any else None
 
 
 class _Total:

@@ -21,7 +21,11 @@ Encode = Callable[[Sequence[Sequence[str]]], Inputs]
 
 
 def encode_noted(
-    rows: pa.RecordBatch, sources: Sequence[TextSource], encode: Encode, suspects: Suspects
+    rows: pa.RecordBatch,
+    sources: Sequence[TextSource],
+    encode: Encode,
+    suspects: Suspects,
+    salt: str = "",
 ) -> EncodedRows:
     """Returns the model inputs of rows, with a note of them while their texts are made and encoded.
 
@@ -32,11 +36,12 @@ def encode_noted(
         sources: where each of the task's texts comes from.
         encode: see `encode_rows`.
         suspects: of this attempt.
+        salt: tells rows in this tokenizer from the same rows in another.
     """
     if not suspects.is_noting:
         return _encode(rows, sources, encode)
     columns = dict.fromkeys(name for source in sources for name in source.made_of.columns)
-    hashes = _hashes_of_rows([rows.column(name) for name in columns])
+    hashes = _hashes_of_rows([rows.column(name) for name in columns], salt)
     known = suspects.known
     for row, one in enumerate(hashes):
         if one in known.suspected:
@@ -67,42 +72,49 @@ def _encode_others(
     return EncodedRows(indices, encoded.inputs, {**unreadable, **refused})
 
 
-def give_up_deadly(encoded: Encoded, suspects: Suspects) -> None:
+def give_up_deadly(encoded: Encoded, suspects: Suspects, salt: str = "") -> None:
     """Gives the sequences an error that have killed a worker in the model."""
     if suspects.known.deadly:
         everything = np.arange(len(encoded.n_tokens))
-        for sequence, one in enumerate(hashes_of_sequences(encoded, everything)):
+        for sequence, one in enumerate(hashes_of_sequences(encoded, everything, salt)):
             if one in suspects.known.deadly:
                 encoded.errors.setdefault(sequence, DEADLY)
 
 
 def split_suspects(
-    encoded: Encoded, sequences: IntArray, suspects: Suspects
+    encoded: Encoded, sequences: IntArray, suspects: Suspects, salt: str = ""
 ) -> tuple[IntArray, IntArray]:
     """Returns those of some sequences that are suspects, and the others."""
     if not suspects.known.suspected:
         return sequences[:0], sequences
-    hashes = hashes_of_sequences(encoded, sequences)
+    hashes = hashes_of_sequences(encoded, sequences, salt)
     are = np.array([one in suspects.known.suspected for one in hashes], dtype=np.bool_)
     return sequences[are], sequences[~are]
 
 
-def hashes_of_sequences(encoded: Encoded, sequences: IntArray) -> list[str]:
-    """Returns what tells sequences apart, by their tokens; the same in every process."""
+def hashes_of_sequences(encoded: Encoded, sequences: IntArray, salt: str = "") -> list[str]:
+    """Returns what tells sequences apart, by their tokens; the same in every process.
+
+    Args:
+        encoded: holds them.
+        sequences: their indices.
+        salt: tells sequences in this model from the same sequences in another.
+    """
     first = next(iter(encoded.columns.values()))
     starts, lengths = encoded.starts[sequences], encoded.n_tokens[sequences]
     pairs = zip(starts.tolist(), lengths.tolist(), strict=True)
-    return [_hash(first[start : start + length].tobytes()) for start, length in pairs]
+    return [_hash(first[start : start + length].tobytes(), salt) for start, length in pairs]
 
 
-def _hashes_of_rows(columns: Sequence[pa.Array]) -> list[str]:
+def _hashes_of_rows(columns: Sequence[pa.Array], salt: str) -> list[str]:
     texts = [_comparable(column).to_pylist() for column in columns]
     # As Python writes them: a null is no empty text, and no text ends where another begins.
-    return [_hash(repr(row).encode()) for row in zip(*texts, strict=True)]
+    return [_hash(repr(row).encode(), salt) for row in zip(*texts, strict=True)]
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+def _hash(content: bytes, salt: str) -> str:
+    salted = f"{salt}\0".encode() + content if salt else content
+    return hashlib.blake2b(salted, digest_size=8).hexdigest()
 
 
 def _comparable(column: pa.Array) -> pa.Array:

@@ -113,6 +113,29 @@ def fingerprint(folder: Path, shown: str, loading: LoadingConfig, files: Sequenc
     return total.hexdigest()
 
 
+def tokenizer_digest(folder: Path) -> str:
+    """Returns the sha256 over the files that tokenizers read, where they make a difference."""
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if any(fnmatchcase(file.name, pattern) for pattern in _TOKENIZER_FILES):
+            content = file.read_bytes()
+            if file.name == "tokenizer_config.json":
+                content = _without_labels(content)
+            total.update(f"{file.name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _without_labels(tokenizer_config: bytes) -> bytes:
+    """Returns a tokenizer's configuration without what says only where it is from, and its limit.
+
+    The limit with which texts are really cut is known apart.
+    """
+    settings = json.loads(tokenizer_config)
+    for name in ("name_or_path", "_name_or_path", "model_max_length", "tokenizer_file"):
+        settings.pop(name, None)
+    return json.dumps(settings, sort_keys=True).encode()
+
+
 def _refuse_pointer(start: bytes, name: str, shown: str) -> None:
     if start == _LFS_POINTER:
         raise ModelLoadError(

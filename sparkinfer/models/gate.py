@@ -26,6 +26,7 @@ from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.probes import Probes, difference, score_in_batches
 from sparkinfer.models.running import RunningModel, load_way
+from sparkinfer.models.tokens import NO_LIMIT
 from sparkinfer.workers.devices import release_memory
 from sparkinfer.workers.steps import step
 
@@ -66,6 +67,25 @@ class Verdict:
     unpadded: str = ""
     layout: Layout = field(default=Layout())
     task: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def details(self) -> str:
+        """What to know of it, as a phrase."""
+        return f"largest difference from float32 {self.max_difference:.1g}"
+
+    @property
+    def found(self) -> str:
+        """All that was found, but not what was rejected."""
+        limit = self.max_length
+        cut = "not truncated" if limit >= NO_LIMIT else f"truncated at {limit} tokens"
+        found = (
+            f"{self.accepted} on {self.device}: differs from float32 by "
+            f"{self.max_difference:.2g}, allowed {self.tolerance:g}; labels "
+            f"{', '.join(self.labels[:8])}; texts are {cut}"
+        )
+        if self.unpadded:
+            found += f"; texts of unlike length share no batch: {self.unpadded}"
+        return found
 
 
 def run_gate(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.preprocess import Preprocess
 from sparkinfer.models.tasks import make_task
-from sparkinfer.models.tasks.base import Task
+from sparkinfer.models.tasks.base import Pairs, Task
 from sparkinfer.models.text_sources import ColumnText, TemplateText, TextSource
 from sparkinfer.option_groups import BatchingConfig, DeepSpeedConfig, LoadingConfig
 
@@ -57,7 +58,7 @@ class ModelOptions:
         task = make_task(config.task, config.generation)
         return cls(
             task=task,
-            texts=_texts(config, task),
+            texts=texts_of(config, task),
             prefix=config.output_prefix,
             dtype=config.dtype,
             acceleration=config.acceleration,
@@ -80,22 +81,38 @@ class ModelOptions:
 
     def settings(self) -> dict[str, Any]:
         """Returns the options that determine the output, by name, as JSON values."""
-        text, *others = (one.made_of for one in self.texts)
-        preprocess = self.texts[0].preprocess
         return {
-            "input_col": text.column if isinstance(text, ColumnText) else None,
-            "input_template": text.template if isinstance(text, TemplateText) else None,
-            "template.null": text.null if isinstance(text, TemplateText) else None,
-            "text_pair_col": others[0].columns[0] if others else None,
-            "preprocess": preprocess.identity() if preprocess else None,
-            "preprocess.version": preprocess.version if preprocess else None,
+            **settings_of_texts(self.texts),
             "task": self.task.name,
             "max_length": self.max_length,
             **self.task.settings(),
         }
 
 
-def _texts(config: ScoringConfig, task: Task) -> tuple[TextSource, ...]:
+class ReadsTexts(Protocol):
+    """What a configuration's texts are for; see `Task`."""
+
+    @property
+    def pairs(self) -> Pairs: ...  # noqa: D102
+    @property
+    def takes_messages(self) -> bool: ...  # noqa: D102
+
+
+def settings_of_texts(texts: Sequence[TextSource]) -> dict[str, Any]:
+    """Returns where texts come from, by name of the option, as JSON values."""
+    text, *others = (one.made_of for one in texts)
+    preprocess = texts[0].preprocess
+    return {
+        "input_col": text.column if isinstance(text, ColumnText) else None,
+        "input_template": text.template if isinstance(text, TemplateText) else None,
+        "template.null": text.null if isinstance(text, TemplateText) else None,
+        "text_pair_col": others[0].columns[0] if others else None,
+        "preprocess": preprocess.identity() if preprocess else None,
+        "preprocess.version": preprocess.version if preprocess else None,
+    }
+
+
+def texts_of(config: ScoringConfig, task: ReadsTexts) -> tuple[TextSource, ...]:
     """Returns where the task's texts come from.
 
     Raises:

@@ -14,15 +14,16 @@ from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.backends import BACKENDS, check_acceleration, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
-from sparkinfer.models.careful import encode_noted
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.files import tokenizer_digest
 from sparkinfer.models.gate import Verdict, run_gate
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, resolve, stage
-from sparkinfer.models.tasks.base import ModelTask, Task, column_metadata, scored_schema
-from sparkinfer.models.tokens import EncodedRows, Encoder
+from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
+from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.workers import resident
 from sparkinfer.workers.devices import release_memory
 from sparkinfer.workers.gpus import release_gpus
@@ -48,6 +49,9 @@ class ModelScoring:
     options: ModelOptions
     source: ModelSource | None = None
     verdict: Verdict | None = None
+
+    encodings = 1
+    read_beside = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -158,46 +162,80 @@ class ModelScoring:
         for text in self.options.texts:
             text.check()  # a function of the user's must be found here, too
         resident.release()
-        path = stage(self.found, self.options.loading)
-        model, verdict = run_gate(path, self.options, slot.device, longest_text)
+        model, verdict = self.tried(slot, longest_text)
         if slot.scores_later:
-            decided = self.decided(verdict)
-            resident.keep(decided._key(slot), model, lambda: release_memory(slot.device))
+            key = self.decided(verdict).key(slot)
+            resident.keep(key, model, lambda: release_memory(slot.device))
         else:
             del model
             release_memory(slot.device)
             release_gpus()
         return verdict
 
+    def tried(
+        self, slot: WorkerSlot, longest_text: int | None = None
+    ) -> tuple[RunningModel, Verdict]:
+        """Returns the model as every worker is to run it, and how that is."""
+        return run_gate(
+            stage(self.found, self.options.loading), self.options, slot.device, longest_text
+        )
+
     def open(self, slot: WorkerSlot, report: Callable[[ScoringStatistics], None]) -> Scorer:
         """Returns a scorer of this process's one copy of the model; loads it if needed."""
-        verdict = self._decided()
-
-        def load() -> RunningModel:
-            return load_way(self._checkpoint(slot.device), verdict.accepted)
-
-        model = resident.get(self._key(slot), load, lambda: release_memory(slot.device))
+        load = partial(self.load, slot)
+        model = resident.get(self.key(slot), load, lambda: release_memory(slot.device))
         return Scorer(model, self.options, report)
 
-    def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], EncodedRows]:
+    def load(self, slot: WorkerSlot) -> RunningModel:
+        """Returns the model, run as the gate decided."""
+        return load_way(self._checkpoint(slot.device), self._decided().accepted)
+
+    def key(self, slot: WorkerSlot) -> tuple[object, ...]:
+        """Returns what tells the model, as it is run there, from others."""
+        found, verdict = self.found.fingerprint, self._decided()
+        how = (verdict.accepted, *self._lengths, verdict.layout)
+        return (found, slot.device, self.options.task, *how)
+
+    def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], tuple[EncodedRows]]:
         """Returns what makes the model's inputs of rows; see `EncodesAhead`.
 
         It needs no accelerator and loads no weights.
         """
-        options = self.options
-        key = ("tokenizer", self.found.fingerprint, self.task, *self._lengths)
+        load = partial(self.load_encoder, cores)
+        encoder = resident.get(self.encoder_key, load, lambda: None)
+        return lambda batch, suspects: (encoder.encode(batch, suspects),)
 
-        def load() -> tuple[ModelTask, Encoder]:
-            os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
-            checkpoint = self._checkpoint("cpu")
-            return checkpoint.task, checkpoint.encoder
+    @property
+    def encoder_key(self) -> tuple[object, ...]:
+        """What tells that from others."""
+        what = (self.found.fingerprint, self.task, self.options.texts)
+        return ("tokenizer", *what, *self._lengths)
 
-        task, tokenizer = resident.get(key, load, lambda: None)
+    def load_encoder(self, cores: int, name: str = "") -> RowEncoder:
+        """Returns the same, loaded.
 
-        def encode(batch: pa.RecordBatch, suspects: Suspects) -> EncodedRows:
-            return encode_noted(batch, options.texts, partial(task.encode, tokenizer), suspects)
+        Args:
+            cores: for it.
+            name: of the model among several; see `Scorer`.
+        """
+        os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
+        checkpoint = self._checkpoint("cpu")
+        encode = partial(checkpoint.task.encode, checkpoint.encoder)
+        return RowEncoder(self.options.texts, encode, name)
 
-        return encode
+    def encoding_of(self, model: RunningModel) -> tuple[object, ...] | None:
+        """Returns what determines the model's inputs; None: no other model's are the same.
+
+        Args:
+            model: this one.
+        """
+        kind = type(model.encoder.tokenizer)
+        own_code = kind.__module__.startswith("transformers_modules")
+        if model.task.encoding is None or own_code:
+            return None
+        files = tokenizer_digest(stage(self.found, self.options.loading))
+        cut_at = (self.options.max_length, model.encoder.max_length)
+        return (files, kind, cut_at, self.options.texts, model.task.encoding)
 
     def _checkpoint(self, device: str) -> Checkpoint:
         """Returns the model's files on this node, to be run as the gate decided."""
@@ -213,8 +251,3 @@ class ModelScoring:
     def _lengths(self) -> tuple[int | None, int]:
         """The length limit that was asked for, and that which holds."""
         return self.options.max_length, self._decided().max_length
-
-    def _key(self, slot: WorkerSlot) -> tuple[object, ...]:
-        found, verdict = self.found.fingerprint, self._decided()
-        how = (verdict.accepted, *self._lengths, verdict.layout)
-        return (found, slot.device, self.options.task, *how)

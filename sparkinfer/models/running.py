@@ -66,6 +66,20 @@ class RunningModel:
         with torch.inference_mode():
             return self.task.decode(self.task.run(self.runtime, tensors), tensors)
 
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights; 0 if the backend does not show them."""
+        module = self.runtime.module
+        if module is None:
+            return 0
+        tensors = [*module.parameters(), *module.buffers()]
+        return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
+
+    def move(self, device: str) -> None:
+        """Moves the weights; does nothing if the backend does not show them."""
+        if self.runtime.module is not None:
+            self.runtime.module.to(device)
+
     def try_out(self, tensors: Tensors) -> pa.RecordBatch:
         """Returns the numbers by which ways of running the model are compared; see `ModelTask`."""
         import torch

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,20 @@ from sparkinfer.batching.rebatch import growing_rows, rebatch
 from sparkinfer.exceptions import DeviceError
 from sparkinfer.models.careful import (
     MODEL,
-    encode_noted,
     give_up_deadly,
     hashes_of_sequences,
     split_suspects,
 )
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import scored_schema
-from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs
-from sparkinfer.workers import heap
+from sparkinfer.models.tokens import Encoded, EncodedRows, EncodedWindow, Inputs
+from sparkinfer.models.window_loop import score_windows
 from sparkinfer.workers.devices import is_out_of_memory, release_memory
-from sparkinfer.workers.lookahead import InTurn, LookAhead
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
-from sparkinfer.workers.watchdog import Activity, ForwardPass, Tokenising
+from sparkinfer.workers.watchdog import Activity, ForwardPass
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Token budget by kind of device: rates measured on a CPU stop growing beyond it."""
@@ -49,8 +48,8 @@ NOT_FINITE = "model: the output is not finite (NaN or infinity)"
 
 
 @dataclass(frozen=True)
-class _Window:
-    """Rows that are read ahead together, tokenised and cut into batches."""
+class Window:
+    """Rows that are read ahead together, tokenised and cut into batches for one model."""
 
     rows: EncodedRows
     tokens: int  # of the sequences that go through the model
@@ -65,8 +64,10 @@ class Scorer:
         model: what runs on the accelerator.
         options: its input columns, budgets and window sizes.
         report: called with the statistics so far after each forward pass.
+        name: of the model among several that score the same rows; empty if it is the only one.
 
     Attributes:
+        encoder: makes its inputs of rows.
         statistics: what it has done so far.
         schema: of the columns that it adds, without a prefix.
         suspects: inputs that may have killed a worker, and where to note what runs.
@@ -77,27 +78,26 @@ class Scorer:
         model: RunningModel,
         options: ModelOptions,
         report: Callable[[ScoringStatistics], None] | None = None,
+        name: str = "",
     ) -> None:
         self.statistics = ScoringStatistics()
         self.schema = scored_schema(model.task.task)
         self.suspects = Suspects()
+        self.encoder = RowEncoder(options.texts, model.encode, name)
         self._model = model
-        self._texts = options.texts
+        self._name = name
         self._columns = options.columns
         self._batching = options.batching
         self._budget = options.batching.max_batch_tokens or _default_budget(model.device)
         self._report = report
-        # For the watchdog, which reads them from its own thread. Each is set and cleared once per
-        # batch or window: an object and two assignments, which are atomic and need no lock.
-        self._forwarding: ForwardPass | None = None
-        self._tokenising: Tokenising | None = None
+        self._forwarding: ForwardPass | None = None  # for the watchdog; see `RowEncoder.activity`
 
     def activities(self) -> tuple[Activity | None, Activity | None]:
         """Returns what the model and the tokenizer are doing now, None for one that waits.
 
         An object stands for one activity: the next one, even if equal, is another object.
         """
-        return self._forwarding, self._tokenising
+        return self._forwarding, self.encoder.activity
 
     def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yields the scored columns of every row, in the order of the rows.
@@ -113,9 +113,9 @@ class Scorer:
         """
         limits = growing_rows(self._batching.window_rows)
         windows = rebatch(map(self._input_columns, batches), limits, self._batching.window_bytes)
-        yield from self._score_windows(windows, self._tokenize)
+        yield from self._score_windows(windows, lambda rows: self.cut(self._tokenize(rows)))
 
-    def process_encoded(self, windows: Iterable[EncodedRows]) -> Iterator[pa.RecordBatch]:
+    def process_encoded(self, windows: Iterable[EncodedWindow]) -> Iterator[pa.RecordBatch]:
         """Yields the scored columns of rows that are already tokenised, in order.
 
         Each item is a window: its rows share batches with each other and not with other windows'.
@@ -126,56 +126,42 @@ class Scorer:
         Raises:
             DeviceError: see `process`.
         """
-        yield from self._score_windows(windows, self._cut_into_batches)
+        yield from self._score_windows(windows, lambda window: self.cut(window.encoded[0]))
 
     def _input_columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        columns = [_plain(batch.column(name)) for name in self._columns]
-        return pa.RecordBatch.from_arrays(columns, names=list(self._columns))
+        return plain_columns(batch, self._columns)
 
     def _score_windows(
-        self, windows: Iterable[Any], prepare: Callable[[Any], _Window]
+        self, windows: Iterable[Any], prepare: Callable[[Any], Window]
     ) -> Iterator[pa.RecordBatch]:
-        # Where there are suspects, what runs in the tokenizer must not die of what the model does.
-        ahead = (InTurn if self.suspects.known else LookAhead)(windows, prepare)
-        try:
-            ready = iter(ahead)
-            while (window := self._next(ready)) is not None:
-                yield self._score_window(window)
-                del window  # otherwise its pages are not free yet
-                heap.trim()
-        finally:
-            ahead.close()
+        yield from score_windows(windows, prepare, self.score, self.suspects, self.statistics)
 
-    def _next(self, ready: Iterator[_Window]) -> _Window | None:
+    def _tokenize(self, rows: pa.RecordBatch) -> EncodedRows:
+        """Tokenises a window; runs in the look-ahead thread."""
         started = time.perf_counter()
-        window = next(ready, None)
-        self.statistics.wait_s += time.perf_counter() - started
-        return window
-
-    def _tokenize(self, rows: pa.RecordBatch) -> _Window:
-        """Tokenises a window and cuts it into padded batches; runs in the look-ahead thread."""
-        started = time.perf_counter()
-        self._tokenising = Tokenising(rows.column(0))
-        try:
-            encoded = encode_noted(rows, self._texts, self._model.encode, self.suspects)
-        finally:
-            self._tokenising = None
+        encoded = self.encoder.encode(rows, self.suspects)
         self.statistics.tokenize_s += time.perf_counter() - started
-        return self._cut_into_batches(encoded)
+        return encoded
 
-    def _cut_into_batches(self, rows: EncodedRows) -> _Window:
-        """Cuts a window into padded batches; runs in the look-ahead thread."""
+    def cut(self, rows: EncodedRows) -> Window:
+        """Cuts a window into padded batches; runs in the look-ahead thread.
+
+        Args:
+            rows: tokenised for this model and maybe others; they stay as they are.
+        """
         started = time.perf_counter()
-        encoded = rows.inputs.encoded
+        encoded = replace(rows.inputs.encoded, errors=dict(rows.inputs.encoded.errors))
+        rows = replace(rows, inputs=replace(rows.inputs, encoded=encoded))
         self._refuse_unknown_tokens(encoded)
-        give_up_deadly(encoded, self.suspects)
-        alone, wanted = split_suspects(encoded, _sequences_of_rows(rows), self.suspects)
+        give_up_deadly(encoded, self.suspects, self._name)
+        sequences = _sequences_of_rows(rows)
+        alone, wanted = split_suspects(encoded, sequences, self.suspects, self._name)
         planned = [alone[index : index + 1] for index in range(len(alone))]
         planned += [wanted[batch] for batch in self._plan(encoded.n_tokens[wanted])]
         batches = [(batch, self._model.encoder.collate(encoded, batch)) for batch in planned]
         self.statistics.tokenize_s += time.perf_counter() - started
         tokens = int(encoded.n_tokens[alone].sum() + encoded.n_tokens[wanted].sum())
-        return _Window(rows, tokens, batches, len(alone))
+        return Window(rows, tokens, batches, len(alone))
 
     def _refuse_unknown_tokens(self, encoded: Encoded) -> None:
         """Gives texts with a token that the model does not have an error.
@@ -197,7 +183,12 @@ class Scorer:
             mixes_lengths=shared == "any length",
         )
 
-    def _score_window(self, window: _Window) -> pa.RecordBatch:
+    def score(self, window: Window) -> pa.RecordBatch:
+        """Returns the scored columns of a window's rows, in order.
+
+        Raises:
+            DeviceError: see `process`.
+        """
         encoded = window.rows.inputs.encoded
         errors = dict(encoded.errors)
         scored: list[tuple[IntArray, pa.RecordBatch]] = []
@@ -228,7 +219,7 @@ class Scorer:
         while waiting:
             part, padded = waiting.pop()
             if self.suspects.is_noting:
-                hashes = hashes_of_sequences(encoded, part)
+                hashes = hashes_of_sequences(encoded, part, self._name)
                 self.suspects.running(MODEL, hashes, alone=is_alone)
             scored, failure = self._score_part(encoded, part, padded)
             if is_alone:
@@ -274,13 +265,13 @@ class Scorer:
             return self._model.score(tensors), None
         except Exception as error:
             if is_out_of_memory(error):
-                return None, f"{_OUT_OF_MEMORY}: {_first_line(error)}"
-            if _breaks_device(error):
+                return None, f"{_OUT_OF_MEMORY}: {first_line(error)}"
+            if breaks_device(error):
                 raise DeviceError(
-                    f"device {self._model.device} is broken ({_first_line(error)}); the worker "
+                    f"device {self._model.device} is broken ({first_line(error)}); the worker "
                     "process ends so that a new one gets a clean device"
                 ) from error
-            return None, f"{type(error).__name__}: {_first_line(error)}"
+            return None, f"{type(error).__name__}: {first_line(error)}"
         finally:
             self._forwarding = None
             self.statistics.forward_s += time.perf_counter() - started
@@ -365,6 +356,12 @@ def _sequences_of_rows(rows: EncodedRows) -> IntArray:
     return inputs.sequences_of(np.flatnonzero(used[:-1]))
 
 
+def plain_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """Returns some columns of a batch in the form in which windows are cut of them."""
+    columns = [_plain(batch.column(name)) for name in names]
+    return pa.RecordBatch.from_arrays(columns, names=list(names))
+
+
 def _plain(column: pa.Array) -> pa.Array:
     """Returns a column without a dictionary, which each slice of it would hold whole."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
@@ -393,10 +390,11 @@ def _default_budget(device: str) -> int:
     return DEFAULT_BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
 
 
-def _breaks_device(error: Exception) -> bool:
+def breaks_device(error: Exception) -> bool:
     """Returns whether every later CUDA call of this process would fail too."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns what an error says, in short."""
     return str(error).strip().split("\n", 1)[0][:300] or "no message"

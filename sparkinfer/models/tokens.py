@@ -188,6 +188,19 @@ class EncodedRows:
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass
+class EncodedWindow:
+    """Rows that were encoded ahead.
+
+    Attributes:
+        encoded: the rows once for each tokenizer that they were given to.
+        rows: their columns that are read beside.
+    """
+
+    encoded: tuple[EncodedRows, ...]
+    rows: pa.RecordBatch
+
+
 def encode_rows(
     texts: Sequence[Texts], encode: Callable[[Sequence[Sequence[str]]], Inputs]
 ) -> EncodedRows:
@@ -322,12 +335,11 @@ class Encoder:
         n_tokens = np.array([len(ids) for ids in batch["input_ids"]], dtype=np.int64)
         values = {name: flat(batch[name]) for name in asked.columns if name in batch}
         values |= asked.read(batch)
-        owners = batch.get("overflow_to_sample_mapping")
+        starts, owners = np.arange(len(given[0])), batch.get("overflow_to_sample_mapping")
         if owners is None:
-            starts, cut = np.arange(len(given[0])), self._truncated(batch, given, n_tokens)
+            cut = self._truncated(batch, given, n_tokens)
         else:
-            starts = np.searchsorted(owners, np.arange(len(given[0])))
-            cut = np.zeros(len(n_tokens), dtype=np.bool_)
+            starts, cut = np.searchsorted(owners, starts), np.zeros(len(n_tokens), np.bool_)
         return Inputs(Encoded(values, n_tokens, cut, self._refused(n_tokens)), starts)
 
     def _refused(self, n_tokens: npt.NDArray[np.int64]) -> dict[int, str]:
@@ -406,8 +418,7 @@ def joined(names: Iterable[str], parts: Sequence[Encoded]) -> Encoded:
 
 def joined_inputs(names: Iterable[str], parts: Sequence[Inputs]) -> Inputs:
     """Returns the concatenation of inputs that were encoded in parts."""
-    ends = np.cumsum([len(part.encoded.n_tokens) for part in parts])
-    shifts = [0, *ends.tolist()][: len(parts)]
+    shifts = np.cumsum([0, *(len(part.encoded.n_tokens) for part in parts)])[:-1]
     starts = [part.starts + shift for part, shift in zip(parts, shifts, strict=True)]
     encoded = joined(names, [part.encoded for part in parts])
     return Inputs(encoded, np.concatenate([np.zeros(0, np.int64), *starts]))

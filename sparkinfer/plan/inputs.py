@@ -15,6 +15,7 @@ from sparkinfer.metrics.base import Evaluation
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import PlannedProcessor
+from sparkinfer.rows.several import members_of
 from sparkinfer.storage import exists
 
 _PART = r"(`([^`]|``)+`|[\w-]+)"
@@ -81,13 +82,12 @@ def choose_columns(
         ConfigError: a scored column would overwrite an input column.
     """
     carried = table.columns if config.carry_cols is None else config.carry_cols
-    wanted = {
-        "label_col": (config.label_col,) if config.label_col else (),
-        "carry_cols": config.carry_cols or (),
-    }
-    for option, names in wanted.items():
-        for name in names:
-            refuse_unknown(option, name, table.columns)
+    members = members_of(processor)
+    for name, one in config.by_model.items():
+        if one.label_col is not None:
+            refuse_unknown(_of_model("label_col", name), one.label_col, table.columns)
+    for column in config.carry_cols or ():
+        refuse_unknown("carry_cols", column, table.columns)
     processor.check_names(table.columns)
     for name in dict.fromkeys([*carried, *processor.inputs]):
         if name in table.refused:
@@ -97,8 +97,9 @@ def choose_columns(
             )
     inputs = pa.schema([table.schema.field(name) for name in processor.inputs])
     processor.check_types(inputs)
-    _check_label(config, table.schema, processor.evaluation)
-    _refuse_clash(carried, processor.fields.names)
+    for name, one in config.by_model.items():
+        _check_label(name, one, table.schema, members[name].evaluation)
+    refuse_clash(carried, processor.fields.names)
     return Columns(
         carried=pa.schema([table.schema.field(name) for name in carried]),
         inputs=inputs,
@@ -106,20 +107,29 @@ def choose_columns(
     )
 
 
-def _check_label(config: ScoringConfig, inputs: pa.Schema, evaluation: Evaluation | None) -> None:
+def _of_model(option: str, name: str) -> str:
+    """Returns an option of a model as it is given; the name of a single model is empty."""
+    return f"models.{name}.{option}" if name else option
+
+
+def _check_label(
+    name: str, config: ScoringConfig, inputs: pa.Schema, evaluation: Evaluation | None
+) -> None:
     if config.label_col is None:
         return
+    option = _of_model("label_col", name)
     if evaluation is None:
         raise ConfigError(
-            f"label_col={config.label_col!r} with task={config.task.name!r}: what the task gives "
+            f"{option}={config.label_col!r} with task={config.task.name!r}: what the task gives "
             "is not compared with labels; drop the option, the column is carried as it is"
         )
     label = inputs.field(config.label_col)
     if not evaluation.reads(label.type):
-        raise wrong_type("label_col", label, evaluation.label_types)
+        raise wrong_type(option, label, evaluation.label_types)
 
 
-def _refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
+def refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
+    """Raises ConfigError for scored columns that would overwrite some of the input."""
     lowered = {name.lower() for name in scored}  # Spark's names are case-insensitive
     clash = [name for name in carried if name.lower() in lowered]
     if clash:

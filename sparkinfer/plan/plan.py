@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparkinfer.metrics.measure import Measure
+from sparkinfer.metrics.several import Measures
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
 from sparkinfer.rows.reading import ChunkReader, InputFolders
@@ -43,7 +43,7 @@ class Plan:
 
     processor: ProcessorSpec
     columns: Columns
-    measure: Measure
+    measure: Measures
     read_from: InputFolders
     staging: str
     workers: Workers

@@ -13,14 +13,19 @@ from typing import Any
 import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.metrics.base import LabelNames
 from sparkinfer.metrics.measure import Measure, check_metrics
-from sparkinfer.plan.inputs import choose_columns
+from sparkinfer.metrics.several import Measures, SeveralMeasures
+from sparkinfer.plan.inputs import choose_columns, refuse_clash
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
-from sparkinfer.rows.processor import PlannedProcessor
+from sparkinfer.rows.first_rows import FirstRows
+from sparkinfer.rows.processor import LooksAtRows, PlannedProcessor
 from sparkinfer.rows.reading import InputFolders
+from sparkinfer.rows.several import members_of
+from sparkinfer.storage import join
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.steps import watched
 
@@ -46,7 +51,8 @@ class Prelude:
     def check(self) -> None:
         """Raises UsageError for mistakes that show without input, workers or model."""
         self.asked.check()
-        check_metrics(self.config.metrics, self.asked.evaluation)
+        for metrics, processor in self._measured(self.asked):
+            check_metrics(metrics, processor.evaluation)
 
     @cached_property
     def asked(self) -> PlannedProcessor:
@@ -97,13 +103,27 @@ class Prelude:
 
         Raises:
             ModelLoadError: it does not work.
-            ConfigError: workers do not find a metric of the user's.
+            ConfigError: workers do not find a metric of the user's, or a scored column that is
+                known only now would overwrite one of the input.
             EngineUnavailableError: what an earlier trial decided for is not installed.
             JobError: it does not work as an earlier trial decided.
         """
         resolved = self.resolved.pinned(self._followed) if self._followed else self.resolved
-        act = partial(_try_out, resolved, self.config.metrics, self._longest_text)
-        return resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
+        if isinstance(resolved, LooksAtRows) and "table" in self.__dict__:
+            resolved = resolved.looking_at(self._first_rows)
+        act = partial(_try_out, resolved, self._measured(resolved), self._longest_text)
+        decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
+        if "table" in self.__dict__:
+            refuse_clash(self.asked_columns.carried.names, decided.fields.names)
+        return decided
+
+    @property
+    def _first_rows(self) -> FirstRows | None:
+        files = self.table.files
+        if files is None:
+            return None
+        paths = tuple(join(files.found.root, one.name) for one in files.found.files)
+        return FirstRows(paths, files.rows, self.asked_columns.inputs)
 
     @property
     def _longest_text(self) -> int | None:
@@ -142,20 +162,38 @@ class Prelude:
             step_timeout_s=self.config.step_timeout_s,
         )
 
-    def measure(self, labels: tuple[str, ...]) -> Measure:
-        """Returns which metrics are computed, for a model with these labels."""
-        return Measure(
-            self.asked.evaluation,
-            self.config.label_col,
-            self.asked.prefix,
-            labels,
-            self.config.metrics,
-        )
+    def measure(self, labels: LabelNames) -> Measures:
+        """Returns which metrics are computed, for models with these labels."""
+        of_each = labels if isinstance(labels, Mapping) else {"": labels}
+        measures = {
+            name: Measure(
+                self._asked_of[name].evaluation,
+                config.label_col,
+                config.output_prefix,
+                tuple(of_each.get(name, ())),
+                config.metrics,
+            )
+            for name, config in self.config.by_model.items()
+        }
+        return SeveralMeasures(measures) if self.config.models else measures[""]
+
+    @property
+    def _asked_of(self) -> Mapping[str, PlannedProcessor]:
+        return members_of(self.asked)
+
+    def _measured(self, processor: PlannedProcessor) -> _Measured:
+        """Returns each processor with the metrics of the user's that are computed of it."""
+        members, configs = members_of(processor), self.config.by_model
+        return [(config.metrics, members[name]) for name, config in configs.items()]
+
+
+_Measured = Sequence[tuple[Sequence[str], PlannedProcessor]]
 
 
 def _try_out(
-    processor: PlannedProcessor, metrics: Sequence[str], longest_text: int | None, slot: WorkerSlot
+    processor: PlannedProcessor, measured: _Measured, longest_text: int | None, slot: WorkerSlot
 ) -> Any:
     """Returns what one worker finds out; workers take the metrics, so they must find them too."""
-    check_metrics(metrics, processor.evaluation)
+    for metrics, one in measured:
+        check_metrics(metrics, one.evaluation)
     return processor.try_out(slot, longest_text)

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.models.any_pipeline import AnyPipeline
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.rows.processor import PlannedProcessor
+from sparkinfer.rows.several import SeveralProcessors, told_of
 
 
 def model_scoring(config: ScoringConfig) -> PlannedProcessor:
     """Returns the configuration's model as a processor."""
-    return ModelScoring(config.model, config.revision, ModelOptions.of(config))
+    return ModelScoring(str(config.model), config.revision, ModelOptions.of(config))
 
 
 PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromkeys(
@@ -26,5 +28,21 @@ PROCESSORS: dict[str, Callable[[ScoringConfig], PlannedProcessor]] = dict.fromke
 
 
 def make_processor(config: ScoringConfig) -> PlannedProcessor:
-    """Returns the processor that the configuration asks for, not yet resolved."""
-    return PROCESSORS.get(config.task.name, model_scoring)(config)
+    """Returns the processor that the configuration asks for, or all of them, not yet resolved.
+
+    Raises:
+        ConfigError: there is none for a task.
+    """
+    if not config.models:
+        return _make(config)
+    made = {}
+    for name, one in config.by_model.items():
+        with told_of(name):
+            made[name] = _make(one)
+    return SeveralProcessors(made)
+
+
+def _make(config: ScoringConfig) -> PlannedProcessor:
+    if config.task.name in PROCESSORS:
+        return PROCESSORS[config.task.name](config)
+    return AnyPipeline.of(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from sparkinfer.jobs.manifest import Manifest, read_manifest
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.records import ChunkRecord, Records
 from sparkinfer.metrics.measure import Measure, Measured, States
+from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.live import format_seconds
@@ -212,11 +213,11 @@ def _finished(record: ChunkRecord) -> datetime:
 
 def _measured(manifest: Manifest, states: Iterator[States]) -> Measured:
     """Returns the package's own metrics over the rows of all states, which are read to the last."""
-    settings = manifest.settings
-    task = TASKS.get(str(settings.get("task")))
-    evaluation = task.evaluation if task is not None else None
-    prefix = settings.get("output_prefix", "")
-    measure = Measure(evaluation, settings.get("label_col"), prefix, manifest.labels)
+    measures = {
+        name: _measure(settings, _labels_of(manifest, name))
+        for name, settings in _settings_by_model(manifest).items()
+    }
+    measure: Measures = measures[""] if "" in measures else SeveralMeasures(measures)
     try:
         return measure.values(states)
     except (SparkInferError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -225,11 +226,42 @@ def _measured(manifest: Manifest, states: Iterator[States]) -> Measured:
         return Measured(problem=f"their records cannot be added up ({error})")
 
 
+def _measure(settings: Mapping[str, Any], labels: tuple[str, ...]) -> Measure:
+    task = TASKS.get(str(settings.get("task")))
+    evaluation = task.evaluation if task is not None else None
+    prefix = settings.get("output_prefix", "")
+    return Measure(evaluation, settings.get("label_col"), prefix, labels)
+
+
+def _settings_by_model(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Returns the settings of each model by its name; of a model alone, by an empty name."""
+    settings = manifest.settings
+    names = settings.get("models")
+    if names is None:
+        return {"": dict(settings)}
+    return {
+        name: {
+            key.removeprefix(f"models.{name}."): value
+            for key, value in settings.items()
+            if key.startswith(f"models.{name}.")
+        }
+        for name in names
+    }
+
+
+def _labels_of(manifest: Manifest, name: str) -> tuple[str, ...]:
+    labels = manifest.labels
+    return labels.get(name, ()) if isinstance(labels, Mapping) else labels
+
+
 def _metrics_of_run(manifest: Manifest) -> tuple[str, ...]:
     """Returns the metrics whose code the run imported: of the user, of a task that is not ours."""
-    settings = manifest.settings
-    task = str(settings.get("task"))
-    if settings.get("label_col") is None:
-        return ()
-    of_task = () if task in TASKS else (f"metrics of task {task!r}",)
-    return (*of_task, *(f"metric {name!r}" for name in settings.get("metrics") or ()))
+    found: list[str] = []
+    for name, settings in _settings_by_model(manifest).items():
+        task, label = str(settings.get("task")), f"{name}: " if name else ""
+        if settings.get("label_col") is None:
+            continue
+        if task not in TASKS:
+            found.append(f"{label}metrics of task {task!r}")
+        found += [f"{label}metric {metric!r}" for metric in settings.get("metrics") or ()]
+    return tuple(found)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import pyarrow.dataset as pads
 
 from sparkinfer.jobs.result import RunResult
+from sparkinfer.models.gate import Verdict
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.live import format_seconds
+from sparkinfer.rows.several import SeveralVerdict
 from sparkinfer.storage import file_system
 from sparkinfer.terminal import printable, printable_lines
 
@@ -46,10 +48,27 @@ def _model_lines(result: RunResult) -> list[str]:
     verdict, workers = result.verdict, result.workers
     if verdict is None or workers is None:
         return []
+    on = f"on {workers.count} x {workers.device_type}"
+    if not isinstance(verdict, SeveralVerdict):
+        return _verdict_lines("", verdict, on)
+    lines = [
+        line
+        for name, one in verdict.models.items()
+        if one is not None
+        for line in _verdict_lines(f"{name}: ", one, on)
+    ]
+    shared = [names for names in verdict.encoded_alike if len(names) > 1]
+    lines += [f"           tokenised once for {', '.join(names)}" for names in shared]
+    if verdict.takes_turns:
+        size = f"{verdict.weights_bytes / 2**30:.1f} GiB of weights"
+        lines.append(f"           {size} do not fit on the device: the models take turns")
+    return lines
+
+
+def _verdict_lines(label: str, verdict: Verdict, on: str) -> list[str]:
     unpadded = verdict.unpadded
     return [
-        f"model      {verdict.accepted} on {workers.count} x {workers.device_type}; "
-        f"largest difference from float32 {verdict.max_difference:.1g}",
+        f"model      {label}{verdict.accepted} {on}; {verdict.details}",
         *(f"           not used: {name}: {reason}" for name, reason in verdict.rejected),
         *([f"           texts of unlike length share no batch: {unpadded}"] if unpadded else []),
     ]
@@ -80,7 +99,7 @@ def describe_metrics(metrics: Mapping[str, float], problem: str | None) -> list[
 
 
 def _figure(name: str, value: float) -> str:
-    is_count = name in ("labelled_rows", "unknown_labels")
+    is_count = name.rpartition(".")[2] in ("labelled_rows", "unknown_labels")
     return f"{value:,.0f}" if is_count else f"{value:.4f}"
 
 

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.rows.processor import AvoidsSuspects, Processor, ProcessorSpec, Report
+from sparkinfer.rows.several import SeveralProcessors
+from sparkinfer.rows.several_scoring import SeveralScoring, joined
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity
@@ -25,7 +27,8 @@ class Mending:
     """Has a processor score the rows with an error once more; see `ProcessorSpec`.
 
     It reads rows of an output, with the columns that the processor added. A row whose error is not
-    gone keeps the one that it has. Rows without an input are not tried again.
+    gone keeps the one that it has. Rows without an input are not tried again. Of several
+    processors, each scores only the rows in which its own error is set.
 
     Attributes:
         inner: the processor.
@@ -48,16 +51,53 @@ class Mending:
         """Of their names."""
         return self.inner.prefix
 
-    def open(self, slot: WorkerSlot, report: Report) -> _Mender:
+    def open(self, slot: WorkerSlot, report: Report) -> Processor:
         """Returns the processor with what picks its rows."""
-        return _Mender(self, self.inner.open(slot, report))
+        if isinstance(self.inner, SeveralProcessors):
+            return _SeveralMenders(self.inner, self.inner.open(slot, report))
+        return _Mender(self.inner, self.inner.open(slot, report))
+
+
+class _SeveralMenders:
+    """Has each of several processors mend its own columns; a `Processor`."""
+
+    def __init__(self, spec: SeveralProcessors, scoring: SeveralScoring) -> None:
+        self._scoring = scoring
+        self._menders = {
+            name: _Mender(one, scoring.parts[name].processor) for name, one in spec.members.items()
+        }
+        self._names = spec.fields.names
+        self.statistics = scoring.statistics
+
+    @property
+    def suspects(self) -> Suspects:
+        return self._scoring.suspects
+
+    @suspects.setter
+    def suspects(self, suspects: Suspects) -> None:
+        self._scoring.suspects = suspects
+
+    def activities(self) -> Sequence[Activity | None]:
+        return self._scoring.activities()
+
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            mended: list[pa.Array] = []
+            for name, mender in self._menders.items():
+                self._scoring.residence.bring(name)
+                mended += joined(mender.process([batch]), mender.fields).columns
+            scored = (part.processor.statistics.rows for part in self._scoring.parts.values())
+            self.statistics.rows = max(scored)
+            self._scoring.told(self.statistics)
+            yield pa.RecordBatch.from_arrays(mended, names=self._names)
 
 
 class _Mender:
     """Picks the rows with an error and puts their new scores in place; a `Processor`."""
 
-    def __init__(self, spec: Mending, processor: Processor) -> None:
+    def __init__(self, spec: ProcessorSpec, processor: Processor) -> None:
         self._spec = spec
+        self.fields = spec.fields
         self._processor = processor
         self.statistics = processor.statistics
         self._suspects = Suspects()
@@ -80,10 +120,10 @@ class _Mender:
 
         def chosen() -> Iterator[pa.RecordBatch]:
             for batch in batches:
-                scored = pa.Table.from_batches([batch]).select(self._spec.fields.names)
+                scored = pa.Table.from_batches([batch]).select(self.fields.names)
                 wanted = _is_retryable(scored.column(self._spec.prefix + ERROR).combine_chunks())
                 waiting.append((scored, wanted))
-                yield batch.filter(wanted).select(list(self._spec.inner.inputs))
+                yield batch.filter(wanted).select(list(self._spec.inputs))
 
         new = _Stretches(self._processor.process(chosen()))
         # Asking for new scores reads rows, even where none of them needs any.

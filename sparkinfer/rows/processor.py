@@ -7,11 +7,11 @@ they open as a `Processor`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
-from sparkinfer.metrics.base import Evaluation
+from sparkinfer.metrics.base import Evaluation, LabelNames
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
@@ -69,13 +69,14 @@ class PlannedProcessor(ProcessorSpec, Protocol):
     """A spec as the driver plans with it.
 
     Attributes:
-        labels: names of what it may predict, in the order of their ids; empty if there are none.
+        labels: names of what it may predict, in the order of their ids, of several models by the
+            model's name; empty if there are none.
         evaluation: how its results are measured; None: they are not.
         verdict: what a trial found, for people and for the manifest; None before one.
     """
 
     @property
-    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
+    def labels(self) -> LabelNames: ...  # noqa: D102
     @property
     def evaluation(self) -> Evaluation | None: ...  # noqa: D102
     @property
@@ -150,18 +151,45 @@ class AvoidsSuspects(Protocol):
 
 
 @runtime_checkable
-class EncodesAhead(Protocol):
+class LooksAtRows(Protocol):
+    """A planned processor whose trial looks at rows of the input."""
+
+    def looking_at(self, first_rows: Callable[[], Iterator[pa.RecordBatch]] | None) -> Any:
+        """Returns the spec, to be tried out on these rows.
+
+        Args:
+            first_rows: yields rows with the columns that it reads, from the input's start;
+                picklable. None: the input cannot be looked at before the run.
+        """
+
+
+@runtime_checkable
+class EncodesAhead(ProcessorSpec, Protocol):
     """A spec whose work on the CPU may be done before, elsewhere.
 
-    What it opens to has `process_encoded`, which takes what `encode` returned in place of rows.
+    What it opens to has `process_encoded`, which takes an `EncodedWindow` in place of rows.
+
+    Attributes:
+        encodings: how often rows are encoded, once for each tokenizer.
+        read_beside: columns that it reads besides.
     """
 
-    def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], Any]:
+    @property
+    def encodings(self) -> int: ...  # noqa: D102
+    @property
+    def read_beside(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], tuple[Any, ...]]:
         """Returns what encodes rows in this process, loaded.
 
-        It returns `EncodedRows`, which the processor takes in place of the rows; for its second
-        argument see `AvoidsSuspects`.
+        It returns `EncodedRows`, one for each of `encodings`; for its second argument see
+        `AvoidsSuspects`.
 
         Args:
             cores: for it.
         """
+
+
+def encodes_ahead(spec: ProcessorSpec) -> TypeGuard[EncodesAhead]:
+    """Returns whether there is something of a spec's work that may be done before."""
+    return isinstance(spec, EncodesAhead) and spec.encodings > 0

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sparkinfer.metrics.measure import Measure, States
+from sparkinfer.metrics.measure import States
+from sparkinfer.metrics.several import Measures
+from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.storage import file_system
 
 COUNTED = ("n_tokens", "truncated", "error")
@@ -22,14 +26,15 @@ MOST_REASONS, REASON_LENGTH = 10, 200
 
 @dataclass
 class Tally:
-    """What some scored rows hold.
+    """What some scored rows hold; of several models, a row counts once.
 
     Attributes:
         rows: rows, those with an error included.
         errors: rows among them that have an error.
         truncated: rows among them whose text was truncated.
-        tokens: tokens of all rows.
-        reasons: the most frequent error reasons, shortened, and how often each occurs.
+        tokens: tokens of all rows, of all models.
+        reasons: the most frequent error reasons, shortened, and how often each occurs. Of several
+            models, a reason says whose it is unless it is everyone's.
         metrics: state of each metric, by its name.
     """
 
@@ -61,23 +66,33 @@ class TallyTaker:
         measure: which metrics are computed from them.
     """
 
-    def __init__(self, measure: Measure) -> None:
+    def __init__(self, measure: Measures) -> None:
         self._tally = Tally()
         self._reasons: Counter[str] = Counter()
-        self._prefix = measure.prefix
+        self._prefixes = measure.prefixes
         self._measuring = measure.start()
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Takes rows that have at least the columns that are counted and measured."""
-        n_tokens, truncated, error = (rows.column(self._prefix + name) for name in COUNTED)
         tally = self._tally
+        truncated = np.zeros(rows.num_rows, np.bool_)
+        failed = np.zeros(rows.num_rows, np.bool_)
+        errors: dict[str, pa.Array] = {}
+        for name, prefix in self._prefixes.items():
+            n_tokens, cut, errors[name] = (rows.column(prefix + column) for column in COUNTED)
+            tally.tokens += pc.sum(n_tokens).as_py() or 0
+            truncated |= _as_numpy(pc.fill_null(cut, False))
+            failed |= _as_numpy(errors[name].is_valid())
         tally.rows += rows.num_rows
-        tally.errors += rows.num_rows - error.null_count
-        tally.truncated += pc.sum(truncated).as_py() or 0
-        tally.tokens += pc.sum(n_tokens).as_py() or 0
-        if error.null_count < rows.num_rows:
-            given = error.drop_null().to_pylist()
-            self._reasons.update(reason[:REASON_LENGTH] for reason in given)
+        tally.errors += int(failed.sum())
+        tally.truncated += int(truncated.sum())
+        if failed.any():
+            wanted = pa.array(np.flatnonzero(failed))
+            given = {name: column.take(wanted).to_pylist() for name, column in errors.items()}
+            of_rows = (
+                dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)
+            )
+            self._reasons.update(_reason(row)[:REASON_LENGTH] for row in of_rows)
         self._measuring.add(rows)
 
     def tally(self) -> Tally:
@@ -87,10 +102,33 @@ class TallyTaker:
         return self._tally
 
 
-def tally_file(path: str, measure: Measure) -> Tally:
+def _reason(errors: Mapping[str, str | None]) -> str:
+    """Returns why a row has an error, as one reason.
+
+    A missing text is a reason only where there is no other: it is the input's.
+
+    Args:
+        errors: of each model, by its name; at least one is not None.
+    """
+    if len(set(errors.values())) == 1:
+        return str(next(iter(errors.values())))
+    told = {name: why for name, why in errors.items() if why not in (None, NULL_TEXT)}
+    return "; ".join(f"{name}: {why}" for name, why in told.items()) or NULL_TEXT
+
+
+def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # of no chunk
+        return np.zeros(0, np.bool_)
+    values: npt.NDArray[np.bool_] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def tally_file(path: str, measure: Measures) -> Tally:
     """Returns what a scored Parquet file holds; reads only the few columns needed for it."""
     taker = TallyTaker(measure)
-    columns = [measure.prefix + name for name in COUNTED]
+    columns = [prefix + name for prefix in measure.prefixes.values() for name in COUNTED]
     fs, name = file_system(path)
     with fs.open(name, "rb") as handle:
         for batch in pq.ParquetFile(handle).iter_batches(columns=[*measure.columns, *columns]):
@@ -98,7 +136,7 @@ def tally_file(path: str, measure: Measure) -> Tally:
     return taker.tally()
 
 
-def add_up(tallies: Iterable[Tally], measure: Measure) -> Tally:
+def add_up(tallies: Iterable[Tally], measure: Measures) -> Tally:
     """Returns the sum over several files."""
     total = Tally()
     reasons: Counter[str] = Counter()

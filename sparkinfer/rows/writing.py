@@ -9,7 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparkinfer.metrics.measure import Measure
+from sparkinfer.metrics.several import Measures
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.tally import TallyTaker, WrittenFile
 from sparkinfer.storage import file_system, join
@@ -67,7 +67,7 @@ class ScoredWriter:
         measure: which metrics are computed from the rows.
     """
 
-    def __init__(self, folder: str, columns: Columns, measure: Measure) -> None:
+    def __init__(self, folder: str, columns: Columns, measure: Measures) -> None:
         self._folder = folder
         self._columns = columns
         self._measure = measure

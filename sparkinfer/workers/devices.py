@@ -79,6 +79,16 @@ def release_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
+def free_memory(device: str) -> int | None:
+    """Returns the bytes of memory that a device has free; None for a CPU, whose is the host's."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    free: int = torch.cuda.mem_get_info(torch.device(device))[0]
+    return free
+
+
 def has_nvidia_driver() -> bool:
     """Returns whether an NVIDIA driver is loaded on this host; uses no library."""
     if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/dxg").exists():  # Linux, WSL

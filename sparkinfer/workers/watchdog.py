@@ -60,7 +60,20 @@ class Tokenising(NamedTuple):
         return f"the tokenising of {rows} of up to {longest} characters"
 
 
-Activity = ForwardPass | Tokenising
+class PipelineCall(NamedTuple):
+    """A text is in a pipeline.
+
+    Attributes:
+        characters: of the text.
+    """
+
+    characters: int
+
+    def __str__(self) -> str:
+        return f"the pipeline's call with a text of {_count(self.characters, 'character')}"
+
+
+Activity = ForwardPass | Tokenising | PipelineCall
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Every row gets a key and goes into one row group with rows of similar length. A row group is a pair
 of files of the same name, one Parquet row group each: `tokens/NAME` holds the key, the token ids
 and what is known about the text, `carried/NAME` the columns that the output keeps, in the same
-order. Padding is left to the ranks. Rows are sorted only within what a task holds at a time, so no
+order. Where several models need the tokens of several tokenizers, the first file holds those of
+each. Padding is left to the ranks. Rows are sorted only within what a task holds at a time, so no
 shuffle is needed.
 
 If the processor does not encode ahead, there is only the second file, with the columns it reads.
@@ -12,8 +13,9 @@ If the processor does not encode ahead, there is only the second file, with the 
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.option_groups import BatchingConfig
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
-from sparkinfer.rows.processor import EncodesAhead
+from sparkinfer.rows.processor import encodes_ahead
 from sparkinfer.storage import file_system, join, read_text, replace_text
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Tokenising
@@ -42,7 +44,6 @@ TOKENS, CARRIED, LISTS = "tokens", "carried", "lists"
 """Folders for the two files of a row group, and for lists of row groups."""
 
 ROW, N_TOKENS, TRUNCATED, SEQUENCES = "row", "n_tokens", "truncated", "sequences"
-NUMBERS = (ROW, N_TOKENS, TRUNCATED, SEQUENCES)
 ERROR, LENGTHS = "error", "lengths"
 """Columns of a tokens file besides the model's inputs. `n_tokens` is NULL_LENGTH where there is no
 text; `error` says why a row has no tokens, null if the text is null; `sequences` is the number of
@@ -50,6 +51,15 @@ sequences of a row, and `lengths` lists the number of tokens of each."""
 
 KEPT = "kept."
 """Before the name of a column with what the task kept of each row's input."""
+
+OF_OTHERS = re.compile(r"of\d+_")
+"""Before the name of a column, but `ROW`, of what a second tokenizer made, or a third."""
+
+
+def of_encoding(number: int) -> str:
+    """Returns what stands before the names of an encoding's columns: of the first, nothing."""
+    return f"of{number}_" if number else ""
+
 
 NULL_LENGTH = -1
 
@@ -120,7 +130,7 @@ class Encoding:
 
     def __init__(self, job: PrepareJob, suspects: Suspects) -> None:
         spec = job.plan.processor
-        self._encode = spec.encoder(job.cores) if isinstance(spec, EncodesAhead) else None
+        self._encode = spec.encoder(job.cores) if encodes_ahead(spec) else None
         self._inputs = spec.inputs
         self._suspects = suspects
         self._now: Tokenising | None = None
@@ -129,16 +139,15 @@ class Encoding:
         """Returns what is in the tokenizer, for the watchdog."""
         return (self._now,)
 
-    def encode(self, window: pa.RecordBatch) -> EncodedRows | None:
-        """Returns the model's inputs for some rows, None if the processor does not encode ahead."""
+    def encode(self, window: pa.RecordBatch) -> tuple[EncodedRows, ...]:
+        """Returns the inputs for some rows by tokenizer, none if it does not encode ahead."""
         if self._encode is None:
-            return None
+            return ()
         self._now = Tokenising(window.column(self._inputs[0]))
         try:
-            rows: EncodedRows = self._encode(window, self._suspects)
+            return self._encode(window, self._suspects)
         finally:
             self._now = None
-        return rows
 
 
 def prepare_part(
@@ -157,19 +166,35 @@ def prepare_part(
     budget = batching.max_batch_tokens or DEFAULT_BATCH_TOKENS[plan.workers.device_type]
     limits = growing_limits(budget, budget * BATCHES_IN_ROW_GROUP)
     batches = plan.reader.read(part.pieces)
+    kept = _kept_columns(plan)
     windows = rebatch(batches, same_rows(batching.window_rows), batching.window_bytes)
     for window in windows:
-        rows = encoding.encode(window)
-        lengths = _row_tokens(rows) if rows else np.ones(window.num_rows, np.int64)
+        encodings = encoding.encode(window)
+        lengths = _lengths(encodings, window.num_rows)
         for group in cut_row_groups(lengths, limits, max_rows=batching.window_rows):
             name = f"part-{part.number:08d}-{uuid.uuid4()}.parquet"
-            kept = list(plan.columns.carried.names if rows else plan.columns.read.names)
-            if rows:
-                _write(job.folder, TOKENS, name, _tokens_table(rows, group, row))
+            if encodings:
+                _write(job.folder, TOKENS, name, _tokens_table(encodings, group, row))
             carried = pa.Table.from_batches([window]).select(kept).take(pa.array(group))
             _write(job.folder, CARRIED, name, carried)
             yield PreparedFile(part.number, name, row, len(group), int(lengths[group].sum()))
             row += len(group)
+
+
+def _kept_columns(plan: Plan) -> list[str]:
+    """Returns the columns that ranks need beside what is encoded."""
+    spec = plan.processor
+    if not encodes_ahead(spec):
+        return list(plan.columns.read.names)
+    return list(dict.fromkeys([*plan.columns.carried.names, *spec.read_beside]))
+
+
+def _lengths(encodings: Sequence[EncodedRows], rows: int) -> IntArray:
+    """Returns by how many tokens rows are put together, int64 (rows,): those of all tokenizers."""
+    if not encodings:
+        return np.ones(rows, np.int64)
+    total: IntArray = np.sum([_row_tokens(one) for one in encodings], axis=0)
+    return total
 
 
 def _row_tokens(rows: EncodedRows) -> IntArray:
@@ -178,8 +203,17 @@ def _row_tokens(rows: EncodedRows) -> IntArray:
     return tokens
 
 
-def _tokens_table(rows: EncodedRows, group: IntArray, first_row: int) -> pa.Table:
+def _tokens_table(encodings: Sequence[EncodedRows], group: IntArray, first_row: int) -> pa.Table:
     """Returns the tokens file's rows for some rows of a window."""
+    columns = {ROW: pa.array(np.arange(first_row, first_row + len(group)))}
+    for number, rows in enumerate(encodings):
+        of_this = _tokens_columns(rows, group)
+        columns |= {of_encoding(number) + name: column for name, column in of_this.items()}
+    return pa.table(columns)
+
+
+def _tokens_columns(rows: EncodedRows, group: IntArray) -> dict[str, pa.Array]:
+    """Returns the columns of one encoding for some rows of a window."""
     inputs, encoded = rows.inputs, rows.inputs.encoded
     indices = rows.indices[group]
     is_null = indices < 0
@@ -193,7 +227,6 @@ def _tokens_table(rows: EncodedRows, group: IntArray, first_row: int) -> pa.Tabl
         pairs = zip(group.tolist(), reasons, strict=True)
         reasons = [rows.unreadable.get(row, reason) for row, reason in pairs]
     columns = {
-        ROW: pa.array(np.arange(first_row, first_row + len(group))),
         N_TOKENS: pa.array(n_tokens.astype(np.int32)),
         TRUNCATED: pa.array(np.append(inputs.truncated, False)[indices]),
         SEQUENCES: pa.array(counts.astype(np.int32)),
@@ -203,8 +236,7 @@ def _tokens_table(rows: EncodedRows, group: IntArray, first_row: int) -> pa.Tabl
     for name, values in encoded.columns.items():
         columns[name] = _lists(values[taken], np.maximum(n_tokens, 0))
     kept = inputs.kept_of(np.maximum(indices, 0)) if len(inputs) else inputs.kept
-    columns |= {KEPT + name: kept.column(name) for name in kept.column_names}
-    return pa.table(columns)
+    return columns | {KEPT + name: kept.column(name) for name in kept.column_names}
 
 
 def _lists(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> pa.ListArray:

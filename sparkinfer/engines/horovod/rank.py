@@ -9,7 +9,6 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,8 +26,9 @@ from sparkinfer.engines.horovod.shares import RankShare, read_shares
 from sparkinfer.engines.spark_worker import limit_threads
 from sparkinfer.exceptions import RowConservationError
 from sparkinfer.logs import get_logger
+from sparkinfer.models.tokens import EncodedWindow
 from sparkinfer.plan.plan import Plan
-from sparkinfer.rows.processor import EncodesAhead
+from sparkinfer.rows.processor import encodes_ahead
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
@@ -160,16 +160,24 @@ def _score_share(job: RankJob, share: RankShare, loop: ScoringLoop, rank: int) -
 
 def _write(job: RankJob, share: RankShare, loop: ScoringLoop, name: str) -> WrittenFile:
     writer = ScoredWriter(share.staging, job.plan.columns, job.plan.measure)
-    if isinstance(job.plan.processor, EncodesAhead):
+    if encodes_ahead(job.plan.processor):
         return loop.write_encoded(name, writer, _encoded_windows(job, share))
     tables = (table for _, table in read_carried(job.prepared, share.files))
     return loop.write(name, writer, (batch for table in tables for batch in table.to_batches()))
 
 
-def _encoded_windows(job: RankJob, share: RankShare) -> Iterator[tuple[Any, pa.RecordBatch]]:
+def _encoded_windows(job: RankJob, share: RankShare) -> Iterator[tuple[EncodedWindow, pa.Table]]:
     row_groups = read_row_groups(READERS[job.reader], job.prepared, share.files)
-    for _, rows, carried in row_groups:
-        yield rows, carried
+    for _, encoded, carried in row_groups:
+        yield EncodedWindow(encoded, _read_beside(job, carried)), carried
+
+
+def _read_beside(job: RankJob, carried: pa.Table) -> pa.RecordBatch:
+    """Returns the columns of a row group that the processor reads beside what is encoded."""
+    spec = job.plan.processor
+    names = list(spec.read_beside) if encodes_ahead(spec) else []
+    columns = [carried.column(name).combine_chunks() for name in names]
+    return pa.RecordBatch.from_arrays(columns, names=names)
 
 
 class _Reporter:

@@ -24,12 +24,13 @@ from sparkinfer.engines.horovod.prepare import (
     KEPT,
     LENGTHS,
     N_TOKENS,
-    NUMBERS,
+    OF_OTHERS,
     ROW,
     SEQUENCES,
     TOKENS,
     TRUNCATED,
     PreparedFile,
+    of_encoding,
 )
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
 from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs
@@ -49,8 +50,10 @@ RESULTS_QUEUE_SIZE = 2
 
 def read_row_groups(
     reader: Reader, folder: str, files: Sequence[PreparedFile]
-) -> Iterator[tuple[PreparedFile, EncodedRows, pa.Table]]:
+) -> Iterator[tuple[PreparedFile, tuple[EncodedRows, ...], pa.Table]]:
     """Yields each row group once: its description, its token ids and its carried columns.
+
+    There are token ids of each tokenizer that the rows were given to.
 
     Args:
         reader: reads the token ids.
@@ -71,15 +74,32 @@ def read_row_groups(
                 "or twice; run again, and with --set horovod.reader=pyarrow if it happens again"
             )
         _check_rows(folder, file, rows)
-        errors, kept = _read_beside(folder, file)
-        carried = _read_columns(join(folder, CARRIED, file.name), None)
-        yield file, _encoded_rows(columns, list_columns, errors, kept), carried
+        encoded = tuple(
+            _encoded_rows(_of_encoding(columns, number), *_read_beside(folder, file, number))
+            for number in range(count_encodings(list_columns))
+        )
+        yield file, encoded, _read_columns(join(folder, CARRIED, file.name), None)
     if expected:
         missing = sum(file.rows for file in expected.values())
         raise RowConservationError(
             f"{folder}: {missing} rows in {len(expected)} prepared row groups were not read; run "
             "again, and with --set horovod.reader=pyarrow if it happens again"
         )
+
+
+def count_encodings(list_columns: Sequence[str]) -> int:
+    """Returns how many tokenizers the rows with these columns were given to."""
+    return sum(OF_OTHERS.sub("", name, count=1) == LENGTHS for name in list_columns)
+
+
+def _of_encoding(columns: Columns, number: int) -> Columns:
+    """Returns what one of the tokenizers made, by its own names."""
+    if not number:
+        return {name: one for name, one in columns.items() if not OF_OTHERS.match(name)}
+    before = of_encoding(number)
+    return {
+        name.removeprefix(before): one for name, one in columns.items() if name.startswith(before)
+    }
 
 
 def _check_rows(folder: str, file: PreparedFile, rows: npt.NDArray[Any]) -> None:
@@ -108,13 +128,12 @@ def _list_columns(folder: str, file: PreparedFile) -> list[str]:
     return [field.name for field in schema if pa.types.is_list(field.type)]
 
 
-def _encoded_rows(
-    columns: Columns, list_columns: Sequence[str], errors: Mapping[int, str], kept: pa.Table
-) -> EncodedRows:
+def _encoded_rows(columns: Columns, errors: Mapping[int, str], kept: pa.Table) -> EncodedRows:
     """Returns the rows of a row group; rows with the same tokens share one input."""
     counts = columns[SEQUENCES].astype(np.int64)
     starts = np.cumsum(counts) - counts
-    fed = {name: columns[name] for name in list_columns if name != LENGTHS}
+    beside = (ROW, N_TOKENS, TRUNCATED, SEQUENCES, LENGTHS)
+    fed = {name: values for name, values in columns.items() if name not in beside}
     has_text = columns[N_TOKENS] >= 0
     encoded = Encoded(
         fed,
@@ -157,19 +176,33 @@ def _read_columns(path: str, names: list[str] | None) -> pa.Table:
         return pq.ParquetFile(handle).read(names)
 
 
-def _read_beside(folder: str, file: PreparedFile) -> tuple[dict[int, str], pa.Table]:
-    """Returns the errors of a row group's rows by position, and what was kept of their inputs."""
+def _read_beside(folder: str, file: PreparedFile, number: int) -> tuple[dict[int, str], pa.Table]:
+    """Returns the errors of a row group's rows by position, and what was kept of their inputs.
+
+    Args:
+        folder: of the prepared files.
+        file: the row group.
+        number: of the tokenizer.
+    """
     fs, name = file_system(join(folder, TOKENS, file.name))
+    before = of_encoding(number)
     with fs.open(name, "rb") as handle:
         file_of_tokens = pq.ParquetFile(handle)
-        names = [one for one in file_of_tokens.schema_arrow.names if one.startswith(KEPT)]
-        found = file_of_tokens.read([ERROR, *names])
-    reasons = found.column(ERROR)
+        all_names = file_of_tokens.schema_arrow.names
+        names = [one for one in all_names if one.startswith(before + KEPT)]
+        found = file_of_tokens.read([before + ERROR, *names])
+    reasons = found.column(before + ERROR)
     errors = {}
     if reasons.null_count < len(reasons):
         errors = {row: why for row, why in enumerate(reasons.to_pylist()) if why is not None}
-    kept = found.select(names).rename_columns([one.removeprefix(KEPT) for one in names])
+    kept = found.select(names).rename_columns([one.removeprefix(before + KEPT) for one in names])
     return errors, kept
+
+
+def _number_columns(list_columns: Sequence[str]) -> list[str]:
+    """Returns the names of the columns with a number per row beside those with a list."""
+    befores = map(of_encoding, range(count_encodings(list_columns)))
+    return [ROW, *(one + name for one in befores for name in (N_TOKENS, TRUNCATED, SEQUENCES))]
 
 
 def read_with_pyarrow(
@@ -179,8 +212,9 @@ def read_with_pyarrow(
     fs, root = file_system(join(folder, TOKENS))
     for file in files:
         dataset = pads.dataset(f"{root}/{file.name}", filesystem=fs, format="parquet")
-        table = dataset.to_table(columns=[*NUMBERS, *list_columns])
-        columns = {name: table.column(name).to_numpy() for name in NUMBERS}
+        numbers = _number_columns(list_columns)
+        table = dataset.to_table(columns=[*numbers, *list_columns])
+        columns = {name: table.column(name).to_numpy() for name in numbers}
         for name in list_columns:
             columns[name] = pc.list_flatten(table.column(name)).to_numpy()
         yield columns
@@ -199,9 +233,10 @@ def read_with_petastorm(
     from petastorm.pytorch import DataLoader
 
     fs, root = file_system(join(folder, TOKENS))
-    names = [*NUMBERS, *list_columns]
+    names = [*_number_columns(list_columns), *list_columns]
     types = {ROW: np.int64, TRUNCATED: np.uint8}
-    fields = [(name, types.get(name, np.int32), (None,), False) for name in names]
+    kinds = [types.get(OF_OTHERS.sub("", name, count=1), np.int32) for name in names]
+    fields = [(name, kind, (None,), False) for name, kind in zip(names, kinds, strict=True)]
     reader = make_batch_reader(
         [fs.unstrip_protocol(f"{root}/{file.name}") for file in files],
         schema_fields=names,
@@ -223,8 +258,9 @@ def _as_one_row(frame: Any, list_columns: Sequence[str]) -> Any:
     import pandas as pd
 
     none = np.zeros(0, np.int32)
-    columns = {name: frame[name].to_numpy() for name in NUMBERS}
-    columns[TRUNCATED] = columns[TRUNCATED].astype(np.uint8)
+    columns = {name: frame[name].to_numpy() for name in _number_columns(list_columns)}
+    for name in [name for name in columns if name.endswith(TRUNCATED)]:
+        columns[name] = columns[name].astype(np.uint8)
     for name in list_columns:
         columns[name] = np.concatenate([none, *frame[name]])
     return pd.DataFrame({name: [values] for name, values in columns.items()})

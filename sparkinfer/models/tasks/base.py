@@ -43,6 +43,9 @@ anything else the task's `encode` keeps for `decode`."""
 Head = Callable[[Mapping[str, Any], Tensors], Mapping[str, Any]]
 """Makes of a model's outputs, by name, those that leave the device."""
 
+PLAIN = "one sequence for each input, as the tokenizer makes it"
+"""The `encoding` of a task that does nothing else."""
+
 Pairs = Literal["never", "optional", "required"]
 
 
@@ -195,6 +198,8 @@ class ModelTask(ABC):
         appended_tokens: those of them that the model sees behind the sequence itself: it must have
             positions for both.
         padding_side: the one side on which sequences may be padded; None: the gate finds it.
+        encoding: what `encode` does. Two models with the same, the same tokenizer and the same
+            texts share its result; None: nobody else's is the same.
     """
 
     labels: tuple[str, ...] = ()
@@ -204,6 +209,7 @@ class ModelTask(ABC):
     made_tokens: int = 0
     appended_tokens: int = 0
     padding_side: PaddingSide | None = None
+    encoding: str | None = None
 
     def __init__(self, task: Task) -> None:
         self.task = task

@@ -57,6 +57,7 @@ class FillMask(Task):
     name = "fill-mask"
     pipeline = "fill-mask"
     auto_class = "AutoModelForMaskedLM"
+    heads = ("ForMaskedLM", "ForPreTraining", "WithLMHeadModel")
     options_class = FillMaskOptions
 
     @property
@@ -95,13 +96,16 @@ class _ModelTask(ModelTask):
         )
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
-        encoded = encoder.encode(*columns)
+        encoded = encoder.encode(columns[0])
         are_masks = encoded.columns["input_ids"] == self._tokenizer.mask_token_id
         ends = np.concatenate([[0], np.cumsum(are_masks)])
         masks = ends[encoded.starts + encoded.n_tokens] - ends[encoded.starts]
         for row in np.flatnonzero(masks == 0).tolist():
             encoded.errors.setdefault(row, self._without_mask(bool(encoded.truncated[row])))
         return Inputs.of_one_sequence_each(encoded)
+
+    def encode_probes(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        return Inputs.of_one_sequence_each(encoder.encode(*columns))  # with or without a mask
 
     def _without_mask(self, is_truncated: bool) -> str:
         mask = self._tokenizer.mask_token

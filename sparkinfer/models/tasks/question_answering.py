@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from sparkinfer.models.tasks.base import (
     Tensors,
     without_rows,
 )
-from sparkinfer.models.tokens import Encoded, Encoder, Inputs, joined
+from sparkinfer.models.tokens import Encoded, Encoder, Inputs, flat, joined
 from sparkinfer.validation import Options, at_least
 
 START, END = "start_char", "end_char"
@@ -66,6 +65,7 @@ class QuestionAnswering(Task):
     name = "question-answering"
     pipeline = "question-answering"
     auto_class = "AutoModelForQuestionAnswering"
+    heads = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
     pairs = "required"
     options_class = QuestionAnsweringOptions
 
@@ -104,6 +104,15 @@ class _ModelTask(ModelTask):
         self.options: QuestionAnsweringOptions = task.options
         self.most_tokens = self.options.max_seq_len
         self._null_token = tokenizer.cls_token_id
+        self._special_tokens = tokenizer.num_special_tokens_to_add(pair=True)
+
+    def check_limit(self, max_length: int) -> None:
+        """Raises ConfigError for windows without room for a question and a context."""
+        if max_length < self._special_tokens + 2:
+            raise ConfigError(
+                f"max_length={max_length}: task='question-answering' needs at least "
+                f"{self._special_tokens + 2} tokens, of which {self._special_tokens} are special"
+            )
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
         questions, contexts = columns
@@ -228,7 +237,7 @@ class _Windows:
         places = [self._places(one) for one in made.encodings]
         if not any(starts.any() for starts, _ in places):
             return self._refused("question-answering: the tokenizer made no tokens of the context")
-        columns = {name: _joined_ints(made[name]) for name in self._names}
+        columns = {name: flat(made[name]) for name in self._names}
         columns[START] = np.concatenate([starts for starts, _ in places])
         columns[END] = np.concatenate([ends for _, ends in places])
         lengths = np.array([len(ids) for ids in made["input_ids"]], np.int64)
@@ -323,7 +332,3 @@ def _aligned(
         np.where(has_word, starts[first[word]], starts),
         np.where(has_word, ends[last[word]], ends),
     )
-
-
-def _joined_ints(lists: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
-    return np.fromiter(chain.from_iterable(lists), np.int32)

@@ -36,6 +36,7 @@ class Text2TextGeneration(GeneratingTask):
 
     name = "text2text-generation"
     auto_class = "AutoModelForSeq2SeqLM"
+    heads = ("ForConditionalGeneration", "WithLMHeadModel")
     options_class = Text2TextOptions
 
     def check(self) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.metrics.texts import TextEvaluation
 from sparkinfer.models.tasks.base import (
+    PLAIN,
     ModelFiles,
     ModelTask,
     Runtime,
@@ -62,6 +63,8 @@ class TextClassification(Task):
 
 
 class _ModelTask(ModelTask):
+    encoding = PLAIN
+
     def __init__(self, task: Task, model_config: Any, activation: Function | None) -> None:
         super().__init__(task)
         self.labels = label_names(model_config)

@@ -42,6 +42,7 @@ class TextGeneration(GeneratingTask):
 
     name = "text-generation"
     auto_class = "AutoModelForCausalLM"
+    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     options_class = TextGenerationOptions
 
     @property

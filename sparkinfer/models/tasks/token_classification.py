@@ -7,7 +7,6 @@ JavaScript count a character beyond U+FFFF twice.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,6 +55,7 @@ class TokenClassification(Task):
     name = "token-classification"
     pipeline = "token-classification"
     auto_class = "AutoModelForTokenClassification"
+    heads = ("ForTokenClassification",)
     evaluation = EntityEvaluation()
     options_class = EntityOptions
 
@@ -75,8 +75,8 @@ class TokenClassification(Task):
 
     def of_model(self, files: ModelFiles) -> ModelTask:
         """Returns the task with the model's labels; see `Task`."""
-        _refuse_another_head(files)
         _refuse_without_offsets(self.options, files.tokenizer)
+        _refuse_without_decoder(self.options, files)
         return _ModelTask(self, files)
 
 
@@ -248,20 +248,6 @@ def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return probabilities
 
 
-def _refuse_another_head(files: ModelFiles) -> None:
-    """Raises ModelLoadError for a classifier of whole texts.
-
-    In some architectures its head has the names and sizes of one for tokens.
-    """
-    named = getattr(files.config, "architectures", None) or []
-    others = [name for name in named if re.search("ForSequenceClassification$", name)]
-    if others and not any("ForTokenClassification" in name for name in named):
-        raise ModelLoadError(
-            f"model {str(files.path)!r} is a {others[0]}, which classifies whole texts, expected "
-            "one for task 'token-classification'; give such a model, or task='text-classification'"
-        )
-
-
 def _refuse_without_offsets(options: EntityOptions, tokenizer: Any) -> None:
     """Raises ConfigError for what takes the places of tokens if the tokenizer does not say them."""
     if tokenizer.is_fast:
@@ -279,3 +265,17 @@ def _refuse_without_offsets(options: EntityOptions, tokenizer: Any) -> None:
             "does not say where tokens are, which windows take; drop the option, or give a model "
             "with a tokenizer.json"
         )
+
+
+def _refuse_without_decoder(options: EntityOptions, files: ModelFiles) -> None:
+    """Raises ModelLoadError if words cannot be made of tokens; some releases then fail on any."""
+    if options.aggregation_strategy == "none":
+        return
+    try:
+        files.tokenizer.convert_tokens_to_string([])
+    except Exception as error:  # AttributeError, for one
+        raise ModelLoadError(
+            f"model {str(files.path)!r}: its tokenizer does not make text of tokens "
+            f"({type(error).__name__}: {error}), expected a decoder in tokenizer.json; add it, or "
+            "give task.aggregation_strategy='none'"
+        ) from error

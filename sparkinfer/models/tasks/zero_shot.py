@@ -55,6 +55,7 @@ class ZeroShotClassification(Task):
     name = "zero-shot-classification"
     pipeline = "zero-shot-classification"
     auto_class = "AutoModelForSequenceClassification"
+    heads = ("ForSequenceClassification",)
     evaluation = ZeroShotEvaluation()
     options_class = ZeroShotOptions
 

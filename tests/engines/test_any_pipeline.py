@@ -1,0 +1,151 @@
+"""A pipeline of transformers that the package has no task for, under every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sparkinfer.exceptions import ConfigError, ModelLoadError, ResumeError
+from sparkinfer.plan.processors import PROCESSORS
+from tests.engines.conftest import Run
+from tests.made_up_pipeline import NAME, SpectrumPipeline, WithMadeUpPipeline
+from tests.tiny_models import sentences
+
+SCHEMA = "label string, logit double, all array<double>"
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROCESSORS, NAME, WithMadeUpPipeline.of)
+
+
+@pytest.fixture
+def expected(classifier: Path) -> Callable[[str], Any]:
+    from transformers import pipeline
+
+    pipe = pipeline(NAME, model=str(classifier), device="cpu")
+    assert isinstance(pipe, SpectrumPipeline)
+
+    def call(text: str) -> dict[str, Any]:
+        found = pipe(text)
+        return {**found, "logit": float(found["logit"]), "all": list(found["all"])}
+
+    return call
+
+
+def write(path: Path, texts: list[str | None]) -> Path:
+    table = pa.table({"id": range(len(texts)), "text": pa.array(texts, pa.string())})
+    pq.write_table(table, path, row_group_size=30)
+    return path
+
+
+def check(row: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> None:
+    assert row[f"{prefix}error"] is None
+    assert row[f"{prefix}label"] == expected["label"]
+    assert row[f"{prefix}logit"] == pytest.approx(expected["logit"], abs=1e-4)
+    assert row[f"{prefix}all"] == pytest.approx(expected["all"], abs=1e-4)
+    assert (row[f"{prefix}n_tokens"], row[f"{prefix}truncated"]) == (None, None)
+
+
+def test_rows_are_the_pipelines_with_inferred_columns(
+    run: Run, tmp_path: Path, expected: Callable[[str], Any]
+) -> None:
+    texts: list[str | None] = [t.replace("boring", "red") for t in sentences(70)]
+    texts += [None, "boring", "odd", "empty"]
+    source = write(tmp_path / "in.parquet", texts)
+    options = {"task": NAME, "output_prefix": "p_", "chunks": {"target_rows": 30}}
+    result, frame = run(source, **options)
+    assert frame.column_names[2:] == [
+        f"p_{name}" for name in ("label", "logit", "all", "n_tokens", "truncated", "error")
+    ]
+    assert (result.rows, result.error_rows) == (74, 3)
+    assert result.verdict.schema == SCHEMA
+    rows = frame.to_pylist()
+    for row in [*rows[:70], rows[73]]:
+        check(row, expected(row["text"]), "p_")
+    assert [row["p_error"] for row in rows[70:73]] == [
+        "text is null",
+        "pipeline: ValueError: it is boring",
+        "pipeline: logit is a string, expected double; see task.schema",
+    ]
+    assert all(row["p_label"] is None for row in rows[70:73])
+    assert run(source, **options)[0].rows_before == 74
+
+
+def test_declared_columns_and_arguments_of_the_call(
+    run: Run, tmp_path: Path, expected: Callable[[str], Any]
+) -> None:
+    source = write(tmp_path / "in.parquet", ["good film", "bad"])
+    schema = "all array<float>, label string, logit float"
+    task = {"name": NAME, "schema": schema, "call": {"scale": 2}}
+    _, frame = run(source, task=task)
+    assert frame.schema.field("logit").type == pa.float32()
+    for row in frame.to_pylist():
+        twice = expected(row["text"])
+        twice |= {"logit": 2 * twice["logit"], "all": [2 * one for one in twice["all"]]}
+        check(row, twice)
+    with pytest.raises(ResumeError, match=r"task\.call was \{'scale': 2\}, is \{\}"):
+        run(source, task={**task, "call": {}})
+    with pytest.raises(ResumeError, match=r"task\.schema was "):
+        run(source, task={**task, "schema": SCHEMA})
+
+
+@pytest.mark.parametrize("engine", ["local"])
+def test_a_resumed_run_keeps_its_columns_and_errors_are_tried_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "in.parquet", ["good", "boring", "film"])
+    run(source, task=NAME)
+
+    def mend(self: Any, text: str) -> Any:
+        return {**self.tokenizer(text, return_tensors="pt"), "text": text}
+
+    monkeypatch.setattr(SpectrumPipeline, "preprocess", mend)
+    result, frame = run(source, task=NAME, retry_errors=True)
+    assert (result.retried_rows, result.mended_rows, result.error_rows) == (1, 1, 0)
+    assert frame["label"].null_count == 0
+
+
+@pytest.mark.parametrize("engine", ["local"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "nothing-such"}, "task='nothing-such': expected one of fill-mask, "),
+        ({"task": "image-classification"}, r"this pipeline reads other inputs \(image\)"),
+        ({"task": "table-question-answering"}, "this pipeline reads a table with a question"),
+        ({"task": {"name": NAME, "schema": "a text"}}, "task.schema='a text' at 'text': expected"),
+        ({"task": {"name": NAME, "schema": "error string"}}, "every row has a column of that name"),
+        ({"task": {"name": NAME, "schema": "a int"}}, "fits no result of the pipeline: the result"),
+        ({"task": {"name": NAME, "call": ["x"]}}, "task.call=.* expected a mapping of names"),
+        ({"task": {"name": NAME, "columns": "x"}}, "unknown option .*task.columns"),
+        ({"task": NAME, "dtype": "bfloat16"}, "dtype='bfloat16' with task='made-up-spectrum'"),
+        ({"task": NAME, "max_length": 20}, "max_length=20 with task='made-up-spectrum'"),
+        ({"task": NAME, "text_pair_col": "id"}, "the task reads one text"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_refused_before_the_start(
+    run: Run, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    source = write(tmp_path / "in.parquet", ["good"])
+    with pytest.raises(ConfigError, match=message) as refused:
+        run(source, **{"dtype": "auto", **options})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("engine", ["local"])
+def test_an_inferred_column_does_not_overwrite_one_of_the_input(run: Run, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1], "text": ["good"], "Label": [1]}), tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match="Label would be overwritten"):
+        run(tmp_path / "in.parquet", task=NAME)
+
+
+@pytest.mark.parametrize("engine", ["local"])
+def test_a_pipeline_that_fails_with_every_text_is_refused(run: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", ["boring", "very boring"])
+    with pytest.raises(ModelLoadError, match="fails with every text .*ValueError: it is boring"):
+        run(source, task=NAME)
