@@ -129,6 +129,14 @@ def test_each_layer_is_the_librarys(tmp_path: Path, case: str) -> None:
     torch.testing.assert_close(layer(vectors), expected)
 
 
+@pytest.mark.parametrize("case", LAYERS)
+def test_a_layer_goes_where_its_vectors_are(tmp_path: Path, case: str) -> None:
+    (layer,) = layers_of(tmp_path, LAYERS[case])
+    with torch.inference_mode():
+        for _ in range(2):
+            assert layer(torch.zeros(2, 8, device="meta")).device.type == "meta"
+
+
 def test_pickled_weights_are_read_where_there_are_no_others(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

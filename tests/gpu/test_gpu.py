@@ -23,8 +23,18 @@ from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.workers import gpus
 from sparkinfer.workers.devices import worker_device
+from tests import model_options
 from tests.gpu.models import Shape, heavy_lengths, make_model, texts_of
 from tests.gpu.scoring import options_of, reference_of, score, scores_of
+from tests.sentence_models import (
+    NORMALIZE,
+    WIDTH,
+    add_sentence_files,
+    dense,
+    make_encoder,
+    pooling,
+)
+from tests.tiny_models import sentences
 
 pytestmark = pytest.mark.gpu
 
@@ -174,6 +184,23 @@ def overflow_in_half_precision(module: Any) -> None:
         layer.intermediate.dense.weight.data *= 2.0**20
         layer.intermediate.dense.bias.data *= 2.0**20
         layer.output.dense.weight.data *= 2.0**-20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_embeddings_are_pooled_and_changed_by_layers_on_the_gpu(folder: Path, dtype: str) -> None:
+    path = make_encoder(folder / f"encoder-{dtype}", initializer_range=0.1)
+    norm = ("LayerNorm", {"dimension": 16}, {"norm.weight": (16,), "norm.bias": (16,)})
+    add_sentence_files(path, pooling("mean", "max"), dense(2 * WIDTH, 16), norm, NORMALIZE)
+    options = model_options.options_of("embedding", dtype=dtype, acceleration="none")
+    model, verdict = run_gate(path, options, GPU)
+    assert (verdict.accepted, verdict.rejected) == (Acceleration("none", dtype), ())
+    plain = load_way(Checkpoint(path, options, "cpu"), PLAIN)
+    texts = sentences(300)
+    found, expected = (
+        np.array(score(Scorer(one, options), texts)["embedding"].to_pylist())
+        for one in (model, plain)
+    )
+    assert np.linalg.norm(found - expected, axis=1).max() <= TOLERANCES[dtype]
 
 
 def test_an_overflow_in_float16_falls_back_to_bfloat16(folder: Path, texts: list[str]) -> None:
