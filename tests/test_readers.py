@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkinfer.config import BatchingConfig, ScoringConfig
+from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.horovod import prepare_stage, readers
 from sparkinfer.engines.horovod.prepare import (
     KEYS_PER_PART,
@@ -31,6 +31,7 @@ from sparkinfer.models.gate import Verdict
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sources import ModelSource, resolve
 from sparkinfer.models.tokens import Asked, Encoder
+from sparkinfer.option_groups import BatchingConfig
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.columns import Columns

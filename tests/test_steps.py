@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sparkinfer.config import LoadingConfig, ScoringConfig
+from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError, ModelLoadError
 from sparkinfer.models import sources
 from sparkinfer.models.sources import ModelSource
+from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.workers import steps
 from sparkinfer.workers.steps import (
     Step,
