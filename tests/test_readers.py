@@ -356,6 +356,6 @@ def test_rows_with_the_same_tokens_and_other_texts_are_no_equals() -> None:
         "input_ids": np.array([5, 5, 5], np.int32),
     }
     kept = pa.table({"text": ["Good", "good", "Good"]})
-    rows = readers._encoded_rows(columns, ["lengths", "input_ids"], {}, kept)
+    rows = readers._encoded_rows(columns, {}, kept)
     assert rows.indices.tolist() == [0, 1, 0]
     assert rows.inputs.kept_of(np.array([1])).to_pylist() == [{"text": "good"}]
