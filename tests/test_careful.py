@@ -50,3 +50,25 @@ def test_no_other_row_is_given_up_with_a_deadly_one(
     Suspects(attempt(tmp_path, "b")).running(TOKENIZER, noted[0], alone=True)
     encoded = encode_noted(batch, sources, encode, Suspects(attempt(tmp_path, "c")))
     assert encoded.unreadable == {deadly: DEADLY}
+
+
+def test_messages_that_are_not_valid_text_are_noted_like_others(tmp_path: Path) -> None:
+    message = pa.struct([("role", pa.binary()), ("content", pa.binary())])
+    rows = [[{"role": b"user", "content": text}] for text in (b"a", b"\xff", b"a")]
+    text = pa.struct([("role", pa.string()), ("content", pa.string())])
+    raw = pa.array(rows, pa.list_(message))
+    inner = pa.StructArray.from_arrays(
+        [column.view(pa.string()) for column in raw.values.flatten()], fields=list(text)
+    )
+    column = pa.ListArray.from_arrays(raw.offsets, inner)
+    noted: list[list[str]] = []
+
+    class Noting(Suspects):
+        def running(self, lane: str, hashes: Any, *, alone: bool = False) -> None:
+            noted.append(list(hashes))
+
+    batch = pa.RecordBatch.from_arrays([column], names=["chat"])
+    source = TextSource("input_col", ColumnText("input_col", "chat", takes_messages=True))
+    encoded = encode_noted(batch, [source], encode, Noting(attempt(tmp_path, "a")))
+    assert encoded.unreadable == {1: "a message is not valid UTF-8"}
+    assert noted[0][0] == noted[0][2] != noted[0][1]

@@ -118,6 +118,17 @@ def _hash(content: bytes, salt: str) -> str:
 
 
 def _comparable(column: pa.Array) -> pa.Array:
-    """Returns a column whose values Python can hold, whatever bytes they are."""
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    return pc.cast(column, pa.binary()) if is_text else column
+    """Returns a column whose values Python can hold, whatever bytes its texts are."""
+    kind = _with_bytes(column.type)
+    return column if kind == column.type else pc.cast(column, kind)
+
+
+def _with_bytes(kind: pa.DataType) -> pa.DataType:
+    """Returns a type with bytes for text."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_with_bytes(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _with_bytes(field.type)) for field in kind])
+    return kind
