@@ -23,8 +23,10 @@ DBR154_SUITE = tests/engines tests/test_*.py
 PYTEST = -m pytest -n 2 --dist loadfile
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_pandas_udf.py \
-	tests/engines/test_scoring_udf.py tests/engines/test_horovod.py tests/test_accelerators.py \
-	tests/test_readers.py
+	tests/engines/test_scoring_udf.py tests/engines/test_horovod.py \
+	tests/engines/test_embedding.py tests/engines/test_entities.py \
+	tests/engines/test_generation.py tests/engines/test_several_models.py \
+	tests/test_accelerators.py tests/test_readers.py
 # What meets the libraries whose oldest versions are tried.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/test_checkpoint.py tests/test_cli.py \
@@ -36,7 +38,10 @@ OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/test_output.py tests/test_reading.py tests/test_rebatch.py tests/test_retry.py \
 	tests/test_runner.py tests/test_scorer.py tests/test_snapshot.py tests/test_sources.py \
 	tests/test_state.py tests/test_tasks.py tests/test_tokens.py tests/test_validation.py \
-	tests/test_without_spark.py
+	tests/test_without_spark.py tests/test_embedding.py tests/test_fill_mask.py \
+	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
+	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \
+	tests/test_token_classification.py tests/test_zero_shot.py
 
 .PHONY: setup setup-spark4 setup-oldest setup-dbr154 demo test test-spark35 test-spark4 \
 	test-oldest test-dbr154 test-gpu chaos check format bench bench-gpu lock clean
@@ -80,7 +85,7 @@ $(VENV)/.ready: $(VENV)/.base scripts/install_horovod.py
 	$(call install,$(VENV),$(SPARK35),$(BUILD_TOOLS))
 	$(VENV)/bin/python scripts/install_horovod.py -c $(SPARK35)
 	@echo "$(VENV): DeepSpeed, MLflow and what the tests need; takes about two minutes"
-	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev]')
+	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev$(COMMA)reference]')
 	@touch $@
 
 $(VENV_SPARK4)/.python-$(PYTHON_VERSION): $(SPARK4)
@@ -90,7 +95,7 @@ $(VENV_SPARK4)/.python-$(PYTHON_VERSION): $(SPARK4)
 $(VENV_SPARK4)/.ready: setup.py $(VENV_SPARK4)/.python-$(PYTHON_VERSION)
 	@echo "$(VENV_SPARK4): the package on Spark 4 with the extras; takes about three minutes"
 	$(call install,$(VENV_SPARK4),$(SPARK4),torch $(BUILD_TOOLS))
-	$(call install,$(VENV_SPARK4),$(SPARK4),-e '.[spark$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev]')
+	$(call install,$(VENV_SPARK4),$(SPARK4),-e '.[spark$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev$(COMMA)reference]')
 	@touch $@
 
 $(VENV_OLDEST)/.python-$(PYTHON_VERSION): $(OLDEST)

@@ -30,6 +30,9 @@ DEV = [
     "types-PyYAML",
 ]
 
+# What tests compare with where the installed transformers is new enough for it.
+REFERENCE = ["sentence-transformers>=6"]
+
 # The distribution's name is not that of the package: `sparkinfer` on PyPI is somebody else's.
 setup(
     name="sparkinfer-spark",
@@ -62,6 +65,7 @@ setup(
     extras_require={
         **EXTRAS,
         "dev": DEV,
+        "reference": REFERENCE,
         "all": sorted({need for needs in EXTRAS.values() for need in needs}),
     },
     entry_points={"console_scripts": ["sparkinfer = sparkinfer.__main__:main"]},
