@@ -175,7 +175,7 @@ def torch_file(value: object) -> bytes:
     return stored.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["pickle", "archive", "bomb", "no mapping"])
+@pytest.mark.parametrize("kind", ["pickle", "archive", "bomb", "no mapping", "odd names"])
 def test_pickled_weights_run_nothing_and_fill_no_memory(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +184,7 @@ def test_pickled_weights_run_nothing_and_fill_no_memory(
         "pickle": (pickle.dumps(Payload()), "2_Dense has weights that do not load"),
         "archive": (torch_file({"a": Payload()}), "2_Dense has weights that do not load"),
         "bomb": (compressed(torch_file(torch.zeros(1 << 22))), "would become 16,77"),
+        "odd names": (torch_file({1: torch.zeros(3)}), "2_Dense has other weights than it says"),
         "no mapping": (torch_file(torch.zeros(3)), "2_Dense has weights that do not load"),
     }[kind]
     add_sentence_files(tmp_path, pooling("mean"), dense(8, 6))
