@@ -18,12 +18,13 @@ from typing import Any
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.models.tasks.base import Head, ModelFiles, ModelTask, Tensors
 from sparkinfer.models.tasks.text_classification import TextClassification
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder
 from tests.tiny_models import SPECIAL_TOKENS, WORDS
 
 TIMES = 5

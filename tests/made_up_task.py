@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sparkinfer.models.encoded import Encoded, Inputs
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.models.tasks.base import (
     ModelFiles,
@@ -24,7 +25,7 @@ from sparkinfer.models.tasks.base import (
     Tensors,
     float_lists,
 )
-from sparkinfer.models.tokens import Encoded, Encoder, Inputs
+from sparkinfer.models.tokens import Encoder
 
 WINDOW = 4
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from sparkinfer.models.careful import TOKENIZER, encode_noted
+from sparkinfer.models.encoded import Encoded, Inputs
 from sparkinfer.models.text_sources import ColumnText, TextSource
-from sparkinfer.models.tokens import Encoded, Inputs
 from sparkinfer.workers.suspects import DEADLY, Attempt, Suspects
 
 

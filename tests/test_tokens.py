@@ -8,7 +8,8 @@ from transformers import AutoTokenizer
 
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models import tokens
-from sparkinfer.models.tokens import NO_LIMIT, Encoded, Encoder, claimed_limit
+from sparkinfer.models.encoded import Encoded
+from sparkinfer.models.tokens import NO_LIMIT, Encoder, claimed_limit
 from tests.tiny_models import sentences
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.batching.planner import IntArray
+from sparkinfer.models.encoded import Encoded, EncodedRows, Inputs, encode_rows
 from sparkinfer.models.text_sources import TextSource
-from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs, encode_rows
 from sparkinfer.workers.suspects import DEADLY, Suspects
 
 TOKENIZER, MODEL = "tokenizer", "model"

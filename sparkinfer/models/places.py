@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparkinfer.models.tokens import Asked, Encoder, Inputs, flat
+from sparkinfer.models.encoded import Inputs
+from sparkinfer.models.tokens import Asked, Encoder, flat
 
 IN_TEXT, START, END = "in_text", "start", "end"
 """Columns per token: 1 for one of the text, 0 for one that the tokenizer adds; its first character

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.encoded import Encoded, joined
 from sparkinfer.models.running import RunningModel
-from sparkinfer.models.tokens import Encoded, joined
 
 PROBE_TEXTS = (
     "good",

@@ -15,6 +15,7 @@ from sparkinfer.metrics.base import Evaluation
 from sparkinfer.models.backends import BACKENDS, check_acceleration, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.encoded import EncodedRows
 from sparkinfer.models.files import tokenizer_digest
 from sparkinfer.models.gate import Verdict, run_gate
 from sparkinfer.models.options import ModelOptions
@@ -23,7 +24,6 @@ from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, resolve, stage
 from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
-from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.workers import resident
 from sparkinfer.workers.devices import release_memory
 from sparkinfer.workers.gpus import release_gpus

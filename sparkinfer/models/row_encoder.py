@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from sparkinfer.models.careful import Encode, encode_noted
+from sparkinfer.models.encoded import EncodedRows
 from sparkinfer.models.text_sources import TextSource
-from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Tokenising
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.tasks.base import Runtime, Tensors
-from sparkinfer.models.tokens import Inputs
 from sparkinfer.workers.steps import step
 
 

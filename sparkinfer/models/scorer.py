@@ -26,11 +26,11 @@ from sparkinfer.models.careful import (
     hashes_of_sequences,
     split_suspects,
 )
+from sparkinfer.models.encoded import Encoded, EncodedRows, EncodedWindow, Inputs
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import scored_schema
-from sparkinfer.models.tokens import Encoded, EncodedRows, EncodedWindow, Inputs
 from sparkinfer.models.window_loop import score_windows
 from sparkinfer.workers.devices import is_out_of_memory, release_memory
 from sparkinfer.workers.statistics import ScoringStatistics

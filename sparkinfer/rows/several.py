@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, SparkInferError
+from sparkinfer.models.encoded import EncodedRows
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.residence import Residence
 from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import Scorer
-from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.option_groups import BatchingConfig
 from sparkinfer.rows.processor import PlannedProcessor, ProcessorSpec, Report
 from sparkinfer.rows.several_scoring import ModelPart, Part, RowsPart, SeveralScoring

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.batching.rebatch import growing_rows, rebatch
+from sparkinfer.models.encoded import EncodedRows, EncodedWindow
 from sparkinfer.models.residence import Residence
 from sparkinfer.models.scorer import Scorer, Window, plain_columns
-from sparkinfer.models.tokens import EncodedRows, EncodedWindow
 from sparkinfer.models.window_loop import score_windows
 from sparkinfer.rows.processor import AvoidsSuspects, Processor, Report
 from sparkinfer.workers.statistics import ScoringStatistics

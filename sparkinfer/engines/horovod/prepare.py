@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from sparkinfer.batching.planner import IntArray
 from sparkinfer.batching.rebatch import rebatch, same_rows
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
+from sparkinfer.models.encoded import EncodedRows
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
-from sparkinfer.models.tokens import EncodedRows
 from sparkinfer.option_groups import BatchingConfig
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan

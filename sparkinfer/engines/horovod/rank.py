@@ -26,7 +26,7 @@ from sparkinfer.engines.horovod.shares import RankShare, read_shares
 from sparkinfer.engines.spark_worker import limit_threads
 from sparkinfer.exceptions import RowConservationError
 from sparkinfer.logs import get_logger
-from sparkinfer.models.tokens import EncodedWindow
+from sparkinfer.models.encoded import EncodedWindow
 from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.processor import encodes_ahead
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch

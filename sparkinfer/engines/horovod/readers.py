@@ -33,7 +33,7 @@ from sparkinfer.engines.horovod.prepare import (
     of_encoding,
 )
 from sparkinfer.exceptions import EngineUnavailableError, RowConservationError
-from sparkinfer.models.tokens import Encoded, EncodedRows, Inputs
+from sparkinfer.models.encoded import Encoded, EncodedRows, Inputs
 from sparkinfer.storage import file_system, is_local_path, join
 
 Columns = Mapping[str, npt.NDArray[Any]]

@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.tokens import Encoder, Inputs, PaddingSide
+from sparkinfer.models.encoded import Inputs
+from sparkinfer.models.tokens import Encoder, PaddingSide
 from sparkinfer.option_groups import GenerationConfig
 from sparkinfer.validation import Options
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.logs import get_logger
 from sparkinfer.messages import shown
+from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.pooling import SentenceHead, load_layers
 from sparkinfer.models.sentence_files import (
     POOLING_MODES,
@@ -35,7 +36,7 @@ from sparkinfer.models.tasks.base import (
     float_lists,
     without_rows,
 )
-from sparkinfer.models.tokens import Encoder, Inputs, of_config
+from sparkinfer.models.tokens import Encoder, of_config
 from sparkinfer.validation import Options, at_least, read_by
 
 logger = get_logger(__name__)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.tasks.base import (
     ModelFiles,
     ModelTask,
@@ -23,7 +24,7 @@ from sparkinfer.models.tasks.base import (
     float_lists,
     without_rows,
 )
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder
 from sparkinfer.validation import Options, at_least
 
 PREDICTION = pa.struct(

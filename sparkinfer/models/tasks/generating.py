@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.models.encoded import Encoded, Inputs
 from sparkinfer.models.generation import library, loop
 from sparkinfer.models.generation.draws import keys_of
 from sparkinfer.models.generation.made import Made, StopTexts
@@ -27,7 +28,7 @@ from sparkinfer.models.tasks.base import (
     float_lists,
     without_rows,
 )
-from sparkinfer.models.tokens import NO_LIMIT, Encoded, Encoder, Inputs
+from sparkinfer.models.tokens import NO_LIMIT, Encoder
 from sparkinfer.option_groups import GenerationConfig
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.encoded import Encoded, Inputs, joined
 from sparkinfer.models.tasks.base import (
     ModelFiles,
     ModelTask,
@@ -25,7 +26,7 @@ from sparkinfer.models.tasks.base import (
     Tensors,
     without_rows,
 )
-from sparkinfer.models.tokens import Encoded, Encoder, Inputs, flat, joined
+from sparkinfer.models.tokens import Encoder, flat
 from sparkinfer.validation import Options, at_least
 
 START, END = "start_char", "end_char"

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.metrics.texts import TextEvaluation
+from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.tasks.base import (
     PLAIN,
     ModelFiles,
@@ -26,7 +27,7 @@ from sparkinfer.models.tasks.base import (
     without_rows,
 )
 from sparkinfer.models.tasks.label_names import label_names
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder
 
 Function = Callable[[Any], Any]
 """Makes scores of logits, float (batch, labels)."""

@@ -12,12 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.encoded import Encoded
 from sparkinfer.models.generation.chat import ChatTemplate
 from sparkinfer.models.generation.settings import Settings, settings_of
 from sparkinfer.models.tasks.base import ModelFiles, ModelTask, Task
 from sparkinfer.models.tasks.generating import GeneratingModel, GeneratingTask
 from sparkinfer.models.text_sources import Messages
-from sparkinfer.models.tokens import Encoded, Encoder
+from sparkinfer.models.tokens import Encoder
 from sparkinfer.validation import Options, read_by
 
 

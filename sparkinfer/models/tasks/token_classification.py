@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.metrics.entities import EntityEvaluation
+from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.places import END, IN_TEXT, START, encode_with_places
 from sparkinfer.models.tasks.base import (
     ModelFiles,
@@ -30,7 +31,7 @@ from sparkinfer.models.tasks.base import (
 )
 from sparkinfer.models.tasks.entities import ENTITY, EntityMaker, Strategy, Window
 from sparkinfer.models.tasks.label_names import label_names
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder
 from sparkinfer.validation import Options, at_least
 
 

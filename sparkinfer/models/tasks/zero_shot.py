@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.metrics.zero_shot import ZeroShotEvaluation
+from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.tasks.base import (
     ModelFiles,
     ModelTask,
@@ -25,7 +26,7 @@ from sparkinfer.models.tasks.base import (
     float_lists,
     without_rows,
 )
-from sparkinfer.models.tokens import Encoder, Inputs
+from sparkinfer.models.tokens import Encoder
 from sparkinfer.validation import Options, read_by
 
 
