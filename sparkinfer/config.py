@@ -207,8 +207,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = parse_yaml(text)
     except YamlTextError:
         value = text
-    if key.startswith("spark_conf."):
-        value = text
+    is_bare = isinstance(value, str) and value == text.strip()
+    if is_bare or key.startswith("spark_conf."):
+        value = text  # a bare text with the spaces around it, which YAML takes off
     _set(values, key.split(".", 3 if key.startswith("models.") else 1), value)
 
 

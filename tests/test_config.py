@@ -101,6 +101,16 @@ def test_overrides_win_over_arguments_and_those_over_the_file(tmp_path: Path) ->
     assert (config.batching.window_rows, config.batching.max_batch_rows) == (7, 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [("passage ", "passage "), ('"query: "', "query: "), ("'query: '", "query: "), ("", None)],
+)
+def test_a_text_keeps_the_spaces_around_it(text: str, prompt: str | None) -> None:
+    overrides = ["task.name=embedding", f"task.prompt={text}"]
+    config = ScoringConfig.load(None, overrides, model="m", input_col="t")
+    assert config.task.options == {"prompt": prompt}
+
+
 def test_a_dotted_spark_setting_keeps_its_dots_and_its_text() -> None:
     config = ScoringConfig.load(
         None, ["spark_conf.spark.executor.cores=2"], model="m", input_col="t"

@@ -288,6 +288,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         {"pooling": "median"},
         r"task\.pooling='median': expected one or a list",
     ),
+    "prompt as mapping": ({"prompt": {"query": None}}, "expected a string; put it in quotes"),
     "no pooling": ({"pooling": []}, r"task\.pooling=\[\]: expected one or a list of cls, max"),
     "pooling as mapping": ({"pooling": {"mean": True}}, "expected one or a list of cls, max"),
     "no numbers": ({"truncate_dim": 0}, r"task\.truncate_dim=0: expected an integer of at least 1"),

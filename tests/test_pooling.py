@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+import zipfile
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -147,6 +151,48 @@ def test_pickled_weights_are_read_where_there_are_no_others(tmp_path: Path) -> N
     [again], _ = load_layers(tmp_path, [Layer("Dense", "2_Dense", dict(dense(8, 6)[1]))], 8)
     vectors = torch.randn(2, 8)
     torch.testing.assert_close(again(vectors), layer(vectors))
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch ran",)
+
+
+def compressed(archive: bytes) -> bytes:
+    made = io.BytesIO()
+    before = zipfile.ZipFile(io.BytesIO(archive))
+    with before, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as after:
+        for name in before.namelist():
+            after.writestr(name, before.read(name))
+    return made.getvalue()
+
+
+def torch_file(value: object) -> bytes:
+    stored = io.BytesIO()
+    torch.save(value, stored)
+    return stored.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["pickle", "archive", "bomb", "no mapping", "odd names"])
+def test_pickled_weights_run_nothing_and_fill_no_memory(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, expected = {
+        "pickle": (pickle.dumps(Payload()), "2_Dense has weights that do not load"),
+        "archive": (torch_file({"a": Payload()}), "2_Dense has weights that do not load"),
+        "bomb": (compressed(torch_file(torch.zeros(1 << 22))), "would become 16,77"),
+        "odd names": (torch_file({1: torch.zeros(3)}), "2_Dense has other weights than it says"),
+        "no mapping": (torch_file(torch.zeros(3)), "2_Dense has weights that do not load"),
+    }[kind]
+    add_sentence_files(tmp_path, pooling("mean"), dense(8, 6))
+    (tmp_path / "2_Dense" / "model.safetensors").unlink()
+    (tmp_path / "2_Dense" / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ModelLoadError, match=expected):
+        load_layers(tmp_path, [Layer("Dense", "2_Dense", dict(dense(8, 6)[1]))], 8)
+    assert not (tmp_path / "ran").exists()
 
 
 def set_dense(**settings: Any) -> Any:

@@ -186,10 +186,10 @@ class _LayerFiles:
         """Returns torch modules, made without memory, with the folder's weights in float32."""
         from torch import nn
 
-        whole = nn.ModuleDict(modules)
+        whole, weights = nn.ModuleDict(modules), self._weights()
         try:
-            whole.load_state_dict(self._weights(), assign=True)
-        except RuntimeError as error:
+            whole.load_state_dict(weights, assign=True)
+        except Exception as error:  # of weights by odd names, torch raises what it runs into
             self.refuse(f"has other weights than it says ({' '.join(str(error).split())[:300]})")
         return whole.float().requires_grad_(False)
 

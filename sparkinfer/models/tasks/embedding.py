@@ -54,6 +54,13 @@ def _modes(value: Any) -> Any:
     raise ValueError(f"one or a list of {', '.join(POOLING_MODES)}")
 
 
+def _text(value: Any) -> Any:
+    """Returns a text, which YAML takes for a mapping if it ends with a colon and a space."""
+    if isinstance(value, Mapping):
+        raise ValueError("a string; put it in quotes within quotes: '\"query: \"'")
+    return value
+
+
 @dataclass(frozen=True, init=False)
 class EmbeddingOptions(Options):
     """What a model's own files do not say, or say with a choice."""
@@ -66,7 +73,7 @@ class EmbeddingOptions(Options):
     truncate_dim: int | None = field(default=None, metadata=at_least(1))
     """Numbers of each vector to keep, for models that were trained for it; None: as the files say,
     else all."""
-    prompt: str | None = None
+    prompt: str | None = field(default=None, metadata=read_by(_text))
     """Text to put before each text, such as `"query: "`; an empty one stands for none; None: by
     `prompt_name`."""
     prompt_name: str | None = None
