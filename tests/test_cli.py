@@ -66,7 +66,7 @@ def test_options_of_file_and_set_reach_the_run(source: Path, classifier: Path) -
     [
         ({"input-col": "txt"}, ["input_col='txt'", "did you mean 'text'?"]),
         ({"input": "/nowhere/x.parquet"}, ["'/nowhere/x.parquet' does not exist"]),
-        ({"task": "translation"}, ["task='translation'", "text-classification"]),
+        ({"task": "translate"}, ["task='translate'", "text-classification"]),
         ({"model": "/nowhere/model"}, ["/nowhere/model"]),
         ({"device": "cuda"}, ["device='cuda'", "--device cpu"]),
         ({"set": "batching.window=3"}, ["'batching.window'", "'batching.window_rows'"]),

@@ -21,6 +21,7 @@ INTERNAL = {
     "sparkinfer.sinks.footers.BrokenFileError",
     "sparkinfer.models.examination._FailsError",
     "sparkinfer.models.examination._TooLongError",
+    "sparkinfer.models.results.MisfitError",
     "sparkinfer.signals.Stopped",
     "sparkinfer.validation._MisfitError",
     "sparkinfer.yaml_text.YamlTextError",

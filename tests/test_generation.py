@@ -170,9 +170,11 @@ def test_a_stop_text_ends_a_row_and_is_no_part_of_it(
     stopped = 0
     for row, before in zip(rows, whole, strict=True):
         assert stop not in row["generated_text"]
+        if beams > 1:
+            continue  # a beam that a stop text ends may win where it would have gone on
         if stop not in before["generated_text"]:
             assert row == before
-        elif beams == 1:
+        else:
             assert row["generated_text"] == before["generated_text"].partition(stop)[0]
             stopped += row["n_generated_tokens"] < before["n_generated_tokens"]
             assert row["n_generated_tokens"] > len(row["generated_text"].split())

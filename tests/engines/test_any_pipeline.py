@@ -115,7 +115,7 @@ def test_a_resumed_run_keeps_its_columns_and_errors_are_tried_again(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "nothing-such"}, "task='nothing-such': expected one of fill-mask, "),
+        ({"task": "nothing-such"}, "task='nothing-such': expected one of embedding, "),
         ({"task": "image-classification"}, r"this pipeline reads other inputs \(image\)"),
         ({"task": "table-question-answering"}, "this pipeline reads a table with a question"),
         ({"task": {"name": NAME, "schema": "a text"}}, "task.schema='a text' at 'text': expected"),
