@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.metrics.base import Evaluation, Labels, Metric
+from sparkinfer.user_code import load_named
 
 States = Mapping[str, Mapping[str, Any]]
 """As JSON values, the state of the labels as `LABELS` and, by the name of each metric, its state by
@@ -277,17 +277,9 @@ def _refuse_repeated(names: Iterable[str], own: Sequence[str]) -> None:
 
 
 def _user_class(path: str) -> Any:
-    module, separator, class_name = path.partition(":")
     expected = f"metric {path!r}: expected an importable `package.module:ClassName`"
-    if not (module and separator and class_name):
-        raise ConfigError(f"{expected}, such as 'my_metrics:TopTwoAccuracy'")
-    try:
-        kind = getattr(importlib.import_module(module), class_name)
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        raise ConfigError(
-            f"{expected}, but got {type(error).__name__}: {error}; put the module where Python can "
-            "find it or correct the name"
-        ) from error
+    where = "where Python can find it"
+    kind = load_named(path, expected, "my_metrics:TopTwoAccuracy", where)
     methods = ("update", "state", "merge", "compute")
     lacking = [name for name in methods if not callable(getattr(kind, name, None))]
     if lacking or not isinstance(kind, type):

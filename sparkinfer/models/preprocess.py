@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.option_groups import PreprocessConfig
+from sparkinfer.user_code import load_named
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,9 @@ class Preprocess:
         Raises:
             ConfigError: it cannot be imported.
         """
-        module, separator, name = self.function.partition(":")
         expected = f"preprocess={self.function!r}: expected an importable `package.module:function`"
-        if not (module and separator and name):
-            raise ConfigError(f"{expected}, such as 'my_texts:without_markup'")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except Exception as error:  # importing runs the user's code, which may raise anything
-            raise ConfigError(
-                f"{expected}, but got {type(error).__name__}: {error}; put the module where Python "
-                "can find it on every node, or correct the name"
-            ) from error
+        where = "where Python can find it on every node,"
+        found = load_named(self.function, expected, "my_texts:without_markup", where)
         if not callable(found):
             raise ConfigError(f"{expected}; it is {type(found).__name__}, name a function")
         loaded: Callable[[Any], Any] = found
