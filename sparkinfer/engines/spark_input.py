@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 from pyspark.sql import functions as F
 from pyspark.sql.types import NullType
 
@@ -74,6 +75,16 @@ class _Table:
         self._spark = spark
         self._df = df
         self._name = name
+
+    def first_rows(self, columns: pa.Schema, rows: int) -> pa.RecordBatch:
+        """Returns at most so many rows; see `TableAccess`."""
+        first = self._df.select(*map(quoted, columns.names)).limit(rows)
+        try:
+            found = watched_job(self._spark, first.collect, "the first rows of the input")
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise JobError(f"the input could not be read: {explain(error)}") from error
+        listed = [row.asDict(recursive=True) for row in found]
+        return pa.RecordBatch.from_pylist(listed, columns)
 
     def copy(
         self, folder: str, rows_per_file: int, columns: Sequence[str], beyond: Mark | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -43,7 +43,7 @@ logger = get_logger(__name__)
 LOOKED_AT = 64
 """Texts of which columns are inferred, or which are tried with given ones."""
 
-FirstRows = Callable[[], Iterator[pa.RecordBatch]]
+FirstRows = Callable[[], Iterable[pa.RecordBatch]]
 
 
 def _as_json(value: Any) -> Any:
@@ -213,18 +213,9 @@ class AnyPipeline:
             )  # fmt: skip
         return replace(self, verdict=found, first_rows=None)
 
-    def looking_at(self, first_rows: FirstRows | None) -> AnyPipeline:
-        """Returns the spec, to be tried out on rows of the input; see `LooksAtRows`.
-
-        Raises:
-            ConfigError: there are none, and the columns are not given.
-        """
-        if first_rows is None and self._columns is None:
-            raise ConfigError(
-                f"task={self.name!r} on a table without task.schema: columns are inferred from "
-                "files alone; give them with --set task.schema='label string, score double'"
-            )
-        return replace(self, first_rows=first_rows)
+    def looking_at(self, first_rows: Callable[[], FirstRows]) -> AnyPipeline:
+        """Returns the spec, to be tried out on rows of the input; see `LooksAtRows`."""
+        return replace(self, first_rows=first_rows())
 
     def pinned(self, verdict: Mapping[str, Any]) -> AnyPipeline:
         """Returns the spec with the columns of an earlier trial, unless others are asked for."""

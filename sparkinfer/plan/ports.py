@@ -62,6 +62,13 @@ class FileAccess(Protocol):
 class TableAccess(Protocol):
     """An input that only Spark can read: a table, a view, a query, a DataFrame."""
 
+    def first_rows(self, columns: pa.Schema, rows: int) -> pa.RecordBatch:
+        """Returns at most so many rows, whichever come first.
+
+        Raises:
+            JobError: the input could not be read.
+        """
+
     def copy(
         self, folder: str, rows_per_file: int, columns: Sequence[str], beyond: Mark | None
     ) -> None:

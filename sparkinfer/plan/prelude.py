@@ -21,8 +21,8 @@ from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
-from sparkinfer.rows.first_rows import FirstRows
-from sparkinfer.rows.processor import LooksAtRows, PlannedProcessor
+from sparkinfer.rows.first_rows import ROWS_OF_TABLE, FirstOfFiles, FirstOfTable
+from sparkinfer.rows.processor import LooksAtRows, PlannedProcessor, RowsOfInput
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.rows.several import members_of
 from sparkinfer.storage import join
@@ -110,20 +110,22 @@ class Prelude:
         """
         resolved = self.resolved.pinned(self._followed) if self._followed else self.resolved
         if isinstance(resolved, LooksAtRows) and "table" in self.__dict__:
-            resolved = resolved.looking_at(self._first_rows)
+            resolved = resolved.looking_at(lambda: self._first_rows)
         act = partial(_try_out, resolved, self._measured(resolved), self._longest_text)
         decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
         if "table" in self.__dict__:
             refuse_clash(self.asked_columns.carried.names, decided.fields.names)
         return decided
 
-    @property
-    def _first_rows(self) -> FirstRows | None:
-        files = self.table.files
-        if files is None:
-            return None
-        paths = tuple(join(files.found.root, one.name) for one in files.found.files)
-        return FirstRows(paths, files.rows, self.asked_columns.inputs)
+    @cached_property
+    def _first_rows(self) -> RowsOfInput:
+        files, columns = self.table.files, self.asked_columns.inputs
+        if files is not None:
+            paths = tuple(join(files.found.root, one.name) for one in files.found.files)
+            return FirstOfFiles(paths, files.rows, columns)
+        if self.table.table is None:
+            raise AssertionError("an input is of files or is a table")
+        return FirstOfTable(self.table.table.first_rows(columns, ROWS_OF_TABLE))
 
     @property
     def _longest_text(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The first rows of an input of files, for a worker that looks at them before the run."""
+"""The first rows of an input, for a worker that looks at them before the run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import pyarrow as pa
 
 from sparkinfer.rows.copying import FileRows
 
+ROWS_OF_TABLE = 256
+"""Rows of a table or a DataFrame that are looked at."""
+
 
 @dataclass(frozen=True)
-class FirstRows:
-    """Reads rows from the start, as many as are asked for; small and picklable.
+class FirstOfFiles:
+    """Reads rows of files from the start, as many as are asked for; see `RowsOfInput`.
 
     Attributes:
         paths: of the files, in order.
@@ -30,3 +33,18 @@ class FirstRows:
             for batch in self.rows.read(path, self.columns, []):
                 if set(self.columns.names) <= set(batch.schema.names):
                     yield batch.select(self.columns.names)
+
+
+@dataclass(frozen=True)
+class FirstOfTable:
+    """Rows that were fetched from a table; see `RowsOfInput`.
+
+    Attributes:
+        rows: the first `ROWS_OF_TABLE`.
+    """
+
+    rows: pa.RecordBatch
+
+    def __call__(self) -> Iterator[pa.RecordBatch]:
+        """Yields them."""
+        yield self.rows

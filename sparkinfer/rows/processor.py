@@ -150,16 +150,23 @@ class AvoidsSuspects(Protocol):
     suspects: Suspects
 
 
+class RowsOfInput(Protocol):
+    """Rows for a worker that looks at them before the run; picklable."""
+
+    def __call__(self) -> Iterable[pa.RecordBatch]:
+        """Yields rows from the input's start, with all columns that any processor reads."""
+
+
 @runtime_checkable
 class LooksAtRows(Protocol):
     """A planned processor whose trial looks at rows of the input."""
 
-    def looking_at(self, first_rows: Callable[[], Iterator[pa.RecordBatch]] | None) -> Any:
-        """Returns the spec, to be tried out on these rows.
+    def looking_at(self, first_rows: Callable[[], RowsOfInput]) -> Any:
+        """Returns the spec, to be tried out on rows of the input.
 
         Args:
-            first_rows: yields rows with the columns that it reads, from the input's start;
-                picklable. None: the input cannot be looked at before the run.
+            first_rows: returns them; to be called on the driver, and only if they are wanted: for
+                a table it takes a job.
         """
 
 

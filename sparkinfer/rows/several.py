@@ -24,7 +24,13 @@ from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.option_groups import BatchingConfig
-from sparkinfer.rows.processor import PlannedProcessor, ProcessorSpec, Report
+from sparkinfer.rows.processor import (
+    LooksAtRows,
+    PlannedProcessor,
+    ProcessorSpec,
+    Report,
+    RowsOfInput,
+)
 from sparkinfer.rows.several_scoring import ModelPart, Part, RowsPart, SeveralScoring
 from sparkinfer.workers import resident
 from sparkinfer.workers.devices import release_memory
@@ -156,6 +162,14 @@ class SeveralProcessors:
             return one.pinned(earlier[name]) if earlier.get(name) else one
 
         return self._with(pin)
+
+    def looking_at(self, first_rows: Callable[[], RowsOfInput]) -> SeveralProcessors:
+        """Returns the spec, each that looks at rows to be tried out on them; see `LooksAtRows`."""
+
+        def look(_: str, one: PlannedProcessor) -> PlannedProcessor:
+            return one.looking_at(first_rows) if isinstance(one, LooksAtRows) else one
+
+        return self._with(look)
 
     def warm_up(self) -> None:
         """Imports what any of them needs."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import sparkinfer
 from sparkinfer.exceptions import ConfigError, ModelLoadError, ResumeError
 from sparkinfer.plan.processors import PROCESSORS
 from tests.engines.conftest import Run
@@ -17,6 +18,8 @@ from tests.made_up_pipeline import NAME, SpectrumPipeline, WithMadeUpPipeline
 from tests.tiny_models import sentences
 
 SCHEMA = "label string, logit double, all array<double>"
+UNBORING = [text.replace("boring", "red") for text in sentences(70)]
+"""Texts that the pipeline does not fail with."""
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +58,7 @@ def check(row: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> No
 def test_rows_are_the_pipelines_with_inferred_columns(
     run: Run, tmp_path: Path, expected: Callable[[str], Any]
 ) -> None:
-    texts: list[str | None] = [t.replace("boring", "red") for t in sentences(70)]
-    texts += [None, "boring", "odd", "empty"]
+    texts: list[str | None] = [*UNBORING, None, "boring", "odd", "empty"]
     source = write(tmp_path / "in.parquet", texts)
     options = {"task": NAME, "output_prefix": "p_", "chunks": {"target_rows": 30}}
     result, frame = run(source, **options)
@@ -93,6 +95,41 @@ def test_declared_columns_and_arguments_of_the_call(
         run(source, task={**task, "call": {}})
     with pytest.raises(ResumeError, match=r"task\.schema was "):
         run(source, task={**task, "schema": SCHEMA})
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("engine", ["pandas_udf"])
+def test_it_may_be_one_of_several_models(
+    run: Run, tmp_path: Path, classifier: Path, expected: Callable[[str], Any]
+) -> None:
+    source = write(tmp_path / "in.parquet", [*UNBORING[:40], None])
+    models = {"p": {"model": str(classifier), "task": NAME}, "c": {"model": str(classifier)}}
+    result, frame = run(source, model=None, models=models)
+    assert (result.rows, result.error_rows) == (41, 1)
+    assert result.verdict.models["p"].schema == SCHEMA
+    for row in frame.to_pylist()[:40]:
+        check(row, expected(row["text"]), "p_")
+        assert row["c_prediction"] == row["p_label"]
+
+
+@pytest.mark.spark
+def test_columns_are_inferred_from_the_rows_of_a_dataframe(
+    classifier: Path, tmp_path: Path, spark: Any, expected: Callable[[str], Any]
+) -> None:
+    texts = [*UNBORING, "odd"]
+    df = spark.createDataFrame(
+        [(row, text) for row, text in enumerate(texts)], "id int, text string"
+    )
+    options: dict[str, Any] = {"model": str(classifier), "input_col": "text", "task": NAME}
+    scored = sparkinfer.score(df, **options).orderBy("id").collect()
+    for row in scored[:-1]:
+        check(row.asDict(), expected(row["text"]))
+    assert scored[-1]["error"] == "pipeline: logit is a string, expected double; see task.schema"
+    output = str(tmp_path / "out")
+    result = sparkinfer.run(sparkinfer.ScoringConfig(output=output, **options), spark, df=df)
+    assert (result.rows, result.error_rows, result.verdict.schema) == (71, 1, SCHEMA)
+    with pytest.raises(ConfigError, match="no columns can be inferred from an input without a te"):
+        sparkinfer.score(df.where("false"), **options)
 
 
 @pytest.mark.parametrize("engine", ["local"])

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import sparkinfer
 from sparkinfer.exceptions import ConfigError, InputError, ResumeError
 from sparkinfer.models.tokens import Encoder
 from sparkinfer.plan.processors import PROCESSORS
@@ -255,3 +256,24 @@ def test_a_wrong_section_is_refused_before_anything_is_written(
     with pytest.raises(error, match=part):
         run(source, model=None, models=models)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.spark
+def test_a_dataframe_is_scored_with_several_models_lazily(
+    spark: Any, tmp_path: Path, classifier: Path, other: Path
+) -> None:
+    texts = [*sentences(60), None]
+    source = write(tmp_path / "in.parquet", list(texts), title=pa.array(["film"] * 61))
+    df = spark.read.parquet(str(source))
+    models = {"a": str(classifier), "b": {"model": str(other), "input_template": "{title} {text}"}}
+    scored = sparkinfer.score(df, input_col="text", models=models, dtype="float32")
+    fields = [f"{name}_{column}" for name in "ab" for column in SCORED]
+    assert scored.columns == ["id", "text", "title", *fields]
+    found = pa.Table.from_pylist([row.asDict() for row in scored.orderBy("id").collect()])
+    for name, text in (("a", {"input_col": "text"}), ("b", models["b"])):
+        given = {"model": models["a"], **text}
+        one = sparkinfer.score(df, dtype="float32", **given).orderBy("id").collect()
+        expected = pa.Table.from_pylist([row.asDict() for row in one])
+        assert_same(columns_of(found, f"{name}_"), columns_of(expected))
+    with pytest.raises(ConfigError, match=r"models\.b\.label_col with score: the option has no ef"):
+        sparkinfer.score(df, input_col="text", models={"a": "x", "b": {"label_col": "label"}})
