@@ -55,18 +55,16 @@ def columns_of(frame: pa.Table, prefix: str = "") -> dict[str, list[Any]]:
     return {name: frame[prefix + name].to_pylist() for name in SCORED}
 
 
-def assert_same(found: dict[str, list[Any]], expected: dict[str, list[Any]]) -> None:
-    """Fails unless the columns are the same; numbers up to the rounding of other batches.
-
-    Ranks batch rows of like length, which is that of all tokenizers together.
-    """
+def assert_same(
+    found: dict[str, list[Any]], expected: dict[str, list[Any]], abs_error: float = 0.0
+) -> None:
+    """Fails unless the columns are the same, probabilities up to an error."""
     for name in SCORED:
-        if not name.startswith("probabilit"):
+        if abs_error == 0.0 or not name.startswith("probabilit"):
             assert found[name] == expected[name]
-    for one, other in zip(found["probabilities"], expected["probabilities"], strict=True):
-        assert one == (None if other is None else pytest.approx(other, abs=1e-5))
-    for one, other in zip(found["probability"], expected["probability"], strict=True):
-        assert one == (None if other is None else pytest.approx(other, abs=1e-5))
+            continue
+        for one, other in zip(found[name], expected[name], strict=True):
+            assert one == (None if other is None else pytest.approx(other, abs=abs_error))
 
 
 def alone(run: Run, tmp_path: Path, source: Any, model: Path, **options: Any) -> pa.Table:
@@ -77,7 +75,13 @@ def alone(run: Run, tmp_path: Path, source: Any, model: Path, **options: Any) ->
 
 @pytest.mark.parametrize("count", [0, 1, 503])
 def test_each_model_gives_what_it_gives_alone(
-    run: Run, tmp_path: Path, classifier: Path, other: Path, cased: Path, count: int
+    run: Run,
+    engine: str,
+    tmp_path: Path,
+    classifier: Path,
+    other: Path,
+    cased: Path,
+    count: int,
 ) -> None:
     texts: list[str | None] = list(sentences(count))
     texts[3:5] = [None, "GOOD film " * 50][: max(0, count - 3)]
@@ -97,7 +101,9 @@ def test_each_model_gives_what_it_gives_alone(
         ("c_", cased, {}),
     ):
         expected = alone(run, tmp_path, source, model, chunks={"target_rows": 200}, **options)
-        assert_same(columns_of(frame, prefix), columns_of(expected))
+        # Ranks batch rows of like length, which is that of all tokenizers together.
+        rounding = 1e-5 if engine == "horovod" else 0.0
+        assert_same(columns_of(frame, prefix), columns_of(expected), rounding)
 
 
 @pytest.fixture
@@ -211,7 +217,7 @@ def test_a_function_over_rows_may_be_one_of_them(
     assert frame["a_error"].null_count == 150
     assert (result.rows, result.error_rows) == (150, 1)
     expected = alone(run, tmp_path, source, classifier)
-    assert_same(columns_of(frame, "a_"), columns_of(expected))
+    assert_same(columns_of(frame, "a_"), columns_of(expected), 1e-5)  # windows differ
 
 
 def test_a_change_of_one_model_is_refused_by_its_name(
