@@ -43,6 +43,9 @@ logger = get_logger(__name__)
 LOOKED_AT = 64
 """Texts of which columns are inferred, or which are tried with given ones."""
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""What a pipeline's feature extractor or processor reads, beside what a tokenizer does."""
+
 FirstRows = Callable[[], Iterable[pa.RecordBatch]]
 
 
@@ -190,7 +193,9 @@ class AnyPipeline:
 
     def resolved(self) -> AnyPipeline:
         """Returns the spec with the model's files found and fetched."""
-        found = resolve(self.model, revision=self.revision, loading=self.loading)
+        found = resolve(
+            self.model, revision=self.revision, loading=self.loading, files=PROCESSOR_FILES
+        )
         return replace(self, source=found)
 
     def settings(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,15 @@ def test_a_pipeline_that_fails_with_every_text_is_refused(run: Run, tmp_path: Pa
     source = write(tmp_path / "in.parquet", ["boring", "very boring"])
     with pytest.raises(ModelLoadError, match="fails with every text .*ValueError: it is boring"):
         run(source, task=NAME)
+
+
+def test_what_a_processor_reads_is_part_of_the_model(classifier: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(classifier, tmp_path / "model"))
+    config = sparkinfer.ScoringConfig(
+        model=str(folder), input="in", output="out", input_col="text", task=NAME
+    )
+    found = set()
+    for content in ("{}", '{"rate": 1}'):
+        (folder / "preprocessor_config.json").write_text(content)
+        found.add(WithMadeUpPipeline.of(config).resolved().settings()["model_fingerprint"])
+    assert len(found) == 2
