@@ -18,29 +18,12 @@ from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import NOT_FINITE, Scorer
 from sparkinfer.option_groups import BatchingConfig
 from tests.model_options import options_of
-from tests.tiny_models import SPECIAL_TOKENS, WORDS, save_tokenizer, sentences
+from tests.tiny_models import make_bert, sentences
 
 
 def make_masked(folder: Path, **tokenizer: Any) -> Path:
-    """Returns a folder with a random masked language model of 64 positions."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        pad_token_id=0,
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    save_tokenizer(folder, **{"model_max_length": 64, "model_input_names": names, **tokenizer})
-    return folder
+    """Returns a folder with a random masked language model; see `make_bert`."""
+    return make_bert(folder, "MaskedLM", tokenizer=tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -22,31 +22,14 @@ from sparkinfer.models.scorer import NOT_FINITE, Scorer
 from sparkinfer.models.tasks.question_answering import best_spans
 from sparkinfer.option_groups import BatchingConfig
 from tests.model_options import options_of
-from tests.tiny_models import SPECIAL_TOKENS, WORDS, save_tokenizer
+from tests.tiny_models import WORDS, make_bert
 
 ODD_WORDS = ("größe", "naïve", "映画", "😀😀", "co-star", "3.5", "ﬁlm", "é")
 
 
 def make_reader(folder: Path, **tokenizer: Any) -> Path:
-    """Returns a folder with a random model that answers questions, of 64 positions."""
-    import torch
-    from transformers import BertConfig, BertForQuestionAnswering
-
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        pad_token_id=0,
-    )
-    BertForQuestionAnswering(config).save_pretrained(folder)
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    save_tokenizer(folder, **{"model_max_length": 64, "model_input_names": names, **tokenizer})
-    return folder
+    """Returns a folder with a random model that answers questions; see `make_bert`."""
+    return make_bert(folder, "QuestionAnswering", seed=3, tokenizer=tokenizer)
 
 
 @pytest.fixture(scope="module")

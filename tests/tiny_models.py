@@ -1,7 +1,8 @@
 """Tiny seeded models that tests make for themselves; they are random, but always the same."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 WORDS = [
@@ -38,36 +39,62 @@ def save_tokenizer(
     made.save_pretrained(folder)
 
 
+def make_bert(
+    folder: Path,
+    kind: str,
+    *,
+    seed: int = 0,
+    pieces: Sequence[str] = (),
+    tokenizer: Mapping[str, Any] = MappingProxyType({}),
+    **config: Any,
+) -> Path:
+    """Returns a folder with a random BERT of 64 positions, weights in float32, and a tokenizer.
+
+    Args:
+        folder: where to save it.
+        kind: of its head, as in the name of transformers' class: `BertFor` and this.
+        seed: of the weights.
+        pieces: see `save_tokenizer`.
+        tokenizer: further settings of it.
+        **config: further settings of `BertConfig`.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": len(SPECIAL_TOKENS) + len(WORDS) + len(pieces),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.5,
+        "pad_token_id": 0,
+        **config,
+    }
+    made = transformers.BertConfig(**settings)
+    getattr(transformers, f"BertFor{kind}")(made).save_pretrained(folder)
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    given = {"model_max_length": 64, "model_input_names": names, **tokenizer}
+    save_tokenizer(folder, pieces=pieces, **given)
+    return folder
+
+
+def numbered(labels: Sequence[str]) -> dict[str, Any]:
+    """Returns labels as a model's config has them."""
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
 def make_classifier(
     folder: Path, *, labels: tuple[str, ...] = ("NEGATIVE", "POSITIVE"), **config: Any
 ) -> Path:
-    """Returns a folder with a random BERT classifier of 64 positions, weights in float32."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=128,
-            max_position_embeddings=64,
-            initializer_range=0.5,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            pad_token_id=0,
-            **config,
-        )
-    )
-    model.save_pretrained(folder)
-    save_tokenizer(
-        folder,
-        model_max_length=64,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    return folder
+    """Returns a folder with a random BERT classifier; see `make_bert`."""
+    settings = {"intermediate_size": 128, **numbered(labels), **config}
+    return make_bert(folder, "SequenceClassification", **settings)
 
 
 LETTERS = [
@@ -80,34 +107,9 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
 
 
 def make_tagger(folder: Path, *, labels: Sequence[str] = TAGS, **config: Any) -> Path:
-    """Returns a folder with a random BERT that classifies tokens, of 64 positions."""
-    import torch
-    from transformers import BertConfig, BertForTokenClassification
-
-    torch.manual_seed(1)
-    model = BertForTokenClassification(
-        BertConfig(
-            vocab_size=len(SPECIAL_TOKENS) + len(WORDS) + len(LETTERS),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=64,
-            initializer_range=0.4,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            pad_token_id=0,
-            **config,
-        )
-    )
-    model.save_pretrained(folder)
-    save_tokenizer(
-        folder,
-        pieces=LETTERS,
-        model_max_length=64,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    return folder
+    """Returns a folder with a random BERT that classifies tokens; see `make_bert`."""
+    settings = {"initializer_range": 0.4, **numbered(labels), **config}
+    return make_bert(folder, "TokenClassification", seed=1, pieces=LETTERS, **settings)
 
 
 def make_entailer(
