@@ -180,6 +180,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("engine", ["local"])
 def test_a_wrong_option_is_refused_before_anything_is_written(
     run: Run, model: Path, tmp_path: Path, case: str
 ) -> None:
@@ -190,6 +191,7 @@ def test_a_wrong_option_is_refused_before_anything_is_written(
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
+@pytest.mark.parametrize("engine", ["local"])
 def test_an_unknown_module_is_refused_before_anything_is_written(
     run: Run, model: Path, tmp_path: Path
 ) -> None:
