@@ -19,6 +19,7 @@ import pyarrow as pa
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.logs import get_logger
+from sparkinfer.messages import first_line
 from sparkinfer.models.checkpoint import quiet_transformers
 from sparkinfer.models.ddl import columns_as_ddl, parse_columns
 from sparkinfer.models.options import settings_of_texts, texts_of
@@ -26,7 +27,6 @@ from sparkinfer.models.pipeline_calls import LoadedPipeline, PipelineScorer
 from sparkinfer.models.pipeline_names import refuse_unfit
 from sparkinfer.models.probes import PROBE_TEXTS
 from sparkinfer.models.results import MisfitError, as_row, infer_columns
-from sparkinfer.models.scorer import first_line
 from sparkinfer.models.sources import ModelSource, resolve, stage
 from sparkinfer.models.tasks.base import ROW_FIELDS, Pairs, column_metadata
 from sparkinfer.models.text_sources import TextSource
@@ -273,7 +273,8 @@ class AnyPipeline:
 
         key = self._key(slot.device)
         pipe = resident.get(key, load, lambda: release_memory(slot.device))
-        return PipelineScorer(pipe, self.texts[0], parse_columns(self.verdict.schema), report)
+        columns = parse_columns(self.verdict.schema)
+        return PipelineScorer(pipe, self.texts[0], columns, report, self.prefix)
 
     @property
     def _columns(self) -> pa.Schema | None:
