@@ -58,11 +58,18 @@ def _as_json(value: Any) -> Any:
     raise ValueError("a mapping of names to numbers, texts, true, false, null or lists of those")
 
 
+def _not_mapping(value: Any) -> Any:
+    """Returns what is no mapping, as which YAML reads a colon with a space after it."""
+    if isinstance(value, Mapping):
+        raise ValueError("columns, without a space after a colon, as in 'a struct<b:string>'")
+    return value
+
+
 @dataclass(frozen=True, init=False)
 class PipelineOptions(Options):
     """How a pipeline is called, and which columns its results are."""
 
-    schema: str | None = None
+    schema: str | None = field(default=None, metadata=read_by(_not_mapping))
     """The columns, such as `label string, score double`; None: inferred from the first rows."""
     call: str = field(default="{}", metadata=read_by(_as_json))
     """Arguments of each call beside the text, such as `{max_new_tokens: 20}`."""
@@ -247,6 +254,7 @@ class AnyPipeline:
         """
         resident.release()
         pipe = self._load(slot.device)
+        pipe.refuse_another_head()
         pipe.refuse_random_weights()
         results = self._results(pipe)
         columns = self._columns

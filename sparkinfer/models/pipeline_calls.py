@@ -74,6 +74,23 @@ class LoadedPipeline:
                 ) from error
             raise
 
+    def refuse_another_head(self) -> None:
+        """Raises ModelLoadError for a model of transformers that is none for the pipeline.
+
+        transformers loads it all the same, as what it is, and returns something.
+        """
+        from transformers.pipelines import PIPELINE_REGISTRY
+
+        kind, task = type(self._pipe.model), self._pipe.task
+        fitting = PIPELINE_REGISTRY.check_task(task)[1].get("pt", ())
+        known = [one for each in fitting for one in _classes_of(each, self._pipe.model.config)]
+        if kind.__module__.startswith("transformers.") and fitting and kind not in known:
+            expected = " or ".join(one.__name__ for one in (known or fitting))
+            raise ModelLoadError(
+                f"model {str(self._path)!r} is a {kind.__name__}, expected {expected} for "
+                f"task={task!r}; name the task that the model was trained for"
+            )
+
     def refuse_random_weights(self) -> None:
         """Raises ModelLoadError for a model whose files lack weights; cost: it is loaded again."""
         module = self._pipe.model
@@ -117,6 +134,13 @@ class LoadedPipeline:
             "trust_remote_code": self._loading.trust_remote_code,
             "use_safetensors": None if self._loading.allow_pickle_weights else True,
         }
+
+
+def _classes_of(auto: Any, config: Any) -> Sequence[type]:
+    """Returns the classes that one of the library's `AutoModel` classes has for a configuration."""
+    mapping = getattr(auto, "_model_mapping", None)
+    found = auto if mapping is None else mapping.get(type(config), ())
+    return found if isinstance(found, list | tuple) else (found,)
 
 
 class PipelineScorer:
