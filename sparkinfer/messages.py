@@ -24,6 +24,12 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
     return text[:before] + note + text[len(text) - (most - len(note) - before) :]
 
 
+def first_line(error: BaseException) -> str:
+    """Returns what an error says, in short, as text that can be written."""
+    line = str(error).strip().split("\n", 1)[0][:300]
+    return line.encode(errors="replace").decode() or "no message"
+
+
 def shown(value: Any) -> str:
     """Returns a value as messages show it: its `repr`, of a large value only the start."""
     return _SHORT.repr(value)

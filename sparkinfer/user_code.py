@@ -25,7 +25,7 @@ def load_named(path: str, expected: str, example: str, where: str) -> Any:
         raise ConfigError(f"{expected}, such as {example!r}")
     try:
         return getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing runs the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # importing runs the user's code
         raise ConfigError(
             f"{expected}, but got {type(error).__name__}: {error}; put the module {where} or "
             "correct the name"

@@ -13,6 +13,7 @@ Path for a string.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -312,6 +313,8 @@ def _fit(value: Any, hint: Any) -> Any:
         raise ValueError("a number below 2**63")
     if hint is float and type(value) is int:
         return float(value)
+    if hint is float and type(value) is float and not math.isfinite(value):
+        raise ValueError("a finite number")
     if origin is None and isinstance(value, hint) and (hint is bool or type(value) is not bool):
         return value
     raise _MisfitError(_describe(hint))

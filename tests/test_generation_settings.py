@@ -54,6 +54,8 @@ def task_of(folder: Path, task: str = "text-generation", **options: Any) -> Any:
         ({"max_new_tokens": 0}, "max_new_tokens=0: expected an integer of at least 1"),
         ({"do_sample": True, "top_p": 1.5}, "top_p=1.5: expected a number above 0 and up to 1"),
         ({"do_sample": True, "temperature": 0.0}, "expected a number greater than 0"),
+        ({"do_sample": True, "temperature": math.inf}, "temperature=inf: expected a finite number"),
+        ({"num_beams": 2, "length_penalty": math.nan}, "length_penalty=nan: expected a finite"),
         ({"stop": [""]}, "expected a string or a list of strings, none of them empty"),
     ],
 )

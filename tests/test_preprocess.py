@@ -45,6 +45,33 @@ def test_what_is_no_text_is_an_error_of_its_row() -> None:
     assert found == ["long enough", "preprocess: it returned NoneType, expected a string"]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("one_text", "str"), ("distinct", "set"), ("counted", "dict"), ("framed", "DataFrame")],
+)
+def test_what_does_not_tell_whose_a_text_is_is_refused(name: str, kind: str) -> None:
+    reason = f"preprocess: TypeError: it returned a {kind}, expected a Series or a list"
+    assert change(name, ["a", "b", "c"]) == [reason] * 3
+
+
+def test_a_series_is_taken_in_the_order_of_the_texts() -> None:
+    assert change("in_parts", ["a", "plot", "b", "film"]) == ["a", "PLOT", "b", "FILM"]
+    assert change("of_fewer", ["b", "a"]) == ["b", "a"]
+    assert change("shouting", ["b", "a"]) == ["B", "A"]
+
+
+def test_a_function_may_not_end_the_process() -> None:
+    assert change("leaving", ["bad", "good"]) == [
+        "preprocess: SystemExit: no more ?",
+        "preprocess: SystemExit: 0",
+    ]
+
+
+def test_half_a_character_is_an_error_of_its_row() -> None:
+    [found] = change("halved", ["a"])
+    assert found.startswith("preprocess: it returned half a character")
+
+
 def test_rows_without_a_text_are_not_given() -> None:
     source = TextSource("input_col", ColumnText("input_col", "t"), Preprocess(f"{HERE}:shouted"))
     rows = pa.RecordBatch.from_arrays([pa.array([None, "a", "bad", "b"])], names=["t"])
@@ -61,6 +88,9 @@ def test_rows_without_a_text_are_not_given() -> None:
         ("no_such_module:f", "ModuleNotFoundError: .* on every node, or correct the name"),
         (f"{HERE}:nothing", "AttributeError: .* has no attribute 'nothing'"),
         (f"{HERE}:NOT_A_FUNCTION", "it is str, name a function"),
+        (f"{HERE}:of_two", "it cannot be called with texts alone"),
+        (f"{HERE}:Shouting", "it cannot be called with texts alone"),
+        ("tests.made_up_exit:f", "SystemExit: not here"),
     ],
 )
 def test_what_is_no_function_is_refused_in_a_line(name: str, message: str) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +22,7 @@ import pytest
 
 import sparkinfer
 from sparkinfer.cli import main
-from sparkinfer.exceptions import JobError
+from sparkinfer.exceptions import JobError, ResumeError
 from sparkinfer.jobs.manifest import read_manifest
 from sparkinfer.models import processor, residence
 from sparkinfer.models.careful import hashes_of_sequences
@@ -28,6 +34,7 @@ from sparkinfer.rows import several_scoring
 from sparkinfer.rows.several_scoring import SeveralScoring
 from sparkinfer.workers.suspects import DEADLY, Known, Suspects
 from tests.model_options import options_of
+from tests.tiny_generators import make_generator
 from tests.tiny_models import make_classifier, sentences
 from tests.written import records_of
 
@@ -46,8 +53,8 @@ def models(classifier: Path, other: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def score(tmp_path: Path, models: dict[str, Any]) -> Score:
-    """Scores eighty rows in four chunks; row 7 has no text and row 30 has no title."""
+def configure(tmp_path: Path, models: dict[str, Any]) -> Callable[..., sparkinfer.ScoringConfig]:
+    """Returns a run over eighty rows in four chunks; row 7 has no text and row 30 no title."""
     texts: list[str | None] = list(sentences(80))
     titles: list[str | None] = [f"film {row % 9}" for row in range(80)]
     texts[7] = titles[7] = titles[30] = None
@@ -55,8 +62,8 @@ def score(tmp_path: Path, models: dict[str, Any]) -> Score:
     table = pa.table({"id": range(80), "text": texts, "title": titles, "label": label})
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=20)
 
-    def run(**options: Any) -> Any:
-        config = sparkinfer.ScoringConfig(
+    def made(**options: Any) -> sparkinfer.ScoringConfig:
+        return sparkinfer.ScoringConfig(
             **{
                 "models": models,
                 "input": str(tmp_path / "in.parquet"),
@@ -70,6 +77,16 @@ def score(tmp_path: Path, models: dict[str, Any]) -> Score:
                 **options,
             }
         )
+
+    return made
+
+
+@pytest.fixture
+def score(configure: Callable[..., sparkinfer.ScoringConfig]) -> Score:
+    """Scores them."""
+
+    def run(**options: Any) -> Any:
+        config = configure(**options)
         result = sparkinfer.run(config)
         rows = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pylist()
         return result, rows
@@ -192,6 +209,62 @@ def test_a_broken_off_run_goes_on_and_has_the_rows_and_metrics_of_a_whole_one(
     assert rows == expected
     assert result.metrics == whole.metrics
     assert result.metrics["a.labelled_rows"] == 79
+
+
+SCORE_AND_DIE = """
+    import os, pickle, signal, sys
+    from pathlib import Path
+
+    import sparkinfer
+    from sparkinfer.models.generation import loop
+
+    config = pickle.loads(bytes.fromhex(sys.argv[1]))
+    generate = loop.generate
+
+    def dying(steps, keys, settings, stops):
+        if settings.do_sample and list(Path(config.output).glob("*.parquet")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return generate(steps, keys, settings, stops)
+
+    loop.generate = dying
+    sparkinfer.run(config)
+"""
+"""Ends while a text is drawn, once the first rows are there."""
+
+GENERATED = {"model": "", "task": "text-generation", "generation": {"max_new_tokens": 6}}
+DRAWN = {**GENERATED, "generation": {"max_new_tokens": 6, "do_sample": True, "seed": 7}}
+
+
+def test_a_killed_run_goes_on_and_every_model_gives_what_it_gives_undisturbed(
+    score: Score,
+    configure: Callable[..., sparkinfer.ScoringConfig],
+    tmp_path: Path,
+    models: dict[str, Any],
+) -> None:
+    """Greedily or drawn, what is generated is the same; each row is there once."""
+    generator = str(make_generator(tmp_path / "llama", "llama"))
+    models = {
+        "said": {**GENERATED, "model": generator},
+        "drawn": {**DRAWN, "model": generator},
+        "a": models["a"],
+    }
+    options: dict[str, Any] = {"models": models, "label_col": None}
+    _, expected = score(**options, output=str(tmp_path / "whole"))
+    given = pickle.dumps(configure(**options)).hex()
+    command = [sys.executable, "-c", textwrap.dedent(SCORE_AND_DIE), given]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run(command, check=False, env=env).returncode == -signal.SIGKILL
+    done = pads.dataset(tmp_path / "out", format="parquet").count_rows()
+    assert 0 < done < 80
+    drawn = {**models["drawn"], "generation": {**DRAWN["generation"], "seed": 8}}
+    with pytest.raises(ResumeError, match=r"models.drawn.generation.seed was 7, is 8\. Undo"):
+        score(**options | {"models": {**models, "drawn": drawn}})
+    result, rows = score(**options)
+    assert (result.rows, result.rows_before) == (80, done)
+    for row, other in zip(rows, expected, strict=True):
+        for name in ("a_probability", "a_probabilities"):
+            assert row.pop(name) == pytest.approx(other.pop(name), abs=1e-5)
+        assert row == other
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_a_fitting_value_is_kept(option: str, value: object, kept: object) -> No
         ("inner", 3, "inner=3: expected a group of options"),
         ("inner", {"rows": 0}, "inner.rows=0: expected an integer of at least 1"),
         ("inner", {"share": 0}, "inner.share=0: expected a number greater than 0"),
-        ("inner", {"share": float("nan")}, "inner.share=nan: expected a number greater than 0"),
+        ("inner", {"share": float("nan")}, "inner.share=nan: expected a finite number"),
         ("inner", {"row": 1}, "unknown option 'inner.row'; did you mean 'inner.rows'?"),
         ("inner", {1: 1}, "unknown option 'inner.1'"),
         ("rows", 1, "unknown option 'rows'; did you mean 'inner.rows'?"),

@@ -171,6 +171,20 @@ def test_an_activity_says_one_row() -> None:
 
 
 @pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([7, 8]),
+        pa.array([True, None]),
+        pa.array(["a", "b"]).dictionary_encode(),
+        pa.array([[{"role": "user", "content": "a"}], None]),
+    ],
+    ids=["number", "boolean", "dictionary", "messages"],
+)
+def test_a_stall_over_what_is_no_text_by_itself_is_reported(column: pa.Array) -> None:
+    assert str(Tokenising(column)) == "the tokenising of 2 rows"
+
+
+@pytest.mark.parametrize(
     "tell", ["lambda: print('why')", "lambda: 1 / 0", "lambda: time.sleep(60)"]
 )
 def test_the_process_ends_whatever_its_threads_and_its_last_word_do(tell: str) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.logs import get_logger
+from sparkinfer.messages import first_line
 from sparkinfer.models.checkpoint import quiet_transformers
 from sparkinfer.models.ddl import columns_as_ddl, parse_columns
 from sparkinfer.models.options import settings_of_texts, texts_of
@@ -26,7 +27,6 @@ from sparkinfer.models.pipeline_calls import LoadedPipeline, PipelineScorer
 from sparkinfer.models.pipeline_names import refuse_unfit
 from sparkinfer.models.probes import PROBE_TEXTS
 from sparkinfer.models.results import MisfitError, as_row, infer_columns
-from sparkinfer.models.scorer import first_line
 from sparkinfer.models.sources import ModelSource, resolve, stage
 from sparkinfer.models.tasks.base import ROW_FIELDS, Pairs, column_metadata
 from sparkinfer.models.text_sources import TextSource
@@ -61,11 +61,18 @@ def _as_json(value: Any) -> Any:
     raise ValueError("a mapping of names to numbers, texts, true, false, null or lists of those")
 
 
+def _not_mapping(value: Any) -> Any:
+    """Returns what is no mapping, as which YAML reads a colon with a space after it."""
+    if isinstance(value, Mapping):
+        raise ValueError("columns, without a space after a colon, as in 'a struct<b:string>'")
+    return value
+
+
 @dataclass(frozen=True, init=False)
 class PipelineOptions(Options):
     """How a pipeline is called, and which columns its results are."""
 
-    schema: str | None = None
+    schema: str | None = field(default=None, metadata=read_by(_not_mapping))
     """The columns, such as `label string, score double`; None: inferred from the first rows."""
     call: str = field(default="{}", metadata=read_by(_as_json))
     """Arguments of each call beside the text, such as `{max_new_tokens: 20}`."""
@@ -243,6 +250,7 @@ class AnyPipeline:
         """
         resident.release()
         pipe = self._load(slot.device)
+        pipe.refuse_another_head()
         pipe.refuse_random_weights()
         results = self._results(pipe)
         columns = self._columns
@@ -269,7 +277,8 @@ class AnyPipeline:
 
         key = self._key(slot.device)
         pipe = resident.get(key, load, lambda: release_memory(slot.device))
-        return PipelineScorer(pipe, self.texts[0], parse_columns(self.verdict.schema), report)
+        columns = parse_columns(self.verdict.schema)
+        return PipelineScorer(pipe, self.texts[0], columns, report, self.prefix)
 
     @property
     def _columns(self) -> pa.Schema | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,15 @@ import pyarrow.compute as pc
 
 from sparkinfer.batching.planner import IntArray
 from sparkinfer.models.encoded import Encoded, EncodedRows, Inputs, encode_rows
-from sparkinfer.models.text_sources import TextSource
+from sparkinfer.models.text_sources import Texts, TextSource
 from sparkinfer.workers.suspects import DEADLY, Suspects
 
 TOKENIZER, MODEL = "tokenizer", "model"
 """Lanes of the notes."""
 
 Encode = Callable[[Sequence[Sequence[str]]], Inputs]
+
+R = TypeVar("R")
 
 
 def encode_noted(
@@ -38,38 +41,61 @@ def encode_noted(
         suspects: of this attempt.
         salt: tells rows in this tokenizer from the same rows in another.
     """
-    if not suspects.is_noting:
-        return _encode(rows, sources, encode)
+
+    def encoded_of(some: pa.RecordBatch) -> EncodedRows:
+        return encode_rows([source.read(some) for source in sources], encode)
+
     columns = dict.fromkeys(name for source in sources for name in source.made_of.columns)
-    hashes = _hashes_of_rows([rows.column(name) for name in columns], salt)
-    known = suspects.known
-    for row, one in enumerate(hashes):
-        if one in known.suspected:
-            suspects.running(TOKENIZER, [one], alone=True)
-            _encode(rows.slice(row, 1), sources, encode)
-    suspects.running(TOKENIZER, hashes)
-    deadly = {row: DEADLY for row, one in enumerate(hashes) if one in known.deadly}
-    encoded = _encode_others(rows, deadly, sources, encode)
-    suspects.running(TOKENIZER, ())
-    return encoded
-
-
-def _encode(rows: pa.RecordBatch, sources: Sequence[TextSource], encode: Encode) -> EncodedRows:
-    return encode_rows([source.read(rows) for source in sources], encode)
-
-
-def _encode_others(
-    rows: pa.RecordBatch, refused: Mapping[int, str], sources: Sequence[TextSource], encode: Encode
-) -> EncodedRows:
-    """Returns the model inputs of rows, those that are refused left out."""
-    if not refused:
-        return _encode(rows, sources, encode)
-    kept = np.setdiff1d(np.arange(rows.num_rows), list(refused))
-    encoded = _encode(rows.take(pa.array(kept)), sources, encode)
+    encoded, kept = _noted(rows, list(columns), suspects, salt, encoded_of)
+    if len(kept) == rows.num_rows:
+        return encoded
     indices = np.full(rows.num_rows, -1, dtype=np.int64)
     indices[kept] = encoded.indices
     unreadable = {int(kept[row]): why for row, why in encoded.unreadable.items()}
-    return EncodedRows(indices, encoded.inputs, {**unreadable, **refused})
+    return EncodedRows(indices, encoded.inputs, {**_refused(rows, kept), **unreadable})
+
+
+def read_noted(
+    rows: pa.RecordBatch, source: TextSource, suspects: Suspects, salt: str = ""
+) -> Texts:
+    """Returns the texts of rows, with a note of them while they are made; see `encode_noted`."""
+    if source.preprocess is None:  # what runs is not the user's
+        return source.read(rows)
+    texts, kept = _noted(rows, source.made_of.columns, suspects, salt, source.read)
+    values: list[str | None] = [None] * rows.num_rows
+    for row, text in zip(kept.tolist(), texts.values, strict=True):
+        values[row] = text
+    reasons = {int(kept[row]): why for row, why in texts.reasons.items()}
+    return Texts(values, {**_refused(rows, kept), **reasons})
+
+
+def _noted(
+    rows: pa.RecordBatch,
+    columns: Sequence[str],
+    suspects: Suspects,
+    salt: str,
+    make: Callable[[pa.RecordBatch], R],
+) -> tuple[R, IntArray]:
+    """Returns what is made of rows that are not deadly, and the places of these rows."""
+    everything = np.arange(rows.num_rows)
+    if not suspects.is_noting:
+        return make(rows), everything
+    hashes = _hashes_of_rows([rows.column(name) for name in columns], salt)
+    for row, one in enumerate(hashes):
+        if one in suspects.known.suspected:
+            suspects.running(TOKENIZER, [one], alone=True)
+            make(rows.slice(row, 1))
+    suspects.running(TOKENIZER, hashes)
+    are_kept = np.array([one not in suspects.known.deadly for one in hashes], dtype=np.bool_)
+    kept = everything[are_kept]
+    made = make(rows if are_kept.all() else rows.take(pa.array(kept)))
+    suspects.running(TOKENIZER, ())
+    return made, kept
+
+
+def _refused(rows: pa.RecordBatch, kept: IntArray) -> dict[int, str]:
+    """Returns the error of those rows that are not kept."""
+    return dict.fromkeys(np.setdiff1d(np.arange(rows.num_rows), kept).tolist(), DEADLY)
 
 
 def give_up_deadly(encoded: Encoded, suspects: Suspects, salt: str = "") -> None:

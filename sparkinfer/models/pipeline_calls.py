@@ -11,21 +11,20 @@ from typing import Any
 import pyarrow as pa
 
 from sparkinfer.exceptions import DeviceError, ModelLoadError
+from sparkinfer.messages import first_line
+from sparkinfer.models.careful import MODEL, read_noted
 from sparkinfer.models.checkpoint import quiet_transformers
 from sparkinfer.models.results import MisfitError, as_row, plain
-from sparkinfer.models.scorer import NULL_TEXT, breaks_device, first_line
+from sparkinfer.models.scorer import NULL_TEXT, breaks_device
 from sparkinfer.models.screening import refuse_bombs
 from sparkinfer.models.tasks.base import ROW_FIELDS
-from sparkinfer.models.text_sources import TextSource
+from sparkinfer.models.text_sources import Texts, TextSource
 from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.workers.devices import is_out_of_memory, release_memory
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.steps import step
 from sparkinfer.workers.suspects import DEADLY, Suspects
-from sparkinfer.workers.watchdog import Activity, PipelineCall
-
-LANE = "model"
-"""Of the notes; see `Suspects`."""
+from sparkinfer.workers.watchdog import Activity, PipelineCall, Tokenising
 
 
 class LoadedPipeline:
@@ -75,6 +74,23 @@ class LoadedPipeline:
                 ) from error
             raise
 
+    def refuse_another_head(self) -> None:
+        """Raises ModelLoadError for a model of transformers that is none for the pipeline.
+
+        transformers loads it all the same, as what it is, and returns something.
+        """
+        from transformers.pipelines import PIPELINE_REGISTRY
+
+        kind, task = type(self._pipe.model), self._pipe.task
+        fitting = PIPELINE_REGISTRY.check_task(task)[1].get("pt", ())
+        known = [one for each in fitting for one in _classes_of(each, self._pipe.model.config)]
+        if kind.__module__.startswith("transformers.") and fitting and kind not in known:
+            expected = " or ".join(one.__name__ for one in (known or fitting))
+            raise ModelLoadError(
+                f"model {str(self._path)!r} is a {kind.__name__}, expected {expected} for "
+                f"task={task!r}; name the task that the model was trained for"
+            )
+
     def refuse_random_weights(self) -> None:
         """Raises ModelLoadError for a model whose files lack weights; cost: it is loaded again."""
         module = self._pipe.model
@@ -120,6 +136,13 @@ class LoadedPipeline:
         }
 
 
+def _classes_of(auto: Any, config: Any) -> Sequence[type]:
+    """Returns the classes that one of the library's `AutoModel` classes has for a configuration."""
+    mapping = getattr(auto, "_model_mapping", None)
+    found = auto if mapping is None else mapping.get(type(config), ())
+    return found if isinstance(found, list | tuple) else (found,)
+
+
 class PipelineScorer:
     """Scores rows with a pipeline; a `Processor`.
 
@@ -128,6 +151,7 @@ class PipelineScorer:
         source: where the text of a row comes from.
         columns: of the results.
         report: called with the statistics so far after each text.
+        salt: tells texts in this pipeline from the same texts in another.
 
     Attributes:
         statistics: what it has done so far.
@@ -140,6 +164,7 @@ class PipelineScorer:
         source: TextSource,
         columns: pa.Schema,
         report: Callable[[ScoringStatistics], None],
+        salt: str = "",
     ) -> None:
         self.statistics = ScoringStatistics()
         self.suspects = Suspects()
@@ -148,36 +173,45 @@ class PipelineScorer:
         self._columns = columns
         self._schema = pa.schema([*columns, *ROW_FIELDS])
         self._report = report
-        self._calling: PipelineCall | None = None
+        self._salt = salt
+        self._now: PipelineCall | Tokenising | None = None
 
     def activities(self) -> Sequence[Activity | None]:
         """Returns what it is doing now, for the watchdog."""
-        return (self._calling,)
+        return (self._now,)
 
     def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yields the added columns of every row, in order; see `Processor`."""
         for batch in batches:
-            texts = self._source.read(batch)
+            texts = self._read(batch)
             rows = []
             for number, text in enumerate(texts.values):
                 why = texts.reasons.get(number, NULL_TEXT)
                 rows.append({"error": why} if text is None else self._row(text))
                 self.statistics.rows_in_window = len(rows)
                 self._report(self.statistics)
-            self.suspects.running(LANE, ())
+            self.suspects.running(MODEL, ())
             self.statistics.rows += len(rows)
             self.statistics.rows_in_window = 0
             self.statistics.errors += sum("error" in row for row in rows)
             yield pa.RecordBatch.from_pylist(rows, schema=self._schema)
 
+    def _read(self, batch: pa.RecordBatch) -> Texts:
+        self._now = Tokenising(batch.column(self._source.made_of.columns[0]))
+        try:
+            return read_noted(batch, self._source, self.suspects, self._salt)
+        finally:
+            self._now = None
+
     def _row(self, text: str) -> dict[str, Any]:
         if self.suspects.is_noting:
-            one = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+            salted = f"{self._salt}\0{text}".encode()
+            one = hashlib.blake2b(salted, digest_size=8).hexdigest()
             if one in self.suspects.known.deadly:
                 return {"error": DEADLY}
-            self.suspects.running(LANE, [one], alone=one in self.suspects.known.suspected)
+            self.suspects.running(MODEL, [one], alone=one in self.suspects.known.suspected)
         started = time.perf_counter()
-        self._calling = PipelineCall(len(text))
+        self._now = PipelineCall(len(text))
         try:
             row = as_row(self._call(text), self._columns)
         except DeviceError:
@@ -187,7 +221,7 @@ class PipelineScorer:
         except Exception as error:  # a pipeline may raise anything, for one of the texts
             return {"error": f"pipeline: {type(error).__name__}: {first_line(error)}"}
         finally:
-            self._calling = None
+            self._now = None
             self.statistics.forward_s += time.perf_counter() - started
         self.statistics.forward_rows += 1
         self.statistics.batches += 1

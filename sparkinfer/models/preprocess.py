@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.messages import first_line
 from sparkinfer.option_groups import PreprocessConfig
 from sparkinfer.user_code import load_named
 
@@ -51,13 +52,17 @@ class Preprocess:
         """Returns the function.
 
         Raises:
-            ConfigError: it cannot be imported.
+            ConfigError: it cannot be imported, or does not take texts alone.
         """
         expected = f"preprocess={self.function!r}: expected an importable `package.module:function`"
         where = "where Python can find it on every node,"
         found = load_named(self.function, expected, "my_texts:without_markup", where)
         if not callable(found):
             raise ConfigError(f"{expected}; it is {type(found).__name__}, name a function")
+        if not _takes_one(found):
+            raise ConfigError(
+                f"{expected}; it cannot be called with texts alone, name one that can"
+            )
         loaded: Callable[[Any], Any] = found
         return loaded
 
@@ -79,10 +84,10 @@ class Preprocess:
             return []
         try:
             changed = self._call(function, texts)
-            return [one if isinstance(one, str) else _no_text(one) for one in changed]
-        except Exception as error:  # the user's code may raise anything, for one of the texts
+            return [_text(one) for one in changed]
+        except (Exception, SystemExit) as error:  # the user's code, which may raise anything
             if len(texts) == 1:
-                return [Failed(f"preprocess: {type(error).__name__}: {error}")]
+                return [Failed(f"preprocess: {type(error).__name__}: {first_line(error)}")]
         middle = len(texts) // 2
         return [
             *self._change(function, texts[:middle]),
@@ -95,12 +100,43 @@ class Preprocess:
             import pandas as pd
 
             given = pd.Series(texts, dtype=object)
-        returned = function(given)
-        found = returned.to_pylist() if hasattr(returned, "to_pylist") else list(returned)
+        found = _in_order(function(given))
         if len(found) != len(texts):
             raise ValueError(f"it returned {len(found)} texts for {len(texts)}")
         return found
 
 
-def _no_text(one: Any) -> Failed:
-    return Failed(f"preprocess: it returned {type(one).__name__}, expected a string")
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # of what is compiled, nothing is known
+        pass
+    return True
+
+
+def _in_order(returned: Any) -> list[Any]:
+    """Returns what the function returned, in the order of the texts.
+
+    A Series may have been put together of parts: its index tells whose each text is.
+    """
+    if hasattr(returned, "sort_index") and returned.ndim == 1:
+        in_order = returned.sort_index()
+        return list(in_order if list(in_order.index) == list(range(len(in_order))) else returned)
+    if hasattr(returned, "to_pylist"):
+        return list(returned.to_pylist())
+    if isinstance(returned, str | bytes | Mapping | Set) or hasattr(returned, "columns"):
+        raise TypeError(f"it returned a {type(returned).__name__}, expected a Series or a list")
+    return list(returned)
+
+
+def _text(one: Any) -> str | Failed:
+    """Returns what stands for one text, if it is one."""
+    if not isinstance(one, str):
+        return Failed(f"preprocess: it returned {type(one).__name__}, expected a string")
+    try:
+        one.encode()
+    except UnicodeEncodeError:
+        return Failed("preprocess: it returned half a character (a surrogate without its partner)")
+    return one

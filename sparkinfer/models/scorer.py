@@ -20,6 +20,7 @@ import pyarrow as pa
 from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.batching.rebatch import growing_rows, rebatch
 from sparkinfer.exceptions import DeviceError
+from sparkinfer.messages import first_line
 from sparkinfer.models.careful import (
     MODEL,
     give_up_deadly,
@@ -393,8 +394,3 @@ def _default_budget(device: str) -> int:
 def breaks_device(error: Exception) -> bool:
     """Returns whether every later CUDA call of this process would fail too."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
-
-
-def first_line(error: Exception) -> str:
-    """Returns what an error says, in short."""
-    return str(error).strip().split("\n", 1)[0][:300] or "no message"

@@ -99,7 +99,7 @@ def choose_columns(
     processor.check_types(inputs)
     for name, one in config.by_model.items():
         _check_label(name, one, table.schema, members[name].evaluation)
-    refuse_clash(carried, processor.fields.names)
+    refuse_clash(carried, processor)
     return Columns(
         carried=pa.schema([table.schema.field(name) for name in carried]),
         inputs=inputs,
@@ -128,12 +128,15 @@ def _check_label(
         raise wrong_type(option, label, evaluation.label_types)
 
 
-def refuse_clash(carried: Sequence[str], scored: Sequence[str]) -> None:
+def refuse_clash(carried: Sequence[str], processor: PlannedProcessor) -> None:
     """Raises ConfigError for scored columns that would overwrite some of the input."""
-    lowered = {name.lower() for name in scored}  # Spark's names are case-insensitive
-    clash = [name for name in carried if name.lower() in lowered]
-    if clash:
-        raise ConfigError(
-            f"input column(s) {', '.join(clash)} would be overwritten by the scored columns; give "
-            "--set output_prefix=scored_ or leave them out of carry_cols"
-        )
+    for model, one in members_of(processor).items():
+        lowered = {name.lower() for name in one.fields.names}  # Spark's names are case-insensitive
+        clash = [name for name in carried if name.lower() in lowered]
+        if clash:
+            prefix = f"scored_{model}_" if model else "scored_"
+            raise ConfigError(
+                f"input column(s) {', '.join(clash)} would be overwritten by the scored columns; "
+                f"give --set {_of_model('output_prefix', model)}={prefix} or leave them out of "
+                "carry_cols"
+            )

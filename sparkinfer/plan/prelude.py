@@ -114,7 +114,7 @@ class Prelude:
         act = partial(_try_out, resolved, self._measured(resolved), self._longest_text)
         decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
         if "table" in self.__dict__:
-            refuse_clash(self.asked_columns.carried.names, decided.fields.names)
+            refuse_clash(self.asked_columns.carried.names, decided)
         return decided
 
     @cached_property

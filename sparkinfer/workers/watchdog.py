@@ -49,15 +49,17 @@ class Tokenising(NamedTuple):
     """A window is in the tokenizer.
 
     Attributes:
-        texts: of the window.
+        column: of the window, the first one that its texts are made of.
     """
 
-    texts: pa.StringArray
+    column: pa.Array
 
     def __str__(self) -> str:
-        longest = pc.max(pc.utf8_length(self.texts)).as_py() or 0
-        rows = _count(len(self.texts), "row")
-        return f"the tokenising of {rows} of up to {longest} characters"
+        what = f"the tokenising of {_count(len(self.column), 'row')}"
+        kind = self.column.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            return what  # a number in a template, or a list of messages
+        return f"{what} of up to {pc.max(pc.utf8_length(self.column)).as_py() or 0} characters"
 
 
 class PipelineCall(NamedTuple):

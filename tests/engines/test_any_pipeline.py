@@ -157,6 +157,7 @@ def test_a_resumed_run_keeps_its_columns_and_errors_are_tried_again(
         ({"task": "image-classification"}, r"this pipeline reads other inputs \(image\)"),
         ({"task": "table-question-answering"}, "this pipeline reads a table with a question"),
         ({"task": {"name": NAME, "schema": "a text"}}, "task.schema='a text' at 'text': expected"),
+        ({"task": {"name": NAME, "schema": {"a struct<b": "int>"}}}, "without a space after a"),
         ({"task": {"name": NAME, "schema": "error string"}}, "every row has a column of that name"),
         ({"task": {"name": NAME, "schema": "a int"}}, "fits no result of the pipeline: the result"),
         ({"task": {"name": NAME, "call": ["x"]}}, "task.call=.* expected a mapping of names"),
@@ -180,6 +181,15 @@ def test_an_inferred_column_does_not_overwrite_one_of_the_input(run: Run, tmp_pa
     pq.write_table(pa.table({"id": [1], "text": ["good"], "Label": [1]}), tmp_path / "in.parquet")
     with pytest.raises(ConfigError, match="Label would be overwritten"):
         run(tmp_path / "in.parquet", task=NAME)
+
+
+@pytest.mark.parametrize("engine", ["local"])
+def test_a_model_of_another_kind_is_refused(run: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", ["good"])
+    task = {"name": "text-to-audio", "schema": "audio array<float>, sampling_rate int"}
+    with pytest.raises(ModelLoadError, match="is a BertForSequenceClassification, expected .*for"):
+        run(source, task=task)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("engine", ["local"])

@@ -31,6 +31,7 @@ from sparkinfer.workers.suspects import DEADLY as REASON
 from tests import deadly_backend
 from tests.deadly_backend import DEADLY, DEADLY_ONCE, HANGING, ends_of
 from tests.standalone_cluster import StandaloneCluster, run_driver
+from tests.tiny_generators import make_generator
 from tests.tiny_models import sentences
 
 if TYPE_CHECKING:
@@ -94,12 +95,19 @@ def deaths_in(caplog: pytest.LogCaptureFixture) -> int:
     return sum("its worker died" in record.getMessage() for record in caplog.records)
 
 
-def assert_only_these_are_lost(config: ScoringConfig, lost: Collection[int]) -> None:
-    rows = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pylist()
+def rows_of(config: ScoringConfig) -> list[dict[str, Any]]:
+    return pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pylist()
+
+
+def assert_only_these_are_lost(
+    config: ScoringConfig, lost: Collection[int], prefix: str = ""
+) -> None:
+    rows = rows_of(config)
     assert [row["id"] for row in rows] == list(range(100))
     assert [row["n"] for row in rows] == [[i] for i in range(100)]
-    assert {row["id"]: row["error"] for row in rows if row["error"]} == dict.fromkeys(lost, REASON)
-    assert [row["id"] for row in rows if row["prediction"] is None] == list(lost)
+    errors = {row["id"]: row[f"{prefix}error"] for row in rows if row[f"{prefix}error"]}
+    assert errors == dict.fromkeys(lost, REASON)
+    assert [row["id"] for row in rows if row[f"{prefix}prediction"] is None] == list(lost)
     assert not (Path(str(config.output)) / "_sparkinfer" / "notes").exists()
 
 
@@ -138,6 +146,32 @@ def test_under_pandas_udf_a_deadly_text_costs_its_row_and_few_ends(
     assert_only_these_are_lost(config, lost)
     files = Path(str(config.output)).glob("*.parquet")
     assert len({str(pq.read_schema(path).remove_metadata()) for path in files}) == 1
+
+
+@pytest.mark.spark
+def test_a_text_that_is_deadly_to_one_of_several_models_is_what_the_others_make_of_it(
+    spark: SparkSession, config: ScoringConfig, model: Path, tmp_path: Path
+) -> None:
+    """Those that generate give the texts of a run in which no worker dies, drawn ones as well."""
+    write_input(config, {29: DEADLY, 77: DEADLY_ONCE})
+    generator = str(make_generator(tmp_path / "llama", "llama"))
+    said = {"model": generator, "task": "text-generation", "acceleration": "none"}
+    models: dict[str, Any] = {
+        "said": {**said, "generation": {"max_new_tokens": 6}},
+        "drawn": {**said, "generation": {"max_new_tokens": 6, "do_sample": True, "seed": 3}},
+    }
+    whole = config.replace(
+        model=None, models=models, engine="local", output=str(tmp_path / "whole")
+    )
+    sparkinfer.run(whole)
+    models = {"mood": {"model": str(model)}, **models}
+    config = config.replace(model=None, models=models, engine="pandas_udf")
+    result = sparkinfer.run(config, spark)
+    assert (result.rows, result.error_rows) == (100, 1)
+    assert ends_of(model) == 3
+    assert_only_these_are_lost(config, (29,), "mood_")
+    expected = rows_of(whole)
+    assert [{name: row[name] for name in expected[0]} for row in rows_of(config)] == expected
 
 
 @pytest.mark.spark

@@ -246,7 +246,11 @@ def test_a_change_of_one_model_is_refused_by_its_name(
         ({"b": {"task": "summarise"}}, ConfigError, "models.b: task='summarise'"),
         ({"b": {"max_length": 65}}, ConfigError, "models.b: max_length=65: this model takes"),
         ({"a": {"output_prefix": "b_"}}, ConfigError, "models.a and models.b have one output_pre"),
-        ({"a": {"output_prefix": ""}}, ConfigError, "error would be overwritten"),
+        (
+            {"b": {"output_prefix": ""}},
+            ConfigError,
+            "error would be overwritten .* give --set models.b.output_prefix=scored_b_ or leave",
+        ),
     ],
 )
 def test_a_wrong_section_is_refused_before_anything_is_written(
