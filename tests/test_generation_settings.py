@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, ModelLoadError
@@ -17,6 +18,7 @@ from sparkinfer.models.generation.draws import Draws, keys_of
 from sparkinfer.models.options import ModelOptions
 from tests.model_options import options_of
 from tests.tiny_generators import make_generator
+from tests.tiny_models import save_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,23 @@ def test_the_gate_pads_on_the_left_and_leaves_room(gpt2: Path) -> None:
     assert model.encoder.tokenizer.padding_side == "right"
     assert (verdict.layout.padding_side, verdict.layout.shared) == ("left", "any length")
     assert verdict.max_length == model.encoder.max_length == 80
+
+
+def test_the_gate_tries_what_generates_where_a_model_prepares_its_inputs(tmp_path: Path) -> None:
+    folder = make_generator(tmp_path / "model", "xlnet")
+    options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
+    _, verdict = run_gate(folder, options, "cpu", 100)
+    assert verdict.layout.shared == "equal length"  # its `generate` takes padding for text
+
+
+def test_a_model_that_reads_both_ways_generates_nothing(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=40, intermediate_size=32, **sizes)
+    transformers.BertLMHeadModel(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
+    with pytest.raises(ModelLoadError, match=r"keeps no keys and values.*is_decoder"):
+        run_gate(tmp_path, options, "cpu", 100)
 
 
 def test_a_model_of_the_other_kind_is_refused(gpt2: Path, t5: Path) -> None:

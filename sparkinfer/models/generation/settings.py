@@ -43,6 +43,9 @@ _OTHER_SAMPLERS = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"
 
 _OF_BEAMS = {"num_beams", "length_penalty", "early_stopping"}
 
+_OF_INPUTS = {"encoder_no_repeat_ngram_size", "encoder_repetition_penalty"}
+"""Attributes that look at what the encoder reads."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -157,7 +160,9 @@ def settings_of(
         forces_end=merged.get("forced_eos_token_id") is not None,
         stop=options.stop or tuple(merged.get("stop_strings") or ()),
         by_library=bool(others),
-        reads_tokens=bool(others - _OF_BEAMS),
+        reads_tokens=bool(
+            others & _OF_INPUTS if files.config.is_encoder_decoder else others - _OF_BEAMS
+        ),
         arguments=_arguments({**chosen, **asked}, most),
     )
 
