@@ -163,6 +163,43 @@ def test_a_template_that_is_not_there_cannot_be_used(gpt2: Path) -> None:
         task_of(gpt2, task_options={"chat_template": "off", "system_prompt": "x"})
 
 
+def test_a_system_that_the_template_does_not_take_is_refused(tmp_path: Path) -> None:
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    folder = make_generator(tmp_path / "model", "gpt2", tokenizer={"chat_template": refusing})
+    with pytest.raises(ConfigError, match=r"system_prompt='be good': .*template .*no system"):
+        task_of(folder, task_options={"system_prompt": "be good"})
+    assert task_of(folder).added_bytes == 0
+
+
+def test_a_template_that_takes_no_empty_text_is_usable(tmp_path: Path) -> None:
+    refusing = (
+        "{% set text = messages[0]['content'] %}{% if not text %}{{ raise_exception('empty') }}"
+        "{% endif %}one {{ text }}"
+    )
+    folder = make_generator(tmp_path / "model", "gpt2", tokenizer={"chat_template": refusing})
+    assert task_of(folder).added_bytes == len("one text")
+
+
+@pytest.mark.parametrize(
+    ("named", "ends"), [(None, ()), (-1, ()), (7, (7,)), ([7, 9999, -1], (7, 9999))]
+)
+def test_a_token_that_there_is_not_ends_nothing(tmp_path: Path, named: Any, ends: Any) -> None:
+    own = {"eos_token_id": named, "min_new_tokens": 3, "max_new_tokens": 4}
+    folder = make_generator(tmp_path / "model", "gpt2", generation=own)
+    options = options_of("text-generation", dtype="float32")
+    model, _ = run_gate(folder, options, "cpu", 100)
+    assert model.task._settings.ends == ends
+    encoded = model.encode([["good"]]).encoded
+    (row,) = model.score(model.encoder.collate(encoded, np.arange(1))).to_pylist()
+    module = model.runtime.module
+    ids = torch.tensor(model.encoder.tokenizer(["good"])["input_ids"])
+    expected = module.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0)[0, 1:]
+    text = model.encoder.tokenizer.decode(expected, skip_special_tokens=True)
+    assert row["generated_text"] == text
+
+
 def test_a_model_says_how_it_does_a_task_by_its_name(t5: Path) -> None:
     summary = task_of(t5, "summarization")
     assert summary.prompt("film") == "one two film"

@@ -111,7 +111,7 @@ def _generate(
         logits_processor=LogitsProcessorList([watch]),
         stopping_criteria=StoppingCriteriaList([ended] if settings.stop else []),
         stop_strings=None,
-        pad_token_id=_pad(settings),
+        pad_token_id=0,  # stands behind a row's end, where it is cut off
         **settings.arguments,
     )
     made = Made([], [])
@@ -121,11 +121,6 @@ def _generate(
         reason = STOP if has_ended else LENGTH
         made.reasons.append(None if row in watch.unusable else reason)
     return made
-
-
-def _pad(settings: Settings) -> int:
-    """Returns what stands behind a row that ended: it is cut off at its end, whatever this is."""
-    return settings.ends[0] if settings.ends else 0
 
 
 def _up_to_the_end(
