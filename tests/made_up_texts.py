@@ -28,3 +28,23 @@ def one_too_few(texts: Any) -> Any:
 
 def none_for_short(texts: Any) -> Any:
     return [text if len(text) > 3 else None for text in texts]
+
+
+def long_ones_first(texts: Any) -> Any:
+    return texts[texts.str.len().sort_values(ascending=False).index].str.upper()
+
+
+def framed(texts: Any) -> Any:
+    return texts.to_frame("text")
+
+
+def by_text(texts: Any) -> Any:
+    return {text: text.upper() for text in texts}
+
+
+def unordered(texts: Any) -> Any:
+    return {text.upper() for text in texts}
+
+
+def the_same(texts: Any) -> Any:
+    return "x"

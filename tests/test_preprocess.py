@@ -45,6 +45,19 @@ def test_what_is_no_text_is_an_error_of_its_row() -> None:
     assert found == ["long enough", "preprocess: it returned NoneType, expected a string"]
 
 
+def test_a_series_that_was_sorted_keeps_to_its_index() -> None:
+    assert change("long_ones_first", ["a", "long", "mid"]) == ["A", "LONG", "MID"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("framed", "DataFrame"), ("by_text", "dict"), ("unordered", "set"), ("the_same", "str")],
+)
+def test_what_is_no_row_of_texts_is_an_error_of_each(name: str, kind: str) -> None:
+    reason = f"preprocess: TypeError: it returned {kind}, expected one text for each"
+    assert change(name, ["a", "b", "c"]) == [reason] * 3
+
+
 def test_rows_without_a_text_are_not_given() -> None:
     source = TextSource("input_col", ColumnText("input_col", "t"), Preprocess(f"{HERE}:shouted"))
     rows = pa.RecordBatch.from_arrays([pa.array([None, "a", "bad", "b"])], names=["t"])

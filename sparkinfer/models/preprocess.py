@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +95,27 @@ class Preprocess:
             import pandas as pd
 
             given = pd.Series(texts, dtype=object)
-        returned = function(given)
-        found = returned.to_pylist() if hasattr(returned, "to_pylist") else list(returned)
+        found = _listed(function(given), given)
         if len(found) != len(texts):
             raise ValueError(f"it returned {len(found)} texts for {len(texts)}")
         return found
+
+
+def _listed(returned: Any, given: Any) -> list[Any]:
+    """Returns what a function returned as a list, in the order of what it was given.
+
+    A Series says by its index which text is whose, however the function has sorted it.
+
+    Raises:
+        TypeError: it has no order of rows.
+    """
+    if isinstance(returned, str | bytes | Mapping | Set) or getattr(returned, "ndim", 1) != 1:
+        raise TypeError(f"it returned {type(returned).__name__}, expected one text for each")
+    if hasattr(returned, "to_pylist"):
+        return list(returned.to_pylist())
+    if hasattr(returned, "reindex") and sorted(returned.index) == list(range(len(given))):
+        return list(returned.reindex(range(len(given))))
+    return list(returned)
 
 
 def _no_text(one: Any) -> Failed:
