@@ -17,7 +17,7 @@ from sparkinfer.models.gate import run_gate
 from sparkinfer.models.generation.draws import Draws, keys_of
 from sparkinfer.models.options import ModelOptions
 from tests.model_options import options_of
-from tests.tiny_generators import make_generator
+from tests.tiny_generators import VOCABULARY, make_generator
 from tests.tiny_models import save_tokenizer
 
 
@@ -225,6 +225,36 @@ def test_a_translation_names_its_languages_where_there_are_several(t5: Path) -> 
         task_of(t5, "translation", task_options={"src_lang": "en"})
     with pytest.raises(ConfigError, match="languages are for task=translation"):
         task_of(t5, "summarization", task_options=german)
+
+
+def test_languages_are_refused_where_nothing_knows_them(tmp_path: Path) -> None:
+    folder = make_generator(tmp_path / "model", "bart")
+    options = {"src_lang": "en", "tgt_lang": "de"}
+    with pytest.raises(ConfigError, match="files name no languages, so that it would translate as"):
+        task_of(folder, "translation", task_options=options, generation={"max_new_tokens": 4})
+
+
+def test_a_language_is_a_token_that_stands_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(self: Any, text: str, return_tensors: None, src_lang: str, tgt_lang: str) -> Any:
+        first, last = self.convert_tokens_to_ids([src_lang, "[SEP]"])
+        of_target = self.convert_tokens_to_ids(tgt_lang)
+        return {"input_ids": [first, last], "forced_bos_token_id": of_target}
+
+    kind = transformers.PreTrainedTokenizerFast
+    monkeypatch.setattr(kind, "_build_translation_inputs", build, raising=False)
+    languages = {"additional_special_tokens": ["en_XX", "de_DE"]}
+    folder = make_generator(tmp_path / "model", "t5", tokenizer=languages)
+
+    def made(source: str, target: str) -> Any:
+        options = {"src_lang": source, "tgt_lang": target}
+        return task_of(folder, "translation", task_options=options)
+
+    assert made("en_XX", "de_DE")._settings.arguments["forced_bos_token_id"] == VOCABULARY + 1
+    for source, target in (("en_XX", "de"), ("en", "de_DE"), ("en_XX", "red"), ("red", "de_DE")):
+        with pytest.raises(ConfigError, match=f"src_lang='{source}' and .*is no language of its"):
+            made(source, target)
 
 
 def test_a_decoder_has_positions_for_what_it_writes(tmp_path: Path) -> None:
