@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models import checkpoint
 from sparkinfer.models.checkpoint import Checkpoint, missing_packages
+from sparkinfer.models.pipeline_calls import LoadedPipeline
+from sparkinfer.option_groups import LoadingConfig
 from tests.model_options import options_of
+from tests.tiny_models import save_tokenizer
 
 
 @pytest.fixture
@@ -60,6 +64,20 @@ def test_own_code_without_which_nothing_loads_asks_for_trust(folder: Path) -> No
     )
     with pytest.raises(ModelLoadError, match=r"code of its own.*loading\.trust_remote_code=true"):
         load(folder).module()
+
+
+def test_what_is_no_weight_is_computed_in_float32_whatever_the_weights_are(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "head_dim": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = transformers.GemmaConfig(vocab_size=64, **sizes, **heads)
+    model = transformers.GemmaForSequenceClassification(config)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    wanted = dict(type(model).from_pretrained(tmp_path, torch_dtype=torch.float32).named_buffers())
+    pipe = LoadedPipeline("text-classification", tmp_path, "cpu", LoadingConfig(), {})
+    for found in (load(tmp_path).module(), pipe._pipe.model):
+        for name, buffer in found.named_buffers():
+            assert torch.equal(buffer, wanted[name]), name
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,15 @@ def test_the_models_own_settings_are_as_generate_has_them(kind: str, tmp_path: P
     assert checkpoint.task.made_tokens == checkpoint.task.appended_tokens == 9
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_no_part_of_the_input_that_a_setting_looks_at(tmp_path: Path, side: Any) -> None:
+    own = {"encoder_repetition_penalty": 5.0}
+    folder = make_generator(tmp_path / "model", "t5", generation=own)
+    texts, options = sentences(40), options_for("t5", {})
+    rows = score(running(folder, options, side), options, texts)
+    check_against_the_library("t5", folder, rows, by_library("t5", folder, texts))
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 def test_a_stop_text_ends_a_row_and_is_no_part_of_it(

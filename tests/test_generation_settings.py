@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, ModelLoadError
@@ -16,7 +17,8 @@ from sparkinfer.models.gate import run_gate
 from sparkinfer.models.generation.draws import Draws, keys_of
 from sparkinfer.models.options import ModelOptions
 from tests.model_options import options_of
-from tests.tiny_generators import make_generator
+from tests.tiny_generators import VOCABULARY, make_generator
+from tests.tiny_models import save_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,23 @@ def test_the_gate_pads_on_the_left_and_leaves_room(gpt2: Path) -> None:
     assert verdict.max_length == model.encoder.max_length == 80
 
 
+def test_the_gate_tries_what_generates_where_a_model_prepares_its_inputs(tmp_path: Path) -> None:
+    folder = make_generator(tmp_path / "model", "xlnet")
+    options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
+    _, verdict = run_gate(folder, options, "cpu", 100)
+    assert verdict.layout.shared == "equal length"  # its `generate` takes padding for text
+
+
+def test_a_model_that_reads_both_ways_generates_nothing(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=40, intermediate_size=32, **sizes)
+    transformers.BertLMHeadModel(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
+    with pytest.raises(ModelLoadError, match=r"keeps no keys and values.*is_decoder"):
+        run_gate(tmp_path, options, "cpu", 100)
+
+
 def test_a_model_of_the_other_kind_is_refused(gpt2: Path, t5: Path) -> None:
     with pytest.raises(ModelLoadError, match="give task=text2text-generation"):
         task_of(t5)
@@ -144,6 +163,43 @@ def test_a_template_that_is_not_there_cannot_be_used(gpt2: Path) -> None:
         task_of(gpt2, task_options={"chat_template": "on"})
     with pytest.raises(ConfigError, match="drop one of them"):
         task_of(gpt2, task_options={"chat_template": "off", "system_prompt": "x"})
+
+
+def test_a_system_that_the_template_does_not_take_is_refused(tmp_path: Path) -> None:
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    folder = make_generator(tmp_path / "model", "gpt2", tokenizer={"chat_template": refusing})
+    with pytest.raises(ConfigError, match=r"system_prompt='be good': .*template .*no system"):
+        task_of(folder, task_options={"system_prompt": "be good"})
+    assert task_of(folder).added_bytes == 0
+
+
+def test_a_template_that_takes_no_empty_text_is_usable(tmp_path: Path) -> None:
+    refusing = (
+        "{% set text = messages[0]['content'] %}{% if not text %}{{ raise_exception('empty') }}"
+        "{% endif %}one {{ text }}"
+    )
+    folder = make_generator(tmp_path / "model", "gpt2", tokenizer={"chat_template": refusing})
+    assert task_of(folder).added_bytes == len("one text")
+
+
+@pytest.mark.parametrize(
+    ("named", "ends"), [(None, ()), (-1, ()), (7, (7,)), ([7, 9999, -1], (7, 9999))]
+)
+def test_a_token_that_there_is_not_ends_nothing(tmp_path: Path, named: Any, ends: Any) -> None:
+    own = {"eos_token_id": named, "min_new_tokens": 3, "max_new_tokens": 4}
+    folder = make_generator(tmp_path / "model", "gpt2", generation=own)
+    options = options_of("text-generation", dtype="float32")
+    model, _ = run_gate(folder, options, "cpu", 100)
+    assert model.task._settings.ends == ends
+    encoded = model.encode([["good"]]).encoded
+    (row,) = model.score(model.encoder.collate(encoded, np.arange(1))).to_pylist()
+    module = model.runtime.module
+    ids = torch.tensor(model.encoder.tokenizer(["good"])["input_ids"])
+    expected = module.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0)[0, 1:]
+    text = model.encoder.tokenizer.decode(expected, skip_special_tokens=True)
+    assert row["generated_text"] == text
 
 
 def test_a_model_says_how_it_does_a_task_by_its_name(t5: Path) -> None:
@@ -171,6 +227,36 @@ def test_a_translation_names_its_languages_where_there_are_several(t5: Path) -> 
         task_of(t5, "translation", task_options={"src_lang": "en"})
     with pytest.raises(ConfigError, match="languages are for task=translation"):
         task_of(t5, "summarization", task_options=german)
+
+
+def test_languages_are_refused_where_nothing_knows_them(tmp_path: Path) -> None:
+    folder = make_generator(tmp_path / "model", "bart")
+    options = {"src_lang": "en", "tgt_lang": "de"}
+    with pytest.raises(ConfigError, match="files name no languages, so that it would translate as"):
+        task_of(folder, "translation", task_options=options, generation={"max_new_tokens": 4})
+
+
+def test_a_language_is_a_token_that_stands_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(self: Any, text: str, return_tensors: None, src_lang: str, tgt_lang: str) -> Any:
+        first, last = self.convert_tokens_to_ids([src_lang, "[SEP]"])
+        of_target = self.convert_tokens_to_ids(tgt_lang)
+        return {"input_ids": [first, last], "forced_bos_token_id": of_target}
+
+    kind = transformers.PreTrainedTokenizerFast
+    monkeypatch.setattr(kind, "_build_translation_inputs", build, raising=False)
+    languages = {"additional_special_tokens": ["en_XX", "de_DE"]}
+    folder = make_generator(tmp_path / "model", "t5", tokenizer=languages)
+
+    def made(source: str, target: str) -> Any:
+        options = {"src_lang": source, "tgt_lang": target}
+        return task_of(folder, "translation", task_options=options)
+
+    assert made("en_XX", "de_DE")._settings.arguments["forced_bos_token_id"] == VOCABULARY + 1
+    for source, target in (("en_XX", "de"), ("en", "de_DE"), ("en_XX", "red"), ("red", "de_DE")):
+        with pytest.raises(ConfigError, match=f"src_lang='{source}' and .*is no language of its"):
+            made(source, target)
 
 
 def test_a_decoder_has_positions_for_what_it_writes(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_the_vector_is_cut_after_all_layers_and_then_normalised() -> None:
 # --- layers --------------------------------------------------------------------------------
 
 TANH = "torch.nn.modules.activation.Tanh"
+PRELU = "torch.nn.modules.activation.PReLU"
 LAYERS = {
     "tanh": dense(8, 6, activation_function=TANH),
     "no activation": dense(8, 6, activation_function="torch.nn.modules.linear.Identity"),
@@ -109,6 +110,14 @@ LAYERS = {
     "no bias": dense(8, 6, bias=False, activation_function=TANH),
     "residual": dense(8, 8, use_residual=True, activation_function=TANH),
     "residual of another size": dense(8, 6, use_residual=True, activation_function=TANH),
+    "an activation that draws in training": dense(
+        8, 6, activation_function="torch.nn.modules.activation.RReLU"
+    ),
+    "an activation with weights": (
+        "Dense",
+        {"in_features": 8, "out_features": 6, "activation_function": PRELU},
+        {"linear.weight": (6, 8), "linear.bias": (6,), "activation_function.weight": (1,)},
+    ),
     "layer norm": ("LayerNorm", {"dimension": 8}, {"norm.weight": (8,), "norm.bias": (8,)}),
     "normalize": NORMALIZE,
 }
@@ -127,7 +136,7 @@ def test_each_layer_is_the_librarys(tmp_path: Path, case: str) -> None:
     util = pytest.importorskip("sentence_transformers.util")
     kind = LAYERS[case][0]
     module = util.import_from_string(f"sentence_transformers.sentence_transformer.modules.{kind}")
-    reference = module.load(str(tmp_path), subfolder=f"2_{kind}")
+    reference = module.load(str(tmp_path), subfolder=f"2_{kind}").eval()
     vectors = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     expected = reference({"sentence_embedding": vectors.clone()})["sentence_embedding"]
     torch.testing.assert_close(layer(vectors), expected)
@@ -223,6 +232,10 @@ DAMAGE = {
     "activation with arguments": (
         set_dense(activation_function="torch.nn.modules.activation.Threshold"),
         "expected one without arguments",
+    ),
+    "activation without its weights": (
+        set_dense(activation_function=PRELU),
+        "has other weights than it says",
     ),
     "null as activation": (set_dense(activation_function=None), "names the activation None"),
 }

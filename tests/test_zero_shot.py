@@ -95,11 +95,12 @@ def test_scores_are_those_of_the_pipeline(
 )
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_outputs_are_found_as_by_the_pipeline(
-    tmp_path: Path, names: tuple[str, ...], multi_label: bool
+    tmp_path: Path, names: tuple[str, ...], multi_label: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_entailer(tmp_path / "model", labels=names)
     options = options_for(multi_label=multi_label)
     rows = score(load(folder, options), options, list(TEXTS[:6]))
+    assert ("names no output that begins with entail" in caplog.text) == ("LABEL_0" in names)
     assert_as_the_pipeline(folder, rows, TEXTS[:6], LABELS, multi_label=multi_label)
 
 

@@ -36,7 +36,8 @@ def make_generator(
 
     Args:
         folder: where to save it.
-        kind: `gpt2` (absolute positions), `llama` (rotary, two heads share keys), `t5` or `bart`.
+        kind: `gpt2` (absolute positions), `llama` (rotary, two heads share keys), `xlnet` (prepares
+            its inputs in a way of its own, which sees padding), `t5` or `bart`.
         chat: whether the tokenizer has a chat template.
         generation: of its generation_config.json, beside the tokens that end a text.
         tokenizer: settings of the tokenizer.
@@ -73,6 +74,13 @@ def _llama(transformers: Any, config: dict[str, Any]) -> Any:
     return transformers.LlamaForCausalLM(made)
 
 
+def _xlnet(transformers: Any, config: dict[str, Any]) -> Any:
+    sizes = {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}
+    tokens = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    made = transformers.XLNetConfig(**sizes, **tokens, **{"initializer_range": 0.5, **config})
+    return transformers.XLNetLMHeadModel(made)
+
+
 def _t5(transformers: Any, config: dict[str, Any]) -> Any:
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     settings = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
@@ -92,4 +100,4 @@ def _bart(transformers: Any, config: dict[str, Any]) -> Any:
     return transformers.BartForConditionalGeneration(made)
 
 
-_MAKERS = {"gpt2": _gpt2, "llama": _llama, "t5": _t5, "bart": _bart}
+_MAKERS = {"gpt2": _gpt2, "llama": _llama, "xlnet": _xlnet, "t5": _t5, "bart": _bart}

@@ -175,12 +175,15 @@ class Checkpoint:
             )
 
     def _load_module(self) -> Any:
+        import torch
+
         loading = self.options.loading
         refuse_bombs(self.path, f"model {str(self.path)!r}")
         module, report = self._load(
             self._class,
             use_safetensors=None if loading.allow_pickle_weights else True,
             output_loading_info=True,
+            torch_dtype=torch.float32,  # else what is no weight is computed in that of the weights
         )
         missing = [key for key in sorted(report["missing_keys"]) if self._uses(key)]
         if missing:

@@ -118,6 +118,7 @@ class LoadedPipeline:
                 name,
                 model=str(self._path),
                 device=torch.device(self.device),
+                torch_dtype=torch.float32,
                 trust_remote_code=trusted,
                 model_kwargs=allowed,
             )

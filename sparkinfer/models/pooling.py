@@ -191,7 +191,7 @@ class _LayerFiles:
             whole.load_state_dict(weights, assign=True)
         except Exception as error:  # of weights by odd names, torch raises what it runs into
             self.refuse(f"has other weights than it says ({' '.join(str(error).split())[:300]})")
-        return whole.float().requires_grad_(False)
+        return whole.float().eval().requires_grad_(False)
 
     def _weights(self) -> dict[str, Any]:
         import torch
@@ -233,11 +233,12 @@ class _Dense:
     """A linear layer with an activation, and perhaps a second one around both."""
 
     linear: Any
-    activation: Function
+    activation_function: Any
     residual: Any = None
 
     def __call__(self, vectors: Any) -> Any:
-        made = self.activation(self.linear.to(vectors.device)(vectors))
+        activation = self.activation_function.to(vectors.device)
+        made = activation(self.linear.to(vectors.device)(vectors))
         if self.residual is None:
             return made
         return made + self.residual.to(vectors.device)(vectors)
@@ -253,15 +254,15 @@ def _dense(files: _LayerFiles) -> Function:
     with torch.device("meta"):
         bias = files.settings.get("bias", True) is not False
         modules["linear"] = nn.Linear(*sizes, bias=bias)
+        modules["activation_function"] = _activation(files)
         if files.settings.get("use_residual"):
             is_same = sizes[0] == sizes[1]
             modules["residual"] = nn.Identity() if is_same else nn.Linear(*sizes, bias=False)
-    activation = _activation(files)
-    return _Dense(activation=activation, **files.filled(**modules))
+    return _Dense(**files.filled(**modules))
 
 
-def _activation(files: _LayerFiles) -> Function:
-    """Returns the function that a dense layer names; one that is not torch's is not called."""
+def _activation(files: _LayerFiles) -> Any:
+    """Returns the module that a dense layer names; one that is not torch's is not called."""
     from torch import nn
 
     path = files.settings.get("activation_function", "torch.nn.modules.activation.Tanh")
@@ -270,10 +271,9 @@ def _activation(files: _LayerFiles) -> Function:
     if module[:2] != ["torch", "nn"] or name not in known:
         files.refuse(f"names the activation {value_shown(path)}, expected one of torch.nn")
     try:
-        activation: Function = getattr(nn, name)()
+        return getattr(nn, name)()
     except TypeError:  # one that takes arguments, which the files do not have
         files.refuse(f"names the activation {value_shown(path)}, expected one without arguments")
-    return activation
 
 
 def _layer_norm(files: _LayerFiles) -> Function:

@@ -1,5 +1,7 @@
 """What the files of sentence-transformers say about a model: how it makes one vector of a text.
 
+And how its cross-encoders score two texts.
+
 `modules.json` names the parts in order, each with a folder of its own: the transformer, the pooling
 of its token vectors, and layers over the pooled vector. Source: `SentenceTransformer` and its
 modules, sentence-transformers 6.
@@ -26,6 +28,9 @@ SENTENCE_FILES = (
     *("[0-9]*_*/model.safetensors", "[0-9]*_*/pytorch_model.bin"),
 )
 """Patterns of the files."""
+
+PAIR_FILES = (MODULES, WHOLE_MODEL, "sentence_*_config.json")
+"""Patterns of those of a cross-encoder."""
 
 POOLING_MODES = {
     "cls": "pooling_mode_cls_token",
@@ -58,6 +63,15 @@ _ENCODER_SETTINGS: Mapping[str, Any] = {
     "tokenizer_name_or_path": None,
 }
 """Settings of the transformer that would change its vectors, with the value that does not."""
+
+_PAIR_SETTINGS: Mapping[str, Any] = {
+    **_ENCODER_SETTINGS,
+    "transformer_task": "sequence-classification",
+    "module_output_name": "scores",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "do_lower_case": False,
+}
+"""Likewise, of a cross-encoder."""
 
 _HARMLESS = {
     *("trust_remote_code", "attn_implementation", "torch_dtype", "dtype"),
@@ -118,6 +132,36 @@ class SentenceFiles:
     truncate_dim: int | None = None
 
 
+@dataclass(frozen=True)
+class PairFiles:
+    """What the files of a cross-encoder say.
+
+    Attributes:
+        activation: name of the function that is applied to its logits; None: not said.
+        prompt: put before the first text.
+        max_length: tokens at which pairs are truncated; None: as tokenizer and model say.
+    """
+
+    activation: str | None = None
+    prompt: str = ""
+    max_length: int | None = None
+
+
+def read_pair_files(folder: Path) -> PairFiles | None:
+    """Returns what the files in a cross-encoder's folder say, None if it has none.
+
+    Raises:
+        ModelLoadError: they name what is not known.
+    """
+    reader = _Reader(folder)
+    if not reader.has(WHOLE_MODEL) or not reader.is_cross_encoder:
+        return None
+    reader.refuse_modules_after_transformer()
+    whole, encoder = reader.whole_model("CrossEncoder"), reader.encoder(_PAIR_SETTINGS)
+    prompt = whole["prompts"].get(whole["default_prompt"], "")
+    return PairFiles(reader.activation, prompt, encoder["max_length"])
+
+
 def read_sentence_files(folder: Path) -> SentenceFiles | None:
     """Returns what the files in a model's folder say, None if there are none.
 
@@ -147,6 +191,27 @@ class _Reader:
         for name in (WHOLE_MODEL, *_ENCODER_FILES):
             if self.has(name):
                 self._refuse(f"{name} is there, but {MODULES} is missing; complete the copy")
+
+    @property
+    def is_cross_encoder(self) -> bool:
+        """Whether the model as a whole is one."""
+        return bool(self._read(WHOLE_MODEL).get("model_type") == "CrossEncoder")
+
+    @property
+    def activation(self) -> str | None:
+        """Name of what is applied to the logits of a cross-encoder; None: not said."""
+        name = self._read(WHOLE_MODEL).get("activation_fn")
+        return None if name is None else str(name)
+
+    def refuse_modules_after_transformer(self) -> None:
+        """Raises where modules other than a transformer make the scores."""
+        listed = self._read(MODULES, list) if self.has(MODULES) else []
+        entries = [self._module(entry) for entry in listed]
+        if entries not in ([], [("Transformer", "")]):
+            self._refuse(
+                f"{MODULES} names {', '.join(kind for kind, _ in entries)}, expected a Transformer "
+                "alone, in the model's own folder; give a model that is built so"
+            )
 
     def modules(self) -> tuple[Pooling, tuple[Layer, ...]]:
         """Returns the pooling and the layers that are named after the transformer."""
@@ -213,33 +278,40 @@ class _Reader:
         settings: dict[str, Any] = self._read(name)
         return settings
 
-    def encoder(self) -> dict[str, Any]:
-        """Returns the transformer's settings, by their names in `SentenceFiles`."""
+    def encoder(self, plain: Mapping[str, Any] = _ENCODER_SETTINGS) -> dict[str, Any]:
+        """Returns the transformer's settings, by their names in `SentenceFiles`.
+
+        Args:
+            plain: settings that may only have this value.
+        """
         name = next(filter(self.has, _ENCODER_FILES), None)
         settings = {} if name is None else self._read(name)
         for key, value in settings.items():
-            plain = _ENCODER_SETTINGS.get(key, value)
-            if value is not None and value != plain:
-                self._refuse_setting(str(name), key, value, plain)
+            if value is not None and value != (expected := plain.get(key, value)):
+                self._refuse_setting(str(name), key, value, expected)
             if key.endswith(("_args", "_kwargs")) and not _is_harmless(value):
                 self._refuse_setting(str(name), key, value, f"only {', '.join(sorted(_HARMLESS))}")
         most = self._count(str(name), "max_seq_length", settings)
         return {"max_length": most, "lowers_case": settings.get("do_lower_case") is True}
 
-    def whole_model(self) -> dict[str, Any]:
-        """Returns the settings of the model as a whole, by their names in `SentenceFiles`."""
+    def whole_model(self, expected: str = "SentenceTransformer") -> dict[str, Any]:
+        """Returns the settings of the model as a whole, by their names in `SentenceFiles`.
+
+        Args:
+            expected: what kind of model it must be.
+        """
         settings = self._read(WHOLE_MODEL) if self.has(WHOLE_MODEL) else {}
         kind = settings.get("model_type", "SentenceTransformer")
-        if kind != "SentenceTransformer":
-            self._refuse_setting(WHOLE_MODEL, "model_type", kind, "SentenceTransformer")
+        if kind != expected:
+            self._refuse_setting(WHOLE_MODEL, "model_type", kind, expected)
         named = settings.get("prompts") or {}
         if not isinstance(named, dict) or not all(isinstance(p, str) for p in named.values()):
             self._refuse_setting(WHOLE_MODEL, "prompts", named, "a text by each name")
         prompts = {"query": "", "document": ""} | named
         default = settings.get("default_prompt_name")
         if default is not None and default not in [*prompts]:
-            expected = f"one of {', '.join(prompts)}"
-            self._refuse_setting(WHOLE_MODEL, "default_prompt_name", default, expected)
+            names = f"one of {', '.join(prompts)}"
+            self._refuse_setting(WHOLE_MODEL, "default_prompt_name", default, names)
         dims = self._count(WHOLE_MODEL, "truncate_dim", settings)
         return {"prompts": prompts, "default_prompt": default, "truncate_dim": dims}
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparkinfer.exceptions import ConfigError, ResumeError
+from sparkinfer.exceptions import ConfigError, ModelLoadError, ResumeError
 from tests.engines.conftest import Run
 from tests.engines.test_suite import reference
+from tests.sentence_models import add_sentence_files, dense
 from tests.tiny_models import make_classifier, sentences
 
 TEMPLATE = "{title} {{x}} {body} {n}"
@@ -88,18 +91,56 @@ def test_pairs_are_those_of_the_pipeline(run: Run, tmp_path: Path, classifier: P
         assert row["probabilities"] == pytest.approx(expected, abs=5e-5)
 
 
+IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+CROSS_ENCODERS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "in the configuration": ({"sentence_transformers": {"activation_fn": IDENTITY}}, {}),
+    "of old": ({"sbert_ce_default_activation_function": IDENTITY}, {}),
+    "no activation": ({"sentence_transformers": {"version": "4.0.0"}}, {}),
+    "saved": ({}, {"config_sentence_transformers.json": {}}),
+    "saved with another activation": (
+        {"sentence_transformers": {"activation_fn": SIGMOID}},
+        {"config_sentence_transformers.json": {"activation_fn": IDENTITY}},
+    ),
+    "saved with a prompt": (
+        {},
+        {
+            "config_sentence_transformers.json": {
+                "prompts": {"web": "film was "},
+                "default_prompt_name": "web",
+            }
+        },
+    ),
+    "saved with a limit": ({}, {"sentence_bert_config.json": {"max_seq_length": 7}}),
+}
+
+
 @pytest.mark.parametrize("engine", ["local"])
-@pytest.mark.parametrize("activation", [None, "torch.nn.modules.linear.Identity"])
+@pytest.mark.parametrize("labels", [("LABEL_0",), ("LABEL_0", "LABEL_1", "LABEL_2")], ids=len)
+@pytest.mark.parametrize("case", CROSS_ENCODERS)
 def test_a_cross_encoder_scores_as_sentence_transformers_does(
-    run: Run, tmp_path: Path, activation: str | None
+    run: Run, tmp_path: Path, case: str, labels: tuple[str, ...]
 ) -> None:
     cross = pytest.importorskip("sentence_transformers", reason="it is not installed")
-    own = {"sentence_transformers": {"activation_fn": activation}} if activation else {}
-    folder = make_classifier(tmp_path / "model", labels=("LABEL_0",), **own)
+    own, beside = CROSS_ENCODERS[case]
+    folder = make_classifier(tmp_path / "model", labels=labels, **own)
+    if beside:
+        folder = tmp_path / "saved"
+        cross.CrossEncoder(str(tmp_path / "model"), device="cpu").save_pretrained(str(folder))
+        for name, more in beside.items():
+            (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | more))
     texts, pairs = sentences(40), sentences(40, seed=1)
     source = write(tmp_path / "in.parquet", text=texts, other=pairs)
     _, frame = run(source, model=str(folder), text_pair_col="other")
     reranker = cross.CrossEncoder(str(folder), device="cpu")
-    expected = reranker.predict(list(zip(texts, pairs, strict=True))).tolist()
-    assert frame["probability"].to_pylist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    assert (min(expected) < 0) == (activation is not None)
+    expected = reranker.predict(list(zip(texts, pairs, strict=True))).reshape(40, -1)
+    found = np.array(frame["probabilities"].to_pylist())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["local"])
+def test_a_cross_encoder_that_is_built_otherwise_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = make_classifier(tmp_path / "model", labels=("LABEL_0",))
+    add_sentence_files(folder, dense(2, 1), whole={"model_type": "CrossEncoder"})
+    source = write(tmp_path / "in.parquet", text=["good"], other=["bad"])
+    with pytest.raises(ModelLoadError, match="names Transformer, Dense, expected a Transformer al"):
+        run(source, model=str(folder), text_pair_col="other")

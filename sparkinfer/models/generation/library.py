@@ -11,6 +11,9 @@ from sparkinfer.models.generation.draws import Draws
 from sparkinfer.models.generation.made import LENGTH, STOP, Made, StopTexts
 from sparkinfer.models.generation.settings import Settings
 
+_NO_TOKEN = -1
+"""Ends no row."""
+
 
 def generate(
     module: Any,
@@ -33,18 +36,51 @@ def generate(
     made = Made([[] for _ in keys], [None] * len(keys))
     for rows in _groups(mask, settings):
         part, shown = ids[rows], mask[rows]
-        if settings.reads_tokens and settings.start is None:
-            width = int(shown[0].sum())
-            part, shown = part[:, -width:], shown[:, -width:]
+        if settings.reads_tokens:
+            part = part[shown > 0].reshape(len(rows), -1)
+            shown = part.new_ones(part.shape)
         found = _generate(module, part, shown, keys[rows], settings, tokenizer)
         for place, row in enumerate(rows):
             made.tokens[row], made.reasons[row] = found.tokens[place], found.reasons[place]
     return made
 
 
+def next_logits(module: Any, ids: Any, mask: Any, token: Any) -> Any:
+    """Returns the logits that `model.generate` makes of the next token, float32 (rows, vocabulary).
+
+    Args:
+        module: see `generate`.
+        ids: see `generate`.
+        mask: see `generate`.
+        token: that the rows have then, after which the next one counts, int64 (rows,); None: the
+            first one counts.
+    """
+    import torch
+    from transformers import LogitsProcessorList
+
+    def given(input_ids: Any, scores: Any) -> Any:
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+
+    made = module.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        logits_processor=LogitsProcessorList([] if token is None else [given]),
+        max_new_tokens=1 if token is None else 2,
+        eos_token_id=_NO_TOKEN,
+        pad_token_id=0,
+        stop_strings=None,
+        do_sample=False,
+        num_beams=1,
+        num_return_sequences=1,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return made.logits[-1].float()
+
+
 def _groups(mask: Any, settings: Settings) -> list[npt.NDArray[np.int64]]:
     """Returns the rows that may share a batch: where the prompt's tokens count, none is padded."""
-    if not settings.reads_tokens or settings.start is not None:
+    if not settings.reads_tokens:
         return [np.arange(len(mask))]
     lengths = mask.sum(-1).cpu().numpy()
     return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
@@ -75,7 +111,7 @@ def _generate(
         logits_processor=LogitsProcessorList([watch]),
         stopping_criteria=StoppingCriteriaList([ended] if settings.stop else []),
         stop_strings=None,
-        pad_token_id=_pad(settings),
+        pad_token_id=0,  # stands behind a row's end, where it is cut off
         **settings.arguments,
     )
     made = Made([], [])
@@ -85,11 +121,6 @@ def _generate(
         reason = STOP if has_ended else LENGTH
         made.reasons.append(None if row in watch.unusable else reason)
     return made
-
-
-def _pad(settings: Settings) -> int:
-    """Returns what stands behind a row that ended: it is cut off at its end, whatever this is."""
-    return settings.ends[0] if settings.ends else 0
 
 
 def _up_to_the_end(

@@ -68,8 +68,9 @@ class _Batch:
         import torch
 
         is_finite = torch.isfinite(logits.max(dim=-1).values)
-        if position < self._settings.min_new_tokens and self._settings.ends:
-            logits[:, list(self._settings.ends)] = -torch.inf
+        if position < self._settings.min_new_tokens:
+            known = [token for token in self._settings.ends if token < logits.shape[-1]]
+            logits[:, known] = -torch.inf
         if self._draws is None:
             tokens = logits.argmax(dim=-1)
         else:

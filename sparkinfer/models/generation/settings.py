@@ -43,6 +43,9 @@ _OTHER_SAMPLERS = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"
 
 _OF_BEAMS = {"num_beams", "length_penalty", "early_stopping"}
 
+_OF_INPUTS = {"encoder_no_repeat_ngram_size", "encoder_repetition_penalty"}
+"""Attributes that look at what the encoder reads."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -157,7 +160,9 @@ def settings_of(
         forces_end=merged.get("forced_eos_token_id") is not None,
         stop=options.stop or tuple(merged.get("stop_strings") or ()),
         by_library=bool(others),
-        reads_tokens=bool(others - _OF_BEAMS),
+        reads_tokens=bool(
+            others & _OF_INPUTS if files.config.is_encoder_decoder else others - _OF_BEAMS
+        ),
         arguments=_arguments({**chosen, **asked}, most),
     )
 
@@ -242,7 +247,9 @@ def _number(merged: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def _tokens(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
+    """Returns tokens that are named as a list, alone or not at all; -1 stands for none."""
+    named = value if isinstance(value, list | tuple) else [value]
+    return tuple(token for token in named if token is not None and token >= 0)
 
 
 def _start(files: ModelFiles, merged: Mapping[str, Any]) -> int | None:
@@ -250,12 +257,12 @@ def _start(files: ModelFiles, merged: Mapping[str, Any]) -> int | None:
         return None
     named = (merged.get("decoder_start_token_id"), merged.get("bos_token_id"))
     start = next((token for token in named if token is not None), None)
-    if start is None:
+    if not isinstance(start, int):
         raise ModelLoadError(
             f"model {str(files.path)!r} names no decoder_start_token_id, expected the token that "
             "its decoder begins with; add it to generation_config.json"
         )
-    return int(start)
+    return start
 
 
 def _arguments(given: Mapping[str, Any], most: int) -> dict[str, Any]:

@@ -85,6 +85,8 @@ class Steps(ABC):
             return_dict=True,
         )
         self._cache = outputs.past_key_values
+        if self._cache is None:
+            raise TypeError("it keeps no keys and values, expected a decoder (is_decoder)")
         return outputs.logits[:, -1].float()
 
 

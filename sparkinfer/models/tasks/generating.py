@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -201,18 +200,17 @@ class GeneratingModel(ModelTask):
         return without_rows(tried, ~finite)
 
     def _next_logits(self, module: Any, ids: Any, mask: Any) -> Any:
-        if not can_step(module):
-            return _in_one_pass(module, ids, mask, self._settings.start)
         start = self._settings.start
+        prompt, shown, token = ids, mask, None
         if start is not None:
-            steps = steps_of(module, ids, mask, start)
-            steps.first()
-            return steps.next(ids.new_full((len(ids),), start))
-        if int(mask.sum(-1).min()) < 2:
-            return steps_of(module, ids, mask, None).first()
-        steps = steps_of(module, ids[:, :-1], mask[:, :-1], None)
-        steps.first()
-        return steps.next(ids[:, -1])
+            token = ids.new_full((len(ids),), start)
+        elif int(mask.sum(-1).min()) > 1:
+            prompt, shown, token = ids[:, :-1], mask[:, :-1], ids[:, -1]
+        if not can_step(module):
+            return library.next_logits(module, prompt, shown, token)
+        steps = steps_of(module, prompt, shown, start)
+        logits = steps.first()
+        return logits if token is None else steps.next(token)
 
 
 def _module_of(runtime: Runtime) -> Any:
@@ -238,13 +236,3 @@ def _placed(module: Any, tensors: Tensors) -> tuple[Any, Any]:
 def _unpadded(tensors: Tensors) -> list[npt.NDArray[np.int64]]:
     pairs = zip(tensors["input_ids"].numpy(), tensors["attention_mask"].numpy(), strict=True)
     return [ids[mask > 0] for ids, mask in pairs]
-
-
-def _in_one_pass(module: Any, ids: Any, mask: Any, start: int | None) -> Any:
-    """Returns the logits of the next token, float32 (rows, vocabulary), without a cache."""
-    takes = inspect.signature(module.forward).parameters
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if start is not None:
-        inputs["decoder_input_ids"] = ids.new_full((len(ids), 1), start)
-    given = {name: value for name, value in inputs.items() if name in takes}
-    return module(**given, return_dict=True).logits[:, -1].float()

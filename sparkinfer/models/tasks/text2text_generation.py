@@ -100,7 +100,18 @@ class Text2TextGeneration(GeneratingTask):
                 f"the model's files know {', '.join(sorted(pairs))}; give one of these, or "
                 "task.prefix"
             )
+        if not pairs and self.options.src_lang is not None and not _builds(files.tokenizer):
+            raise ConfigError(
+                f"task.src_lang={self.options.src_lang!r} and tgt_lang={self.options.tgt_lang!r}: "
+                "the model's files name no languages, so that it would translate as always; drop "
+                "both, and give task.prefix if it wants the language in the text"
+            )
         return dict(said.get("translation") or {})
+
+
+def _builds(tokenizer: Any) -> Any:
+    """Returns what makes the inputs of a tokenizer for several languages; None for others."""
+    return getattr(tokenizer, "_build_translation_inputs", None)
 
 
 def _languages(files: ModelFiles, source: str | None, target: str | None) -> dict[str, Any]:
@@ -109,7 +120,7 @@ def _languages(files: ModelFiles, source: str | None, target: str | None) -> dic
     Source: `_build_translation_inputs` of transformers' tokenizers for several languages.
     """
     tokenizer = files.tokenizer
-    build = getattr(tokenizer, "_build_translation_inputs", None)
+    build = _builds(tokenizer)
     if build is None:
         return {}
     if source is None or target is None:
@@ -118,14 +129,19 @@ def _languages(files: ModelFiles, source: str | None, target: str | None) -> dic
             "task.src_lang and task.tgt_lang"
         )
     try:
-        made = build("text", return_tensors=None, src_lang=source, tgt_lang=target)
+        made = build("", return_tensors=None, src_lang=source, tgt_lang=target)
+        first = made["forced_bos_token_id"]
+        named = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        others = {first, *made["input_ids"]} - (named - {tokenizer.unk_token_id})
+        reason = "one of them is no language of its" if others else ""
     except Exception as error:  # tokenizers raise KeyError, ValueError, ...
-        reason = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if reason:
         raise ConfigError(
             f"task.src_lang={source!r} and tgt_lang={target!r}: the tokenizer does not take them "
-            f"({type(error).__name__}: {reason}); give the languages by the model's own names"
-        ) from None
-    return {"forced_bos_token_id": made["forced_bos_token_id"]}
+            f"({reason}); give the languages by the model's own names"
+        )
+    return {"forced_bos_token_id": first}
 
 
 def _refuse_too_many(files: ModelFiles, settings: Settings) -> None:

@@ -6,7 +6,6 @@ model of sentence-transformers, those of its `CrossEncoder`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.metrics.texts import TextEvaluation
 from sparkinfer.models.encoded import Inputs
+from sparkinfer.models.sentence_files import PAIR_FILES, PairFiles, read_pair_files
 from sparkinfer.models.tasks.base import (
     PLAIN,
     ModelFiles,
@@ -45,7 +45,7 @@ class TextClassification(Task):
     auto_class = "AutoModelForSequenceClassification"
     heads = ("ForSequenceClassification",)
     pairs = "optional"
-    pair_files = ("config_sentence_transformers.json",)
+    pair_files = PAIR_FILES
     evaluation = TextEvaluation()
 
     @property
@@ -59,22 +59,34 @@ class TextClassification(Task):
 
     def of_model(self, files: ModelFiles) -> ModelTask:
         """Returns the task with the model's labels; see `Task`."""
-        activation = activation_of_pairs(files) if files.num_texts == 2 else None
-        return _ModelTask(self, files.config, activation)
+        if files.num_texts < 2:
+            return _ModelTask(self, files.config, None)
+        said = read_pair_files(files.path)
+        activation = _activation_of_pairs(files.config, said)
+        if said is None:
+            return _ModelTask(self, files.config, activation)
+        if said.max_length is not None:
+            files.tokenizer.model_max_length = said.max_length
+        return _ModelTask(self, files.config, activation, said.prompt)
 
 
 class _ModelTask(ModelTask):
-    encoding = PLAIN
-
-    def __init__(self, task: Task, model_config: Any, activation: Function | None) -> None:
+    def __init__(
+        self, task: Task, model_config: Any, activation: Function | None, prompt: str = ""
+    ) -> None:
         super().__init__(task)
+        self.encoding = None if prompt else PLAIN
+        self.added_bytes = len(prompt.encode())
+        self._prompt = prompt
         self.labels = label_names(model_config)
         self._names = pa.array(self.labels, pa.string())
         self._is_regression = is_regression(model_config)
         self._function = activation or _function(model_config)
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
-        return Inputs.of_one_sequence_each(encoder.encode(*columns))
+        first, *second = columns
+        texts = [self._prompt + text for text in first] if self._prompt else first
+        return Inputs.of_one_sequence_each(encoder.encode(texts, *second))
 
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
         return runtime.forward(tensors)["logits"]
@@ -113,23 +125,25 @@ def _function(model_config: Any) -> Function:
     return function
 
 
-def activation_of_pairs(files: ModelFiles) -> Function | None:
-    """Returns what sentence-transformers applies to the logits of pairs; None if it names nothing.
+def _activation_of_pairs(model_config: Any, said: PairFiles | None) -> Function | None:
+    """Returns what sentence-transformers applies to the logits of pairs; None: it is not its model.
 
-    Source: `CrossEncoder.get_default_activation_fn`, and its `sentence_transformers` in config.json
-    or `config_sentence_transformers.json`.
+    Source: `CrossEncoder.get_default_activation_fn`, and `_parse_model_config` before it.
+
+    Args:
+        model_config: the model's configuration, which older versions write into.
+        said: what newer ones say.
 
     Raises:
         ModelLoadError: it is no function of torch.
     """
-    own = getattr(files.config, "sentence_transformers", None) or {}
-    path = own.get("activation_fn") or getattr(
-        files.config, "sbert_ce_default_activation_function", None
-    )
-    beside = files.path / "config_sentence_transformers.json"
-    if path is None and beside.is_file():
-        path = json.loads(beside.read_bytes()).get("activation_fn")
-    return None if path is None else _torch_function(str(path))
+    own, old = "sentence_transformers", "sbert_ce_default_activation_function"
+    if said is None and not (hasattr(model_config, own) or hasattr(model_config, old)):
+        return None
+    beside = (getattr(model_config, own, None) or {}).get("activation_fn")
+    named = (said and said.activation, beside, getattr(model_config, old, None))
+    by_default = f"torch.nn.{'Sigmoid' if model_config.num_labels == 1 else 'Identity'}"
+    return _torch_function(str(next((name for name in named if name is not None), by_default)))
 
 
 def _torch_function(path: str) -> Function:

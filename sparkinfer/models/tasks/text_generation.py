@@ -73,7 +73,10 @@ class TextGeneration(GeneratingTask):
     def _template(self, files: ModelFiles) -> ChatTemplate | None:
         wanted, system = self.options.chat_template, self.options.system_prompt
         if getattr(files.tokenizer, "chat_template", None) and wanted != "off":
-            return ChatTemplate(files.tokenizer, system)
+            template = ChatTemplate(files.tokenizer, system)
+            if system is not None:
+                _refuse_system(template)
+            return template
         if wanted == "on" or system is not None:
             option = "chat_template=on" if wanted == "on" else f"system_prompt={system!r}"
             raise ConfigError(
@@ -92,7 +95,7 @@ class _ModelTask(GeneratingModel):
         super().__init__(task, files, settings)
         self.appended_tokens = settings.max_new_tokens
         self._template = template
-        self.added_bytes = 0 if template is None else len(template.prompt("").encode())
+        self.added_bytes = 0 if template is None else _added_bytes(template)
         # What is cut off a prompt is what stands farthest from the text that follows it, as in
         # transformers' pipeline (`handle_long_generation`).
         files.tokenizer.truncation_side = "left"
@@ -140,3 +143,22 @@ class _ModelTask(GeneratingModel):
             else:
                 too_many = middle
         return template.prompt(template.with_last(text, fits))
+
+
+def _refuse_system(template: ChatTemplate) -> None:
+    """Raises ConfigError if a template does not take what the system is to say."""
+    try:
+        template.prompt("text")
+    except ValueError as error:
+        raise ConfigError(
+            f"task.system_prompt={template.system!r}: the model's template does not take it "
+            f"({error}); drop the option, or say it in the text with input_template"
+        ) from None
+
+
+def _added_bytes(template: ChatTemplate) -> int:
+    """Returns the bytes that a template adds to a text; 0 for one that takes messages alone."""
+    try:
+        return len(template.prompt("text").encode())
+    except ValueError:
+        return 0

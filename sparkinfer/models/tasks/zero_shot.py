@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.logs import get_logger
 from sparkinfer.metrics.zero_shot import ZeroShotEvaluation
 from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.tasks.base import (
@@ -28,6 +29,8 @@ from sparkinfer.models.tasks.base import (
 )
 from sparkinfer.models.tokens import Encoder
 from sparkinfer.validation import Options, read_by
+
+logger = get_logger(__name__)
 
 
 def _listed(value: Any) -> Any:
@@ -209,6 +212,12 @@ def _outputs(files: ModelFiles, is_each_alone: bool) -> list[int]:
     """
     named = files.config.label2id.items()
     entailment = next((id_ for name, id_ in named if name.lower().startswith("entail")), -1)
+    if entailment < 0:
+        logger.warning(
+            "%s names no output that begins with entail: the last is taken for it, as by the "
+            "pipeline; was it trained for natural language inference?",
+            f"model {str(files.path)!r}",
+        )
     if files.config.num_labels == 1 and is_each_alone:
         raise ModelLoadError(
             f"model {str(files.path)!r} has one output, expected one for entailment and one for "
