@@ -348,6 +348,7 @@ def test_wrong_messages_are_their_rows_errors(chat_model: Path) -> None:
             messages(("user", None)),
             messages((None, "good")),
             messages(("judge", "good")),
+            messages(("user", "good"), ("assistant", "film")),
             [None],
             None,
             good,
@@ -360,6 +361,7 @@ def test_wrong_messages_are_their_rows_errors(chat_model: Path) -> None:
         "message 0 has no content",
         "message 0 has no role",
         "chat template: TemplateError: no such role",
+        "the last message is the assistant's, expected one to answer",
         "message 0 has no role",
         "text is null",
         None,
@@ -381,7 +383,7 @@ def test_a_message_that_is_too_long_is_cut_where_that_is_asked_for(chat_model: P
     assert [row["truncated"] for row in rows] == [True, False, False]
     assert [row["n_tokens"] for row in rows] == [12, 9, 12]
     assert rows[0]["generated_text"] == rows[2]["generated_text"]
-    asked = [messages(("user", "red " * 12), ("assistant", "one"))]
+    asked = [messages(("user", "red " * 12), ("user", "one"))]
     [row] = score(model, options, asked)
     assert row["error"] == "prompt: what is not cut of it takes more than max_length=12 tokens"
 

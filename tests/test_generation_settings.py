@@ -44,9 +44,7 @@ def task_of(folder: Path, task: str = "text-generation", **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.5}, "generation.temperature=0.5 without generation.do_sample=true"),
         ({"top_k": 5, "do_sample": False}, "generation.top_k=5 without generation.do_sample=true"),
-        ({"seed": 5}, "generation.seed=5 without generation.do_sample=true"),
         ({"do_sample": True, "num_beams": 2}, "do_sample=true with num_beams=2: beams are not"),
         ({"num_beams": 1, "length_penalty": 2.0}, "generation.length_penalty without beams"),
         (
@@ -98,6 +96,8 @@ def test_options_are_given_on_the_command_line() -> None:
         ({}, {"length_penalty": 2.0}, "generation.length_penalty without beams"),
         ({"min_new_tokens": 9}, {"max_new_tokens": 5}, "the model's files ask for at least 9"),
         ({"do_sample": True, "typical_p": 0.5}, {}, "samples by typical_p, expected temperature"),
+        ({}, {"temperature": 0.5}, "temperature=0.5 without generation.do_sample=true: nothing"),
+        ({}, {"seed": 5}, "generation.seed=5 without generation.do_sample=true: nothing is drawn"),
     ],
 )
 def test_options_that_contradict_the_models_files_are_refused(
@@ -106,6 +106,11 @@ def test_options_that_contradict_the_models_files_are_refused(
     folder = make_generator(tmp_path / "model", "gpt2", generation=own)
     with pytest.raises(ConfigError, match=message):
         task_of(folder, generation=options)
+
+
+def test_a_seed_is_for_a_model_whose_files_draw_too(tmp_path: Path) -> None:
+    folder = make_generator(tmp_path / "model", "gpt2", generation={"do_sample": True})
+    assert task_of(folder, generation={"seed": 5})._settings.seed == 5
 
 
 @pytest.mark.parametrize("most", [96, 200])
@@ -173,6 +178,27 @@ def test_a_system_that_the_template_does_not_take_is_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"system_prompt='be good': .*template .*no system"):
         task_of(folder, task_options={"system_prompt": "be good"})
     assert task_of(folder).added_bytes == 0
+
+
+def test_the_day_that_a_template_writes_is_the_one_that_is_given(tmp_path: Path) -> None:
+    dated = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
+    folder = make_generator(tmp_path / "model", "gpt2", tokenizer={"chat_template": dated})
+    given = {"template_date": "2024-07-26"}
+    assert task_of(folder, task_options=given).prompt("film") == "26 Jul 2024 film"
+    settings = options_of("text-generation", task_options=given).task.settings()
+    assert settings["task.template_date"] == "2024-07-26"
+    with pytest.raises(ConfigError, match=r"say which, .* --set task.template_date=20\d\d-"):
+        task_of(folder)
+    with pytest.raises(ConfigError, match=r"template_date='26 July': expected a day such as 2026"):
+        task_of(folder, task_options={"template_date": "26 July"})
+    odd = {"chat_template": "{{ strftime_now(format) }}"}
+    with pytest.raises(
+        ConfigError, match=r"template_date=2024-07-26: .* a format that it makes up"
+    ):
+        task_of(make_generator(tmp_path / "odd", "gpt2", tokenizer=odd), task_options=given)
+    plain = make_generator(tmp_path / "plain", "gpt2", tokenizer={"chat_template": "x"})
+    with pytest.raises(ConfigError, match="template writes no day into prompts; drop the option"):
+        task_of(plain, task_options=given)
 
 
 def test_a_template_that_takes_no_empty_text_is_usable(tmp_path: Path) -> None:

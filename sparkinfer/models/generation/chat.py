@@ -3,10 +3,44 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.text_sources import Messages
+
+_CALL = "strftime_now("
+_DAY = re.compile(r"strftime_now\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
+"""How a template writes the day on which it is used, in a format."""
+
+
+def template_of(tokenizer: Any) -> str | None:
+    """Returns a tokenizer's template for conversations, None if it has none."""
+    found = getattr(tokenizer, "chat_template", None)
+    return found.get("default") if isinstance(found, Mapping) else found or None
+
+
+def writes_the_day(template: str) -> bool:
+    """Returns whether a template writes the day on which it is used into prompts."""
+    return _CALL in template
+
+
+def dated(template: str, day: date) -> str:
+    """Returns a template that writes this day in place of the one on which it is used.
+
+    Raises:
+        ConfigError: it makes the format up as it goes.
+    """
+    written = _DAY.sub(lambda call: json.dumps(day.strftime(call[1] or call[2] or "")), template)
+    if writes_the_day(written):
+        raise ConfigError(
+            f"task.template_date={day}: the model's chat template writes the day in a format that "
+            "it makes up as it goes; write a fixed one into its strftime_now(...)"
+        )
+    return written
 
 
 @dataclass(frozen=True)
@@ -14,11 +48,13 @@ class ChatTemplate:
     """A model's template, and what is said before every conversation.
 
     Attributes:
-        tokenizer: which has the template.
+        tokenizer: which renders the template.
+        text: of the template.
         system: a message of the system, for conversations that do not begin with one; None: none.
     """
 
     tokenizer: Any
+    text: str
     system: str | None
 
     def prompt(self, text: str) -> str:
@@ -36,7 +72,10 @@ class ChatTemplate:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
+                    messages,
+                    chat_template=self.text,
+                    tokenize=False,
+                    add_generation_prompt=True,
                 )
             )
         except Exception as error:  # a template may raise anything
@@ -72,6 +111,8 @@ def _messages(text: str) -> list[dict[str, str]]:
         for name in ("role", "content"):
             if message is None or message[name] is None:
                 raise ValueError(f"message {number} has no {name}")
+    if found[-1]["role"] == "assistant":
+        raise ValueError("the last message is the assistant's, expected one to answer")
     return list(found)
 
 

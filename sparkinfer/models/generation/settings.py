@@ -86,13 +86,9 @@ class Settings:
 
 def check_options(options: GenerationConfig) -> None:
     """Raises ConfigError for options that contradict one another, whatever the model is."""
-    given = {name for name in options.given if getattr(options, name) is not None}
-    for name in _FOR_SAMPLING:
-        if name in given and not options.do_sample:
-            raise ConfigError(
-                f"generation.{name}={getattr(options, name)} without generation.do_sample=true: "
-                "nothing is drawn; give both or neither"
-            )
+    if options.do_sample is False:
+        _refuse_sampling(options)
+    given = _given(options)
     if options.num_beams is not None:
         _check_beams(given, options.num_beams, bool(options.do_sample))
     least, most = options.min_new_tokens or 0, options.max_new_tokens
@@ -101,6 +97,20 @@ def check_options(options: GenerationConfig) -> None:
             f"generation.min_new_tokens={least} with generation.max_new_tokens={most}: expected at "
             "most as many; change one of them"
         )
+
+
+def _given(options: GenerationConfig) -> set[str]:
+    return {name for name in options.given if getattr(options, name) is not None}
+
+
+def _refuse_sampling(options: GenerationConfig) -> None:
+    """Raises ConfigError for options that say how to draw, where nothing is drawn."""
+    for name in _FOR_SAMPLING:
+        if name in _given(options):
+            raise ConfigError(
+                f"generation.{name}={getattr(options, name)} without generation.do_sample=true: "
+                "nothing is drawn; give both or neither"
+            )
 
 
 def _check_beams(given: set[str], beams: int, do_sample: bool) -> None:
@@ -147,6 +157,8 @@ def settings_of(
     do_sample = bool(merged.get("do_sample"))
     if do_sample:
         _refuse_samplers(others)
+    else:
+        _refuse_sampling(options)
     return Settings(
         max_new_tokens=most,
         min_new_tokens=least,

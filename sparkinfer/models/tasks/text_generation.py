@@ -6,14 +6,16 @@ Greedily in float32, the new tokens are those of `model.generate` for the row al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal
 
 import numpy as np
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.models.encoded import Encoded
-from sparkinfer.models.generation.chat import ChatTemplate
+from sparkinfer.models.generation.chat import ChatTemplate, dated, template_of, writes_the_day
 from sparkinfer.models.generation.settings import Settings, settings_of
 from sparkinfer.models.tasks.base import ModelFiles, ModelTask, Task
 from sparkinfer.models.tasks.generating import GeneratingModel, GeneratingTask
@@ -27,6 +29,13 @@ def _switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def _day(value: Any) -> Any:
+    """Returns a day as text; YAML may read it as a day."""
+    with suppress(ValueError):
+        return date.fromisoformat(str(value)).isoformat()
+    raise ValueError("a day such as 2026-01-31")
+
+
 @dataclass(frozen=True, init=False)
 class TextGenerationOptions(Options):
     """How texts become prompts."""
@@ -36,6 +45,8 @@ class TextGenerationOptions(Options):
     one. A list of messages always is."""
     system_prompt: str | None = None
     """What is said before every conversation that does not begin with a message of the system."""
+    template_date: str | None = field(default=None, metadata=read_by(_day))
+    """The day that the chat template writes into prompts, such as 2026-01-31, if it does so."""
 
 
 class TextGeneration(GeneratingTask):
@@ -72,8 +83,9 @@ class TextGeneration(GeneratingTask):
 
     def _template(self, files: ModelFiles) -> ChatTemplate | None:
         wanted, system = self.options.chat_template, self.options.system_prompt
-        if getattr(files.tokenizer, "chat_template", None) and wanted != "off":
-            template = ChatTemplate(files.tokenizer, system)
+        text = template_of(files.tokenizer)
+        if text is not None and wanted != "off":
+            template = ChatTemplate(files.tokenizer, self._dated(text), system)
             if system is not None:
                 _refuse_system(template)
             return template
@@ -84,6 +96,27 @@ class TextGeneration(GeneratingTask):
                 "give a model that was trained on conversations"
             )
         return None
+
+    def _dated(self, template: str) -> str:
+        """Returns the template with the day that was given, if it writes one.
+
+        Left to itself, it would write the day on which a row is scored, and a run that goes on
+        tomorrow would have two kinds of prompts.
+        """
+        day = self.options.template_date
+        if writes_the_day(template):
+            if day is not None:
+                return dated(template, date.fromisoformat(day))
+            raise ConfigError(
+                "the model's chat template writes the day into prompts: say which, so that all "
+                f"rows have the same, with --set task.template_date={date.today().isoformat()}"
+            )
+        if day is not None:
+            raise ConfigError(
+                f"task.template_date={day}: the model's chat template writes no day into prompts; "
+                "drop the option"
+            )
+        return template
 
 
 class _ModelTask(GeneratingModel):
