@@ -23,6 +23,7 @@ from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.sealed import seal
 from sparkinfer.sinks.footers import read_footer
 from sparkinfer.sinks.parquet import ParquetFolder
+from tests.chaos.checks import recorded_files, visible_files
 from tests.disk import Disk, Killed
 from tests.made_up_engine import (
     FAILURE,
@@ -100,6 +101,8 @@ def test_what_scores_the_second_time_takes_the_place_of_its_error(
     assert (result.rows, result.rows_before) == (80, 80)
     assert engine.calls == [[0, 2, 3]]
     assert_records_are_true(config)
+    output = Path(str(config.output))
+    assert visible_files(output) == recorded_files(output)
     assert is_finished(config)
     untouched = {
         name for name, content in published(config).items() if files_before.get(name) == content

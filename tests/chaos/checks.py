@@ -62,14 +62,10 @@ def visible_files(output: Path) -> set[str]:
 
 
 def recorded_files(output: Path) -> set[str]:
-    """Returns the names of the files that a run has committed."""
-    records = output.glob("_sparkinfer/chunks/[0-9]*.json")
-    return {
-        name
-        for record in records
-        if record.suffix == ".json"
-        for name in json.loads(record.read_text())["files"]
-    }
+    """Returns the names of the files that a run has committed: of a chunk, its newest record's."""
+    records = sorted(output.glob("_sparkinfer/chunks/[0-9]*.json"))  # NUMBER.GENERATION-RUN.json
+    newest = {path.name.partition(".")[0]: path for path in records}
+    return {name for path in newest.values() for name in json.loads(path.read_text())["files"]}
 
 
 def has_lost_rows(output: Path) -> bool:
@@ -91,7 +87,8 @@ def check_done(output: Path, expected: Expected) -> None:
         tolerance = COUNT_TOLERANCE if name in COUNTS else METRIC_TOLERANCE
         assert found.metrics[name] == pytest.approx(value, rel=0, abs=tolerance), name
     assert (output / "_SUCCESS").exists()
-    assert visible_files(output) == recorded_files(output)
+    differing = sorted(visible_files(output) ^ recorded_files(output))
+    assert differing == [], f"files without a record, or without a file: {differing}"
     left = sorted(str(path) for path in output.glob("_sparkinfer/staging/**/*"))
     assert left == [], "staged files left"
 
