@@ -108,6 +108,14 @@ def test_options_that_contradict_the_models_files_are_refused(
         task_of(folder, generation=options)
 
 
+def test_a_way_to_search_that_the_library_refuses_shows_in_the_gate(tmp_path: Path) -> None:
+    own = {"num_beams": 3, "num_beam_groups": 2, "diversity_penalty": 0.5}  # 3 is not even
+    folder = make_generator(tmp_path / "model", "gpt2", generation=own)
+    options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
+    with pytest.raises(ModelLoadError, match="fails in plain float32|json cannot be used"):
+        run_gate(folder, options, "cpu")
+
+
 def test_a_seed_is_for_a_model_whose_files_draw_too(tmp_path: Path) -> None:
     folder = make_generator(tmp_path / "model", "gpt2", generation={"do_sample": True})
     assert task_of(folder, generation={"seed": 5})._settings.seed == 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
@@ -82,6 +82,13 @@ class Settings:
     by_library: bool
     reads_tokens: bool
     arguments: Mapping[str, Any]
+
+    @property
+    def brief(self) -> Settings:
+        """The same for two tokens."""
+        most = min(self.max_new_tokens, 2)
+        arguments = {**self.arguments, "max_new_tokens": most, "min_new_tokens": 0}
+        return replace(self, max_new_tokens=most, min_new_tokens=0, arguments=arguments)
 
 
 def check_options(options: GenerationConfig) -> None:

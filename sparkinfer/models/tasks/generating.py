@@ -86,6 +86,7 @@ class GeneratingModel(ModelTask):
         self._tokenizer = files.tokenizer
         self._stops = StopTexts(files.tokenizer, settings.stop)
         self.made_tokens = settings.max_new_tokens
+        self._has_generated = False
 
     @abstractmethod
     def prompt(self, text: str) -> str:
@@ -185,10 +186,15 @@ class GeneratingModel(ModelTask):
         """Returns what the model says of the token that comes next; see `ModelTask`.
 
         Which is the probability of each, and the logits, which tell models apart where all are
-        improbable. They come of a step with a cache, as most tokens do.
+        improbable. They come of a step with a cache, as most tokens do. What the library refuses to
+        generate by shows the first time.
         """
         module = _module_of(runtime)
         ids, mask = _placed(module, tensors)
+        if self._settings.by_library and not self._has_generated:
+            keys = keys_of(_unpadded(tensors))[:1]
+            library.generate(module, ids[:1], mask[:1], keys, self._settings.brief, self._tokenizer)
+            self._has_generated = True
         logits = self._next_logits(module, ids, mask)
         logits = logits.masked_fill(logits == float("-inf"), -1e4).clamp(min=-1e4)
         centred = logits - logits.mean(dim=-1, keepdim=True)
