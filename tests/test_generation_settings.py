@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -109,8 +110,9 @@ def test_options_that_contradict_the_models_files_are_refused(
 
 
 def test_a_way_to_search_that_the_library_refuses_shows_in_the_gate(tmp_path: Path) -> None:
+    folder = make_generator(tmp_path / "model", "gpt2")
     own = {"num_beams": 3, "num_beam_groups": 2, "diversity_penalty": 0.5}  # 3 is not even
-    folder = make_generator(tmp_path / "model", "gpt2", generation=own)
+    (folder / "generation_config.json").write_text(json.dumps(own))
     options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
     with pytest.raises(ModelLoadError, match="fails in plain float32|json cannot be used"):
         run_gate(folder, options, "cpu")
