@@ -203,6 +203,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         name = shown(re.split(r"[\s:]", override, maxsplit=1)[0])
         raise ConfigError(f"--set {name}: expected KEY=VALUE, such as batching.window_rows=64")
+    if not text.strip() and not key.startswith("spark_conf."):
+        raise ConfigError(
+            f"--set {shown(key)}: there is no value; write {key}=null for none, and '{key}=\"\"' "
+            "for an empty text, with both kinds of quotes"
+        )
     try:
         value = parse_yaml(text)
     except YamlTextError:

@@ -233,6 +233,11 @@ def _fields(group: type[Options]) -> dict[str, Field[Any]]:
     return {field.name: field for field in fields(group)}  # type: ignore[arg-type]
 
 
+def option_names(group: type[Options]) -> list[str]:
+    """Returns the names of a group's options."""
+    return [*_fields(group)]
+
+
 def _is_group(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Options)
 

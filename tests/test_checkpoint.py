@@ -117,24 +117,27 @@ def test_installed_packages_are_told_from_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architectures", "is_refused"),
+    ("architectures", "advice"),
     [
-        (["BertForSequenceClassification"], False),
-        (["BertForTokenClassification"], True),
-        (["GPT2LMHeadModel"], True),
-        (["BertModel"], False),
-        (["Own", "BertForSequenceClassification"], False),
-        ([], False),
-        (None, False),
+        (["BertForSequenceClassification"], None),
+        (["BertForTokenClassification"], "give --task token-classification"),
+        (["GPT2LMHeadModel"], "give --task text-generation"),
+        (["BertForMultipleChoice"], "name the task that the model was trained for"),
+        (["BertModel"], None),
+        (["Own", "BertForSequenceClassification"], None),
+        ([], None),
+        (None, None),
     ],
 )
 def test_weights_of_another_head_are_refused_though_they_fit(
-    folder: Path, architectures: list[str] | None, is_refused: bool
+    folder: Path, architectures: list[str] | None, advice: str | None
 ) -> None:
     change(folder / "config.json", architectures=architectures)
-    if not is_refused:
+    if advice is None:
         assert load(folder).task.labels == ("NEGATIVE", "POSITIVE")
         return
-    expected = "expected one that ends with ForSequenceClassification for task='text-classifi"
-    with pytest.raises(ModelLoadError, match=expected):
+    expected = (
+        "expected one that ends with ForSequenceClassification for task='text-classification'"
+    )
+    with pytest.raises(ModelLoadError, match=f"{expected}; {advice}"):
         _ = load(folder).task

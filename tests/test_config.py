@@ -103,7 +103,7 @@ def test_overrides_win_over_arguments_and_those_over_the_file(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("text", "prompt"),
-    [("passage ", "passage "), ('"query: "', "query: "), ("'query: '", "query: "), ("", None)],
+    [("passage ", "passage "), ('"query: "', "query: "), ("'query: '", "query: "), ("null", None)],
 )
 def test_a_text_keeps_the_spaces_around_it(text: str, prompt: str | None) -> None:
     overrides = ["task.name=embedding", f"task.prompt={text}"]
@@ -195,5 +195,17 @@ def test_where_texts_come_from_must_be_clear(options: dict[str, Any], message: s
 
 
 def test_a_task_says_which_options_it_has() -> None:
-    with pytest.raises(ConfigError, match="unknown option 'task.stride'; there are none"):
+    with pytest.raises(ConfigError, match="unknown option 'task.strode'; there are none"):
+        make_task(TaskConfig("text-classification", {"strode": 3}))
+    with pytest.raises(ConfigError, match="it is an option of token-classification; give --task "):
         make_task(TaskConfig("text-classification", {"stride": 3}))
+
+
+def test_an_override_has_a_value() -> None:
+    """A shell takes the quotes off `--set template.null=""`, which would say none."""
+    with pytest.raises(
+        ConfigError, match="template.null': there is no value; write .*=null for no"
+    ):
+        ScoringConfig.load(None, ["template.null="], model="m", input_template="{a}")
+    given = ScoringConfig.load(None, ['template.null=""'], model="m", input_template="{a}")
+    assert given.template.null == ""

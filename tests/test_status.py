@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,17 @@ def test_a_run_that_was_to_replace_another_says_that_it_has_not_yet(
     edit_manifest(output, created="2024-01-01T00:00:00+00:00")
     assert score(config, "--overwrite") == 130
     assert capsys.readouterr().err == "sparkinfer: stopped; nothing was replaced yet\n"
+
+
+def test_a_writer_that_died_is_not_taken_for_alive(output: Path) -> None:
+    hold_and_die = (
+        "import os, sys; from sparkinfer.jobs.lease import Lease; Lease(sys.argv[1]).acquire(); "
+        "os._exit(1)"
+    )
+    lease = str(output / "_sparkinfer" / "lease")
+    assert subprocess.run([sys.executable, "-c", hold_and_die, lease], check=False).returncode == 1
+    (output / "_SUCCESS").unlink()
+    status = read_status(str(output))
+    assert status.writer is not None
+    assert status.writer.is_gone
+    assert status.state == "ready to finish"

@@ -30,6 +30,7 @@ class Holder:
         pid: its process there; None if its file is damaged.
         since: when it took the lease by its host's clock, ISO 8601 in UTC; None likewise.
         released: whether it has released the lease.
+        is_gone: whether it is a process of this machine that has ended.
         since_beat_s: seconds since its last heartbeat, by the store's modification time and the
             local clock; None if the store has no such time.
     """
@@ -39,6 +40,7 @@ class Holder:
     pid: int | None
     since: str | None
     released: bool
+    is_gone: bool
     since_beat_s: float | None
 
 
@@ -72,8 +74,9 @@ def read_holder(folder: str) -> Holder | None:
     claim = parse(look.text)
     age_s = _since_change_s(epoch_file(folder, look.epoch))
     if claim is None:
-        return Holder(look.epoch, None, None, None, released=False, since_beat_s=age_s)
-    return Holder(look.epoch, claim.host, claim.pid, claim.since, claim.released, age_s)
+        return Holder(look.epoch, None, None, None, False, False, age_s)
+    is_gone = not claim.released and _is_gone(claim)
+    return Holder(look.epoch, claim.host, claim.pid, claim.since, claim.released, is_gone, age_s)
 
 
 def look_into(folder: str) -> Look:

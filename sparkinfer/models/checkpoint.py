@@ -14,7 +14,9 @@ from sparkinfer.models.held_module import HeldModule
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.screening import refuse_bombs
+from sparkinfer.models.sentence_files import MODULES
 from sparkinfer.models.state import reset_before_each_batch
+from sparkinfer.models.tasks import TASKS
 from sparkinfer.models.tasks.base import ModelTask
 from sparkinfer.models.tokens import Encoder, claimed_limit
 
@@ -168,10 +170,14 @@ class Checkpoint:
         named = getattr(self.config, "architectures", None) or ()
         others = [name for name in map(str, named) if _HEAD.search(name)]
         if heads and others and not any(name.endswith(heads) for name in others):
+            fitting = sorted({one.name for one in TASKS.values() if others[0].endswith(one.heads)})
+            advice = "name the task that the model was trained for"
+            if fitting:
+                advice = f"give --task {' or '.join(fitting)}"
             raise ModelLoadError(
                 f"model {str(self.path)!r} is a {others[0]} (architectures in config.json), "
                 f"expected one that ends with {' or '.join(heads)} for "
-                f"task={self.options.task.name!r}; name the task that the model was trained for"
+                f"task={self.options.task.name!r}; {advice}"
             )
 
     def _load_module(self) -> Any:
@@ -187,9 +193,12 @@ class Checkpoint:
         )
         missing = [key for key in sorted(report["missing_keys"]) if self._uses(key)]
         if missing:
+            advice = f"give a model that was trained for {self.options.task.name!r}"
+            if (self.path / MODULES).is_file():
+                advice = "it is a model of sentence-transformers, give --task embedding"
             raise ModelLoadError(
                 f"model {str(self.path)!r} has no weights for {missing[:3]}: they would be random; "
-                f"give a model that was trained for {self.options.task.name!r}"
+                f"{advice}"
             )
         if report["unexpected_keys"] and self._ignores_own_code:
             raise ModelLoadError(

@@ -160,7 +160,8 @@ def describe_status(status: RunStatus) -> str:
 
 
 def _state(is_finished: bool, is_missing: bool, writer: Holder | None) -> str:
-    beat_s = writer.since_beat_s if writer is not None and not writer.released else None
+    may_live = writer is not None and not writer.released and not writer.is_gone
+    beat_s = writer.since_beat_s if writer is not None and may_live else None
     if beat_s is not None and beat_s < BEAT_IS_OLD_S:
         return "running"
     if is_missing:

@@ -13,7 +13,7 @@ from sparkinfer.models.tasks.text_generation import TextGeneration
 from sparkinfer.models.tasks.token_classification import TokenClassification
 from sparkinfer.models.tasks.zero_shot import ZeroShotClassification
 from sparkinfer.option_groups import GenerationConfig, TaskConfig
-from sparkinfer.validation import read_group
+from sparkinfer.validation import option_names, read_group
 
 TASKS: dict[str, type[Task]] = {
     "fill-mask": FillMask,
@@ -47,7 +47,22 @@ def make_task(config: TaskConfig, generation: GenerationConfig = GenerationConfi
     if config.name not in TASKS:
         raise ConfigError(f"task={config.name!r}: expected one of {', '.join(sorted(TASKS))}")
     kind = TASKS[config.name]
+    _refuse_options_of_others(config)
     options = read_group(kind.options_class, config.options, "task.")
     task = kind.of_options(options, generation, config.name)
     task.check()
     return task
+
+
+def _refuse_options_of_others(config: TaskConfig) -> None:
+    """Raises ConfigError for an option that only other tasks have."""
+    known = option_names(TASKS[config.name].options_class)
+    for name in config.options:
+        having = sorted(
+            {kind.name for kind in TASKS.values() if name in option_names(kind.options_class)}
+        )
+        if name not in known and having:
+            raise ConfigError(
+                f"task.{name} with task={config.name!r}: it is an option of {', '.join(having)}; "
+                f"give --task {having[0]}, or drop it"
+            )
