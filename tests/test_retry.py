@@ -437,7 +437,7 @@ def test_a_model_error_that_is_gone_the_second_time_is_gone_from_the_output(
     given += ["--input", str(config.input), "--output", str(config.output), "--retry-errors"]
     assert main([*given, "--progress", "none"]) == 0
     said = capsys.readouterr().out
-    assert "scored     6 rows, 1 of them with an error" in said
+    assert "scored     6 rows, 1 of them with an error\n           1 x text is null\n" in said
     assert "retried    2 rows that had an error; 2 of them no longer do" in said
     rows, expected = rows_of(config.output), rows_of(str(tmp_path / "whole"))
     for row, other in zip(rows, expected, strict=True):

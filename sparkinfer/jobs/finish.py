@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from sparkinfer.exceptions import RowConservationError
-from sparkinfer.jobs.done import Done
+from sparkinfer.jobs.done import MOST_REASONS, Done
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.input_state import JobInput
 from sparkinfer.jobs.ledger import Ledger
@@ -44,6 +44,7 @@ def finish(
         output=str(prelude.config.output),
         rows=done.rows,
         error_rows=done.errors,
+        error_reasons=dict(done.reasons.most_common(MOST_REASONS)),
         metrics=measured.metrics,
         metrics_problem=measured.problem,
         rows_before=0,

@@ -19,6 +19,7 @@ class RunResult:
         output: folder with the scored Parquet files.
         rows: rows in them, those with an error included.
         error_rows: rows among them that could not be scored.
+        error_reasons: why not, the most frequent reasons, and how often each occurs.
         metrics: by name, over all rows with a known label; empty without a label column, or if no
             label is one of the model's.
         metrics_problem: why there are none in the latter case, else None.
@@ -39,6 +40,7 @@ class RunResult:
     output: str
     rows: int
     error_rows: int
+    error_reasons: Mapping[str, int]
     metrics: Mapping[str, float]
     metrics_problem: str | None
     rows_before: int

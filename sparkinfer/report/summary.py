@@ -17,10 +17,15 @@ from sparkinfer.terminal import printable, printable_lines
 CELL_WIDTH = 48
 """Maximum width of a cell, in characters."""
 
+REASONS_SHOWN = 3
+"""Reasons of errors that a summary shows, the most frequent ones."""
+
 
 def summarize(result: RunResult) -> str:
     """Returns what a run did, one fact per line."""
     lines = [f"scored     {result.rows:,} rows, {result.error_rows:,} of them with an error"]
+    reasons = list(result.error_reasons.items())[:REASONS_SHOWN]
+    lines += [f"           {count:,} x {reason}" for reason, count in reasons]
     if result.workers is None:
         lines.append("           nothing to do: every chunk was already done")
     elif result.rows_before:

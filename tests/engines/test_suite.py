@@ -88,7 +88,7 @@ def test_difficult_rows_keep_their_place(run: Run, tmp_path: Path) -> None:
         (7, label[7], 4, False, None),
     ]
     assert None not in label[1:6]
-    assert result.error_rows == 2
+    assert (result.error_rows, result.error_reasons) == (2, {"text is null": 2})
     assert result.statistics.rows == 8
 
 
