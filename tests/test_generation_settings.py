@@ -201,7 +201,10 @@ def test_the_day_that_a_template_writes_is_the_one_that_is_given(tmp_path: Path)
         task_of(folder)
     with pytest.raises(ConfigError, match=r"template_date='26 July': expected a day such as 2026"):
         task_of(folder, task_options={"template_date": "26 July"})
-    odd = {"chat_template": "{{ strftime_now(format) }}"}
+    asking = "{% if strftime_now is defined %}{{ strftime_now ('%Y') }}{% endif %}"
+    spaced = make_generator(tmp_path / "spaced", "gpt2", tokenizer={"chat_template": asking})
+    assert task_of(spaced, task_options=given).prompt("film") == "2024"
+    odd = {"chat_template": "{% set today = strftime_now %}{{ today('%Y') }}"}
     with pytest.raises(
         ConfigError, match=r"template_date=2024-07-26: .* a format that it makes up"
     ):

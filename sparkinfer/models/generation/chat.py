@@ -12,9 +12,11 @@ from typing import Any
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.text_sources import Messages
 
-_CALL = "strftime_now("
-_DAY = re.compile(r"strftime_now\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
+_DAY = re.compile(r"strftime_now\s*\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
 """How a template writes the day on which it is used, in a format."""
+
+_ASKED = re.compile(r"strftime_now\s+is\s+(not\s+)?defined")
+"""How it asks whether it can, which older versions of transformers say no to."""
 
 
 def template_of(tokenizer: Any) -> str | None:
@@ -25,7 +27,7 @@ def template_of(tokenizer: Any) -> str | None:
 
 def writes_the_day(template: str) -> bool:
     """Returns whether a template writes the day on which it is used into prompts."""
-    return _CALL in template
+    return "strftime_now" in _ASKED.sub("", template)
 
 
 def dated(template: str, day: date) -> str:
@@ -35,6 +37,7 @@ def dated(template: str, day: date) -> str:
         ConfigError: it makes the format up as it goes.
     """
     written = _DAY.sub(lambda call: json.dumps(day.strftime(call[1] or call[2] or "")), template)
+    written = _ASKED.sub(lambda asked: "false" if asked[1] else "true", written)
     if writes_the_day(written):
         raise ConfigError(
             f"task.template_date={day}: the model's chat template writes the day in a format that "

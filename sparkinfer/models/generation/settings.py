@@ -112,8 +112,9 @@ def _given(options: GenerationConfig) -> set[str]:
 
 def _refuse_sampling(options: GenerationConfig) -> None:
     """Raises ConfigError for options that say how to draw, where nothing is drawn."""
+    given = _given(options)
     for name in _FOR_SAMPLING:
-        if name in _given(options):
+        if name in given:
             raise ConfigError(
                 f"generation.{name}={getattr(options, name)} without generation.do_sample=true: "
                 "nothing is drawn; give both or neither"
