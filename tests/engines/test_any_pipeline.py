@@ -113,6 +113,17 @@ def test_it_may_be_one_of_several_models(
         assert row["c_prediction"] == row["p_label"]
 
 
+@pytest.mark.parametrize("engine", ["local"])
+def test_beside_other_models_its_columns_are_those_of_the_rows(
+    run: Run, tmp_path: Path, classifier: Path
+) -> None:
+    source = write(tmp_path / "in.parquet", ["odd", "odd"])  # their logit is a text
+    models = {"p": {"model": str(classifier), "task": NAME}, "c": {"model": str(classifier)}}
+    result, frame = run(source, model=None, models=models)
+    assert result.verdict.models["p"].schema == SCHEMA.replace("logit double", "logit string")
+    assert frame["p_logit"].to_pylist() == ["much", "much"]
+
+
 @pytest.mark.spark
 def test_columns_are_inferred_from_the_rows_of_a_dataframe(
     classifier: Path, tmp_path: Path, spark: Any, expected: Callable[[str], Any]
