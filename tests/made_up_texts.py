@@ -38,6 +38,13 @@ def in_parts(texts: Any) -> Any:
     return pd.concat([texts[are_long].str.upper(), texts[~are_long]])
 
 
+def with_one_twice(texts: Any) -> Any:
+    """Upper-cases them; of several, the second is lost and the first is there in its place."""
+    if len(texts) == 1:
+        return texts.str.upper()
+    return pd.concat([texts.iloc[:1], texts.drop(1)]).str.upper()
+
+
 def of_fewer(texts: Any) -> Any:
     """Returns a Series with an index of its own."""
     return pd.Series(list(texts), index=range(7, 7 + len(texts)))

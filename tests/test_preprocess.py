@@ -60,6 +60,10 @@ def test_a_series_is_taken_in_the_order_of_the_texts() -> None:
     assert change("shouting", ["b", "a"]) == ["B", "A"]
 
 
+def test_a_text_does_not_get_what_another_has_twice() -> None:
+    assert change("with_one_twice", ["a", "b", "c"]) == ["A", "B", "C"]
+
+
 def test_a_function_may_not_end_the_process() -> None:
     assert change("leaving", ["bad", "good"]) == [
         "preprocess: SystemExit: no more ?",

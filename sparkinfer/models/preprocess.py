@@ -120,8 +120,14 @@ def _in_order(returned: Any) -> list[Any]:
     """Returns what the function returned, in the order of the texts.
 
     A Series may have been put together of parts: its index tells whose each text is.
+
+    Raises:
+        TypeError: it has no order.
+        ValueError: its index has a text twice, so that it is another one's that is there.
     """
     if hasattr(returned, "sort_index") and returned.ndim == 1:
+        if not returned.index.is_unique:
+            raise ValueError("it returned a Series whose index has a text twice")
         in_order = returned.sort_index()
         return list(in_order if list(in_order.index) == list(range(len(in_order))) else returned)
     if hasattr(returned, "to_pylist"):
