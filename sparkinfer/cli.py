@@ -184,10 +184,13 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
     if values["input"] is not None and len(values["input"]) == 1:
         [values["input"]] = values["input"]
     values |= read_models(values.pop("model") or [])
+    functions = values.pop("fn")
     budget = values.pop("max_batch_tokens")
     overrides = (
         options.set if budget is None else [*options.set, f"batching.max_batch_tokens={budget}"]
     )
+    if functions:
+        overrides = [*overrides, f"fn.function={json.dumps(functions)}"]
     return kind.load(options.config, overrides, **values)
 
 
@@ -313,6 +316,13 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]ID|PATH|URI",
         action="append",
         help="hub id, folder, models:/… or runs:/…; with a name, one of several in one read",
+    )
+    add(
+        "--fn",
+        metavar="MODULE:NAME",
+        action="append",
+        help="function or class that makes rows of batches, in place of a model; repeatable: one "
+        "after the other",
     )
     add("--input-col", metavar="COLUMN", help="column that holds the text")
     add("--text-pair-col", metavar="COLUMN", help="column of a second text, for tasks on pairs")

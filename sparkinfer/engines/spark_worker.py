@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ import pyarrow as pa
 from sparkinfer.exceptions import SparkInferError
 from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
+from sparkinfer.rows.tally import WrittenFile
+from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.accelerators import task_device
 from sparkinfer.spark.worker_end import end_worker
+from sparkinfer.storage import make_folder
 from sparkinfer.workers import resident, worker_reuse
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient
 from sparkinfer.workers.slot import WorkerSlot
@@ -48,12 +52,19 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
 
     If the processor hangs, this process is ended, and Spark retries the task in a new one.
     """
-    from pyspark import TaskContext
-
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
         return
+    with _loop(job) as loop:
+        yield from loop.process(itertools.chain([first], iterator))
+
+
+@contextmanager
+def _loop(job: WorkerJob) -> Iterator[ScoringLoop]:
+    """Yields the loop of the running task, which is about its rows."""
+    from pyspark import TaskContext
+
     plan = job.plan
     context = TaskContext.get()
     part = context.partitionId() if context else 0
@@ -66,7 +77,28 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
         device = f"{slot.device} on {socket.gethostname()}"
         reporter = ProgressClient(job.progress, name, task_id, device)
         with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(name, attempt):
-            yield from loop.process(itertools.chain([first], iterator))
+            yield loop
+
+
+def write_partition(
+    job: WorkerJob, batches: Iterable[pa.RecordBatch], folder: str
+) -> Iterator[WrittenFile]:
+    """Writes what is made of a partition's rows to one file and yields it; none without rows.
+
+    Args:
+        job: how they are processed.
+        batches: the rows.
+        folder: for the file.
+    """
+    loop_rows = iter(batches)
+    first = next(loop_rows, None)
+    if first is None:
+        return
+    with _loop(job) as loop:
+        make_folder(folder)
+        writer = ScoredWriter(folder, job.plan.columns, job.plan.measure)
+        name = f"{uuid.uuid4().hex}.parquet"
+        yield loop.write(name, writer, itertools.chain([first], loop_rows))
 
 
 @contextmanager

@@ -312,7 +312,7 @@ class _Run:
         sink = ParquetFolder(self._output.path)
         self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
         progress = Progress(manifest.rows, len(manifest.chunks))
-        progress.skip(done.rows, len(done.numbers))
+        progress.skip(done.read, len(done.numbers))
         notes, staging = self._output.notes_folder, hold.staging_folder("engine")
         plan = self._prelude.plan(self._chunks.folders, staging, notes)
         recorder = Recorder(hold, plan.measure, plan.workers.device_type)
@@ -324,7 +324,7 @@ class _Run:
             progress.end()
         result = replace(
             finish(self._prelude, manifest, hold, self._input, self._chunks.notes),
-            rows_before=done.rows,
+            rows_before=done.read,
             phases=progress.phases,
             workers=plan.workers,
             verdict=self._prelude.processor.verdict,
@@ -345,4 +345,6 @@ class _Run:
             result = finish(
                 self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
             )
-        return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)
+        return replace(
+            result, rows_before=result.rows_read, seconds=time.monotonic() - self._started
+        )

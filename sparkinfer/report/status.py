@@ -116,7 +116,7 @@ def read_status(path: str) -> RunStatus:
         settings=dict(manifest.settings),
         created=manifest.created,
         overwrites=manifest.overwrites,
-        rows=done.rows,
+        rows=done.read,
         total_rows=manifest.rows,
         chunks=len(manifest.chunks) - len(missing),
         total_chunks=len(manifest.chunks),
@@ -193,7 +193,7 @@ class _RecentRate:
             return
         if record.epoch > self._epoch:
             self._epoch, self._rows, self._first, self._last = record.epoch, 0, record, record
-        self._rows += record.rows
+        self._rows += record.rows_read
         if self._first is None or _finished(record) < _finished(self._first):
             self._first = record
         if self._last is None or _finished(record) > _finished(self._last):
@@ -205,7 +205,7 @@ class _RecentRate:
         if self._first is None or self._last is None:
             return None
         seconds = (_finished(self._last) - _finished(self._first)).total_seconds()
-        return (self._rows - self._first.rows) / seconds if seconds > 0 else None
+        return (self._rows - self._first.rows_read) / seconds if seconds > 0 else None
 
 
 def _finished(record: ChunkRecord) -> datetime:

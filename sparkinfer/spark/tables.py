@@ -59,6 +59,14 @@ def quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+def with_plain_names(df: DataFrame) -> DataFrame:
+    """Returns a DataFrame whose columns are named `c0`, `c1`, ... in their order.
+
+    `mapInArrow` does not find a column whose name holds a backtick or a dot.
+    """
+    return df.toDF(*(f"c{index}" for index in range(len(df.columns))))
+
+
 SPARK_TYPE = b"sparkinfer.spark_type"
 """Under it, an Arrow field's metadata holds the Spark type that the column has, as JSON."""
 
