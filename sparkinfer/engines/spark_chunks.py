@@ -16,14 +16,13 @@ from pyspark.sql.types import StructField, StructType
 from sparkinfer.engines.scoring_udf import with_scores
 from sparkinfer.engines.spark_worker import WorkerJob, write_partition
 from sparkinfer.exceptions import JobError
-from sparkinfer.files.conform import conform
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
 from sparkinfer.rows.tally import WrittenFile, tally_file
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import in_pool
-from sparkinfer.spark.tables import literal_path, spark_schema, with_plain_names
+from sparkinfer.spark.tables import in_types, literal_path, spark_schema, with_plain_names
 from sparkinfer.storage import join
 from sparkinfer.workers.channel import ProgressAddress
 from sparkinfer.workers.suspects import Attempt
@@ -102,7 +101,7 @@ class SparkChunks:
         attempt, inputs = folder.rsplit("/", 1)[-1], self._plan.columns.inputs
 
         def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            rows = (_as_in_run(batch, inputs) for batch in batches)
+            rows = (in_types(batch, inputs) for batch in batches)
             for file in write_partition(job, rows, folder):
                 named = WrittenFile(f"{attempt}/{file.name}", file.tally)
                 yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(named)])], ["file"])
@@ -175,10 +174,3 @@ class SparkChunks:
         schema = StructType([StructField(*pair) for pair in zip(names, kinds, strict=True)])
         df = self._spark.range(count, numPartitions=count).mapInArrow(read, schema)
         return df.toDF(*reader.schema.names)
-
-
-def _as_in_run(batch: pa.RecordBatch, inputs: pa.Schema) -> pa.RecordBatch:
-    """Returns rows from Spark with the names and types that the run has for them."""
-    pairs = zip(batch.columns, inputs, strict=True)
-    arrays = [conform(column, field.type) for column, field in pairs]
-    return pa.RecordBatch.from_arrays(arrays, schema=inputs)

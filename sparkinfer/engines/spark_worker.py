@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ def _loop(job: WorkerJob) -> Iterator[ScoringLoop]:
     number = context.attemptNumber() if context else 0
     attempt = job.attempt.of_task(part, number) if job.attempt else None
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)), plan.step_timeout_s)
-    with task_slot(plan.workers.device_type, plan.workers.cores) as slot:
+    uses_torch = not plan.processor.replaces_rows
+    with task_slot(plan.workers.device_type, plan.workers.cores, uses_torch=uses_torch) as slot:
         device = f"{slot.device} on {socket.gethostname()}"
         reporter = ProgressClient(job.progress, name, task_id, device)
         with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(name, attempt):
@@ -102,9 +104,11 @@ def write_partition(
 
 
 @contextmanager
-def task_slot(kind: str, cores: int, scores_later: bool = True) -> Iterator[WorkerSlot]:
+def task_slot(
+    kind: str, cores: int, scores_later: bool = True, uses_torch: bool = True
+) -> Iterator[WorkerSlot]:
     """Sets up this process for the running task and yields the task's slot."""
-    limit_threads(cores)
+    limit_threads(cores, uses_torch)
     with task_device(kind) as device:
         yield WorkerSlot(device, cores, scores_later)
 
@@ -128,10 +132,18 @@ def read_result(outcome: bytes) -> Any:
     return result
 
 
-def limit_threads(cores: int) -> None:
-    """Gives torch and the tokenizer as many threads as the worker has cores."""
+def limit_threads(cores: int, uses_torch: bool = True) -> None:
+    """Gives torch and the tokenizer as many threads as the worker has cores.
+
+    Args:
+        cores: of the worker.
+        uses_torch: whether it will need torch; if that is not known, it is not imported for this.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
+    if not uses_torch and "torch" not in sys.modules:
+        os.environ["OMP_NUM_THREADS"] = str(cores)
+        return
     import torch
 
     torch.set_num_threads(cores)

@@ -41,6 +41,7 @@ class ChildStage:
         self._cores = cores
         self._child: _Child | None = None
         self._is_ready = False
+        self._is_busy = False
         self.statistics = StageStatistics()
         self._activity: Activity | None = None
 
@@ -73,25 +74,29 @@ class ChildStage:
         Raises:
             JobError: the function fails, or its process has died.
         """
+        if self._is_busy:
+            self.close()  # what it is still making has no taker
         self.start()
-        sending = _Sending(self._started, items)
-        ahead = LookAhead(self._received(), lambda item: item)
-        is_whole = False
+        child, self._is_busy, is_whole = self._started, True, False
+        sending = _Sending(child, items)
+        ahead = LookAhead(self._received(child), lambda item: item)
         try:
             yield from ahead
             sending.check()
             is_whole = True
         finally:
-            self._activity = None
             if not is_whole:
-                self.close()  # what it is still making has no taker
+                child.end()
             ahead.close()
+            if self._child is child:  # it may be another one's by now
+                self._child = child if is_whole else None
+                self._is_busy, self._activity = False, None
 
     def close(self) -> None:
         """Ends the child."""
         if self._child is not None:
             self._child.end()
-            self._child = None
+            self._child, self._is_busy = None, False
 
     @property
     def _started(self) -> _Child:
@@ -99,8 +104,7 @@ class ChildStage:
             raise AssertionError("the child is started before it is used")
         return self._child
 
-    def _received(self) -> Iterator[Item]:
-        child = self._started
+    def _received(self, child: _Child) -> Iterator[Item]:
         while True:
             kind, content = child.receive()
             self._activity = content if kind == _AT else None
@@ -130,15 +134,18 @@ class _Child:
         start = [sys.executable, "-c", _START.format(theirs.fileno())]
         self._process = subprocess.Popen(start, pass_fds=[theirs.fileno()], env=environment)
         theirs.close()
+        # Its descriptor may be another file's once it is closed: not while a thread is using it.
+        self._sending, self._receiving = threading.Lock(), threading.Lock()
 
     def send(self, message: Any) -> None:
-        with contextlib.suppress(OSError):  # whoever receives is told why
+        with self._sending, contextlib.suppress(OSError):  # whoever receives is told why
             self._connection.send(message)
 
     def receive(self) -> tuple[str, Any]:
         """Returns the child's next message; raises what it has raised."""
         try:
-            kind, content = self._connection.recv()
+            with self._receiving:
+                kind, content = self._connection.recv()
         except (EOFError, OSError):
             raise JobError(
                 f"fn={self._name}: its process ended with code {self._process.wait()} over a "
@@ -149,9 +156,10 @@ class _Child:
         return kind, content
 
     def end(self) -> None:
-        self._process.kill()
+        self._process.kill()  # whoever is sending or receiving sees the other end close
         self._process.wait()
-        self._connection.close()
+        with self._sending, self._receiving:
+            self._connection.close()
 
 
 class _Sending:

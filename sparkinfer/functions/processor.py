@@ -75,6 +75,8 @@ class FunctionScoring:
         prefix: before the name of the column `error`.
         inputs: columns that the first function is given; none: all of the input.
         columns: of what the last function returns; None before they are known.
+        keeps_failed: whether a row that a function fails over is kept, with the reason as its
+            `error`; if not, it ends the job.
         slots: how many of these may run on one host.
         first_rows: of the input; None: there are none to look at.
         verdict: what the trial found; None before it.
@@ -84,6 +86,7 @@ class FunctionScoring:
     prefix: str = ""
     inputs: tuple[str, ...] = ()
     columns: pa.Schema | None = None
+    keeps_failed: bool = True
     slots: HostSlots = field(default_factory=HostSlots)
     first_rows: RowsOfInput | None = None
     verdict: FunctionVerdict | None = None
@@ -116,13 +119,14 @@ class FunctionScoring:
         )
         columns = None if given.schema is None else parse_columns(given.schema, "fn.schema")
         slots = HostSlots(given.num_cpus)
-        return cls(functions, config.output_prefix, given.input_cols, columns, slots)
+        return cls(functions, config.output_prefix, given.input_cols, columns, slots=slots)
 
     @property
     def fields(self) -> pa.Schema:
         """What the last function returns, and why a row has no result."""
         known = [] if self.columns is None else list(self.columns)
-        return pa.schema([*known, ERROR.with_name(self.prefix + ERROR.name)])
+        added = [ERROR.with_name(self.prefix + ERROR.name)] if self.keeps_failed else []
+        return pa.schema([*known, *added])
 
     def on_hosts(self, application: str, cores: Mapping[str, int]) -> FunctionScoring:
         """Returns the spec for the hosts of an application; see `SharesHosts`."""
@@ -214,7 +218,7 @@ class FunctionScoring:
         return FunctionRows(self._opened(slot), self.columns, self.fields, self.slots, report)
 
     def _opened(self, slot: WorkerSlot) -> OpenFunctions:
-        return open_functions(self.functions, keeps_failed=True, slot=slot)
+        return open_functions(self.functions, self.keeps_failed, slot)
 
     def _tried_rows(self) -> pa.RecordBatch | None:
         """Returns a batch of the input's first rows, None if there are none."""
@@ -229,10 +233,7 @@ class FunctionScoring:
     ) -> pa.Schema:
         name = self.functions[-1].name
         if given is None:
-            raise ConfigError(
-                f"fn={name}: the input has no rows that show what it returns; give its columns, as "
-                "in --set fn.schema='id bigint, label string'"
-            )
+            raise no_rows_to_look_at(name)
         if not made:
             reasons = [one.reasons[0] for one in items if isinstance(one, FailedRows)]
             raise ConfigError(
@@ -250,13 +251,21 @@ class FunctionScoring:
                 raise ConfigError(f"fn={name} does not fit fn.schema: {error}") from error
 
     def _check_columns(self) -> None:
-        added = (self.prefix + ERROR.name).lower()
+        added = (self.prefix + ERROR.name).lower() if self.keeps_failed else ""
         names = [] if self.columns is None else self.columns.names
         if added in [name.lower() for name in names]:
             raise ConfigError(
                 f"fn returns a column {added!r}, which says why a row has no result; rename it "
                 "there, or give --set output_prefix=run_"
             )
+
+
+def no_rows_to_look_at(name: str) -> ConfigError:
+    """Returns the error of a function whose result cannot be looked at."""
+    return ConfigError(
+        f"fn={name}: the input has no rows that show what it returns; give its columns as a "
+        "schema, such as 'id bigint, label string'"
+    )
 
 
 def open_functions(
@@ -334,6 +343,8 @@ class FunctionRows:
             rows, errors = in_common(item.rows, self._columns), pa.array(item.reasons, pa.string())
         else:
             rows, errors = item, pa.nulls(item.num_rows, pa.string())
+        if self._fields == self._columns:
+            return rows
         return pa.RecordBatch.from_arrays([*rows.columns, errors], schema=self._fields)
 
     def _tell(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -174,8 +175,8 @@ class FunctionStage:
             raise
         except (Exception, SystemExit) as error:  # the user's code, which may raise anything
             raise JobError(
-                f"fn={self._function.spec.name} failed over a batch of {_count(rows.num_rows)}: "
-                f"{reason_of(error)}"
+                f"fn={self._function.spec.name} failed over a batch of {_count(rows.num_rows)}"
+                f"{_place(error)}: {reason_of(error)}"
             ) from error
 
     def _made_or_failed(
@@ -198,7 +199,7 @@ class FunctionStage:
                     "that a new one gets a clean device"
                 ) from error
             if rows.num_rows == 1 or not self._is_one_to_one:
-                return [FailedRows(rows, [reason_of(error)] * rows.num_rows)]
+                return [FailedRows(rows, [f"function: {reason_of(error)}"] * rows.num_rows)]
         middle = rows.num_rows // 2
         return [*self._results(rows.slice(0, middle)), *self._results(rows.slice(middle))]
 
@@ -245,10 +246,18 @@ def chained(stages: Iterable[Stage], items: Iterable[Item]) -> Iterator[Item]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns why a function failed, for a row's `error`."""
+    """Returns why a function failed, in one line."""
     if isinstance(error, UnfitBatchError):
-        return f"function: {first_line(error)}"
-    return f"function: {type(error).__name__}: {first_line(error)}"
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """Returns where in the user's code an error was raised."""
+    if isinstance(error, UnfitBatchError) or error.__traceback__ is None:
+        return ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({frame.filename.rsplit('/', 1)[-1]}, line {frame.lineno})"
 
 
 def _kind(item: Item) -> pa.Schema | None:

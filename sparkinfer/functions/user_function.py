@@ -117,6 +117,8 @@ class UserFunction:
         try:
             source = inspect.getsource(fn)
         except (OSError, TypeError):  # compiled, or typed at a prompt
+            source = ""
+        if not source or getattr(fn, "__name__", "") == "<lambda>":  # there may be two in a line
             source = _code_of(fn)
         digest = hashlib.sha256(f"{source}{_shown_arguments(arguments)}".encode()).hexdigest()
         return f"{self.name} {digest[:16]}"
@@ -306,7 +308,15 @@ def _code_of(fn: Any) -> str:
     if inspect.isclass(fn):
         functions = [one for _, one in sorted(vars(fn).items()) if inspect.isfunction(one)]
     codes = [getattr(one, "__code__", None) for one in functions]
-    return "".join(f"{code.co_code.hex()}{code.co_consts!r}" for code in codes if code is not None)
+    return "".join(
+        f"{code.co_code.hex()}{code.co_names}{[one for one in code.co_consts if _is_plain(one)]}"
+        for code in codes
+        if code is not None
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes | int | float | tuple)
 
 
 def _shown_arguments(arguments: Arguments) -> str:

@@ -38,13 +38,14 @@ class Committer:
 
         Raises:
             RowConservationError: its files do not hold as many rows as the chunk.
-            TooManyErrorsError: more rows have an error than allowed; the chunk is committed
-                nonetheless.
+            TooManyErrorsError: more rows have an error, or batches failed, than allowed; the chunk
+                is committed nonetheless.
             LeaseLostError: another run writes here now.
         """
         record = self._recorder.record(scored, self._recorder.counted(scored))
         self._progress.commit(record.rows_read, record.errors)
         self._limit.add(record.errors, record.reasons)
+        self._limit.check_batches(self._progress.statistics().errored_batches)
 
 
 class Recorder:

@@ -80,7 +80,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     output = Output(config.output)
     output.check(config.overwrite)
     columns, files = prelude.asked_columns, prelude.table.files
-    if config.retry_errors:
+    if config.retry_errors and not prelude.asked.replaces_rows:
         refuse_without_text(columns)
     if files is not None:
         output.refuse_overlap(files.found.paths)
@@ -265,7 +265,7 @@ class _Run:
     def _retry(self, earlier: _Begun, display: Display) -> Retried:
         """Has the rows with an error scored again in the chunks that are done."""
         with job_errors():
-            retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest.labels)
+            retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest, self._chunks.folders)
         if not retry.rows:
             return Retried()
         self._tried(earlier)
