@@ -82,6 +82,72 @@ class Streams:
             yield one
 
 
+def same(batch: Batch) -> Batch:
+    return batch
+
+
+def fails(batch: Batch) -> Batch:
+    raise RuntimeError("always")
+
+
+def none(batch: Batch) -> None:
+    pass
+
+
+def only_nulls(batch: Batch) -> Batch:
+    return {"id": batch["id"], "none": [None] * len(batch["id"])}
+
+
+def named_error(batch: Batch) -> Batch:
+    return {"id": batch["id"], "error": batch["text"]}
+
+
+class FailsUnlessAllowed:
+    """Fails over bad texts unless a file is there."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, batch: Batch) -> Batch:
+        return shout(batch) if Path(self._path).exists() else picky(batch)
+
+
+class Touches:
+    """Leaves a file when it is constructed."""
+
+    def __init__(self, path: str) -> None:
+        Path(path).touch()
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {"id": batch["id"]}
+
+
+class CountsConstructions:
+    made = 0
+
+    def __init__(self, number: int) -> None:
+        CountsConstructions.made += 1
+        self._number = number
+
+    def __call__(self, batch: Batch, more: int) -> Batch:
+        made = np.full(len(batch["id"]), CountsConstructions.made)
+        return {"id": batch["id"], "sum": batch["id"] + self._number + more, "constructions": made}
+
+
+def says_format(batch: Any) -> Batch:
+    ids = batch.column("id").to_pylist() if hasattr(batch, "column_names") else list(batch["id"])
+    return {"id": ids, "given": [type(batch).__name__] * len(ids)}
+
+
+def counts_rows(batch: Batch) -> Batch:
+    return {"rows": [len(batch["id"])]}
+
+
+def writes(batch: Batch) -> Batch:
+    batch["id"][:] = -1
+    return batch
+
+
 class Broken:
     def __init__(self) -> None:
         raise OSError("no such weights")

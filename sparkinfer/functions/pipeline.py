@@ -14,6 +14,7 @@ from sparkinfer.functions.stages import (
     chained,
 )
 from sparkinfer.functions.user_function import OpenFunction, UserFunction
+from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity
 
 
@@ -75,6 +76,15 @@ class Pipeline:
         self._earlier = StageStatistics()
         for stage in before:
             self._earlier.add(stage.statistics)
+
+    @property
+    def suspects(self) -> Suspects:
+        """Of the rows that the last function is given next."""
+        return self._last.suspects
+
+    @suspects.setter
+    def suspects(self, suspects: Suspects) -> None:
+        self._last.suspects = suspects
 
     @property
     def is_one_to_one(self) -> bool:

@@ -26,6 +26,7 @@ from sparkinfer.workers.devices import release_memory
 from sparkinfer.workers.host_slots import HostSlots
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity
 
 TRIED_ROWS = 256
@@ -319,6 +320,15 @@ class FunctionRows:
         self._report = report
         self._pipeline = functions.start(lambda rows: fit(rows, columns))
         self.statistics = ScoringStatistics()
+
+    @property
+    def suspects(self) -> Suspects:
+        """Of the rows that come next; see `AvoidsSuspects`."""
+        return self._pipeline.suspects
+
+    @suspects.setter
+    def suspects(self, suspects: Suspects) -> None:
+        self._pipeline.suspects = suspects
 
     def activities(self) -> Sequence[Activity | None]:
         """Returns what each function is doing."""

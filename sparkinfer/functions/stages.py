@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from itertools import groupby
@@ -19,7 +20,14 @@ from sparkinfer.functions.formats import UnfitBatchError
 from sparkinfer.functions.user_function import CALLS_AT_ONCE, OpenFunction
 from sparkinfer.messages import first_line
 from sparkinfer.models.scorer import breaks_device
+from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity, FunctionCall
+
+LANE = "function"
+"""In which notes are left of what runs; see `Suspects`."""
+
+DEADLY = "function: its process died over this row, first in a batch and then alone"
+"""The `error` of such a row."""
 
 
 class FailedRows(NamedTuple):
@@ -97,6 +105,10 @@ class FunctionStage:
             that it fails over are alone; of another function, all rows of the batch fail.
         finish: for what it returns.
         on_activity: called with each activity when it begins, and with None when it ends.
+
+    Attributes:
+        suspects: of the rows that come next. Where a worker has died over them before, it is noted
+            which rows the function is called with.
     """
 
     def __init__(
@@ -113,6 +125,7 @@ class FunctionStage:
         self._is_one_to_one = function.spec.one_to_one is not False
         self.statistics = StageStatistics()
         self._activity: Activity | None = None
+        self.suspects = Suspects()
 
     @property
     def activity(self) -> Activity | None:
@@ -154,7 +167,8 @@ class FunctionStage:
                 yield from rebatch(group, same_rows(max_rows), max_bytes)
 
     def _begin(self, item: Item) -> Future[list[pa.RecordBatch]] | None:
-        if isinstance(item, FailedRows) or not self._function.is_async:
+        is_careful = self._keeps_failed and self.suspects.follows_death
+        if isinstance(item, FailedRows) or not self._function.is_async or is_careful:
             return None
         return self._function.begin(item)
 
@@ -182,8 +196,37 @@ class FunctionStage:
     def _made_or_failed(
         self, rows: pa.RecordBatch, future: Future[list[pa.RecordBatch]] | None
     ) -> list[Item]:
-        results = self._results(rows, future)
+        if self.suspects.follows_death:
+            results = list(self._noted_results(rows))
+        else:
+            results = self._results(rows, future)
         self.statistics.errored_batches += any(isinstance(one, FailedRows) for one in results)
+        return results
+
+    def _noted_results(self, rows: pa.RecordBatch) -> Iterator[Item]:
+        """Yields the same, with suspects called alone, and notes of what runs."""
+        known = self.suspects.known
+        hashes = hashes_of(rows)
+        start = 0
+        for row, one in enumerate(hashes):
+            if one not in known.suspected and one not in known.deadly:
+                continue
+            yield from self._noted(rows.slice(start, row - start), hashes[start:row])
+            if one in known.deadly:
+                yield FailedRows(rows.slice(row, 1), [DEADLY])
+            else:
+                yield from self._noted(rows.slice(row, 1), [one], alone=True)
+            start = row + 1
+        yield from self._noted(rows.slice(start), hashes[start:])
+
+    def _noted(
+        self, rows: pa.RecordBatch, hashes: Sequence[str], alone: bool = False
+    ) -> list[Item]:
+        if not rows.num_rows:
+            return []
+        self.suspects.running(LANE, hashes, alone=alone)
+        results = self._results(rows)
+        self.suspects.running(LANE, ())
         return results
 
     def _results(
@@ -236,6 +279,12 @@ class FunctionStage:
                 f"it returned {_count(made)} for {given}, and one_to_one=true says one for each"
             )
         self._is_one_to_one &= made == given
+
+
+def hashes_of(rows: pa.RecordBatch) -> list[str]:
+    """Returns what tells each row from others, by its values."""
+    values = (repr(row).encode("utf-8", "backslashreplace") for row in rows.to_pylist())
+    return [hashlib.blake2b(one, digest_size=16).hexdigest() for one in values]
 
 
 def chained(stages: Iterable[Stage], items: Iterable[Item]) -> Iterator[Item]:
