@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, InputError, ResumeError, TooManyErrorsError
+from sparkinfer.functions.stages import DEADLY
 from sparkinfer.report.summary import summarize
 from tests import made_up_functions as functions
 
@@ -207,3 +213,46 @@ def test_too_many_failed_batches_end_the_run_and_a_higher_limit_goes_on(process:
     result, rows = process(functions.picky, fn={"batch_size": 4, "max_errored_batches": 10})
     assert [row["id"] for row in rows] == list(range(ROWS))
     assert result.error_rows == len(BAD)
+
+
+@pytest.mark.spark
+def test_a_row_over_which_the_process_dies_has_an_error(spark: Any, tmp_path: Path) -> None:
+    texts = ["bad" if row in (300, 390) else "good" for row in range(400)]
+    pq.write_table(pa.table({"id": range(400), "text": texts}), tmp_path / "in.parquet")
+    config = sparkinfer.ScoringConfig(
+        input=str(tmp_path / "in.parquet"),
+        output=str(tmp_path / "out"),
+        fn="tests.made_up_functions:dies_over_bad",
+        chunks={"target_rows": 200},
+    )
+    result = sparkinfer.run(config, spark)
+    rows = pads.dataset(config.output, format="parquet").to_table().sort_by("id").to_pylist()
+    assert [row["id"] for row in rows] == list(range(400))
+    failed = [row for row in rows if row["error"]]
+    assert failed == [{"id": row, "text": "bad", "error": DEADLY} for row in (300, 390)]
+    assert result.error_rows == 2
+
+
+def test_a_killed_job_goes_on_where_it_was(source: str, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    command = [
+        *(sys.executable, "-m", "sparkinfer", "score", "--engine", "local", "--input", source),
+        *("--output", str(tmp_path / "out"), "--fn", "tests.made_up_functions:WaitsForFile"),
+        *("--set", f"fn.constructor_args=[{go_on}, 45]", "--set", "fn.batch_size=5"),
+        *("--set", "chunks.target_rows=20", "--progress", "none"),
+        *("--set", "fn.schema=id bigint, loud string"),
+    ]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not Path(f"{go_on}.waiting").exists():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = {part.name: part.stat().st_mtime_ns for part in (tmp_path / "out").glob("*.parquet")}
+    assert len(before) == 2
+    go_on.touch()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    rows = pads.dataset(str(tmp_path / "out"), format="parquet").to_table().sort_by("id")
+    assert rows.column("id").to_pylist() == list(range(ROWS))
+    after = {part.name: part.stat().st_mtime_ns for part in (tmp_path / "out").glob("*.parquet")}
+    assert before.items() <= after.items()

@@ -220,6 +220,7 @@ def test_a_batch_may_be_a_whole_partition(spark: Any) -> None:
 @pytest.mark.slow
 def test_only_so_many_workers_with_several_cores_run_on_a_host(tmp_path: Path) -> None:
     (tmp_path / "seen").mkdir()
+    (tmp_path / "cluster").mkdir()
     with StandaloneCluster(tmp_path / "cluster", num_workers=1, cores=16) as cluster:
         found = run_driver(cluster, limited_by_cpus, {"folder": str(tmp_path / "seen")})
     assert found["rows"] == 24
@@ -227,14 +228,14 @@ def test_only_so_many_workers_with_several_cores_run_on_a_host(tmp_path: Path) -
     assert 1 < found["limited"] <= 3  # 16 cores, 5 for each
 
 
-def limited_by_cpus(spark: Any, folder: str) -> dict[str, Any]:
+def limited_by_cpus(spark, folder):  # type: ignore[no-untyped-def]
     import sparkinfer
     from tests.made_up_functions import CountsAtOnce
 
     df = spark.range(24).repartition(12)
     options = {"fn_constructor_args": [folder], "schema": "id long, seen int"}
 
-    def most(**more: Any) -> tuple[int, int]:
+    def most(**more):  # type: ignore[no-untyped-def]
         result = sparkinfer.map_batches(df, CountsAtOnce, **options, **more).collect()
         return len(result), max(row.seen for row in result)
 
