@@ -38,7 +38,8 @@ class RunStatus:
         settings: those that determine the output, by name.
         created: when the run began.
         overwrites: whether it was asked to replace an earlier one.
-        rows: rows that are done.
+        rows: rows of the input that are done.
+        rows_made: rows that the output has for them.
         total_rows: rows of the input.
         chunks: chunks that are done.
         total_chunks: chunks of the input.
@@ -62,6 +63,7 @@ class RunStatus:
     created: str
     overwrites: bool
     rows: int
+    rows_made: int
     total_rows: int
     chunks: int
     total_chunks: int
@@ -117,6 +119,7 @@ def read_status(path: str) -> RunStatus:
         created=manifest.created,
         overwrites=manifest.overwrites,
         rows=done.read,
+        rows_made=done.rows,
         total_rows=manifest.rows,
         chunks=len(manifest.chunks) - len(missing),
         total_chunks=len(manifest.chunks),
@@ -141,6 +144,8 @@ def describe_status(status: RunStatus) -> str:
         f"rows       {status.rows:,} of {status.total_rows:,} ({share:.1%}), "
         f"{status.chunks:,} of {status.total_chunks:,} chunks",
     ]
+    if status.rows_made != status.rows:
+        lines.append(f"           which gave {status.rows_made:,} rows")
     if status.missing:
         more = status.total_chunks - status.chunks - len(status.missing)
         listed = ", ".join(map(str, status.missing)) + (f" and {more:,} more" if more else "")
@@ -151,7 +156,8 @@ def describe_status(status: RunStatus) -> str:
         lines.append(f"rate       {status.rows_per_s:,.0f} rows/s{to_do}")
     lines.append(f"errors     {status.errors:,} rows")
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
-    lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
+    if status.tokens:
+        lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
     lines += describe_metrics(status.metrics, status.metrics_problem)
     lines += [f"{name}: shown by the run itself" for name in status.metrics_of_run]
     lines.append(f"started    {status.created}")

@@ -20,6 +20,7 @@ import pytest
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, InputError, ResumeError, TooManyErrorsError
 from sparkinfer.functions.stages import DEADLY
+from sparkinfer.report.status import describe_status, read_status
 from sparkinfer.report.summary import summarize
 from tests import made_up_functions as functions
 
@@ -67,6 +68,9 @@ def test_rows_may_become_more_or_fewer(process: Run, tmp_path: Path) -> None:
     ]
     assert (more.rows, more.rows_read) == (2 * ROWS, ROWS)
     assert f"scored     {ROWS} rows, which gave {2 * ROWS} rows" in summarize(more)
+    status = describe_status(read_status(more.output))
+    assert f"rows       {ROWS} of {ROWS} (100.0%)" in status
+    assert f"which gave {2 * ROWS} rows" in status
     fewer, rows = process(functions.even, output=str(tmp_path / "fewer"))
     assert [row["id"] for row in rows] == list(range(0, ROWS, 2))
     assert (fewer.rows, fewer.rows_read) == (ROWS // 2, ROWS)
