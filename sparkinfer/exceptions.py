@@ -13,6 +13,11 @@ SparkInferError                      the root: catch this one to catch them all
 │   ├── TooManyErrorsError           more rows have an error than allowed
 │   ├── LeaseLostError               another run writes to the output now (jobs.lease)
 │   └── ControlFolderError           driver and ranks cannot communicate (engines.horovod)
+├── CallError                        a call of a batched function has no result; others may have one
+│   ├── CallTimeoutError (TimeoutError)   it waited longer than it wanted to
+│   ├── QueueFullError               too many items wait already; call again later
+│   ├── BatcherClosedError           the batcher was closed before its turn
+│   └── BatchOutputError (ValueError)     the function did not return one result for each item
 ├── RankTracebackError               in a cause: what a rank of that engine raised
 └── DeviceError                      the accelerator's context is broken; the process must end
 
@@ -100,6 +105,26 @@ class RowConservationError(JobError):
 
 class TooManyErrorsError(JobError):
     """More rows have an error than allowed; the message quotes their errors."""
+
+
+class CallError(SparkInferError):
+    """A call of a batched function has no result."""
+
+
+class CallTimeoutError(CallError, TimeoutError):
+    """There was no result within the time that the call gave."""
+
+
+class QueueFullError(CallError):
+    """As many items wait as may; the call was not taken."""
+
+
+class BatcherClosedError(CallError):
+    """The batcher was closed; what waited gets no result."""
+
+
+class BatchOutputError(CallError, ValueError):
+    """A batched function did not return one result for each item."""
 
 
 class DeviceError(SparkInferError):

@@ -1,0 +1,103 @@
+"""What the batchers for threads and for coroutines have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from sparkinfer.batching.dynamic.calls import Item
+from sparkinfer.batching.dynamic.options import BatchOptions
+from sparkinfer.batching.dynamic.payloads import Payload, length_of
+from sparkinfer.batching.dynamic.tally import Tally
+from sparkinfer.batching.dynamic.types import PriorityStrategy
+from sparkinfer.batching.dynamic.work import Work
+from sparkinfer.exceptions import CallTimeoutError, ConfigError
+from sparkinfer.messages import shown
+
+R = TypeVar("R")
+
+FIRST = -(2**62)
+"""Priority of small calls where that of others is their length, negative."""
+
+
+class Batcher:
+    """A function, its options and what was counted; makes the items of calls.
+
+    Args:
+        function: of a batch.
+        options: when a batch leaves.
+        payload: how items become its input.
+        strategy: which items leave first.
+
+    Raises:
+        ConfigError: the function cannot be called.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        options: BatchOptions,
+        payload: Payload,
+        strategy: PriorityStrategy,
+    ) -> None:
+        if not callable(function):
+            raise ConfigError(f"func={shown(function)}: expected a function of a batch")
+        self.batch_func = function
+        self.small_batch_threshold = options.small_batch_threshold
+        self.priority_strategy = strategy
+        self._name: str = getattr(function, "__qualname__", type(function).__qualname__)
+        self._options = options
+        self._payload = payload
+        self._measure: Any = options.length or length_of
+        is_padded = payload.is_padded or options.max_batch_tokens is not None
+        self._needs_lengths = is_padded or options.max_batch_length is not None
+        self._tally = Tally(options.batch_size, knows_lengths=is_padded)
+        self._work = Work(function, payload, options, self._tally)
+
+    def clear_stats(self) -> None:
+        """Counts from zero again."""
+        self._tally.clear()
+
+    def _items(self, contents: list[Any]) -> list[Item]:
+        """Returns the items of a call, in their order."""
+        is_small = len(contents) <= self._options.small_batch_threshold
+        if self.priority_strategy is PriorityStrategy.NONE:
+            priority = 0
+        elif self.priority_strategy is PriorityStrategy.LENGTH and not is_small:
+            return [self._item(content, -self._measure(content)) for content in contents]
+        elif self.priority_strategy is PriorityStrategy.LENGTH:
+            priority = FIRST
+        else:
+            priority = 0 if is_small else 1
+        if self._needs_lengths:
+            return [self._item(content, priority) for content in contents]
+        return [Item(content, priority) for content in contents]
+
+    def _item(self, content: Any, priority: int) -> Item:
+        length = self._measure(content) if self._needs_lengths else 1
+        return Item(content, priority, length, self._payload.kind(content))
+
+    def _too_late(self, timeout_s: float | None) -> CallTimeoutError:
+        return CallTimeoutError(
+            f"timeout_s={timeout_s}: {self._name} gave no result within it; give the call more "
+            "time, or the batcher more workers"
+        )
+
+    async def _within(self, results: Coroutine[Any, Any, R], timeout_s: float | None) -> R:
+        """Returns what a coroutine returns.
+
+        Raises:
+            CallTimeoutError: it did not within the time, and was cancelled.
+        """
+        if timeout_s is None:
+            return await results
+        task = asyncio.ensure_future(results)
+        try:
+            await asyncio.wait([task], timeout=timeout_s)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
+        await asyncio.wait([task])
+        raise self._too_late(timeout_s)
