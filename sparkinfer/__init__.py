@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparkinfer.api.batches import ActorPoolStrategy, TaskPoolStrategy, map_batches
     from sparkinfer.api.functions import run, score
+    from sparkinfer.batching.dynamic import dynamically
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.jobs.result import RunResult
@@ -28,6 +29,7 @@ __all__ = [
     "ScoringConfig",
     "SparkInferError",
     "TaskPoolStrategy",
+    "dynamically",
     "map_batches",
     "run",
     "score",
@@ -37,6 +39,7 @@ _HOME = {
     "ActorPoolStrategy": "sparkinfer.api.batches",
     "TaskPoolStrategy": "sparkinfer.api.batches",
     "map_batches": "sparkinfer.api.batches",
+    "dynamically": "sparkinfer.batching.dynamic",
     "ScoringConfig": "sparkinfer.config",
     "SparkInferError": "sparkinfer.exceptions",
     "RunResult": "sparkinfer.jobs.result",

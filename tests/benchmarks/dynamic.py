@@ -49,6 +49,7 @@ def main() -> None:
     made.add_argument("--repetitions", type=int, default=5)
     made.add_argument("--work-ms", type=float, default=0.0, help="of the small function, asleep")
     made.add_argument("--model", help="folder of a text classifier")
+    made.add_argument("--torch-threads", type=int, help="that the classifier runs in")
     made.add_argument("--million", type=int, nargs="?", const=1_000_000, help="calls to count")
     options = made.parse_args()
     if options.million:
@@ -180,8 +181,9 @@ def compare_models(options: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    if options.torch_threads:
+        torch.set_num_threads(options.torch_threads)
     model = AutoModelForSequenceClassification.from_pretrained(options.model).eval()
-    torch.set_num_threads(max(1, torch.get_num_threads()))
 
     def classify(features: dict[str, Any]) -> Any:
         with torch.inference_mode():

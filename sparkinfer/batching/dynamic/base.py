@@ -21,6 +21,12 @@ FIRST = -(2**62)
 """Priority of small calls where that of others is their length, negative."""
 
 
+def is_async(function: Any) -> bool:
+    """Returns whether a call of the function gives something to await."""
+    call = getattr(function, "__call__", None)  # noqa: B004 - of an instance, its class's method
+    return asyncio.iscoroutinefunction(function) or asyncio.iscoroutinefunction(call)
+
+
 class Batcher:
     """A function, its options and what was counted; makes the items of calls.
 
@@ -57,7 +63,7 @@ class Batcher:
 
     def clear_stats(self) -> None:
         """Counts from zero again."""
-        self._tally.clear()
+        self._tally.reset()
 
     def _items(self, contents: list[Any]) -> list[Item]:
         """Returns the items of a call, in their order."""

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sparkinfer.exceptions import CallError
+from sparkinfer.exceptions import BatcherClosedError, CallError
 
 if TYPE_CHECKING:
     from sparkinfer.batching.dynamic.work import Work
@@ -108,11 +108,10 @@ class Call:
             Exception: the call failed, or its first item without a result did.
         """
         items, self.items = self.items, []  # each knows the other: nothing would be freed
-        if self.failure is not None:
-            self.failure.throw()
-        for item in items:
-            if item.failure is not None:
-                item.failure.throw()
+        failure = self.failure or next((one.failure for one in items if one.failure), None)
+        if failure is not None:
+            del items  # which the error's trace would hold
+            failure.throw()
         return [item.result for item in items]
 
 
@@ -191,3 +190,18 @@ def wake(calls: Iterable[Call]) -> None:
     for call in calls:
         if isinstance(call, AwaitedCall) and not call.future.done():
             call.future.set_result(None)
+
+
+def was_closed(name: str) -> BatcherClosedError:
+    """Returns the error of calls of a batcher that was closed."""
+    return BatcherClosedError(
+        f"{name} was closed: what waits gets no result and no call is taken; start() opens it again"
+    )
+
+
+def called_itself(name: str) -> CallError:
+    """Returns the error of a batched function that calls itself."""
+    return CallError(
+        f"{name} was called from within itself, and would wait for its own end; call the function "
+        "that it was made of"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from types import MethodType
@@ -13,7 +12,6 @@ from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
 
 _HELD = "__batchers__"
-_lock = threading.Lock()
 
 
 def batched(make: Callable[[Callable[..., Any]], Any], func: Any) -> Any:
@@ -63,15 +61,12 @@ class BatchedMethod:
         target = owner if self._is_of_class else instance
         if target is None:
             return self
-        held = _held_by(target)
-        batcher = held.batchers.get(self)
-        if batcher is not None:
-            return batcher
-        with _lock:
-            if self not in held.batchers:
-                made = self._make(MethodType(self._func, target))
-                held.batchers[self] = update_wrapper(made, self._func)
-            return held.batchers[self]
+        batchers = _batchers_of(target)
+        if self not in batchers:
+            made = self._make(MethodType(self._func, target))
+            # No lock, which a forked child could find held: of two threads one made it in vain.
+            batchers.setdefault(self, update_wrapper(made, self._func))
+        return batchers[self]
 
     def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls the method of an instance, for `Class.method(instance, …)`."""
@@ -89,8 +84,8 @@ class _Held:
         return _Held, ()
 
 
-def _held_by(target: Any) -> _Held:
-    """Returns where the batchers of an instance or class are; a copied instance gets its own."""
+def _batchers_of(target: Any) -> dict[BatchedMethod, Any]:
+    """Returns the batchers of an instance or class; a copied instance has none yet."""
     try:
         held = vars(target).get(_HELD)
     except TypeError:
@@ -98,14 +93,10 @@ def _held_by(target: Any) -> _Held:
             f"{shown(target)} has no __dict__ to keep its batcher in; leave __slots__ out of its "
             "class, or add '__dict__' to them"
         ) from None
-    if isinstance(held, _Held) and held.owner is target:
-        return held
-    with _lock:
-        held = vars(target).get(_HELD)
-        if not isinstance(held, _Held) or held.owner is not target:
-            held = _Held(target)
-            if isinstance(target, type):
-                setattr(target, _HELD, held)
-            else:
-                vars(target)[_HELD] = held
-        return held
+    if not isinstance(held, _Held) or held.owner is not target:
+        held = _Held(target)
+        if isinstance(target, type):
+            setattr(target, _HELD, held)
+        else:
+            vars(target)[_HELD] = held
+    return held.batchers

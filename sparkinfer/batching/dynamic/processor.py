@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
-from sparkinfer.batching.dynamic.base import Batcher
+from sparkinfer.batching.dynamic.base import Batcher, is_async
 from sparkinfer.batching.dynamic.calls import AwaitedCall, BlockedCall
 from sparkinfer.batching.dynamic.decorator import batched
 from sparkinfer.batching.dynamic.options import BatchOptions
@@ -59,7 +59,7 @@ class BatchProcessor(Batcher, Generic[T, U]):
         self, function: Callable[..., Any], options: BatchOptions, payload: Payload
     ) -> None:
         Batcher.__init__(self, function, options, payload, PriorityStrategy.PRIORITY)
-        if asyncio.iscoroutinefunction(function):
+        if is_async(function):
             raise ConfigError(
                 f"func={self._name}: expected a plain function, and it is a coroutine function; "
                 "use that of aio"

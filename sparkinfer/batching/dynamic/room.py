@@ -6,19 +6,26 @@ collected, and takes its threads with it.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
 
-from sparkinfer.batching.dynamic.calls import Call, Item, count_down, fail, hand_over
+from sparkinfer.batching.dynamic.calls import (
+    Call,
+    Item,
+    called_itself,
+    count_down,
+    fail,
+    hand_over,
+    was_closed,
+)
 from sparkinfer.batching.dynamic.forks import reset_in_children
 from sparkinfer.batching.dynamic.options import BatchOptions
 from sparkinfer.batching.dynamic.waiting import Waiting
-from sparkinfer.exceptions import BatcherClosedError, CallError
 
 LONGEST_WAIT_S = 3600.0
-"""A worker looks again after this time at the latest: locks take no longer ones than some years."""
+"""A worker looks again after this time at the latest. Locks take no time without end, and a batcher
+that is collected between a look and the wait wakes nobody."""
 
 
 class Room:
@@ -34,18 +41,18 @@ class Room:
         self._options = options
         self._is_padded = is_padded
         self._name = name
+        self._is_closed = False
         self.reset()
         reset_in_children(self)
 
     def reset(self) -> None:
-        """Makes it empty and open, without threads."""
+        """Makes it empty, without threads."""
         # One that its holder can take again: the garbage collector may close the room at any time.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._waiting = Waiting(self._options, is_padded=self._is_padded)
         self._threads: dict[int | None, threading.Thread] = {}
         self._sleeping = 0
-        self._is_closed = False
 
     @property
     def count(self) -> int:
@@ -69,14 +76,11 @@ class Room:
         """
         with self._lock:
             if self._is_closed:
-                raise self._closed()
+                raise was_closed(self._name)
             if not self._threads:
                 self._start_threads()
             elif threading.get_ident() in self._threads:
-                raise CallError(
-                    f"{self._name} was called from within itself, and would wait for its own end; "
-                    "call the function that it was made of"
-                )
+                raise called_itself(self._name)
             waiting = self._waiting
             was_empty = not waiting.count
             waiting.enter(call, call.born)
@@ -102,7 +106,7 @@ class Room:
         with self._lock:
             self._is_closed = True
             calls = self._waiting.clear()
-            fail(calls, self._closed())
+            fail(calls, was_closed(self._name))
             threads, self._threads = [*self._threads.values()], {}
             self._changed.notify_all()
         hand_over(calls)
@@ -114,12 +118,6 @@ class Room:
         if batch:
             batch[0].call.work.run(batch, self._settle)
         return bool(batch)
-
-    def _closed(self) -> BatcherClosedError:
-        return BatcherClosedError(
-            f"{self._name} was closed: what waits gets no result and no call is taken; start() "
-            "opens it again"
-        )
 
     def _start_threads(self) -> None:
         name = f"batches of {self._name}"
@@ -140,7 +138,7 @@ class Room:
                         self._changed.notify()
                     return batch
                 self._sleeping += 1
-                self._changed.wait(None if due == math.inf else min(due - now, LONGEST_WAIT_S))
+                self._changed.wait(min(due - now, LONGEST_WAIT_S))
                 self._sleeping -= 1
             return []
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from sparkinfer.batching.dynamic.calls import Item
+from sparkinfer.batching.dynamic.forks import reset_in_children
 from sparkinfer.batching.dynamic.types import BatchProcessorStats, CacheStats
 
 LATENCIES = 8192
@@ -25,9 +26,10 @@ class Tally:
     def __init__(self, batch_size: int, *, knows_lengths: bool) -> None:
         self._batch_size = batch_size
         self._knows_lengths = knows_lengths
-        self.clear()
+        self.reset()
+        reset_in_children(self)
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """Forgets what was counted."""
         self._lock = threading.Lock()
         self._items = self._runs = self._run_items = 0

@@ -8,11 +8,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from sparkinfer.batching.dynamic.calls import Call, Item, count_down, fail, wake
+from sparkinfer.batching.dynamic.calls import (
+    Call,
+    Item,
+    called_itself,
+    count_down,
+    fail,
+    wake,
+    was_closed,
+)
 from sparkinfer.batching.dynamic.options import BatchOptions
 from sparkinfer.batching.dynamic.waiting import Waiting
 from sparkinfer.batching.dynamic.work import Settle
-from sparkinfer.exceptions import BatcherClosedError, CallError
+from sparkinfer.exceptions import CallError
 
 Run = Callable[[Sequence[Item], Settle], Coroutine[Any, Any, None]]
 
@@ -25,13 +33,21 @@ class LoopRoom:
         run: works on a batch.
         options: of the batcher.
         is_padded: whether items are padded to the longest of their batch.
+        name: of the batcher, for messages.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, run: Run, options: BatchOptions, *, is_padded: bool
+        self,
+        loop: asyncio.AbstractEventLoop,
+        run: Run,
+        options: BatchOptions,
+        *,
+        is_padded: bool,
+        name: str,
     ) -> None:
         self.loop = loop
         self._run = run
+        self._name = name
         self._waiting = Waiting(options, is_padded=is_padded)
         self._workers = options.workers
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,7 +63,10 @@ class LoopRoom:
 
         Raises:
             QueueFullError: there is no room, and the call is not to wait for it.
+            CallError: the caller is the function itself.
         """
+        if asyncio.current_task() in self._tasks:
+            raise called_itself(self._name)
         self._waiting.enter(call, self.loop.time())
         if self._timer is None or self._waiting.is_full:
             self._look()
@@ -61,10 +80,10 @@ class LoopRoom:
         self._look()
         return True
 
-    def close(self, error: BatcherClosedError) -> None:
-        """Ends all calls that wait with an error; batches that are under way go on."""
+    def close(self) -> None:
+        """Ends all calls that wait; batches that are under way go on."""
         calls = self._waiting.clear()
-        fail(calls, error)
+        fail(calls, was_closed(self._name))
         wake(calls)
 
     def _look(self) -> None:

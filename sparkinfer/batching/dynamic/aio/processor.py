@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar, get_origin, overload
 from sparkinfer.batching.dynamic.aio.batch_item import AsyncBatchItem, pass_through
 from sparkinfer.batching.dynamic.aio.loop_room import LoopRoom
 from sparkinfer.batching.dynamic.aio.stored import StoredResults
-from sparkinfer.batching.dynamic.base import Batcher
-from sparkinfer.batching.dynamic.calls import AwaitedCall, Item
+from sparkinfer.batching.dynamic.base import Batcher, is_async
+from sparkinfer.batching.dynamic.calls import AwaitedCall, Item, was_closed
 from sparkinfer.batching.dynamic.decorator import batched
 from sparkinfer.batching.dynamic.forks import reset_in_children
 from sparkinfer.batching.dynamic.options import BatchOptions
@@ -26,7 +26,6 @@ from sparkinfer.batching.dynamic.types import (
     T,
     U,
 )
-from sparkinfer.exceptions import BatcherClosedError
 
 Self = TypeVar("Self", bound="AsyncBatchProcessor[Any, Any]")
 
@@ -83,8 +82,8 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
         strategy: PriorityStrategy,
     ) -> None:
         Batcher.__init__(self, function, options, payload, strategy)
-        is_async = _is_async(function)
-        self._run = self._work.run_async if is_async else self._work.run_in_thread
+        self._run = self._work.run_async if is_async(function) else self._work.run_in_thread
+        self._is_closed = False
         self.reset()
         reset_in_children(self)
 
@@ -98,8 +97,6 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
         """Forgets the loops, as a forked child must."""
         self._rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopRoom]
         self._rooms = weakref.WeakKeyDictionary()
-        self._is_closed = False
-        self._tally.clear()
 
     @property
     def stats(self) -> BatchProcessorStats:
@@ -138,7 +135,7 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
         self._is_closed = True
         for loop, room in list(self._rooms.items()):
             try:
-                loop.call_soon_threadsafe(room.close, self._closed())
+                loop.call_soon_threadsafe(room.close)
             except RuntimeError:
                 continue  # the loop was closed: nobody waits there
 
@@ -157,12 +154,6 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
     ) -> None:
         self.close()
 
-    def _closed(self) -> BatcherClosedError:
-        return BatcherClosedError(
-            f"{self._name} was closed: what waits gets no result and no call is taken; start() "
-            "opens it again"
-        )
-
     async def _results(self, contents: list[Any]) -> list[Any]:
         if not contents:
             return []
@@ -172,7 +163,7 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
 
     async def _new_results(self, contents: list[Any]) -> list[Any]:
         if self._is_closed:
-            raise self._closed()
+            raise was_closed(self._name)
         room = self._room_of(asyncio.get_running_loop())
         items, made = self._items(contents), []
         if self._make_item is not None:
@@ -189,7 +180,9 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
         made: AsyncBatchItem[Any, Any] = self._make_item(
             content=item.content, priority=item.priority, future=loop.create_future()
         )
-        item.content, item.priority = made.content, made.priority
+        item.content = made.content
+        if self.priority_strategy is not PriorityStrategy.NONE:
+            item.priority = made.priority
         if self._needs_lengths:
             item.length = len(made)
         return made
@@ -200,14 +193,9 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
             for old in [old for old in list(self._rooms) if old.is_closed()]:
                 del self._rooms[old]
             is_padded = self._payload.is_padded
-            room = LoopRoom(loop, self._run, self._options, is_padded=is_padded)
+            room = LoopRoom(loop, self._run, self._options, is_padded=is_padded, name=self._name)
             self._rooms[loop] = room
         return room
-
-
-def _is_async(function: Any) -> bool:
-    call = getattr(function, "__call__", None)  # noqa: B004 - of an instance, its class's method
-    return asyncio.iscoroutinefunction(function) or asyncio.iscoroutinefunction(call)
 
 
 def dynamically(
