@@ -88,7 +88,7 @@ def test_a_batcher_serves_one_loop_after_another() -> None:
 def test_a_cancelled_call_shifts_no_other() -> None:
     async def main() -> None:
         function = Held()
-        batcher: Any = AsyncBatchProcessor(function)
+        batcher: Any = AsyncBatchProcessor(function, timeout_ms=500)
         running = [asyncio.ensure_future(batcher(number)) for number in range(4)]
         await function.entered.acquire()
         waiting = [asyncio.ensure_future(batcher(number)) for number in range(4, 8)]
@@ -354,7 +354,7 @@ def test_an_item_class_of_the_user_sees_errors() -> None:
 def test_a_batch_keeps_within_max_batch_length() -> None:
     async def main() -> list[Any]:
         function = Held()
-        batcher = AsyncBatchProcessor(function, max_batch_length=5)
+        batcher = AsyncBatchProcessor(function, max_batch_length=5, timeout_ms=500)
         await order_of(batcher, function, ["aaa", "bb", "c", "dddddddd", "e"])
         return function.batches[1:]
 

@@ -195,7 +195,9 @@ def test_coroutines_share_a_padded_batch(is_plain: bool) -> None:
         return plain(features)
 
     async def main() -> None:
-        batcher = aio.inference.dynamically(plain if is_plain else coroutine, batch_size=3)
+        batcher = aio.inference.dynamically(
+            plain if is_plain else coroutine, batch_size=3, timeout_ms=500
+        )
         calls = [batcher(ids=torch.ones(1, length, dtype=torch.int64)) for length in (4, 5, 6)]
         assert [one.tolist() for one in await asyncio.gather(*calls)] == [[4], [5], [6]]
         assert (await batcher({"ids": torch.ones(2, 3)})).tolist() == [3, 3]

@@ -96,6 +96,26 @@ def test_what_comes_while_the_function_is_busy_leaves_together() -> None:
     assert [len(batch) for batch in function.batches] == [1, 7]
 
 
+def test_callers_in_two_groups_come_together_again() -> None:
+    """Five threads call again and again; at first, one is worked on while the others wait."""
+    function = Held()
+
+    def call(number: int) -> list[int]:
+        return [batcher(number) for _ in range(3)]
+
+    with (
+        BatchProcessor(function, batch_size=5, timeout_ms=2000) as batcher,
+        ThreadPoolExecutor(5) as pool,
+    ):
+        calls = [pool.submit(call, 0)]
+        function.wait()
+        calls += [pool.submit(call, number) for number in range(1, 5)]
+        until(lambda: batcher.stats.queue_size == 4)
+        function.may_go.release(4)
+        assert [one.result(FOR_EVER_S) for one in calls] == [[2 * n] * 3 for n in range(5)]
+    assert [len(batch) for batch in function.batches] == [1, 5, 5, 4]
+
+
 def test_an_idle_batcher_uses_no_cpu() -> None:
     with BatchProcessor(double, timeout_ms=1) as batcher:
         batcher(1)
@@ -322,7 +342,7 @@ def test_coroutines_can_call_it_and_be_cancelled() -> None:
         assert [isinstance(one, asyncio.CancelledError) for one in done].count(True) == 2
         return [one for one in done if isinstance(one, int)]
 
-    with BatchProcessor(function) as batcher:
+    with BatchProcessor(function, timeout_ms=500) as batcher:
         assert asyncio.run(main()) == [0, 4, 6, 22]
     assert function.batches == [[0, 1, 2, 3], [11]]
 

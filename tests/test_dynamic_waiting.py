@@ -56,6 +56,14 @@ def test_the_limit_counts_from_the_oldest_item() -> None:
     assert waiting.due() == 1.0
 
 
+def test_a_worker_that_has_just_ended_waits_for_those_who_call_again() -> None:
+    waiting = queue()
+    waiting.enter(call_of(Item("a")), now=1.0)
+    assert waiting.due(free_since=9.0) == pytest.approx(9.1)
+    waiting.enter(call_of(*map(Item, "bcd")), now=9.05)
+    assert waiting.due(free_since=9.0) == -math.inf
+
+
 def test_what_stays_behind_keeps_its_limit() -> None:
     waiting = queue()
     waiting.enter(call_of(*map(Item, range(6))), now=5.0)

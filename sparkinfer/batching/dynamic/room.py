@@ -128,10 +128,10 @@ class Room:
 
     def _next_batch(self) -> list[Item]:
         """Waits for a batch; returns none when this thread is to end."""
-        mine = threading.get_ident()
+        mine, free_since = threading.get_ident(), time.monotonic()
         with self._lock:
             while mine in self._threads:
-                now, due = time.monotonic(), self._waiting.due()
+                now, due = time.monotonic(), self._waiting.due(free_since)
                 if due <= now:
                     batch = self._waiting.take(now)
                     if self._waiting.count:

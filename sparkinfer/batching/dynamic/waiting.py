@@ -14,7 +14,7 @@ from sparkinfer.batching.planner import plan_batches
 from sparkinfer.exceptions import QueueFullError
 
 QUIET_SHARE = 0.1
-"""A batch leaves when nothing new came for this share of the time limit."""
+"""A batch leaves when a worker is free and nothing new came for this share of the time limit."""
 
 FAIR_TURN = 4
 """Each so many batches, one is of those that have waited longest, whatever their priority."""
@@ -74,14 +74,21 @@ class Waiting:
         self._drop([item for item in call.items if item in self._lanes.get(item.priority, ())])
         self._let_in(now)
 
-    def due(self) -> float:
-        """Returns when the next batch leaves if nothing comes before: -inf, or a time, or inf."""
+    def due(self, free_since: float = -math.inf) -> float:
+        """Returns when the next batch leaves if nothing comes before: -inf, or a time, or inf.
+
+        Args:
+            free_since: when the worker that asks ended its last batch. Whoever got a result of it
+                may call again at once, and is waited for: callers that are in two groups, of which
+                one waits while the other is worked on, come together again.
+        """
         if self.count == 0:
             return math.inf
         if self.is_full:
             return -math.inf
         oldest = min(next(iter(lane)).born for lane in self._lanes.values())
-        return min(oldest + self._limit_s, self._newest + self._limit_s * QUIET_SHARE)
+        quiet_s = self._limit_s * QUIET_SHARE
+        return max(min(oldest + self._limit_s, self._newest + quiet_s), free_since + quiet_s)
 
     def take(self, now: float) -> list[Item]:
         """Returns the items of the next batch, at least one; they wait no more."""

@@ -51,6 +51,7 @@ class LoopRoom:
         self._waiting = Waiting(options, is_padded=is_padded)
         self._workers = options.workers
         self._tasks: set[asyncio.Task[None]] = set()
+        self._last_end = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -89,7 +90,10 @@ class LoopRoom:
     def _look(self) -> None:
         """Starts the batches that are due, and looks again when the next one is."""
         while len(self._tasks) < self._workers:
-            now, due = self.loop.time(), self._waiting.due()
+            # Another worker than the one that ended last has been free for longer.
+            is_last = len(self._tasks) == self._workers - 1
+            due = self._waiting.due(self._last_end if is_last else -math.inf)
+            now = self.loop.time()
             if due > now:
                 self._look_at(due)
                 return
@@ -111,6 +115,7 @@ class LoopRoom:
 
     def _end(self, items: Sequence[Item], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._last_end = self.loop.time()
         if task.cancelled() or task.exception():
             self._give_up(items)
         # After those who were woken: what they ask for next can be in the batch.
