@@ -62,6 +62,7 @@ from sparkinfer import dynamically
 @dynamically
 def double(numbers):
     return [2 * number for number in numbers]
+double(1)  # Python 3.12 starts no thread once the main one has ended
 def late():
     threading.main_thread().join()
     print(double(21))
