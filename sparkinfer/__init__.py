@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparkinfer.api.batches import ActorPoolStrategy, TaskPoolStrategy, map_batches
     from sparkinfer.api.functions import run, score
+    from sparkinfer.api.loading import LoadedModel, load
     from sparkinfer.batching.dynamic import dynamically
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
@@ -25,11 +26,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActorPoolStrategy",
+    "LoadedModel",
     "RunResult",
     "ScoringConfig",
     "SparkInferError",
     "TaskPoolStrategy",
     "dynamically",
+    "load",
     "map_batches",
     "run",
     "score",
@@ -43,6 +46,8 @@ _HOME = {
     "ScoringConfig": "sparkinfer.config",
     "SparkInferError": "sparkinfer.exceptions",
     "RunResult": "sparkinfer.jobs.result",
+    "LoadedModel": "sparkinfer.api.loading",
+    "load": "sparkinfer.api.loading",
     "run": "sparkinfer.api.functions",
     "score": "sparkinfer.api.functions",
 }

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from sparkinfer.models.careful import (
 )
 from sparkinfer.models.encoded import Encoded, EncodedRows, EncodedWindow, Inputs
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.requests import Requests, Row
 from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import scored_schema
@@ -88,6 +91,7 @@ class Scorer:
         self._model = model
         self._name = name
         self._columns = options.columns
+        self._texts = options.texts
         self._batching = options.batching
         self._budget = options.batching.max_batch_tokens or _default_budget(model.device)
         self._report = report
@@ -128,6 +132,23 @@ class Scorer:
             DeviceError: see `process`.
         """
         yield from self._score_windows(windows, lambda window: self.cut(window.encoded[0]))
+
+    @cached_property
+    def requests(self) -> Requests:
+        """Takes rows one by one, from any thread; not while `process` is used otherwise."""
+        return Requests(self.process, self._columns, self._check_types)
+
+    def submit(self, text: Any) -> Future[Row]:
+        """Returns what will hold the scored row of a text; see `Requests`."""
+        return self.requests.submit(text)
+
+    async def asubmit(self, text: Any) -> Row:
+        """Returns the scored row of a text, without keeping the event loop waiting."""
+        return await self.requests.asubmit(text)
+
+    def _check_types(self, inputs: pa.Schema) -> None:
+        for text in self._texts:
+            text.made_of.check_types(inputs)
 
     def _input_columns(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return plain_columns(batch, self._columns)

@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future
 from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -152,6 +153,31 @@ class AwaitedCall(Call):
             raise
 
 
+class PromisedCall(Call):
+    """A call for which nobody waits yet.
+
+    Attributes:
+        future: done once the call is over; cancelled, it leaves.
+    """
+
+    __slots__ = ("future",)
+
+    def __init__(self, items: list[Item], work: Work) -> None:
+        super().__init__(items, work)
+        self.future: Future[list[Any]] = Future()
+
+    def keep(self) -> None:
+        """Gives the results, or why there are none, to whoever asks for them."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            results = self.results()
+        except Exception as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(results)
+
+
 def count_down(items: Sequence[Item]) -> list[Call]:
     """Returns the calls that are over now that the items have their outcomes."""
     over = []
@@ -176,6 +202,8 @@ def hand_over(calls: Iterable[Call]) -> None:
     for call in calls:
         if isinstance(call, BlockedCall):
             call.lock.release()
+        elif isinstance(call, PromisedCall):
+            call.keep()
         elif isinstance(call, AwaitedCall):
             awaited.setdefault(call.future.get_loop(), []).append(call)
     for loop, those in awaited.items():

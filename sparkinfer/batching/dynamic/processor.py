@@ -6,11 +6,13 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
 from sparkinfer.batching.dynamic.base import Batcher, is_async
-from sparkinfer.batching.dynamic.calls import AwaitedCall, BlockedCall
+from sparkinfer.batching.dynamic.calls import AwaitedCall, BlockedCall, Call, PromisedCall
 from sparkinfer.batching.dynamic.decorator import batched
 from sparkinfer.batching.dynamic.options import BatchOptions
 from sparkinfer.batching.dynamic.payloads import Lists, Payload
@@ -94,6 +96,24 @@ class BatchProcessor(Batcher, Generic[T, U]):
             return self._results(items, timeout_s)
         result: U = self._results([items], timeout_s)[0]
         return result
+
+    def submit(self, items: list[T]) -> Future[list[U]]:
+        """Returns what will hold the results of a list of items; cancelled, they wait no more.
+
+        Raises:
+            CallError: they are not taken; see `sparkinfer.exceptions`.
+        """
+        call = PromisedCall(self._items(items), self._work)
+        if not items:
+            call.keep()
+            return call.future
+        self._room.enter(call)
+        call.future.add_done_callback(partial(self._let_go, call))
+        return call.future
+
+    def _let_go(self, call: Call, future: Future[list[U]]) -> None:
+        if future.cancelled():
+            self._room.leave(call)
 
     @overload
     async def acall(self, items: list[T], *, timeout_s: float | None = None) -> list[U]: ...

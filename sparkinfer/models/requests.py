@@ -1,0 +1,159 @@
+"""Rows that come one by one, from any thread, and share the batches of one scorer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from sparkinfer.batching.dynamic import BatchProcessor
+from sparkinfer.exceptions import InputError
+from sparkinfer.messages import shown
+
+Row = dict[str, Any]
+"""A scored row: the columns that a job would add."""
+
+BATCH_ROWS, TIMEOUT_MS = 256, 5.0
+"""Most rows that are scored together, and how long the first of fewer waits for others."""
+
+TEXTS = "texts"
+"""Kind of rows that are a text each, which need no schema of their own."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row that waits to be scored.
+
+    Attributes:
+        kind: `TEXTS`, or the columns; rows of one kind are scored together.
+        row: the values of its columns.
+    """
+
+    kind: str | pa.Schema
+    row: Mapping[str, Any]
+
+
+class Requests:
+    """Scores rows for callers in many threads or coroutines; closed, it takes no more.
+
+    Args:
+        process: adds columns to rows; called in one thread. See `Processor.process`.
+        columns: that it reads, in its order.
+        check_types: raises InputError for columns that it cannot read.
+        batch_rows: most rows that are scored together.
+        timeout_ms: how long the first of fewer waits for others, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+        columns: Sequence[str],
+        check_types: Callable[[pa.Schema], None],
+        batch_rows: int = BATCH_ROWS,
+        timeout_ms: float = TIMEOUT_MS,
+    ) -> None:
+        self._process = process
+        self._columns = tuple(columns)
+        self._check_types = check_types
+
+        def score(requests: list[Request]) -> list[Row]:
+            return self._score(requests)
+
+        score.__qualname__ = "the model"  # in messages
+        self._batcher: BatchProcessor[Request, Row] = BatchProcessor(score, batch_rows, timeout_ms)
+
+    @property
+    def stats(self) -> Any:
+        """How many rows and batches there were, and how long they took."""
+        return self._batcher.stats
+
+    def __call__(self, items: Any, timeout_s: float | None = None) -> Any:
+        """Returns the scored row of a text or a row, or a list of them for a list.
+
+        Args:
+            items: a text, a mapping of the columns that are read, or a list of such.
+            timeout_s: how long to wait; None: as long as it takes.
+
+        Raises:
+            InputError: it is none.
+            CallError: there is no result; see `sparkinfer.exceptions`.
+        """
+        if isinstance(items, list):
+            return self._batcher([self._request(item) for item in items], timeout_s=timeout_s)
+        return self._batcher(self._request(items), timeout_s=timeout_s)
+
+    def submit(self, item: Any) -> Future[Row]:
+        """Returns what will hold the scored row of a text or a row; see a call."""
+        promised: Future[Row] = Future()
+        whole = self._batcher.submit([self._request(item)])
+
+        def keep(done: Future[list[Row]]) -> None:
+            if not promised.set_running_or_notify_cancel():
+                return
+            error = done.exception()
+            if error is not None:
+                promised.set_exception(error)
+            else:
+                promised.set_result(done.result()[0])
+
+        def cancel(done: Future[Row]) -> None:
+            if done.cancelled():
+                whole.cancel()
+
+        promised.add_done_callback(cancel)
+        whole.add_done_callback(lambda done: None if done.cancelled() else keep(done))
+        return promised
+
+    async def asubmit(self, item: Any) -> Row:
+        """Returns the same, without keeping the event loop waiting."""
+        return await asyncio.wrap_future(self.submit(item))
+
+    def close(self) -> None:
+        """Ends what waits with an error."""
+        self._batcher.close()
+
+    def _request(self, item: Any) -> Request:
+        """Returns a row that can be scored beside others; what cannot is its caller's alone."""
+        row = item if isinstance(item, Mapping) else {self._only_column: item}
+        missing = [name for name in self._columns if name not in row]
+        if missing:
+            raise InputError(
+                f"the row {shown(dict(row))} has no {missing[0]!r}; give a mapping with "
+                f"{', '.join(self._columns)}"
+            )
+        values = {name: row[name] for name in self._columns}
+        try:
+            if all(isinstance(value, str | None) for value in values.values()):
+                for value in values.values():
+                    (value or "").encode()
+                return Request(TEXTS, values)
+            schema = pa.RecordBatch.from_pylist([values]).schema
+        except (pa.ArrowException, UnicodeEncodeError, TypeError, OverflowError) as error:
+            raise InputError(f"the row {shown(values)} cannot be read: {error}") from error
+        self._check_types(schema)
+        return Request(schema, values)
+
+    @property
+    def _only_column(self) -> str:
+        if len(self._columns) != 1:
+            raise InputError(
+                f"the model reads {', '.join(self._columns)}: give a mapping of these, not one text"
+            )
+        return self._columns[0]
+
+    def _score(self, requests: list[Request]) -> list[Row]:
+        """Returns the scored rows, in the order of the requests."""
+        found: list[Row] = []
+        for kind, group in groupby(requests, key=lambda request: request.kind):
+            schema = kind
+            if not isinstance(schema, pa.Schema):
+                schema = pa.schema([(name, pa.string()) for name in self._columns])
+            rows = pa.RecordBatch.from_pylist([dict(one.row) for one in group], schema)
+            for scored in self._process([rows]):
+                found += scored.to_pylist()
+        return found
