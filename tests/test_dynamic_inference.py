@@ -174,8 +174,13 @@ def test_outputs_that_depend_on_the_padding_are_not_joined() -> None:
 )
 def test_features_that_do_not_fit_are_refused(features: Any, message: str) -> None:
     with pytest.raises(InputError) as refused:
-        rows_of(features)
+        rows_of(features, {})
     assert message in str(refused.value)
+
+
+def test_features_are_given_in_one_way() -> None:
+    with pytest.raises(InputError, match=r"as a dict and by name \(b\)"):
+        rows_of({"a": np.zeros((1, 1))}, {"b": np.zeros((1, 1))})
 
 
 def test_a_padding_side_that_is_none_is_refused() -> None:

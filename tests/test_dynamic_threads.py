@@ -77,10 +77,14 @@ def test_callers_share_a_batch_and_it_leaves_at_once_when_it_is_full() -> None:
         return double(numbers)
 
     with (
-        BatchProcessor(function, batch_size=4, timeout_ms=FOR_EVER_S * 20_000) as batcher,
         ThreadPoolExecutor(4) as pool,
+        BatchProcessor(function, batch_size=4, timeout_ms=FOR_EVER_S * 20_000) as batcher,
     ):
-        assert list(pool.map(batcher, range(4))) == [0, 2, 4, 6]
+        calls = [pool.submit(batcher, number) for number in range(3)]
+        until(lambda: batcher.stats.queue_size == 3)
+        threading.Event().wait(0.05)  # the worker looks, and goes back to sleep
+        calls.append(pool.submit(batcher, 3))
+        assert [call.result(FOR_EVER_S) for call in calls] == [0, 2, 4, 6]
     assert batches == [[0, 1, 2, 3]]
 
 
@@ -125,6 +129,23 @@ def test_an_idle_batcher_uses_no_cpu() -> None:
         before = time.clock_gettime(clock)
         threading.Event().wait(0.2)
         assert time.clock_gettime(clock) - before < 0.0002
+
+
+def test_a_small_call_is_before_a_large_one_that_came_first() -> None:
+    function = Held()
+    with (
+        BatchProcessor(function, batch_size=3, small_batch_threshold=1) as batcher,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        calls = [pool.submit(batcher, 0)]
+        function.wait()
+        calls.append(pool.submit(batcher, [1, 2, 3]))
+        until(lambda: batcher.stats.queue_size == 3)
+        calls.append(pool.submit(batcher, 4))
+        until(lambda: batcher.stats.queue_size == 4)
+        function.may_go.release(3)
+        assert [call.result(FOR_EVER_S) for call in calls] == [0, [2, 4, 6], 8]
+    assert function.batches == [[0], [4, 1, 2], [3]]
 
 
 def test_an_error_is_raised_by_each_call_of_its_batch() -> None:
@@ -189,6 +210,32 @@ def test_bisection_finds_items_that_the_function_leaves_out() -> None:
         errors = [call.exception(FOR_EVER_S) for call in calls]
         assert [call.result() for call in calls if not call.exception()] == [0, 1, 3]
     assert isinstance(errors[2], BatchOutputError)
+
+
+def test_bisection_leaves_out_who_gave_up() -> None:
+    batches = []
+    may_fail = threading.Event()
+
+    def function(numbers: list[int]) -> list[int]:
+        batches.append(sorted(numbers))
+        if 13 in numbers:
+            assert may_fail.wait(FOR_EVER_S)
+            raise ValueError("13 is bad")
+        return double(numbers)
+
+    with (
+        BatchProcessor(function, batch_size=3, timeout_ms=FOR_EVER_S * 20_000, on_error="bisect")
+        as batcher,
+        ThreadPoolExecutor(3) as pool,
+    ):  # fmt: skip
+        calls = [pool.submit(batcher, 1, timeout_s=0.5)]
+        calls += [pool.submit(batcher, number) for number in (13, 2)]
+        assert isinstance(calls[0].exception(FOR_EVER_S), CallTimeoutError)
+        may_fail.set()
+        assert isinstance(calls[1].exception(FOR_EVER_S), ValueError)
+        assert calls[2].result(FOR_EVER_S) == 4
+    assert batches[0] == [1, 2, 13]
+    assert sorted(batches[1:]) == [[2], [13]]
 
 
 def test_a_call_that_waited_long_enough_gives_up_and_shifts_no_other() -> None:

@@ -13,16 +13,24 @@ from sparkinfer.exceptions import BatchOutputError, InputError
 Row = dict[str, Any]
 
 
-def rows_of(features: Any) -> list[Row]:
+def rows_of(features: Any, by_name: Mapping[str, Any]) -> list[Row]:
     """Returns the items of features: each one's part of every array.
 
     Args:
         features: by name, arrays or tensors whose first axis is the items, or lists of one for
-            each item.
+            each item; None if they are given by name.
+        by_name: the same as keyword arguments.
 
     Raises:
-        InputError: there is no item, or not the same number in all features.
+        InputError: they are given in both ways, there is no item, or not the same number in all
+            features.
     """
+    if features is None:
+        features = by_name
+    elif by_name:
+        raise InputError(
+            f"features are given as a dict and by name ({', '.join(by_name)}); give all in one way"
+        )
     if not isinstance(features, Mapping):
         raise InputError(
             f"the features are {type(features).__name__}; expected a dict of arrays by name"

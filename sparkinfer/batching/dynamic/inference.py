@@ -79,7 +79,7 @@ class ModelBatchProcessor(BatchProcessor[dict[str, Feature], Feature]):
             Exception: what the function raised, of several batches the first.
             CallError: there is no result for another reason; see `sparkinfer.exceptions`.
         """
-        rows = rows_of(by_name if features is None else features)
+        rows = rows_of(features, by_name)
         return joined(self._results(rows, timeout_s))
 
     async def acall(  # type: ignore[override]
@@ -91,7 +91,7 @@ class ModelBatchProcessor(BatchProcessor[dict[str, Feature], Feature]):
         **by_name: Feature,
     ) -> Feature:
         """Returns the same as a call, without keeping the event loop waiting."""
-        rows = rows_of(by_name if features is None else features)
+        rows = rows_of(features, by_name)
         return joined(await self._within(self._awaited_results(rows), timeout_s))
 
 

@@ -87,7 +87,7 @@ class AsyncModelBatchProcessor(AsyncBatchProcessor[dict[str, Feature], Feature])
             Exception: what the function raised, of several batches the first.
             CallError: there is no result for another reason; see `sparkinfer.exceptions`.
         """
-        rows = rows_of(by_name if features is None else features)
+        rows = rows_of(features, by_name)
         return joined(await self._within(self._results(rows), timeout_s))
 
 
