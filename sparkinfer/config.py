@@ -22,6 +22,7 @@ from sparkinfer.option_groups import (
     CsvConfig,
     HorovodConfig,
     LoadingConfig,
+    ParallelConfig,
     PreprocessConfig,
 )
 from sparkinfer.redaction import remember_secrets
@@ -109,6 +110,7 @@ class ScoringConfig(ModelSection):
     the input is given up; None: never."""
 
     loading: LoadingConfig = LoadingConfig()
+    parallel: ParallelConfig = ParallelConfig()
     horovod: HorovodConfig = HorovodConfig()
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()

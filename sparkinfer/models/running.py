@@ -12,7 +12,7 @@ from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.layout import Layout
-from sparkinfer.models.tasks.base import Runtime, Tensors
+from sparkinfer.models.tasks.base import Runtime, TaskRuntime, Tensors
 from sparkinfer.workers.steps import step
 
 
@@ -34,7 +34,7 @@ class RunningModel:
         texts: where each of the task's texts comes from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime | TaskRuntime) -> None:
         self.task = checkpoint.task
         self.device = checkpoint.device
         self.encoder = checkpoint.encoder
@@ -63,6 +63,8 @@ class RunningModel:
         """
         import torch
 
+        if isinstance(self.runtime, TaskRuntime):
+            return self.runtime.score(tensors)
         with torch.inference_mode():
             return self.task.decode(self.task.run(self.runtime, tensors), tensors)
 
@@ -84,6 +86,8 @@ class RunningModel:
         """Returns the numbers by which ways of running the model are compared; see `ModelTask`."""
         import torch
 
+        if isinstance(self.runtime, TaskRuntime):
+            return self.runtime.try_out(tensors)
         with torch.inference_mode():
             return self.task.try_out(self.runtime, tensors)
 

@@ -264,6 +264,8 @@ class Scorer:
         self._forwarding = ForwardPass(rows, longest)
         try:
             return self._model.score(tensors), None
+        except DeviceError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 return None, f"{_OUT_OF_MEMORY}: {first_line(error)}"

@@ -115,6 +115,7 @@ class SeveralProcessors:
         """Raises UsageError for mistakes that show without a worker; see `PlannedProcessor`."""
         for name, one in self.members.items():
             with told_of(name):
+                _refuse_parallel(one)
                 one.check()
         times = Counter(column.lower() for column in self.fields.names)
         repeated = [column for column in self.fields.names if times[column.lower()] > 1]
@@ -292,6 +293,15 @@ class SeveralProcessors:
             with told_of(name):
                 changed[name] = change(name, one)
         return replace(self, members=changed)
+
+
+def _refuse_parallel(one: PlannedProcessor) -> None:
+    """Raises ConfigError for a model that would take all that the others need."""
+    if isinstance(one, ModelScoring) and one.options.parallel.is_asked:
+        raise ConfigError(
+            "parallel with several models: a model that is larger than one GPU has its workers to "
+            "itself; score with it in a run of its own"
+        )
 
 
 def members_of(processor: PlannedProcessor) -> Mapping[str, PlannedProcessor]:

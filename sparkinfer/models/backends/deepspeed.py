@@ -1,4 +1,8 @@
-"""The backend `deepspeed`: `deepspeed.init_inference` around the pipeline's module."""
+"""The backend `deepspeed`: `deepspeed.init_inference` around the pipeline's module.
+
+For models that are larger than one GPU, its ZeRO-Inference and its tensor parallelism, in processes
+of their own; see `processes`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import os
 from typing import Any
 
 from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.processes import ProcessesRuntime
 from sparkinfer.models.backends.torch import PipelineRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
@@ -41,14 +46,21 @@ class DeepSpeedBackend:
         Kernels are used only on request: they are wrong or absent for most architectures, and
         right for none of those measured so far.
         """
+        parallel = options.parallel
+        if parallel.is_asked:
+            offloads = parallel.offload == "cpu"
+            return [Acceleration(self.name, dtype, "", parallel.tensor, offloads)]
         plain = Acceleration(self.name, dtype)
         if not options.deepspeed.kernel_inject:
             return [plain]
         return [Acceleration(self.name, dtype, KERNELS), plain]
 
-    def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime:
-        """Returns the pipeline around DeepSpeed's engine."""
-        pipe = checkpoint.pipeline(checkpoint.take_module())
+    def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime | ProcessesRuntime:
+        """Returns the pipeline around DeepSpeed's engine, or the processes that run the model."""
+        if way.is_large:
+            checkpoint.release()
+            return ProcessesRuntime(checkpoint, way)
+        pipe = checkpoint.pipeline(checkpoint.take_module(way.dtype))
         pipe.model = self._wrap(pipe.model, checkpoint, way)
         return PipelineRuntime(pipe)
 

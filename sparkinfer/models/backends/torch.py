@@ -77,14 +77,11 @@ class TorchBackend:
         importlib.import_module("transformers.pipelines")
 
     def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
-        """Returns the one way."""
-        return [Acceleration(self.name, dtype)]
+        """Returns the one way, for models that one device holds."""
+        return [] if options.parallel.is_asked else [Acceleration(self.name, dtype)]
 
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime:
         """Returns the pipeline around the module in the way's number format."""
-        import torch
-
         if way.dtype == "float32":
             return PipelineRuntime(checkpoint.pipeline(checkpoint.module()))
-        module = checkpoint.take_module()
-        return PipelineRuntime(checkpoint.pipeline(module.to(getattr(torch, way.dtype))))
+        return PipelineRuntime(checkpoint.pipeline(checkpoint.take_module(way.dtype)))
