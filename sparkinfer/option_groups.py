@@ -85,6 +85,11 @@ class ParallelConfig(Options):
         """Whether a replica is more than one process's plain model."""
         return self.tensor > 1 or self.offload != "none"
 
+    @property
+    def shown(self) -> str:
+        """What is asked for, as it is given."""
+        return f"parallel.tensor={self.tensor}" if self.tensor > 1 else "parallel.offload=cpu"
+
 
 @dataclass(frozen=True, init=False)
 class HorovodConfig(Options):

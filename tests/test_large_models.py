@@ -6,6 +6,7 @@ processes on the CPU.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,8 @@ from safetensors.torch import load_file
 from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
-from sparkinfer.models import backends, memory
-from sparkinfer.models.backends import PLAIN, check_parallel
+from sparkinfer.models import memory
+from sparkinfer.models.backends import BACKENDS, PLAIN, check_options
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import candidates, run_gate
@@ -373,25 +374,47 @@ def test_the_gate_takes_a_split_model_as_it_is_in_float32(folders: dict[str, Pat
 
 
 @pytest.mark.parametrize(
-    ("parallel", "more", "message"),
+    ("options", "message"),
     [
-        ({"offload": "cpu", "tensor": 2}, {}, "parallel.offload=cpu with parallel.tensor=2"),
-        ({"tensor": 2}, {"acceleration": "none"}, "parallel.tensor=2 with acceleration='none'"),
-        ({"offload": "cpu"}, {"kernels": True}, "with deepspeed.kernel_inject=true"),
+        (
+            {"parallel": ParallelConfig(offload="cpu", tensor=2)},
+            "parallel.offload=cpu with parallel.tensor=2",
+        ),
+        (
+            {"parallel": ParallelConfig(tensor=2), "acceleration": "none"},
+            "parallel.tensor=2 with acceleration='none'",
+        ),
+        (
+            {
+                "parallel": ParallelConfig(tensor=2),
+                "deepspeed": DeepSpeedConfig(kernel_inject=True),
+            },
+            "with deepspeed.kernel_inject=true",
+        ),
+        (
+            {"parallel": ParallelConfig(offload="cpu"), "acceleration": "vllm"},
+            "acceleration='vllm' with parallel.offload=cpu",
+        ),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(
-    parallel: dict[str, Any], more: dict[str, Any], message: str
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernels = DeepSpeedConfig(kernel_inject=more.get("kernels", False))
+    asked = options_of(**{"acceleration": "deepspeed", **options})
+    monkeypatch.setattr(type(BACKENDS[asked.acceleration]), "problem", lambda self: None)
     with pytest.raises(ConfigError, match=message):
-        check_parallel(ParallelConfig(**parallel), more.get("acceleration", "deepspeed"), kernels)
+        check_options(asked)
 
 
 def test_offloading_without_accelerate_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "accelerate" else find(name)
+    )
+    monkeypatch.setattr(type(BACKENDS["deepspeed"]), "problem", lambda self: None)
+    offloading = options_of(acceleration="deepspeed", parallel=ParallelConfig(offload="cpu"))
     with pytest.raises(EngineUnavailableError, match="pip install accelerate on every node"):
-        check_parallel(ParallelConfig(offload="cpu"), "deepspeed", DeepSpeedConfig())
+        check_options(offloading)
 
 
 def config_of(**options: Any) -> ScoringConfig:
@@ -401,16 +424,11 @@ def config_of(**options: Any) -> ScoringConfig:
 def test_a_large_model_is_alone_in_its_run() -> None:
     several = {"a": "one", "b": "two"}
     processor = make_processor(config_of(models=several, parallel={"tensor": 2}))
-    with pytest.raises(ConfigError, match=r"models\.a: parallel with several models"):
+    with pytest.raises(ConfigError, match=r"models\.a: parallel.tensor=2 with several models"):
         processor.check()
 
 
-def test_what_a_pipeline_runs_is_not_split() -> None:
-    with pytest.raises(ConfigError, match="parallel with task='feature-extraction'"):
-        make_processor(config_of(model="m", task="feature-extraction", parallel={"tensor": 2}))
-
-
-def test_without_a_name_it_is_the_backend_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_name_it_is_the_backend_that_can() -> None:
     assert ModelOptions.of(config_of(model="m")).acceleration == "auto"
     options = ModelOptions.of(config_of(model="m", parallel={"tensor": 2}))
     assert options.acceleration == "deepspeed"

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from sparkinfer.exceptions import SparkInferError
-from sparkinfer.plan.plan import Plan
+from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
-from sparkinfer.spark.accelerators import task_device
+from sparkinfer.spark.accelerators import task_devices
 from sparkinfer.spark.worker_end import end_worker
 from sparkinfer.workers import resident, worker_reuse
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient
@@ -62,7 +62,7 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
     number = context.attemptNumber() if context else 0
     attempt = job.attempt.of_task(part, number) if job.attempt else None
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)), plan.step_timeout_s)
-    with task_slot(plan.workers.device_type, plan.workers.cores) as slot:
+    with task_slot(plan.workers) as slot:
         device = f"{slot.device} on {socket.gethostname()}"
         reporter = ProgressClient(job.progress, name, task_id, device)
         with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(name, attempt):
@@ -70,19 +70,17 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
 
 
 @contextmanager
-def task_slot(kind: str, cores: int, scores_later: bool = True) -> Iterator[WorkerSlot]:
+def task_slot(workers: Workers, scores_later: bool = True) -> Iterator[WorkerSlot]:
     """Sets up this process for the running task and yields the task's slot."""
-    limit_threads(cores)
-    with task_device(kind) as device:
-        yield WorkerSlot(device, cores, scores_later)
+    limit_threads(workers.cores)
+    with task_devices(workers.device_type, workers.gpus_each) as (device, *others):
+        yield WorkerSlot(device, workers.cores, scores_later, tuple(others))
 
 
-def call_in_worker(
-    act: Callable[[WorkerSlot], Any], kind: str, cores: int, scores_later: bool
-) -> bytes:
+def call_in_worker(act: Callable[[WorkerSlot], Any], workers: Workers, scores_later: bool) -> bytes:
     """Calls a function in this task and returns its result or its SparkInferError, pickled."""
     try:
-        with task_slot(kind, cores, scores_later) as slot:
+        with task_slot(workers, scores_later) as slot:
             return pickle.dumps(act(slot))
     except SparkInferError as error:
         return pickle.dumps(error)

@@ -12,12 +12,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.backends import (
-    BACKENDS,
-    check_acceleration,
-    check_parallel,
-    wanted_backends,
-)
+from sparkinfer.models.backends import BACKENDS, check_options, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.encoded import EncodedRows
@@ -95,9 +90,7 @@ class ModelScoring:
         """Raises UsageError for texts that cannot be made, or an unavailable backend."""
         for text in self.options.texts:
             text.check()
-        options = self.options
-        check_acceleration(options.acceleration)
-        check_parallel(options.parallel, options.acceleration, options.deepspeed)
+        check_options(self.options)
 
     def check_names(self, columns: Sequence[str]) -> None:
         """Raises InputError for columns that the input does not have."""

@@ -77,6 +77,11 @@ class RunningModel:
         tensors = [*module.parameters(), *module.buffers()]
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
+    @property
+    def own_batch_tokens(self) -> int | None:
+        """Tokens of a batch for what runs the model in batches of its own; None: it does not."""
+        return self.runtime.batch_tokens if isinstance(self.runtime, TaskRuntime) else None
+
     def move(self, device: str) -> None:
         """Moves the weights; does nothing if the backend does not show them."""
         if self.runtime.module is not None:

@@ -33,7 +33,7 @@ from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.models.window_loop import score_windows
-from sparkinfer.workers.devices import is_out_of_memory, release_memory
+from sparkinfer.workers.devices import breaks_device, is_out_of_memory, release_memory
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity, ForwardPass
@@ -89,7 +89,8 @@ class Scorer:
         self._name = name
         self._columns = options.columns
         self._batching = options.batching
-        self._budget = options.batching.max_batch_tokens or _default_budget(model.device)
+        own = model.own_batch_tokens or _default_budget(model.device)
+        self._budget = options.batching.max_batch_tokens or own
         self._report = report
         self._forwarding: ForwardPass | None = None  # for the watchdog; see `RowEncoder.activity`
 
@@ -176,11 +177,13 @@ class Scorer:
                 encoded.errors.setdefault(sequence, reason)
 
     def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
-        shared = self._model.layout.shared
+        shared, most_rows = self._model.layout.shared, self._batching.max_batch_rows
+        if self._model.own_batch_tokens is not None:
+            shared, most_rows = "any length", self._batching.window_rows
         return plan_batches(
             lengths + self._model.task.made_tokens,
             max_tokens=self._budget,
-            max_rows=1 if shared == "nothing" else self._batching.max_batch_rows,
+            max_rows=1 if shared == "nothing" else most_rows,
             mixes_lengths=shared == "any length",
         )
 
@@ -391,8 +394,3 @@ _OUT_OF_MEMORY = "out of memory"
 
 def _default_budget(device: str) -> int:
     return DEFAULT_BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
-
-
-def breaks_device(error: Exception) -> bool:
-    """Returns whether every later CUDA call of this process would fail too."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)

@@ -297,10 +297,14 @@ class SeveralProcessors:
 
 def _refuse_parallel(one: PlannedProcessor) -> None:
     """Raises ConfigError for a model that would take all that the others need."""
-    if isinstance(one, ModelScoring) and one.options.parallel.is_asked:
+    if not isinstance(one, ModelScoring):
+        return
+    is_vllm = one.options.acceleration == "vllm"
+    if is_vllm or one.options.parallel.is_asked:
+        what = "acceleration='vllm'" if is_vllm else one.options.parallel.shown
         raise ConfigError(
-            "parallel with several models: a model that is larger than one GPU has its workers to "
-            "itself; score with it in a run of its own"
+            f"{what} with several models: such a model has its worker's memory to itself; score "
+            "with it in a run of its own"
         )
 
 

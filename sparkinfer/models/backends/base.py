@@ -59,6 +59,14 @@ class Backend(Protocol):
         Imports nothing.
         """
 
+    def check(self, options: ModelOptions) -> None:
+        """Raises for options that it does not follow, where it is asked for by name.
+
+        Raises:
+            ConfigError: it does not do it.
+            EngineUnavailableError: a package that this takes is missing.
+        """
+
     def warm_up(self) -> None:
         """Imports what `load` needs, for a process that will call it later."""
 

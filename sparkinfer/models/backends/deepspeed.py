@@ -12,6 +12,7 @@ import logging
 import os
 from typing import Any
 
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.processes import ProcessesRuntime
 from sparkinfer.models.backends.torch import PipelineRuntime
@@ -35,6 +36,26 @@ class DeepSpeedBackend:
             "the package deepspeed is not installed; run pip install deepspeed or use "
             "--acceleration auto"
         )
+
+    def check(self, options: ModelOptions) -> None:
+        """Raises for options that contradict each other, or need a package; see `Backend`."""
+        parallel = options.parallel
+        offloads = parallel.offload == "cpu"
+        if offloads and parallel.tensor > 1:
+            raise ConfigError(
+                f"parallel.offload=cpu with {parallel.shown}: one keeps the weights in the host's "
+                "memory, the other on several GPUs; drop one of them"
+            )
+        if parallel.is_asked and options.deepspeed.kernel_inject:
+            raise ConfigError(
+                f"{parallel.shown} with deepspeed.kernel_inject=true: DeepSpeed's own kernels are "
+                "for models on one GPU; drop one of them"
+            )
+        if offloads and importlib.util.find_spec("accelerate") is None:
+            raise EngineUnavailableError(
+                f"{parallel.shown}: the package accelerate is not installed, by which transformers "
+                "reads DeepSpeed's settings; run pip install accelerate on every node"
+            )
 
     def warm_up(self) -> None:
         """Imports the package."""

@@ -101,6 +101,7 @@ class ProcessesRuntime:
     """
 
     module = None
+    batch_tokens = None
 
     def __init__(self, checkpoint: Checkpoint, way: Acceleration) -> None:
         self._checkpoint = checkpoint

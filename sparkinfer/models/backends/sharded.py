@@ -36,6 +36,7 @@ def load_large(
     place = {"RANK": rank, "WORLD_SIZE": way.processes, "LOCAL_RANK": index}
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(GLOO_SOCKET_IFNAME="lo", DS_ACCELERATOR="cuda" if on_gpu else "cpu")
+    os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # of a world that the worker belongs to
     if on_gpu:
         torch.cuda.set_device(index)
     torch.distributed.init_process_group(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint, quiet_transformers
 from sparkinfer.models.options import ModelOptions
@@ -70,6 +71,14 @@ class TorchBackend:
     def problem(self) -> str | None:
         """Returns None: every installation has it."""
         return None
+
+    def check(self, options: ModelOptions) -> None:
+        """Raises ConfigError for models larger than one GPU; see `Backend`."""
+        if options.parallel.is_asked:
+            raise ConfigError(
+                f"{options.parallel.shown} with acceleration='none': transformers alone has no "
+                "part in that; use acceleration='deepspeed' or leave it out"
+            )
 
     def warm_up(self) -> None:
         """Imports transformers' pipelines."""

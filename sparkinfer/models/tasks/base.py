@@ -76,10 +76,14 @@ class TaskRuntime(Protocol):
 
     Attributes:
         module: None: there is none in this process.
+        batch_tokens: tokens, padding included, of a batch, where it makes its own of them; None:
+            a batch is run as it is given.
     """
 
     @property
     def module(self) -> None: ...  # noqa: D102
+    @property
+    def batch_tokens(self) -> int | None: ...  # noqa: D102
 
     def score(self, tensors: Tensors) -> pa.RecordBatch:
         """Returns what the task decodes of one padded batch; see `ModelTask.decode`."""
