@@ -7,7 +7,7 @@ outputs. That the adapter fits the real one is not shown by it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -131,17 +131,17 @@ class LLM:
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: bool | Callable[..., Any] = True,
         lora_request: Any = None,
         priority: list[int] | None = None,
         tokenization_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        assert not use_tqdm
         assert self.arguments["generation_config"] == "vllm"
         calls.append(("generate", len(prompts)))
         given = sampling_params if isinstance(sampling_params, list) else None
         every = given or [sampling_params] * len(prompts)
-        return [self._continue(one, how) for one, how in zip(prompts, every, strict=True)]
+        pairs = zip(_told(prompts, use_tqdm), every, strict=True)
+        return [self._continue(one, how) for one, how in pairs]
 
     def _continue(self, prompt: Any, how: Any) -> RequestOutput:
         ids = self._checked(prompt)
@@ -183,14 +183,14 @@ class LLM:
         prompts: Any,
         *,
         pooling_params: PoolingParams | None = None,
-        use_tqdm: bool = True,
+        use_tqdm: bool | Callable[..., Any] = True,
         lora_request: Any = None,
         tokenization_kwargs: dict[str, Any] | None = None,
     ) -> list[PoolingRequestOutput]:
         assert pooling_params is not None
         calls.append(("classify", len(prompts)))
         made = []
-        for prompt in prompts:
+        for prompt in _told(prompts, use_tqdm):
             logits = self._run(prompt).logits[0].float()
             probs = logits.softmax(-1) if pooling_params.use_activation is not False else logits
             output = SimpleNamespace(probs=probs.tolist())
@@ -202,7 +202,7 @@ class LLM:
         prompts: Any,
         *,
         pooling_params: PoolingParams | None = None,
-        use_tqdm: bool = True,
+        use_tqdm: bool | Callable[..., Any] = True,
         lora_request: Any = None,
         tokenization_kwargs: dict[str, Any] | None = None,
     ) -> list[PoolingRequestOutput]:
@@ -215,7 +215,7 @@ class LLM:
             "LAST": lambda hidden: hidden[-1],
         }[str(self._pooler.pooling_type)]
         made = []
-        for prompt in prompts:
+        for prompt in _told(prompts, use_tqdm):
             vector = pool(self._run(prompt).last_hidden_state[0].float())
             output = SimpleNamespace(embedding=vector.tolist())
             made.append(PoolingRequestOutput(prompt["prompt_token_ids"], output))
@@ -237,3 +237,14 @@ class LLM:
         if self._longest is not None and len(ids) > self._longest:
             raise ValueError("The decoder prompt is longer than the maximum model length")
         return ids
+
+
+def _told(prompts: Any, use_tqdm: bool | Callable[..., Any]) -> Iterator[Any]:
+    assert use_tqdm is not True  # workers have no terminal
+    bar = use_tqdm(total=len(prompts), desc="Processed", dynamic_ncols=True) if use_tqdm else None
+    for prompt in prompts:
+        yield prompt
+        if bar is not None:
+            bar.update(1)
+    if bar is not None:
+        bar.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
+import torch
 
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, DeviceError, EngineUnavailableError
@@ -197,11 +198,16 @@ def test_the_model_is_split_among_as_many_gpus(folders: dict[str, Path]) -> None
     assert (arguments["tensor_parallel_size"], arguments["max_model_len"]) == (2, 72)
 
 
-def score(model: RunningModel, token: int) -> Any:
-    import torch
+def score(model: RunningModel, *tokens: int, moved: Callable[[], None] = lambda: None) -> Any:
+    ids = torch.tensor(tokens)[:, None]
+    return model.score({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, moved)
 
-    tensors = {"input_ids": torch.tensor([[token]]), "attention_mask": torch.tensor([[1]])}
-    return model.score(tensors)
+
+def test_a_long_window_tells_that_it_moves(folders: dict[str, Path]) -> None:
+    moves: list[int] = []
+    model = running(folders["text-generation"], options_for("text-generation"))
+    score(model, 4, 5, 6, moved=lambda: moves.append(1))
+    assert len(moves) == 3
 
 
 def test_a_text_that_is_given_up_and_an_engine_that_dies(
@@ -260,5 +266,6 @@ def test_a_run_is_chunks_rows_and_errors_as_ever(folders: dict[str, Path], tmp_p
         for name in ("out", "plain")
     )
     close_to(found, wanted)
-    again = sparkinfer.run(sparkinfer.ScoringConfig(**config, acceleration="vllm"))
-    assert again.rows_scored == 0 if hasattr(again, "rows_scored") else again.rows == 92
+    fake_vllm.calls.clear()
+    sparkinfer.run(sparkinfer.ScoringConfig(**config, acceleration="vllm"))
+    assert not fake_vllm.calls  # what is done is not done again

@@ -52,6 +52,7 @@ class Verdict:
         task: what the task's options come to for the model; see `ModelTask`.
         reference: what it was compared with.
         uncompared: why it was not compared with float32; empty if it was.
+        memory: what it takes and what there was, by the headers of its files; empty if unknown.
     """
 
     accepted: Acceleration
@@ -66,6 +67,7 @@ class Verdict:
     task: Mapping[str, Any] = field(default_factory=dict)
     reference: str = "float32"
     uncompared: str = ""
+    memory: str = field(default="", compare=False)
 
     @property
     def details(self) -> str:
@@ -86,6 +88,8 @@ class Verdict:
             f"{self.accepted} on {self.device}: {by}, allowed {self.tolerance:g}; labels "
             f"{', '.join(self.labels[:8])}; texts are {cut}"
         )
+        if self.memory:
+            found += f"; {self.memory}"
         if self.unpadded:
             found += f"; texts of unlike length share no batch: {self.unpadded}"
         return found
@@ -141,6 +145,7 @@ def run_gate(
         task=dict(checkpoint.task.resolved),
         reference=fit.shown,
         uncompared=fit.uncompared,
+        memory=fit.plan,
     )
 
 

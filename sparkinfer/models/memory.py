@@ -68,12 +68,14 @@ class Fit:
         ways: in the order in which to try them; the reference may be among them.
         rejected: those that do not fit, by name, and why.
         uncompared: why nothing is compared with float32; empty if it is.
+        plan: what the first of them takes, and what there is; empty if nobody knows.
     """
 
     reference: Acceleration
     ways: tuple[Acceleration, ...]
     rejected: tuple[tuple[str, str], ...] = ()
     uncompared: str = ""
+    plan: str = ""
 
     @property
     def shown(self) -> str:
@@ -97,7 +99,9 @@ def fitting(checkpoint: Checkpoint, ways: Sequence[Acceleration], longest_text: 
     *others, plain = ways
     if weights is None:
         return Fit(plain, tuple(others))
-    return _Plan(checkpoint, weights, longest_text).fit(others, plain)
+    plan = _Plan(checkpoint, weights, longest_text)
+    fit = plan.fit(others, plain)
+    return replace(fit, plan=plan.shown([*fit.ways, fit.reference][0]))
 
 
 class _Plan:
@@ -128,6 +132,10 @@ class _Plan:
             return Fit(exact, ways, rejected)
         reference = next((way for way in ways if way.backend == PLAIN.backend), ways[0])
         return Fit(reference, ways, rejected, self._too_large(plain))
+
+    def shown(self, way: Acceleration) -> str:
+        """Returns what a way takes and what there is, as a phrase."""
+        return f"{self._needs(way)}; {self._free(way)}"
 
     def need(self, way: Acceleration) -> Need:
         """Returns what a way takes."""
@@ -174,7 +182,7 @@ class _Plan:
         return Room(min(known, default=None), free_host_memory())
 
     def _too_large(self, way: Acceleration) -> str:
-        return f"it does not fit: {self._needs(way)}; {self._free(way)}"
+        return f"it does not fit: {self.shown(way)}"
 
     def _needs(self, way: Acceleration) -> str:
         need = self.need(way)

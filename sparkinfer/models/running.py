@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -55,16 +55,17 @@ class RunningModel:
         """Returns the token ids of inputs, given as one column for each of the task's texts."""
         return self.task.encode(self.encoder, columns)
 
-    def score(self, tensors: Tensors) -> pa.RecordBatch:
+    def score(self, tensors: Tensors, moved: Callable[[], None] = lambda: None) -> pa.RecordBatch:
         """Returns what the task decodes of one padded batch, a row per sequence.
 
         Args:
             tensors: int64 (sequences, longest) by name.
+            moved: see `TaskRuntime`.
         """
         import torch
 
         if isinstance(self.runtime, TaskRuntime):
-            return self.runtime.score(tensors)
+            return self.runtime.score(tensors, moved)
         with torch.inference_mode():
             return self.task.decode(self.task.run(self.runtime, tensors), tensors)
 

@@ -177,14 +177,14 @@ class Scorer:
                 encoded.errors.setdefault(sequence, reason)
 
     def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
-        shared, most_rows = self._model.layout.shared, self._batching.max_batch_rows
-        if self._model.own_batch_tokens is not None:
-            shared, most_rows = "any length", self._batching.window_rows
+        own, shared = self._model.own_batch_tokens is not None, self._model.layout.shared
+        most = self._batching.window_rows if own else self._batching.max_batch_rows
         return plan_batches(
             lengths + self._model.task.made_tokens,
             max_tokens=self._budget,
-            max_rows=1 if shared == "nothing" else most_rows,
+            max_rows=1 if shared == "nothing" and not own else most,
             mixes_lengths=shared == "any length",
+            pads_freely=own,
         )
 
     def score(self, window: Window) -> pa.RecordBatch:
@@ -264,9 +264,13 @@ class Scorer:
         The exception itself is not kept: its traceback would hold the batch's tensors.
         """
         started = time.perf_counter()
-        self._forwarding = ForwardPass(rows, longest)
+
+        def moved() -> None:
+            self._forwarding = ForwardPass(rows, longest)  # another one, for the watchdog
+
+        moved()
         try:
-            return self._model.score(tensors), None
+            return self._model.score(tensors, moved), None
         except DeviceError:
             raise
         except Exception as error:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -109,7 +109,7 @@ class ProcessesRuntime:
         self._processes: _Processes | None = None
         self._start()
 
-    def score(self, tensors: Tensors) -> pa.RecordBatch:
+    def score(self, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
         """Returns what the task decodes of one padded batch; see `TaskRuntime`."""
         return self._ask("score", tensors)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,14 +120,14 @@ class VllmRuntime:
                 **kind.engine(vllm),
             )
 
-    def score(self, tensors: Tensors) -> pa.RecordBatch:
+    def score(self, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
         """Returns what the task decodes; see `TaskRuntime`.
 
         Raises:
             DeviceError: the engine has died.
         """
         with _engine_deaths():
-            return self._kind.score(self._llm, tensors)
+            return self._kind.score(self._llm, tensors, moved)
 
     def try_out(self, tensors: Tensors) -> pa.RecordBatch:
         """Returns the numbers by which ways are compared; see `TaskRuntime`."""
@@ -193,12 +194,12 @@ class Kind(ABC):
         """Returns further arguments of `LLM`."""
 
     @abstractmethod
-    def score(self, llm: Any, tensors: Tensors) -> pa.RecordBatch:
-        """Returns what the task decodes of a batch."""
+    def score(self, llm: Any, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
+        """Returns what the task decodes of a batch; see `TaskRuntime`."""
 
     def try_out(self, llm: Any, tensors: Tensors) -> pa.RecordBatch:
         """Returns the numbers by which ways are compared, for a batch."""
-        return self.score(llm, tensors)
+        return self.score(llm, tensors, lambda: None)
 
 
 class Generates(Kind):
@@ -221,11 +222,11 @@ class Generates(Kind):
         """Returns further arguments of `LLM`: nothing is taken from the model's own files."""
         return {"runner": "generate", "generation_config": "vllm", "max_logprobs": -1}
 
-    def score(self, llm: Any, tensors: Tensors) -> pa.RecordBatch:
+    def score(self, llm: Any, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
         """Returns a row for each prompt; see `Kind`."""
         prompts = _token_ids(tensors)
         parameters = [self._parameters(key) for key in keys_of(prompts)]
-        outputs = llm.generate(_prompts(prompts, {}), parameters, use_tqdm=False)
+        outputs = llm.generate(_prompts(prompts, {}), parameters, use_tqdm=_bar(moved))
         made = Made([], [])
         for output in outputs:
             [one] = output.outputs
@@ -280,13 +281,13 @@ class Classifies(Kind):
         """Returns further arguments of `LLM`."""
         return {"runner": "pooling", "convert": "classify"}
 
-    def score(self, llm: Any, tensors: Tensors) -> pa.RecordBatch:
+    def score(self, llm: Any, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
         """Returns a row for each text; see `Kind`."""
         import torch
 
         how = _class("PoolingParams")(use_activation=False)
         prompts = _prompts(_token_ids(tensors), tensors)
-        outputs = llm.classify(prompts, pooling_params=how, use_tqdm=False)
+        outputs = llm.classify(prompts, pooling_params=how, use_tqdm=_bar(moved))
         logits = torch.tensor([output.outputs.probs for output in outputs])
         decoded: pa.RecordBatch = self.task.decode(logits, tensors)
         return decoded
@@ -318,13 +319,13 @@ class Embeds(Kind):
         pooler = vllm.config.PoolerConfig(pooling_type=POOLINGS[mode], use_activation=False)
         return {"runner": "pooling", "convert": "embed", "pooler_config": pooler}
 
-    def score(self, llm: Any, tensors: Tensors) -> pa.RecordBatch:
+    def score(self, llm: Any, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
         """Returns a row for each text; see `Kind`."""
         import torch
 
         how = _class("PoolingParams")(use_activation=False)
         prompts = _prompts(_token_ids(tensors), tensors)
-        outputs = llm.embed(prompts, pooling_params=how, use_tqdm=False)
+        outputs = llm.embed(prompts, pooling_params=how, use_tqdm=_bar(moved))
         vectors = torch.tensor([output.outputs.embedding for output in outputs])
         return self.task.decode(self.task.head.finished(vectors), tensors)
 
@@ -335,6 +336,21 @@ KINDS: Mapping[str, type[Kind]] = {
     "embedding": Embeds,
 }
 """By the name of the task."""
+
+
+def _bar(moved: Callable[[], None]) -> Callable[..., Any]:
+    """Returns what makes a progress bar that shows nothing and tells that something moves."""
+    tqdm: Any = importlib.import_module("tqdm").tqdm
+
+    class Bar(tqdm):  # type: ignore[misc,unused-ignore]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            moved()
+            return bool(super().update(n))
+
+    return Bar
 
 
 def _class(name: str) -> Any:

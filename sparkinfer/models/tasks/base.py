@@ -85,8 +85,13 @@ class TaskRuntime(Protocol):
     @property
     def batch_tokens(self) -> int | None: ...  # noqa: D102
 
-    def score(self, tensors: Tensors) -> pa.RecordBatch:
-        """Returns what the task decodes of one padded batch; see `ModelTask.decode`."""
+    def score(self, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
+        """Returns what the task decodes of one padded batch; see `ModelTask.decode`.
+
+        Args:
+            tensors: of the batch.
+            moved: called as parts of a batch get done, where that takes long.
+        """
 
     def try_out(self, tensors: Tensors) -> pa.RecordBatch:
         """Returns the numbers by which ways of running the model are compared."""
