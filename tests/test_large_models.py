@@ -21,11 +21,13 @@ from safetensors.torch import load_file
 
 from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
 from sparkinfer.models import memory
 from sparkinfer.models.backends import BACKENDS, PLAIN, check_options
 from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.examination import examine
 from sparkinfer.models.gate import candidates, run_gate
 from sparkinfer.models.memory import Fit, fitting
 from sparkinfer.models.options import ModelOptions
@@ -182,6 +184,23 @@ def test_an_offloaded_model_is_compared_with_its_float32_if_the_host_holds_that(
     memory_of(15.6 * GIGA, 20 * GIGA)
     with pytest.raises(ConfigError, match="this host has 20.0 GB free"):
         fit_of(large, options)
+
+
+def test_a_model_that_the_one_fitting_way_cannot_run_is_refused(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise AssertionError("AutoTP not supported for model")
+
+    monkeypatch.setattr(DeepSpeedBackend, "load", fail)
+    options = replace(
+        options_for("text-generation"),
+        dtype="float32",
+        acceleration="deepspeed",
+        parallel=ParallelConfig(tensor=2),
+    )
+    with pytest.raises(ModelLoadError, match=r"by deepspeed over 2 processes in float32 \(Assert"):
+        examine(Checkpoint(folders["text-generation"], options, "cpu"), 100, SPLIT)
 
 
 def test_a_split_model_needs_its_part_on_each_gpu(large: Path, memory_of: Any) -> None:

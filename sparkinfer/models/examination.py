@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.exceptions import ConfigError, ModelLoadError, SparkInferError
 from sparkinfer.logs import get_logger
 from sparkinfer.models import probes as probing
 from sparkinfer.models.backends.base import Acceleration
@@ -106,7 +106,7 @@ class _Reference:
     def __init__(self, checkpoint: Checkpoint, way: Acceleration) -> None:
         self.checkpoint = checkpoint
         self.way = way
-        self._runtime = load_way(checkpoint, way).runtime
+        self._runtime = self._load()
         self.as_loaded = None if self.module is None else ModuleState(self.module)
 
     @property
@@ -123,7 +123,19 @@ class _Reference:
         """Has the model be run in another layout, loaded anew if it has other resets."""
         if layout.resets != self.checkpoint.layout.resets:
             self.checkpoint.follow(layout)
-            self._runtime = load_way(self.checkpoint, self.way).runtime
+            self._runtime = self._load()
+
+    def _load(self) -> Any:
+        try:
+            return load_way(self.checkpoint, self.way).runtime
+        except SparkInferError:
+            raise
+        except Exception as error:  # a wrapper may raise anything
+            raise ModelLoadError(
+                f"model {str(self.checkpoint.path)!r} cannot be run by {self.way} "
+                f"({_said(error)}), with which other ways are compared; use another of dtype, "
+                "parallel.tensor and parallel.offload, or more memory"
+            ) from error
 
 
 class _TooLongError(Exception):

@@ -190,8 +190,8 @@ class _Plan:
 
     def _free(self, way: Acceleration) -> str:
         need, room = self.need(way), self._room
-        is_host = not need.device or (room.device is not None and need.device <= room.device)
-        if is_host:
+        on_device, on_host = Need(need.device, 0), Need(0, need.host)
+        if not need.device or (room.holds(on_device) and not room.holds(on_host)):
             beside = f" of which {_shown(need.host)} are needed" if need.device else ""
             return f"this host has {_shown(room.host or 0)} free{beside}"
         return f"this GPU has {_shown(room.device or 0)} free"
