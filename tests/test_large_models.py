@@ -31,6 +31,7 @@ from sparkinfer.models.examination import examine
 from sparkinfer.models.gate import candidates, run_gate
 from sparkinfer.models.memory import Fit, fitting
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.weights import weights_of
@@ -452,3 +453,13 @@ def test_without_a_name_it_is_the_backend_that_can() -> None:
     options = ModelOptions.of(config_of(model="m", parallel={"tensor": 2}))
     assert options.acceleration == "deepspeed"
     assert candidates(replace(options, dtype="float32"), "cpu") == [SPLIT, PLAIN]
+
+
+def test_a_resumed_run_goes_on_only_with_as_many_processes() -> None:
+    earlier = {"accepted": {"backend": "deepspeed", "dtype": "float32", "processes": 2}}
+    spec = make_processor(config_of(model="m", parallel={"tensor": 2}))
+    assert isinstance(spec, ModelScoring)
+    assert spec.pinned(earlier).options.way == SPLIT
+    other = make_processor(config_of(model="m", parallel={"tensor": 4}))
+    assert isinstance(other, ModelScoring)
+    assert other.pinned(earlier).options.way is None

@@ -59,7 +59,7 @@ class DeepSpeedBackend:
 
     def warm_up(self) -> None:
         """Imports the package."""
-        _import_deepspeed()
+        import_deepspeed()
 
     def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
         """Returns the plain wrapper, preceded by the kernels if they were requested.
@@ -88,8 +88,8 @@ class DeepSpeedBackend:
     def _wrap(self, module: Any, checkpoint: Checkpoint, way: Acceleration) -> Any:
         import torch
 
-        deepspeed = _import_deepspeed()
-        _stay_on(checkpoint.device)
+        deepspeed = import_deepspeed()
+        stay_on(checkpoint.device)
         dtype = getattr(torch, way.dtype)
         # The pipeline disables the cache through a parameter that it looks for in the signature of
         # `forward`, which DeepSpeed's wrapper hides.
@@ -106,7 +106,7 @@ class DeepSpeedBackend:
         )
 
 
-def _stay_on(device: str) -> None:
+def stay_on(device: str) -> None:
     """Keeps DeepSpeed from moving a module to a GPU that was not asked for.
 
     It moves every module to the accelerator of its choice, which is a GPU where there is one.
@@ -117,7 +117,11 @@ def _stay_on(device: str) -> None:
         accelerator.set_accelerator(cpu.CPU_Accelerator())
 
 
-def _import_deepspeed() -> Any:
+def import_deepspeed() -> Any:
+    """Returns the package, which says less than it would and looks for no GPU where there is none.
+
+    Source: the variables of `deepspeed.utils.logging` and `deepspeed.accelerator`.
+    """
     import torch
 
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")

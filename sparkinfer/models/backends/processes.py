@@ -74,7 +74,7 @@ class Answer:
     """What a process answers.
 
     Attributes:
-        value: the result; of a process that is not the first, only what all must agree on.
+        value: the result, of the first process alone.
         agreed: what all must agree on.
         error: name and text of what was raised, None if nothing was.
         is_memory: whether that was for lack of memory.
@@ -261,9 +261,9 @@ class _Processes:
         said = [f"signal {-code}" if code < 0 else f"exit code {code}" for code in codes]
         self.end()
         return DeviceError(
-            f"a process of the model has ended ({', '.join(said) or 'its connection is closed'}): "
-            "out of memory, if nothing else is said above; give the host more, or a smaller "
-            "batching.max_batch_tokens"
+            f"a process of the model has ended ({', '.join(said) or 'its connection is closed'}), "
+            "for lack of memory if nothing else is said above; run again to go on, with more of it "
+            "or a smaller batching.max_batch_tokens"
         )
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Any
 
 from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.deepspeed import import_deepspeed, stay_on
 from sparkinfer.models.backends.torch import PipelineRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.held_module import HeldModule
@@ -35,7 +37,7 @@ def load_large(
     index = torch.device(checkpoint.device).index or 0 if on_gpu else rank
     place = {"RANK": rank, "WORLD_SIZE": way.processes, "LOCAL_RANK": index}
     os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.update(GLOO_SOCKET_IFNAME="lo", DS_ACCELERATOR="cuda" if on_gpu else "cpu")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # of a world that the worker belongs to
     if on_gpu:
         torch.cuda.set_device(index)
@@ -45,7 +47,8 @@ def load_large(
         rank=rank,
         world_size=way.processes,
     )
-    deepspeed: Any = importlib.import_module("deepspeed")
+    deepspeed = import_deepspeed()
+    stay_on(checkpoint.device)
     # Compiled where it is first used, for minutes, and a stopped compilation blocks the next one.
     importlib.import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)

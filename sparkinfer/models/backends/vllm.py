@@ -141,7 +141,7 @@ def _engine_deaths() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__name__ in ("EngineDeadError", "EngineGenerateError"):
+        if type(error).__name__ == "EngineDeadError":
             raise DeviceError(
                 f"vLLM's engine has died ({first_line(error)}); the worker process ends so that a "
                 "new one starts it again"
