@@ -23,6 +23,7 @@ from sparkinfer.option_groups import (
     FunctionConfig,
     HorovodConfig,
     LoadingConfig,
+    ParallelConfig,
     PreprocessConfig,
 )
 from sparkinfer.redaction import remember_secrets
@@ -111,6 +112,7 @@ class ScoringConfig(ModelSection):
 
     fn: FunctionConfig = FunctionConfig()
     loading: LoadingConfig = LoadingConfig()
+    parallel: ParallelConfig = ParallelConfig()
     horovod: HorovodConfig = HorovodConfig()
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()

@@ -125,6 +125,27 @@ class FunctionConfig(Options):
 
 
 @dataclass(frozen=True, init=False)
+class ParallelConfig(Options):
+    """How a model that is larger than one GPU is run; both need DeepSpeed, or vLLM."""
+
+    tensor: int = field(default=1, metadata=at_least(1))
+    """GPUs of one host that share each replica, its layers split among them; on CPUs, processes."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where the weights wait for their turn: `cpu`, in the host's memory, one layer after the other
+    being brought to the GPU (ZeRO-Inference)."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a replica is more than one process's plain model."""
+        return self.tensor > 1 or self.offload != "none"
+
+    @property
+    def shown(self) -> str:
+        """What is asked for, as it is given."""
+        return f"parallel.tensor={self.tensor}" if self.tensor > 1 else "parallel.offload=cpu"
+
+
+@dataclass(frozen=True, init=False)
 class HorovodConfig(Options):
     """How the `horovod` engine starts its ranks and what they read with."""
 

@@ -129,7 +129,7 @@ class Embedding(Task):
             _lower_case(files)
         prompt = self._prompt(said)
         taken = len(files.tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
-        return _ModelTask(self, said, self._head(said, files), prompt, taken)
+        return EmbeddingModel(self, said, self._head(said, files), prompt, taken)
 
     def _refuse_contradictions(self, said: SentenceFiles) -> None:
         options, modes = self.options, said.pooling.modes
@@ -170,15 +170,22 @@ class Embedding(Task):
         return said.prompts[name]
 
 
-class _ModelTask(ModelTask):
+class EmbeddingModel(ModelTask):
+    """The task as one model does it.
+
+    Attributes:
+        head: makes a text's vector of those of its tokens.
+        skips_prompt: whether those of the prompt do not count.
+    """
+
     def __init__(
         self, task: Embedding, said: SentenceFiles, head: SentenceHead, prompt: str, taken: int
     ) -> None:
         super().__init__(task)
-        self._head = head
+        self.head = head
         self._prompt = prompt
         self._taken = taken  # tokens of a sequence of the prompt alone
-        self._skips_prompt = bool(prompt) and not said.pooling.includes_prompt
+        self.skips_prompt = bool(prompt) and not said.pooling.includes_prompt
         self._prompt_tokens: dict[int, int] = {}
         self.added_bytes = len(prompt.encode())
         self.resolved = {
@@ -190,6 +197,7 @@ class _ModelTask(ModelTask):
         }
 
     def check_limit(self, max_length: int) -> None:
+        """Raises ConfigError if the prompt leaves no room for a text; see `ModelTask`."""
         if self._taken >= max_length:
             raise ConfigError(
                 f"the prompt {shown(self._prompt)} takes {self._taken} tokens of the {max_length} "
@@ -198,12 +206,13 @@ class _ModelTask(ModelTask):
             )
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns the token ids of texts; see `ModelTask`."""
         texts = [self._prompt + text for text in columns[0]] if self._prompt else columns[0]
         encoded = encoder.encode(texts)
         everything = np.arange(int(encoded.n_tokens.sum()))
         places = everything - np.repeat(encoded.starts, encoded.n_tokens) + 1
         encoded.columns[PLACE] = places.astype(np.int32)
-        if self._skips_prompt:
+        if self.skips_prompt:
             counted = places > self._tokens_of_prompt(encoder)
             encoded.columns[COUNTED] = counted.astype(np.int32)
         return Inputs.of_one_sequence_each(encoded)
@@ -221,13 +230,16 @@ class _ModelTask(ModelTask):
         return known[encoder.max_length]
 
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
+        """Returns the vectors of texts; see `ModelTask`."""
+
         def embed(outputs: Mapping[str, Any], placed: Tensors) -> Mapping[str, Any]:
             vectors = outputs["last_hidden_state"]
-            return {"embedding": self._head(vectors, placed[PLACE], placed.get(COUNTED))}
+            return {"embedding": self.head(vectors, placed[PLACE], placed.get(COUNTED))}
 
         return runtime.forward(tensors, embed)["embedding"]
 
     def decode(self, output: Any, tensors: Tensors) -> pa.RecordBatch:
+        """Returns a row for each vector; see `ModelTask`."""
         vectors = output.numpy()
         decoded = pa.RecordBatch.from_arrays([float_lists(vectors)], schema=self.schema)
         return without_rows(decoded, ~np.isfinite(vectors).all(axis=-1))
