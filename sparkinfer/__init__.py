@@ -15,13 +15,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparkinfer.api.functions import run, score
+    from sparkinfer.api.processor import read_batch_run, torch_batch_process
+    from sparkinfer.batch_process.context import TorchBatchProcessorContext
+    from sparkinfer.batch_process.pause import PausedError
+    from sparkinfer.batch_process.processor import TorchBatchProcessor
+    from sparkinfer.batch_process.reducers import MetricReducer
+    from sparkinfer.batch_process.run import BatchRun
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.jobs.result import RunResult
 
 __version__ = "0.1.0"
 
-__all__ = ["RunResult", "ScoringConfig", "SparkInferError", "run", "score"]
+__all__ = [
+    "BatchRun",
+    "MetricReducer",
+    "PausedError",
+    "RunResult",
+    "ScoringConfig",
+    "SparkInferError",
+    "TorchBatchProcessor",
+    "TorchBatchProcessorContext",
+    "read_batch_run",
+    "run",
+    "score",
+    "torch_batch_process",
+]
 
 _HOME = {
     "ScoringConfig": "sparkinfer.config",
@@ -29,6 +48,13 @@ _HOME = {
     "RunResult": "sparkinfer.jobs.result",
     "run": "sparkinfer.api.functions",
     "score": "sparkinfer.api.functions",
+    "BatchRun": "sparkinfer.batch_process.run",
+    "MetricReducer": "sparkinfer.batch_process.reducers",
+    "PausedError": "sparkinfer.batch_process.pause",
+    "TorchBatchProcessor": "sparkinfer.batch_process.processor",
+    "TorchBatchProcessorContext": "sparkinfer.batch_process.context",
+    "read_batch_run": "sparkinfer.api.processor",
+    "torch_batch_process": "sparkinfer.api.processor",
 }
 
 
