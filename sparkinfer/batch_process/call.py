@@ -79,9 +79,7 @@ def check_loader(given: Any, batch_size: Any) -> tuple[dict[str, Any], int, bool
         )
     for name, reason in _OURS.items():
         if name in loader:
-            raise ConfigError(
-                f"dataloader_kwargs: {name} cannot be given: {reason}; remove it"
-            )
+            raise ConfigError(f"dataloader_kwargs: {name} cannot be given: {reason}; remove it")
     if batch_size is not None and "batch_size" in loader:
         raise ConfigError(
             f"batch_size={shown(batch_size)} and dataloader_kwargs with batch_size="

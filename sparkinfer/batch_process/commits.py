@@ -25,7 +25,9 @@ from sparkinfer.storage import (
     move,
     names_in,
     read_bytes,
+    read_text,
     remove,
+    replace_text,
 )
 
 T = TypeVar("T")
@@ -34,6 +36,9 @@ PROCESSOR_FOLDER = "processor"
 """Folder in the work folder for all that is a batch-processing run's."""
 
 COMMITS, STATES = "commits", "states"
+
+PUBLISHED = "published"
+"""File with the number of the last round whose files are where they stay: they are the user's."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,8 @@ class CommitLog:
         names = [name for name in names_in(folder) if name.endswith(".json")]
         if names:
             self.last = _read(join(folder, names[-1]))
-            self._publish(self.last)
+            if read_text(folder_of(self._output, PUBLISHED)) != str(self.last.number):
+                self._publish(self.last)
 
     def commit(self, commit: Commit) -> None:
         """Records a round and moves its files.
@@ -197,6 +203,8 @@ class CommitLog:
         for name in names_in(folder):
             if name < f"{commit.number:08d}":
                 self._insist(lambda name=name: remove(join(folder, name)))  # type: ignore[misc]
+        published = folder_of(self._output, PUBLISHED)
+        self._insist(lambda: replace_text(published, str(commit.number)))
 
     def _move(self, one: Move) -> None:
         source, target = join(self._output, one.source), join(self._output, one.target)
