@@ -42,6 +42,7 @@ class MlflowLog:
                 "'sparkinfer-spark[mlflow]', or leave it out"
             ) from None
         self._client: Any = MlflowClient()
+        self._waiting: list[Commit] = []
         try:
             self._id = self._find(experiment, output, run)
         except Exception as error:  # of each kind of store
@@ -70,9 +71,11 @@ class MlflowLog:
                 self._client.set_tag(self._id, ROUND_TAG, str(commit.number))
 
     def try_add(self, commit: Commit) -> None:
-        """Logs a commit as it comes; what fails is there for the next `add`."""
+        """Logs a commit as it comes; where that fails, with the next one, or by `add`."""
+        self._waiting.append(commit)
         try:
-            self.add([commit])
+            self.add(self._waiting)
+            self._waiting.clear()
         except Exception as error:  # the run goes on
             logger.warning("MLflow does not take the metrics for now: %s", first_line(error))
 
@@ -90,8 +93,10 @@ def _metrics_of(commit: Commit) -> Iterator[Any]:
     from mlflow.entities import Metric
 
     at = int(datetime.fromisoformat(commit.at).timestamp() * 1000)
-    for reported in (one for rank in commit.ranks for one in rank.metrics):
-        for name, value in reported["metrics"].items():
-            if isinstance(value, int | float):
-                key = f"{reported['group']}/{name}"
-                yield Metric(key, float(value), at, reported["steps_completed"])
+    for rank in commit.ranks:
+        of_rank = f"/rank_{rank.rank}" if rank.rank else ""  # equal ones would be one to MLflow
+        for reported in rank.metrics:
+            for name, value in reported["metrics"].items():
+                if isinstance(value, int | float):
+                    key = f"{reported['group']}/{name}{of_rank}"
+                    yield Metric(key, float(value), at, reported["steps_completed"])

@@ -15,7 +15,7 @@ import cloudpickle
 from sparkinfer.batch_process.commits import Proposal, folder_of, state_name
 from sparkinfer.batch_process.context import TorchBatchProcessorContext
 from sparkinfer.batch_process.processor import TorchBatchProcessor
-from sparkinfer.batch_process.reducers import Reducers, SavedReducer, dump
+from sparkinfer.batch_process.reducers import Reducers, SavedReducer
 from sparkinfer.batch_process.rounds import Decision, RankRounds
 from sparkinfer.batch_process.sharding import batch_at, count_batches, next_checkpoint, shard
 from sparkinfer.batch_process.uploads import Uploads
@@ -227,7 +227,7 @@ class _Rank:
 
     def _commit(self, *, paused: bool = False, finished: bool = False) -> Decision:
         number = self._rounds.number + 1
-        content = dump(self._reducers.states())
+        content = pickle.dumps(self._reducers.states())
         digest = hashlib.sha256(content).hexdigest().encode("ascii")
         self._uploads.add(digest + content, state_name(number, self._rank))
         return self._rounds.commit(

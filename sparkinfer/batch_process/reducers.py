@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,12 +84,12 @@ class SavedReducer:
     Attributes:
         name: under which it was wrapped.
         kind: its class, or its function.
-        state: what it has collected.
+        state: what it has collected, pickled.
     """
 
     name: str | None
     kind: str
-    state: Any
+    state: bytes
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class _Wrapped:
                 "and run the same call again"
             ) from error
 
-    def with_state(self, state: Any) -> _Wrapped:
+    def with_state(self, state: bytes) -> _Wrapped:
         """Returns the same for a copy of the reducer that has collected something else."""
         other = copy.copy(self.reducer)
         _restore(other, state)
@@ -192,8 +193,12 @@ class Reducers:
         _restore(wrapped.reducer, saved.state)
 
     def states(self) -> list[SavedReducer]:
-        """Returns what each has collected; of those that are not wrapped yet, what they had."""
-        now = [SavedReducer(one.name, one.kind, _state_of(one.reducer)) for one in self._wrapped]
+        """Returns what each has collected; of those that are not wrapped yet, what they had.
+
+        Raises:
+            JobError: a state cannot be pickled.
+        """
+        now = [_saved(one) for one in self._wrapped]
         return [*now, *(self._own[index] for index in sorted(self._own))]
 
     def reduce(self, for_training: bool | None = None) -> dict[str, Any]:
@@ -248,23 +253,20 @@ def _named(wrapped: _Wrapped, reduced: Any) -> Mapping[str, Any]:
     return reduced
 
 
-def dump(states: list[SavedReducer]) -> bytes:
-    """Returns states as bytes.
+def _saved(wrapped: _Wrapped) -> SavedReducer:
+    """Returns a reducer's state.
 
     Raises:
-        JobError: one of them cannot be pickled.
+        JobError: it cannot be pickled.
     """
-    for one in states:
-        try:
-            cloudpickle.dumps(one.state)
-        except Exception as error:
-            raise JobError(
-                f"reducer {one.kind} ({one.name!r}) cannot be kept in a checkpoint "
-                f"({type(error).__name__}: {first_line(error)}); give it a __getstate__ that "
-                "returns what can be pickled"
-            ) from error
-    content: bytes = cloudpickle.dumps(states)
-    return content
+    try:
+        state = cloudpickle.dumps(_state_of(wrapped.reducer))
+    except Exception as error:
+        raise JobError(
+            f"{wrapped} cannot be kept in a checkpoint ({type(error).__name__}: "
+            f"{first_line(error)}); give it a __getstate__ that returns what can be pickled"
+        ) from error
+    return SavedReducer(wrapped.name, wrapped.kind, state)
 
 
 def _state_of(reducer: Any) -> Any:
@@ -274,8 +276,8 @@ def _state_of(reducer: Any) -> Any:
     return reducer.__getstate__()
 
 
-def _restore(reducer: Any, state: Any) -> None:
-    state = copy.deepcopy(state)
+def _restore(reducer: Any, pickled: bytes) -> None:
+    state = pickle.loads(pickled)  # of the user's own run, below the output
     if hasattr(reducer, "__setstate__"):
         reducer.__setstate__(state)
     else:

@@ -166,6 +166,7 @@ class DriverRounds:
         decision = Decision(commit.steps, commit.paused)
         text = json.dumps(asdict(decision))
         insist(lambda: replace_text(_decision_file(self._folder, number), text))
+        logger.info("%d steps of each rank are committed", min(commit.steps))
         self._on_commit(commit)
 
 
