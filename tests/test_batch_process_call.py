@@ -52,6 +52,7 @@ def test_a_batch_size_is_given_once(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": "8"}, "batch_size='8'"),
         ({"num_workers": 0}, "num_workers=0"),
+        ({"max_batches": "3"}, "max_batches='3': expected a whole number"),
         ({"engine": "ray"}, "engine='ray': expected one of local, spark, horovod"),
         ({"device": "tpu"}, "device='tpu': expected one of auto, cpu, cuda"),
         ({"distributed_context": object()}, "ranks are started by this call"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,8 +76,27 @@ def test_the_same_call_goes_on_after_the_driver_was_killed(tmp_path: Path, place
         assert [times_processed(tmp_path, rank, 1) for rank in range(RANKS)] == [1, 1, 1]
 
 
+def test_a_rank_that_is_killed_before_it_has_started_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "first = sys.argv == ['-c'] and not os.path.exists(here := __file__ + '.once')\n"
+        "if first:\n"
+        "    open(here, 'x').close()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    done = call(tmp_path, {})
+    assert done.returncode == 0, done.stderr
+    assert "a rank was ended by SIGKILL" in done.stderr
+    check_whole(tmp_path)
+
+
 def test_a_signal_pauses_after_the_step_at_hand_and_nothing_is_repeated(tmp_path: Path) -> None:
-    paused = call(tmp_path, {"batch:1:2": "stop driver"}, checkpoint_interval=100)
+    loader = {"dataloader_kwargs": {"num_workers": 1}, "checkpoint_interval": 100}
+    paused = call(tmp_path, {"batch:1:2": "stop driver"}, **loader)
     assert paused.returncode == 1
     assert "paused after" in paused.stderr
     assert "run the same call to go on" in paused.stderr
@@ -84,7 +104,7 @@ def test_a_signal_pauses_after_the_step_at_hand_and_nothing_is_repeated(tmp_path
     assert not run.finished
     journal = Journal(tmp_path / "journal")
     assert not any(journal.events(rank, "finish") for rank in range(RANKS))
-    done = call(tmp_path, {}, checkpoint_interval=100)
+    done = call(tmp_path, {}, **loader)
     assert done.returncode == 0, done.stderr
     check_whole(tmp_path)
     for rank in range(RANKS):

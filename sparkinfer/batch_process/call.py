@@ -107,9 +107,14 @@ def make_plan(
     """Returns how a dataset is gone through.
 
     `max_batches` that is not positive, or more than a rank has, is ignored with a warning.
+
+    Raises:
+        ConfigError: it is no whole number.
     """
     steps = count_steps(rows, batch_size, ranks)
     if max_batches is not None:
+        if type(max_batches) is not int:
+            raise ConfigError(f"max_batches={shown(max_batches)}: expected a whole number")
         if 0 < max_batches <= steps:
             steps = max_batches
         else:

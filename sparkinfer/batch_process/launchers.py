@@ -6,6 +6,7 @@ Each is a `Launcher` of that engine: it starts all ranks together and returns wh
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkinfer.batch_process.local_rank import FAILED, message
 from sparkinfer.engines.horovod.placement import Placement, RankWork
-from sparkinfer.exceptions import ConfigError
+from sparkinfer.exceptions import ConfigError, JobError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -31,6 +32,10 @@ sys.path[:] = {path!r}
 from sparkinfer.batch_process.local_rank import main
 main()
 """
+
+
+class RankDiedError(JobError):
+    """A rank was killed, maybe before it could tell that it had started."""
 
 
 class LocalLauncher:
@@ -66,10 +71,21 @@ class LocalLauncher:
                 process.kill()
 
     def _wait(self, running: set[Future[int]]) -> None:
+        """Returns when all ranks have ended.
+
+        Raises:
+            RankDiedError: the first of them to fail was ended by a signal.
+        """
+        died = 0
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            if any(one.result() != 0 for one in done):
+            failed = [one.result() for one in done if one.result() != 0]
+            if failed and not self._cancelled:
+                died = min(failed)
                 self.cancel()
+        if died < 0:
+            name = signal.Signals(-died).name
+            raise RankDiedError(f"a rank was ended by {name}: run the same call again")
 
     def _run(self, job: RankWork, placement: Placement) -> int:
         """Returns the exit code of a rank."""

@@ -18,6 +18,7 @@ from sparkinfer.batch_process.commits import (
     folder_of,
     read_commits,
 )
+from sparkinfer.batch_process.launchers import RankDiedError
 from sparkinfer.batch_process.pause import PausedError, pause_heard
 from sparkinfer.batch_process.rank import LAUNCHES, BatchRankJob
 from sparkinfer.batch_process.rounds import DriverRounds
@@ -205,7 +206,7 @@ class OutputRun:
                 deaths = 1 if self.log.rounds > before else deaths + 1
                 if deaths == DEATHS_IN_A_ROW:
                     raise died
-                logger.warning("%s Ranks start again from the last checkpoint", died)
+                logger.warning("%s. The ranks start again from the last checkpoint", died)
 
     def _is_finished(self) -> bool:
         return self.log.last is not None and self.log.last.finished
@@ -247,9 +248,11 @@ class OutputRun:
         try:
             supervisor.conclude(error)
         except JobError as failed:
-            if not supervisor.has_died:
-                raise
-            return failed
+            if supervisor.has_died:
+                return failed
+            if isinstance(error, RankDiedError):
+                return error
+            raise
         finally:
             self._clear(LAUNCHES, keep=None)
         return None
