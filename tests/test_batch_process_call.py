@@ -80,6 +80,13 @@ def test_a_processor_is_a_class_with_all_that_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Unfinished lacks __init__ and process_batch"):
         call(tmp_path, kind=Unfinished)
 
+    class Other(Quiet):
+        def process_batch(self, rows: Any, batch_idx: int) -> None:
+            pass
+
+    with pytest.raises(ConfigError, match="Other.process_batch: .*called with batch= and batch_i"):
+        call(tmp_path, kind=Other)
+
     class Alien:
         def process_batch(self, batch: Any, batch_idx: int) -> None:
             pass

@@ -39,6 +39,19 @@ def check_processor(kind: Any) -> None:
             f"{kind.__qualname__} is no subclass of sparkinfer.TorchBatchProcessor; derive it from "
             "that"
         )
+    _check_arguments(kind, "__init__", "context")
+    _check_arguments(kind, "process_batch", "batch", "batch_idx")
+
+
+def _check_arguments(kind: type, method: str, *names: str) -> None:
+    """Raises ConfigError unless a method takes arguments of these names."""
+    try:
+        inspect.signature(getattr(kind, method)).bind(None, **dict.fromkeys(names))
+    except TypeError as error:
+        raise ConfigError(
+            f"{kind.__qualname__}.{method}: {error}; it is called with "
+            f"{' and '.join(f'{name}=' for name in names)}"
+        ) from None
 
 
 def check_dataset(dataset: Any) -> int:
