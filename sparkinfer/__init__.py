@@ -16,6 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparkinfer.api.batches import ActorPoolStrategy, TaskPoolStrategy, map_batches
     from sparkinfer.api.functions import run, score
+    from sparkinfer.api.processor import read_batch_run, torch_batch_process
+    from sparkinfer.batch_process.context import TorchBatchProcessorContext
+    from sparkinfer.batch_process.pause import PausedError
+    from sparkinfer.batch_process.processor import TorchBatchProcessor
+    from sparkinfer.batch_process.reducers import MetricReducer
+    from sparkinfer.batch_process.run import BatchRun
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.jobs.result import RunResult
@@ -24,13 +30,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActorPoolStrategy",
+    "BatchRun",
+    "MetricReducer",
+    "PausedError",
     "RunResult",
     "ScoringConfig",
     "SparkInferError",
     "TaskPoolStrategy",
+    "TorchBatchProcessor",
+    "TorchBatchProcessorContext",
     "map_batches",
+    "read_batch_run",
     "run",
     "score",
+    "torch_batch_process",
 ]
 
 _HOME = {
@@ -42,6 +55,13 @@ _HOME = {
     "RunResult": "sparkinfer.jobs.result",
     "run": "sparkinfer.api.functions",
     "score": "sparkinfer.api.functions",
+    "BatchRun": "sparkinfer.batch_process.run",
+    "MetricReducer": "sparkinfer.batch_process.reducers",
+    "PausedError": "sparkinfer.batch_process.pause",
+    "TorchBatchProcessor": "sparkinfer.batch_process.processor",
+    "TorchBatchProcessorContext": "sparkinfer.batch_process.context",
+    "read_batch_run": "sparkinfer.api.processor",
+    "torch_batch_process": "sparkinfer.api.processor",
 }
 
 

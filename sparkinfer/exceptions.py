@@ -11,6 +11,8 @@ SparkInferError                      the root: catch this one to catch them all
 ├── JobError                         the job had started and failed
 │   ├── RowConservationError         the rows written are not the rows read
 │   ├── TooManyErrorsError           more rows have an error than allowed
+│   ├── RankDiedError                a process of this machine was killed (batch_process.launchers)
+│   ├── PausedError                  it was asked to end, and has committed (batch_process.pause)
 │   ├── LeaseLostError               another run writes to the output now (jobs.lease)
 │   └── ControlFolderError           driver and ranks cannot communicate (engines.horovod)
 ├── RankTracebackError               in a cause: what a rank of that engine raised
