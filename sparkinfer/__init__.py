@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparkinfer.api.functions import run, score
+    from sparkinfer.api.search import search
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.jobs.result import RunResult
 
 __version__ = "0.1.0"
 
-__all__ = ["RunResult", "ScoringConfig", "SparkInferError", "run", "score"]
+__all__ = ["RunResult", "ScoringConfig", "SparkInferError", "run", "score", "search"]
 
 _HOME = {
     "ScoringConfig": "sparkinfer.config",
@@ -29,6 +30,7 @@ _HOME = {
     "RunResult": "sparkinfer.jobs.result",
     "run": "sparkinfer.api.functions",
     "score": "sparkinfer.api.functions",
+    "search": "sparkinfer.api.search",
 }
 
 

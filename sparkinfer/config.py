@@ -23,6 +23,7 @@ from sparkinfer.option_groups import (
     HorovodConfig,
     LoadingConfig,
     PreprocessConfig,
+    VectorsConfig,
 )
 from sparkinfer.redaction import remember_secrets
 from sparkinfer.validation import NOT_SHOWN, PATH, Options, at_least, read_by
@@ -112,11 +113,13 @@ class ScoringConfig(ModelSection):
     horovod: HorovodConfig = HorovodConfig()
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()
+    vectors: VectorsConfig = VectorsConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         remember_secrets(self.spark_conf)
         _refuse_contradictions(self)
+        _refuse_vectors(self)
         if not self.models:
             _refuse_contradictions_of_model(self)
             return
@@ -336,6 +339,28 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
         raise ConfigError(
             f"carry_cols={list(kept)}: expected at least one column, each named once; leave it out "
             "to keep all"
+        )
+
+
+def _refuse_vectors(config: ScoringConfig) -> None:
+    """Raises ConfigError for options of a vector store that do not fit the others."""
+    vectors = config.vectors
+    if vectors.store is None:
+        if vectors.given - {"store"}:
+            raise ConfigError(
+                f"vectors.{min(vectors.given)} without vectors.store: name the store with "
+                "--vector-store, or drop the option"
+            )
+        return
+    if config.retry_errors and not vectors.parquet:
+        raise ConfigError(
+            "retry_errors=true with vectors.parquet=false: rows are tried again from the output's "
+            "files; drop one of them"
+        )
+    if vectors.model is not None and vectors.model not in config.models:
+        raise ConfigError(
+            f"vectors.model={shown(vectors.model)}: expected one of "
+            f"{', '.join(map(shown, config.models)) or 'several models, and there is one'}"
         )
 
 

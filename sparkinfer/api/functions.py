@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NOT_OF_SCORE = (
     *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
     *("incremental", "incremental_col", "retry_errors", "chunks", "csv", "horovod", "master"),
-    "spark_conf",
+    *("spark_conf", "vectors"),
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 

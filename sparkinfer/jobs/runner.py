@@ -46,12 +46,14 @@ from sparkinfer.jobs.records import Records
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.jobs.settings import settings_of
+from sparkinfer.jobs.vectors import RunVectors, run_vectors
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.input_chunks import InputChunks
-from sparkinfer.plan.ports import ChunkTask
+from sparkinfer.plan.ports import ChunkTask, Sink
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
 from sparkinfer.sinks.parquet import ParquetFolder
+from sparkinfer.sinks.vectors.delivery import Delivery
 
 logger = get_logger(__name__)
 
@@ -86,6 +88,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         output.refuse_overlap(files.found.paths)
     chunks = InputChunks(prelude, output.input_folder)
     read = job_input(prelude, chunks, output.input_folder)
+    vectors = run_vectors(prelude, output)
     _ = (
         prelude.workers,
         prelude.resolved,
@@ -94,13 +97,15 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     lease = Lease(output.lease_folder)
     try:
         with lease:
-            run = _Run(prelude, output, lease, started, chunks, read)
+            run = _Run(prelude, output, lease, started, chunks, read, vectors)
             try:
                 return run.run(display)
             finally:
                 run.clean_up()
     finally:
         output.remove_if_empty()
+        if vectors is not None:
+            vectors.close()
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ class _Run:
         started: float,
         chunks: InputChunks,
         read: JobInput,
+        vectors: RunVectors | None,
     ) -> None:
         self._config = prelude.config
         self._prelude = prelude
@@ -140,6 +146,7 @@ class _Run:
         self._started = started
         self._chunks = chunks
         self._input = read
+        self._vectors = vectors
         self._ledgers: list[Ledger] = []
         self._next_number = 1 + max(manifest_numbers(output.path), default=0)
 
@@ -190,13 +197,20 @@ class _Run:
     def _begun(self, manifest: Manifest) -> _Begun:
         """Returns the run of a manifest, with all that is recorded done."""
         path = self._output.path
-        sink = ParquetFolder(path, manifest.run)
+        sink, delivery = self._sink(manifest)
         ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
         self._ledgers.append(ledger)
         with job_errors():
             done = done_in(ledger.recover(self._insist))
-        hold = Hold(self._output, sink, ledger, self._insist, self._lease.epoch)
+        hold = Hold(self._output, sink, ledger, self._insist, self._lease.epoch, delivery)
         return _Begun(manifest, hold, done, is_larger=False)
+
+    def _sink(self, manifest: Manifest) -> tuple[Sink, Delivery | None]:
+        """Returns where readers look for what a run makes, and the way to its vector store."""
+        files = ParquetFolder(self._output.path, manifest.run)
+        if self._vectors is None:
+            return files, None
+        return self._vectors.sink(files, manifest, lambda: self._insist(lambda: None))
 
     def _earlier(self, settings: Mapping[str, Any]) -> _Begun | None:
         """Returns the run to go on with, None to begin a new one.

@@ -10,6 +10,7 @@ from sparkinfer.files.columns import type_name
 from sparkinfer.files.formats import CSV
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.redaction import without_secrets
+from sparkinfer.sinks.vectors.asked import asked_vectors
 
 
 def settings_of(prelude: Prelude) -> dict[str, Any]:
@@ -25,7 +26,13 @@ def settings_of(prelude: Prelude) -> dict[str, Any]:
         **_settings_of_models(config),
         **({f"csv.{key}": value for key, value in asdict(config.csv).items()} if is_csv else {}),
         **prelude.resolved.settings(),
+        **_settings_of_vectors(prelude),
     }
+
+
+def _settings_of_vectors(prelude: Prelude) -> dict[str, Any]:
+    asked = asked_vectors(prelude.config, prelude.asked)
+    return {"vectors.store": None} if asked is None else asked.settings()
 
 
 def _settings_of_models(config: ScoringConfig) -> dict[str, Any]:
