@@ -116,9 +116,9 @@ class CsvConfig(Options):
 def _columns(value: Any) -> Any:
     """Returns names of columns, each once; on the command line, `a,b`."""
     found = value.split(",") if isinstance(value, str) else value
-    if isinstance(found, list | tuple) and all(isinstance(one, str) and one for one in found):
-        if len(set(found)) == len(found):
-            return tuple(found)
+    are_names = isinstance(found, list | tuple) and all(isinstance(n, str) and n for n in found)
+    if are_names and len(set(found)) == len(found):
+        return tuple(found)
     raise ValueError("a list of names of columns, each once")
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.file_input import FileInput
 from sparkinfer.engines.local import LocalEngine, local_slot
-from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError
+from sparkinfer.exceptions import ConfigError, InputError, OutputError
 from sparkinfer.messages import shown
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.sentence_files import read_sentence_files

@@ -88,24 +88,22 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         output.refuse_overlap(files.found.paths)
     chunks = InputChunks(prelude, output.input_folder)
     read = job_input(prelude, chunks, output.input_folder)
-    vectors = run_vectors(prelude, output)
-    _ = (
-        prelude.workers,
-        prelude.resolved,
-    )  # so that errors in them are found before anything is written
-    output.prepare()
-    lease = Lease(output.lease_folder)
-    try:
-        with lease:
-            run = _Run(prelude, output, lease, started, chunks, read, vectors)
-            try:
-                return run.run(display)
-            finally:
-                run.clean_up()
-    finally:
-        output.remove_if_empty()
-        if vectors is not None:
-            vectors.close()
+    with run_vectors(prelude, output) as vectors:
+        _ = (
+            prelude.workers,
+            prelude.resolved,
+        )  # so that errors in them are found before anything is written
+        output.prepare()
+        lease = Lease(output.lease_folder)
+        try:
+            with lease:
+                run = _Run(prelude, output, lease, started, chunks, read, vectors)
+                try:
+                    return run.run(display)
+                finally:
+                    run.clean_up()
+        finally:
+            output.remove_if_empty()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 
 from sparkinfer.exceptions import ConfigError, OutputError
@@ -74,10 +75,6 @@ class RunVectors:
         delivery.forget_others()
         return sink_of(files, self._output.path, delivery, self._asked.keeps_files), delivery
 
-    def close(self) -> None:
-        """Lets go of the store."""
-        self._store.close()
-
     def _about(self, manifest: Manifest) -> About:
         space = space_of(manifest.settings, self._asked.model)
         dimension = space["task.resolved.dimension"]
@@ -134,19 +131,22 @@ def look(asked: AskedVectors, store: VectorStore) -> About | None:
         ) from error
 
 
-def run_vectors(prelude: Prelude, output: Output) -> RunVectors | None:
-    """Returns the store of a run, which is there or can be made; None if it has none.
+@contextmanager
+def run_vectors(prelude: Prelude, output: Output) -> Iterator[RunVectors | None]:
+    """Yields the store of a run, which is there or can be made; None if it has none.
 
     Raises:
         UsageError: it cannot be used.
     """
     asked = asked_vectors(prelude.config, prelude.asked)
     if asked is None:
-        return None
+        yield None
+        return
     asked.check(prelude.asked_columns)
-    vectors = RunVectors(asked, open_store(asked.uri), output, prelude.config.overwrite)
-    vectors.check()
-    return vectors
+    with closing(open_store(asked.uri)) as store:
+        vectors = RunVectors(asked, store, output, prelude.config.overwrite)
+        vectors.check()
+        yield vectors
 
 
 def sink_of(

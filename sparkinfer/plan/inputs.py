@@ -118,8 +118,8 @@ def _refuse_ids(columns: Sequence[str]) -> None:
     if taken is not None:
         raise ConfigError(
             "vectors.store without vectors.key: rows would get ids in a column "
-            f"{ROW_ID.name!r}, and the input has {taken!r}; give --set vectors.key={taken} if its values are there "
-            "once, or rename it"
+            f"{ROW_ID.name!r}, and the input has {taken!r}; give --set vectors.key={taken} if each "
+            "of its values is there once, or rename it"
         )
 
 

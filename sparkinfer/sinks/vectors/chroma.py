@@ -11,7 +11,6 @@ from typing import Any
 import chromadb
 import numpy as np
 import numpy.typing as npt
-from chromadb.config import Settings
 from chromadb.errors import ChromaError, InternalError, NotFoundError
 
 from sparkinfer.exceptions import OutputError
@@ -123,9 +122,8 @@ class ChromaStore:
     @property
     def _client(self) -> Any:
         if self._opened is None:
-            # Chroma would tell its makers of each use.
-            settings = Settings(anonymized_telemetry=False)
-            self._opened = chromadb.PersistentClient(self._uri.place, settings)
+            # With the settings as they are: in one process all clients of a folder have the same.
+            self._opened = chromadb.PersistentClient(self._uri.place)
         return self._opened
 
     def _collection(self) -> Any:

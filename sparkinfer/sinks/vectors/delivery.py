@@ -107,10 +107,6 @@ class Delivery:
         with self._lock:
             return patiently(self._asked, self._store.count)
 
-    def close(self) -> None:
-        """Lets go of the store."""
-        self._store.close()
-
     def _arrived(self) -> set[str]:
         if self._known is None:
             self._known = set(names_in(self._receipts))
