@@ -114,6 +114,31 @@ def test_without_a_key_ids_are_chunk_and_place_and_in_the_files_too(config: Scor
     }
 
 
+def test_mended_rows_get_the_ids_of_their_places_whatever_the_order_of_the_files(
+    config: ScoringConfig,
+) -> None:
+    config = with_vectors(config, key=None, metadata=["id"])
+    run_with_vectors(config, failing=[3, 4, 25], parts=3)
+    result, _ = run_with_vectors(config.replace(retry_errors=True), parts=2)
+    assert (result.error_rows, result.vectors) == (6, 34)
+    found = stored_in(store_of(config))
+    assert {name: one.metadata["id"] for name, one in found.items()} == {
+        f"{row // 20:08d}-{row % 20:08d}": row for row in GOOD
+    }
+    lengths = {str(one.metadata["id"]): one.distance for one in found.values()}
+    assert lengths == pytest.approx(lengths_of(GOOD))
+
+
+def test_a_row_that_has_an_error_when_its_chunk_is_scored_again_leaves_the_store(
+    config: ScoringConfig,
+) -> None:
+    run_with_vectors(config)
+    min(Path(str(config.output)).glob("part-*.parquet")).unlink()
+    result, engine = run_with_vectors(config, failing=[3])
+    assert (engine.scored, result.error_rows, result.vectors) == ([0], 7, 33)
+    assert_holds(config, [row for row in GOOD if row != 3])
+
+
 def test_an_input_without_rows_makes_an_empty_collection(config: ScoringConfig) -> None:
     source = Path(str(config.input)) / "in-0.parquet"
     pq.write_table(pq.read_table(source).slice(0, 0), source)
