@@ -6,8 +6,9 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import chromadb
 import numpy as np
-import numpy.typing as npt
+import psycopg
 import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
@@ -18,14 +19,13 @@ from sparkinfer.models.tasks import make_task
 from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.option_groups import TaskConfig
 from sparkinfer.plan.prelude import Prelude
-from sparkinfer.sinks.vectors import open_store
+from sparkinfer.sinks.vectors import chroma
 from sparkinfer.sinks.vectors.base import Neighbour
-from sparkinfer.sinks.vectors.uri import parse_store
+from sparkinfer.sinks.vectors.uri import StoreUri, parse_store
 from tests.made_up_engine import FAILURE, MadeUpEngine, write_input
 
 EMBEDDING = make_task(TaskConfig("embedding"))
 NUMBERS = 3
-FAR = 1000
 
 
 def vector_of(row: int) -> list[float]:
@@ -75,18 +75,32 @@ def run_with_vectors(config: ScoringConfig, **options: Any) -> tuple[RunResult, 
 
 def stored_in(store: str) -> dict[str, Neighbour]:
     """Returns what a store holds, by id, each with its distance from nought."""
-    opened = open_store(parse_store(store))
+    uri = parse_store(store)
+    rows = _of_chroma(uri) if uri.kind == "chroma" else _of_postgresql(uri)
+    return {
+        name: Neighbour(name, float(np.linalg.norm(np.array(vector))), _plain(metadata))
+        for name, vector, metadata in rows
+    }
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in metadata.items() if k != chroma.CHUNK and v is not None}
+
+
+def _of_chroma(uri: StoreUri) -> list[tuple[str, Any, Any]]:
+    client = chromadb.PersistentClient(uri.place)
     try:
-        about = opened.look()
-        if about is None:
-            return {}
-        nought: npt.NDArray[np.float32] = np.zeros(about.dimension, np.float32)
-        count = opened.count()
-        found = opened.nearest(about, nought, FAR)
-        assert len(found) == count
-        return {one.id: one for one in found}
+        collection = client.get_collection(uri.name, embedding_function=None)
+        found = collection.get(include=["embeddings", "metadatas"])
     finally:
-        opened.close()
+        client.close()
+    return list(zip(found["ids"], found["embeddings"], found["metadatas"], strict=True))
+
+
+def _of_postgresql(uri: StoreUri) -> list[tuple[str, Any, Any]]:
+    with psycopg.connect(uri.place) as connection:
+        asked = f"SELECT id, embedding::real[], metadata FROM {uri.name}"
+        return connection.execute(asked).fetchall()
 
 
 def lengths_of(ids: Sequence[int]) -> Mapping[str, float]:
