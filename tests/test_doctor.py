@@ -209,6 +209,7 @@ def test_the_local_engine_is_examined_without_spark(source: Path, classifier: Pa
     assert {name for name in findings if findings[name].status == "skipped"} == {
         *of_spark,
         "output",
+        "vectors",
     }
     assert not has_errors(findings.values())
     assert findings["gate"].status == "ok"
