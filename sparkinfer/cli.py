@@ -188,6 +188,7 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
     for flag, option in (
         ("max_batch_tokens", "batching.max_batch_tokens"),
         ("vector_store", "vectors.store"),
+        ("output_delta", "delta.table"),
     ):
         value = values.pop(flag, None)
         if value is not None:
@@ -373,6 +374,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--max-batch-tokens", metavar="N", type=int, help="maximum tokens per forward pass")
     add("--max-length", metavar="N", type=int, help="tokens at which texts are truncated")
     add("--revision", help="branch, tag or commit of a hub model")
+    add("--output-delta", metavar="FOLDER", help="Delta table to which the rows are appended, too")
     add(
         "--vector-store",
         metavar="STORE",

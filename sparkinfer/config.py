@@ -20,6 +20,7 @@ from sparkinfer.model_section import MODEL_NAME, ModelSection, options_of_sectio
 from sparkinfer.option_groups import (
     ChunksConfig,
     CsvConfig,
+    DeltaConfig,
     HorovodConfig,
     LoadingConfig,
     PreprocessConfig,
@@ -114,6 +115,7 @@ class ScoringConfig(ModelSection):
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()
     vectors: VectorsConfig = VectorsConfig()
+    delta: DeltaConfig = DeltaConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)

@@ -146,6 +146,14 @@ class VectorsConfig(Options):
 
 
 @dataclass(frozen=True, init=False)
+class DeltaConfig(Options):
+    """A Delta table to which finished chunks are appended."""
+
+    table: str | None = field(default=None, metadata=PATH | NOT_EMPTY)
+    """Folder of the table, which is made if it is not there; None: there is none."""
+
+
+@dataclass(frozen=True, init=False)
 class GateConfig(Options):
     """How closely an accelerated model must match the plain one before it may score rows."""
 

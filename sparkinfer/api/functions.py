@@ -16,7 +16,7 @@ from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.spark.jvm import death_told
-from sparkinfer.storage import absolute
+from sparkinfer.storage import absolute, mounted
 from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NOT_OF_SCORE = (
     *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
     *("incremental", "incremental_col", "retry_errors", "chunks", "csv", "horovod", "master"),
-    *("spark_conf", "vectors"),
+    *("spark_conf", "vectors", "delta"),
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 
@@ -168,4 +168,6 @@ def qualified(config: ScoringConfig, spark: SparkSession | None) -> ScoringConfi
 
     if config.output is not None:
         config = config.replace(output=qualify(config.output))
+    if config.delta.table is not None:
+        config = config.replace(delta={"table": mounted(absolute(config.delta.table))})
     return qualified_input(config, qualify)

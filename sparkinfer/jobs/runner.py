@@ -22,6 +22,7 @@ from sparkinfer.exceptions import (
 )
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.committer import Committer, Recorder
+from sparkinfer.jobs.delta import check_delta, delta_appends
 from sparkinfer.jobs.differences import refuse_other_settings
 from sparkinfer.jobs.done import Done, done_in
 from sparkinfer.jobs.error_limit import ErrorLimit
@@ -52,6 +53,7 @@ from sparkinfer.plan.input_chunks import InputChunks
 from sparkinfer.plan.ports import ChunkTask, Sink
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
+from sparkinfer.sinks.arrivals import Arrivals, FilesAndMore, NoFiles
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.sinks.vectors.delivery import Delivery
 
@@ -88,6 +90,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         output.refuse_overlap(files.found.paths)
     chunks = InputChunks(prelude, output.input_folder)
     read = job_input(prelude, chunks, output.input_folder)
+    check_delta(prelude, output)
     with run_vectors(prelude, output) as vectors:
         _ = (
             prelude.workers,
@@ -205,10 +208,19 @@ class _Run:
 
     def _sink(self, manifest: Manifest) -> tuple[Sink, Delivery | None]:
         """Returns where readers look for what a run makes, and the way to its vector store."""
-        files = ParquetFolder(self._output.path, manifest.run)
-        if self._vectors is None:
-            return files, None
-        return self._vectors.sink(files, manifest, lambda: self._insist(lambda: None))
+        path, vectors = self._output.path, self._vectors
+        files = ParquetFolder(path, manifest.run)
+        arrivals: list[Arrivals] = []
+        if self._config.delta.table is not None:
+            columns = self._prelude.asked_columns
+            arrivals.append(delta_appends(self._config.delta.table, manifest, columns))
+        if vectors is None:
+            return (FilesAndMore(files, arrivals) if arrivals else files), None
+        delivery = vectors.delivery(manifest, lambda: self._insist(lambda: None))
+        arrivals.append(delivery)
+        if vectors.keeps_files:
+            return FilesAndMore(files, arrivals), delivery
+        return NoFiles(files, path, arrivals), delivery
 
     def _earlier(self, settings: Mapping[str, Any]) -> _Begun | None:
         """Returns the run to go on with, None to begin a new one.

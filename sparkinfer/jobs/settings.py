@@ -27,6 +27,7 @@ def settings_of(prelude: Prelude) -> dict[str, Any]:
         **({f"csv.{key}": value for key, value in asdict(config.csv).items()} if is_csv else {}),
         **prelude.resolved.settings(),
         **_settings_of_vectors(prelude),
+        "delta.table": config.delta.table and without_secrets(config.delta.table),
     }
 
 

@@ -11,15 +11,12 @@ from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.jobs.done import Done
 from sparkinfer.jobs.manifest import Manifest
 from sparkinfer.jobs.output import Output
-from sparkinfer.plan.ports import Sink
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.several import members_of
-from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.sinks.vectors import open_store
 from sparkinfer.sinks.vectors.asked import AskedVectors, asked_vectors
 from sparkinfer.sinks.vectors.base import About, StoreAwayError, VectorStore, space_of
 from sparkinfer.sinks.vectors.delivery import Delivery, patiently
-from sparkinfer.sinks.vectors.sink import FilesAndVectors, KnownArrivals, VectorsAlone
 from sparkinfer.sinks.vectors.uri import CHROMA
 
 
@@ -49,15 +46,15 @@ class RunVectors:
         if found is not None and found.run not in self._output.runs():
             self._refuse_stranger(found)
 
-    def sink(
-        self, files: ParquetFolder, manifest: Manifest, may_go_on: Callable[[], object]
-    ) -> tuple[Sink, Delivery]:
-        """Returns where readers look for what a run makes, and the way to the store.
+    @property
+    def keeps_files(self) -> bool:
+        """Whether the output has its files as well."""
+        return self._asked.keeps_files
 
-        What the store holds of a run that this one replaces is removed.
+    def delivery(self, manifest: Manifest, may_go_on: Callable[[], object]) -> Delivery:
+        """Returns the way to the store, which then holds nothing of runs that this one replaces.
 
         Args:
-            files: where its files are, or would be.
             manifest: of the run.
             may_go_on: raises if this writer must not go on.
 
@@ -73,7 +70,7 @@ class RunVectors:
             patiently(self._asked, partial(self._store.make, found))
         delivery = Delivery(self._asked, self._store, self._output.path, found, may_go_on)
         delivery.forget_others()
-        return sink_of(files, self._output.path, delivery, self._asked.keeps_files), delivery
+        return delivery
 
     def _about(self, manifest: Manifest) -> About:
         space = space_of(manifest.settings, self._asked.model)
@@ -147,15 +144,6 @@ def run_vectors(prelude: Prelude, output: Output) -> Iterator[RunVectors | None]
         vectors = RunVectors(asked, store, output, prelude.config.overwrite)
         vectors.check()
         yield vectors
-
-
-def sink_of(
-    files: ParquetFolder, output: str, arrivals: Delivery | KnownArrivals, keeps_files: bool
-) -> Sink:
-    """Returns where readers look for what goes to a store."""
-    if keeps_files:
-        return FilesAndVectors(files, arrivals)
-    return VectorsAlone(files, output, arrivals)
 
 
 def count_vectors(prelude: Prelude, delivery: Delivery | None, done: Done) -> int | None:

@@ -186,12 +186,14 @@ class Publication:
             source was published before it was recorded.
         digests: of each, which tell it from others of its size; none if an older version made it.
         rows: of all of them.
+        generation: how often the chunk was recorded before.
     """
 
     files: Mapping[str, int]
     sources: Mapping[str, str]
     digests: Mapping[str, str]
     rows: int
+    generation: int = 0
 
 
 @dataclass(frozen=True)

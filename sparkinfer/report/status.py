@@ -15,7 +15,6 @@ from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest, read_manifest
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.records import ChunkRecord, Records
-from sparkinfer.jobs.vectors import sink_of
 from sparkinfer.metrics.measure import Measure, Measured, States
 from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.models.tasks import TASKS
@@ -23,8 +22,8 @@ from sparkinfer.plan.ports import Sink
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.live import format_seconds
 from sparkinfer.report.summary import describe_metrics
+from sparkinfer.sinks.arrivals import FilesAndMore, KnownArrivals, NoFiles
 from sparkinfer.sinks.parquet import ParquetFolder
-from sparkinfer.sinks.vectors.sink import KnownArrivals
 from sparkinfer.terminal import printable
 
 BEAT_IS_OLD_S = 60.0
@@ -114,7 +113,7 @@ def read_status(path: str) -> RunStatus:
         for record in ledger.standing():
             done.add(record)
             rate.add(record)
-            arrived[arrivals.has_arrived(record.publication)] += 1
+            arrived[arrivals.has_arrived(record.number, record.publication)] += 1
             yield record.metrics
 
     measured = _measured(manifest, states())
@@ -149,7 +148,8 @@ def _sink(path: str, manifest: Manifest, arrivals: KnownArrivals) -> Sink:
     files = ParquetFolder(path, manifest.run)
     if manifest.settings.get("vectors.store") is None:
         return files
-    return sink_of(files, path, arrivals, bool(manifest.settings.get("vectors.parquet")))
+    keeps_files = manifest.settings.get("vectors.parquet")
+    return FilesAndMore(files, [arrivals]) if keeps_files else NoFiles(files, path, [arrivals])
 
 
 def describe_status(status: RunStatus) -> str:

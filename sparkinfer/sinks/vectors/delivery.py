@@ -69,7 +69,7 @@ class Delivery:
         self._lock = threading.Lock()
         self._known: set[str] | None = None
 
-    def has_arrived(self, publication: Publication) -> bool:
+    def has_arrived(self, chunk: int, publication: Publication) -> bool:
         """Returns whether there is a receipt of a chunk's files."""
         return receipt_of(publication) in self._arrived()
 
@@ -86,7 +86,7 @@ class Delivery:
             OSError: a file is missing.
         """
         with self._lock:
-            if self.has_arrived(publication):
+            if self.has_arrived(chunk, publication):
                 return
             for rows in read_vectors(paths, self._asked):
                 self._may_go_on()

@@ -1,4 +1,4 @@
-"""A sink whose chunks are shown once their vectors are in a store; see `Sink`."""
+"""A sink whose chunks are done once they have arrived elsewhere, too; see `Sink`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from sparkinfer.storage import WORK_FOLDER, join
 
 
 class Arrivals(Protocol):
-    """What has arrived in a store, and the way there."""
+    """What has arrived in a store or a table, and the way there."""
 
-    def has_arrived(self, publication: Publication) -> bool:
-        """Returns whether the vectors of a chunk's files have arrived."""
+    def has_arrived(self, chunk: int, publication: Publication) -> bool:
+        """Returns whether what a chunk's files hold has arrived."""
 
     def deliver(self, chunk: int, paths: Sequence[str], publication: Publication) -> None:
-        """Has the vectors of a chunk's files arrive, unless they have."""
+        """Has what a chunk's files hold arrive, unless it has.
+
+        Args:
+            chunk: its number.
+            paths: of its files.
+            publication: of them.
+        """
 
 
 class KnownArrivals:
-    """What has arrived by the receipts alone, for those who only look; see `Arrivals`.
+    """What has arrived in a vector store by the receipts alone, for those who only look.
 
     Args:
         output: the output folder.
@@ -31,7 +37,7 @@ class KnownArrivals:
     def __init__(self, output: str) -> None:
         self._receipts = receipts_in(output)
 
-    def has_arrived(self, publication: Publication) -> bool:
+    def has_arrived(self, chunk: int, publication: Publication) -> bool:
         """Returns whether there is a receipt."""
         return receipt_of(publication) in self._receipts
 
@@ -40,15 +46,15 @@ class KnownArrivals:
         raise AssertionError("nothing can be sent without the store")
 
 
-class FilesAndVectors:
-    """A folder of Parquet files, of which each chunk's vectors are in a store, too; see `Sink`.
+class FilesAndMore:
+    """A folder of Parquet files, each chunk of which is in stores or tables, too; see `Sink`.
 
     Args:
         files: the folder.
-        arrivals: of the store.
+        arrivals: of each store and table.
     """
 
-    def __init__(self, files: ParquetFolder, arrivals: Arrivals) -> None:
+    def __init__(self, files: ParquetFolder, arrivals: Sequence[Arrivals]) -> None:
         self._files = files
         self._arrivals = arrivals
         self.prepare = files.prepare
@@ -63,29 +69,34 @@ class FilesAndVectors:
     def state(self, publication: Publication, seen: Seen) -> PublicationState:
         """Returns how far a publication has come: what is to be sent again must be as it was."""
         state = self._files.state(publication, seen)
-        if state != "published" or self._arrivals.has_arrived(publication):
+        if state != "published" or self._has_arrived(publication):
             return state
         return "staged" if self._files.is_true(publication) else "missing"
 
     def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
-        """Moves the files to where readers look, then sends the vectors in them."""
+        """Moves the files to where readers look, then sends what is in them."""
         self._files.publish(publication, instead_of)
         paths = [self._files.path_of(name) for name in publication.files]
-        self._arrivals.deliver(_chunk(self._files, publication), paths, publication)
+        for one in self._arrivals:
+            one.deliver(_chunk(self._files, publication), paths, publication)
+
+    def _has_arrived(self, publication: Publication) -> bool:
+        chunk = _chunk(self._files, publication)
+        return all(one.has_arrived(chunk, publication) for one in self._arrivals)
 
 
-class VectorsAlone:
-    """A store in place of files that readers see; see `Sink`.
+class NoFiles:
+    """Stores and tables in place of files that readers see; see `Sink`.
 
     A chunk's files are sent from where they are staged, and are gone with that.
 
     Args:
         files: the folder where they would be.
         output: the output folder.
-        arrivals: of the store.
+        arrivals: of each store and table.
     """
 
-    def __init__(self, files: ParquetFolder, output: str, arrivals: Arrivals) -> None:
+    def __init__(self, files: ParquetFolder, output: str, arrivals: Sequence[Arrivals]) -> None:
         self._files = files
         self._work = join(output, WORK_FOLDER)
         self._arrivals = arrivals
@@ -98,7 +109,8 @@ class VectorsAlone:
 
     def state(self, publication: Publication, seen: Seen) -> PublicationState:
         """Returns how far a publication has come: it is shown once it has arrived."""
-        if self._arrivals.has_arrived(publication):
+        chunk = _chunk(self._files, publication)
+        if all(one.has_arrived(chunk, publication) for one in self._arrivals):
             return "published"
         return self._files.state(publication, seen)
 
@@ -107,9 +119,10 @@ class VectorsAlone:
         return True
 
     def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
-        """Sends the vectors of the staged files."""
+        """Sends what is in the staged files."""
         paths = [join(self._work, source) for source in publication.sources.values()]
-        self._arrivals.deliver(_chunk(self._files, publication), paths, publication)
+        for one in self._arrivals:
+            one.deliver(_chunk(self._files, publication), paths, publication)
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes what readers see, of an earlier run that had files."""
