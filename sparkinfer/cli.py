@@ -189,6 +189,7 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
         ("max_batch_tokens", "batching.max_batch_tokens"),
         ("vector_store", "vectors.store"),
         ("output_delta", "delta.table"),
+        ("output_table", "table.name"),
     ):
         value = values.pop(flag, None)
         if value is not None:
@@ -347,6 +348,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="files, folders or patterns of Parquet, CSV or JSON; a Spark table or a query",
     )
+    add("--input-version", metavar="N", type=int, help="version of a table, or of a Delta folder")
     add("--output", metavar="FOLDER", help="folder for the scored Parquet files")
     add(
         "--model",
@@ -374,6 +376,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--max-batch-tokens", metavar="N", type=int, help="maximum tokens per forward pass")
     add("--max-length", metavar="N", type=int, help="tokens at which texts are truncated")
     add("--revision", help="branch, tag or commit of a hub model")
+    add("--output-table", metavar="TABLE", help="Spark table to which the result is written, too")
     add("--output-delta", metavar="FOLDER", help="Delta table to which the rows are appended, too")
     add(
         "--vector-store",

@@ -24,6 +24,7 @@ from sparkinfer.option_groups import (
     HorovodConfig,
     LoadingConfig,
     PreprocessConfig,
+    TableConfig,
     VectorsConfig,
 )
 from sparkinfer.redaction import remember_secrets
@@ -73,6 +74,8 @@ class ScoringConfig(ModelSection):
     SQL query; replaced by a DataFrame passed in Python."""
     input_format: InputFormat = "auto"
     """How the input is stored; auto: judged by its name, else by its first bytes."""
+    input_version: int | None = field(default=None, metadata=at_least(0))
+    """Version of a table, or of the Delta table in a folder; None: a table as it is."""
     output: str | None = field(default=None, metadata=PATH)
     """Folder for the scored Parquet files."""
     overwrite: bool = False
@@ -116,6 +119,7 @@ class ScoringConfig(ModelSection):
     csv: CsvConfig = CsvConfig()
     vectors: VectorsConfig = VectorsConfig()
     delta: DeltaConfig = DeltaConfig()
+    table: TableConfig = TableConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -336,11 +340,34 @@ def _refuse_contradictions(config: ScoringConfig) -> None:
             "retry_errors=true with overwrite=true: one repairs what is there and the other "
             "replaces it; drop one of them"
         )
+    _refuse_table(config)
+    if config.input_version is not None and config.incremental:
+        raise ConfigError(
+            f"input_version={config.input_version} with incremental=true: a version has no new "
+            "rows; drop one of them"
+        )
     kept = config.carry_cols
     if kept is not None and (not kept or len(set(kept)) < len(kept)):
         raise ConfigError(
             f"carry_cols={list(kept)}: expected at least one column, each named once; leave it out "
             "to keep all"
+        )
+
+
+def _refuse_table(config: ScoringConfig) -> None:
+    """Raises ConfigError for a table that the output cannot be written to."""
+    shown_name = f"table.name={shown(config.table.name)}"
+    if config.table.name is None:
+        return
+    if config.retry_errors and config.table.mode == "append":
+        raise ConfigError(
+            f"retry_errors=true with {shown_name}: an append cannot replace the rows that were "
+            "appended with their errors; give --set table.mode=replace, or drop one of them"
+        )
+    if not config.vectors.parquet:
+        raise ConfigError(
+            f"vectors.parquet=false with {shown_name}: the table is written from the output's "
+            "files; drop one of them"
         )
 
 

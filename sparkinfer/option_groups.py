@@ -154,6 +154,16 @@ class DeltaConfig(Options):
 
 
 @dataclass(frozen=True, init=False)
+class TableConfig(Options):
+    """A table of Spark's to which a finished output is written."""
+
+    name: str | None = field(default=None, metadata=NOT_EMPTY)
+    """`table`, `schema.table` or `catalog.schema.table`; None: there is none."""
+    mode: Literal["append", "replace"] = "append"
+    """Whether what the table holds stays; it is made if it is not there."""
+
+
+@dataclass(frozen=True, init=False)
 class GateConfig(Options):
     """How closely an accelerated model must match the plain one before it may score rows."""
 

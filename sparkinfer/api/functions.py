@@ -23,9 +23,18 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 NOT_OF_SCORE = (
-    *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
+    *(
+        "input",
+        "input_format",
+        "input_version",
+        "output",
+        "overwrite",
+        "label_col",
+        "metrics",
+        "max_error_rows",
+    ),
     *("incremental", "incremental_col", "retry_errors", "chunks", "csv", "horovod", "master"),
-    *("spark_conf", "vectors", "delta"),
+    *("spark_conf", "vectors", "delta", "table"),
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 
@@ -149,11 +158,13 @@ def open_prelude(
             )
         config = qualified(config, None)
         return Prelude(config, make_source(config, None), make_engine(config, None))
+    from sparkinfer.spark.publishing import CatalogTables
     from sparkinfer.spark.session import start_session
 
     spark = spark or (df.sparkSession if df is not None else start_session(config))
     config = qualified(config, spark)
-    return Prelude(config, make_source(config, spark, df), make_engine(config, spark))
+    source, engine = make_source(config, spark, df), make_engine(config, spark)
+    return Prelude(config, source, engine, CatalogTables(spark))
 
 
 def qualified(config: ScoringConfig, spark: SparkSession | None) -> ScoringConfig:

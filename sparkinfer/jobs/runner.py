@@ -47,6 +47,7 @@ from sparkinfer.jobs.records import Records
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.jobs.settings import settings_of
+from sparkinfer.jobs.table import check_table, publish_table
 from sparkinfer.jobs.vectors import RunVectors, run_vectors
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.input_chunks import InputChunks
@@ -91,6 +92,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     chunks = InputChunks(prelude, output.input_folder)
     read = job_input(prelude, chunks, output.input_folder)
     check_delta(prelude, output)
+    check_table(prelude)
     with run_vectors(prelude, output) as vectors:
         _ = (
             prelude.workers,
@@ -355,6 +357,7 @@ class _Run:
             statistics=progress.statistics(),
             devices=progress.devices,
         )
+        publish_table(self._prelude, manifest, hold)
         return replace(result, seconds=time.monotonic() - self._started)
 
     def _tasks(self, manifest: Manifest, hold: Hold, done: Done) -> Iterator[ChunkTask]:
@@ -369,4 +372,5 @@ class _Run:
             result = finish(
                 self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
             )
+            publish_table(self._prelude, earlier.manifest, earlier.hold)
         return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)

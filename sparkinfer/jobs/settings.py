@@ -21,6 +21,7 @@ def settings_of(prelude: Prelude) -> dict[str, Any]:
     is_csv = prelude.table.input_format == CSV
     return {
         "input": _shown_input(config),
+        "input_version": config.input_version,
         "carry_cols": None if carried is None else list(carried),
         "columns": {field.name: type_name(field.type) for field in columns},
         **_settings_of_models(config),

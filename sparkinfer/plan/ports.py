@@ -264,6 +264,46 @@ class Sink(Protocol):
         """Removes the mark: there is more to do."""
 
 
+class TableTarget(Protocol):
+    """Tables to which a finished output can be written."""
+
+    def columns(self, name: str) -> Mapping[str, str] | None:
+        """Returns the types of a table's columns by name, None if there is no such table.
+
+        Raises:
+            OutputError: it cannot be looked at.
+        """
+
+    def types_of(self, columns: pa.Schema) -> Mapping[str, str]:
+        """Returns the types that these columns would have in a table."""
+
+    def count(self, name: str) -> int:
+        """Returns the rows of a table, 0 if there is none.
+
+        Raises:
+            JobError: they cannot be counted.
+        """
+
+    def write(
+        self,
+        name: str,
+        paths: Sequence[str],
+        columns: pa.Schema,
+        mode: Literal["append", "overwrite"],
+    ) -> None:
+        """Writes Parquet files to a table, which is made if it is not there.
+
+        Args:
+            name: of the table.
+            paths: of the files.
+            columns: of the files.
+            mode: whether its rows stay.
+
+        Raises:
+            JobError: it could not be written.
+        """
+
+
 class Engine(Protocol):
     """Moves rows from an input through processors to Parquet files."""
 
