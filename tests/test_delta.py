@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import ConfigError, OutputError, ResumeError
+from sparkinfer.exceptions import ConfigError, JobError, OutputError, ResumeError
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.sinks.tables import delta
 from tests.disk import Disk, Killed, ids_of
@@ -155,6 +155,33 @@ def test_two_writers_of_one_chunk_append_it_once(config: ScoringConfig) -> None:
     yours.deliver(0, [str(file)], publication)
     mine.deliver(0, [str(file)], publication)
     assert DeltaTable(other).count() == 20
+
+
+def test_a_writer_of_a_replaced_run_appends_nothing_more(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config)
+    [file] = sorted(Path(str(config.output)).glob("part-00000000-*.parquet"))
+    columns = pq.read_schema(file).remove_metadata()
+    old = delta.DeltaAppends(str(config.delta.table), "old", columns)
+    old.deliver(0, [str(file)], delta.Publication({}, {}, {}, 20))
+    write = delta.write_deltalake
+
+    def replaced_meanwhile(*given: Any, **options: Any) -> None:
+        monkeypatch.setattr(delta, "write_deltalake", write)
+        new = delta.DeltaAppends(str(config.delta.table), "new", columns)
+        new.remove_runs(["old"])
+        write(*given, **options)
+
+    monkeypatch.setattr(delta, "write_deltalake", replaced_meanwhile)
+    with pytest.raises(JobError, match="another run on this output has taken the place"):
+        old.deliver(1, [str(file)], delta.Publication({}, {}, {}, 20))
+    assert delta_ids(config) == list(range(80))
+    empty = delta.DeltaAppends(str(config.delta.table), "new", columns)
+    empty.remove_runs(["never"])
+    never = delta.DeltaAppends(str(config.delta.table), "never", columns)
+    with pytest.raises(JobError, match="another run on this output has taken the place"):
+        never.deliver(0, [str(file)], delta.Publication({}, {}, {}, 20))
 
 
 def test_a_table_that_was_removed_is_filled_again(config: ScoringConfig) -> None:

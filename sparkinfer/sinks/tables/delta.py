@@ -27,6 +27,10 @@ logger = get_logger(__name__)
 CHUNK = pa.field("sparkinfer_chunk", pa.string())
 """Column that a table has beside those of the output: the run and the chunk of a row."""
 
+GOING_ON, REPLACED = 0, 1
+"""Versions of a run's own transaction. Each append carries it, and so does the removal of the run's
+rows: of two that are committed at the same time one fails, and looks again."""
+
 TRIES = 10
 """Of an append, while others write to the table."""
 
@@ -44,6 +48,7 @@ class DeltaAppends:
         self._path = path
         self._run = run
         self._columns = columns
+        self._schema = pa.schema([*columns.remove_metadata(), CHUNK])
         self._lock = threading.Lock()
         self._table: DeltaTable | None = None
 
@@ -62,7 +67,7 @@ class DeltaAppends:
         """
         with self._lock:
             for _ in range(TRIES):
-                self._table = None  # as it is now
+                self._refuse_replaced()
                 if self.has_arrived(chunk, publication):
                     return
                 try:
@@ -77,58 +82,84 @@ class DeltaAppends:
             )
 
     def remove_runs(self, runs: Sequence[str]) -> None:
-        """Removes the rows of earlier runs."""
-        table = self._opened()
-        if table is None:
-            return
+        """Removes the rows of earlier runs, and lets none of these append any more."""
         for run in runs:
             try:
-                table.delete(_is_of(run))
+                if not self._is_replaced(run):
+                    self._remove(run)
             except DeltaError as error:
                 raise self._refusal(error) from error
+
+    def _remove(self, run: str) -> None:
+        replaced = CommitProperties(app_transactions=[Transaction(_id_of(run), REPLACED)])
+        table = self._opened()
+        if table is not None:
+            table.delete(_is_of(run), commit_properties=replaced)
+            if not self._is_replaced(run):  # it had no rows, and nothing was committed
+                none = self._schema.empty_table()
+                write_deltalake(table, none, mode="append", commit_properties=replaced)
         self._table = None
+
+    def _is_replaced(self, run: str) -> bool:
+        """Returns whether another run has taken the place of one; looks at the table anew."""
+        self._table = None
+        table = self._opened()
+        return table is not None and table.transaction_version(_id_of(run)) == REPLACED
 
     def _append(self, chunk: int, paths: Sequence[str], generation: int) -> None:
         table = self._opened()
         exists = table is not None and table.transaction_version(self._id(chunk)) is not None
-        schema = pa.schema([*self._columns.remove_metadata(), CHUNK])
-        rows = pa.RecordBatchReader.from_batches(schema, self._rows(chunk, paths, schema))
+        rows = pa.RecordBatchReader.from_batches(self._schema, self._rows(chunk, paths))
         write_deltalake(
             self._path if table is None else table,
             rows,
             mode="overwrite" if exists else "append",
             predicate=f"{CHUNK.name} = '{self._name(chunk)}'" if exists else None,
             commit_properties=CommitProperties(
-                app_transactions=[Transaction(self._id(chunk), generation)]
+                app_transactions=[
+                    Transaction(self._id(chunk), generation),
+                    Transaction(_id_of(self._run), GOING_ON),
+                ]
             ),
         )
 
-    def _rows(
-        self, chunk: int, paths: Sequence[str], schema: pa.Schema
-    ) -> Iterator[pa.RecordBatch]:
+    def _rows(self, chunk: int, paths: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in paths:
             with open_parquet(path) as file:
                 for batch in file.iter_batches(columns=self._columns.names):
                     name = pa.repeat(pa.scalar(self._name(chunk)), batch.num_rows)
                     table = pa.Table.from_batches([batch]).append_column(CHUNK.name, name)
-                    yield from table.cast(schema).to_batches()
+                    yield from table.cast(self._schema).to_batches()
 
     def _opened(self) -> DeltaTable | None:
         if self._table is None:
             self._table = open_table(self._path)
         return self._table
 
+    def _refuse_replaced(self) -> None:
+        """Raises JobError if another run has taken the place of this one."""
+        if self._is_replaced(self._run):
+            raise JobError(
+                f"Delta table {self._path!r}: another run on this output has taken the place of "
+                "this one, which appends nothing more; run again once no other run writes there"
+            )
+
     def _name(self, chunk: int) -> str:
         return f"{self._run}-{chunk:08d}"
 
     def _id(self, chunk: int) -> str:
-        return f"sparkinfer-{self._name(chunk)}"
+        return _id_of(self._name(chunk))
 
     def _refusal(self, error: Exception) -> JobError:
         return JobError(
             f"Delta table {self._path!r} does not take rows ({first_line(error)}); look at it, and "
             "run the same command to resume"
         )
+
+
+def _id_of(name: str) -> str:
+    """Returns the id of the transactions of a run, or of a chunk."""
+    return f"sparkinfer-{name}"
 
 
 def _is_of(run: str) -> str:
