@@ -49,6 +49,7 @@ setup(
         "sparkinfer.spark": ["log4j2.properties"],
     },
     install_requires=[
+        "cloudpickle>=2.2",
         "filelock>=3.9",
         "fsspec>=2023.5",
         "huggingface_hub>=0.23",

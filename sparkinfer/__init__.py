@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparkinfer.api.batches import ActorPoolStrategy, TaskPoolStrategy, map_batches
     from sparkinfer.api.functions import run, score
     from sparkinfer.api.search import search
     from sparkinfer.config import ScoringConfig
@@ -22,9 +23,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["RunResult", "ScoringConfig", "SparkInferError", "run", "score", "search"]
+__all__ = [
+    "ActorPoolStrategy",
+    "RunResult",
+    "ScoringConfig",
+    "SparkInferError",
+    "TaskPoolStrategy",
+    "map_batches",
+    "run",
+    "score",
+    "search",
+]
 
 _HOME = {
+    "ActorPoolStrategy": "sparkinfer.api.batches",
+    "TaskPoolStrategy": "sparkinfer.api.batches",
+    "map_batches": "sparkinfer.api.batches",
     "ScoringConfig": "sparkinfer.config",
     "SparkInferError": "sparkinfer.exceptions",
     "RunResult": "sparkinfer.jobs.result",

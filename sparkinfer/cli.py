@@ -186,13 +186,14 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
     values |= read_models(values.pop("model") or [])
     overrides = [*options.set]
     for flag, option in (
+        ("fn", "fn.function"),
         ("max_batch_tokens", "batching.max_batch_tokens"),
         ("vector_store", "vectors.store"),
         ("output_delta", "delta.table"),
         ("output_table", "table.name"),
     ):
         value = values.pop(flag, None)
-        if value is not None:
+        if value not in (None, []):
             overrides.append(f"{option}={json.dumps(value)}")
     return kind.load(options.config, overrides, **values)
 
@@ -355,6 +356,13 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]ID|PATH|URI",
         action="append",
         help="hub id, folder, models:/… or runs:/…; with a name, one of several in one read",
+    )
+    add(
+        "--fn",
+        metavar="MODULE:NAME",
+        action="append",
+        help="function or class that makes rows of batches, in place of a model; repeatable: one "
+        "after the other",
     )
     add("--input-col", metavar="COLUMN", help="column that holds the text")
     add("--text-pair-col", metavar="COLUMN", help="column of a second text, for tasks on pairs")

@@ -21,6 +21,7 @@ from sparkinfer.option_groups import (
     ChunksConfig,
     CsvConfig,
     DeltaConfig,
+    FunctionConfig,
     HorovodConfig,
     LoadingConfig,
     PreprocessConfig,
@@ -113,6 +114,7 @@ class ScoringConfig(ModelSection):
     """Seconds without a move after which fetching the model, trying it out in a worker or preparing
     the input is given up; None: never."""
 
+    fn: FunctionConfig = FunctionConfig()
     loading: LoadingConfig = LoadingConfig()
     horovod: HorovodConfig = HorovodConfig()
     chunks: ChunksConfig = ChunksConfig()
@@ -126,11 +128,13 @@ class ScoringConfig(ModelSection):
         remember_secrets(self.spark_conf)
         _refuse_contradictions(self)
         _refuse_vectors(self)
-        if not self.models:
+        if self.fn.given:
+            _refuse_beside_function(self)
+        elif not self.models:
             _refuse_contradictions_of_model(self)
-            return
-        _refuse_names(self)
-        _refuse_one_prefix(self.by_model)
+        else:
+            _refuse_names(self)
+            _refuse_one_prefix(self.by_model)
 
     @classmethod
     def load(
@@ -202,7 +206,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return dict(loaded)
 
 
-_SHORTHANDS = {"task": "name", "preprocess": PreprocessConfig.SHORTHAND}
+_SHORTHANDS = {
+    "task": "name",
+    "preprocess": PreprocessConfig.SHORTHAND,
+    "fn": FunctionConfig.SHORTHAND,
+}
 """Options that a value in place of a group stands for."""
 
 
@@ -291,7 +299,9 @@ def _refuse_one_prefix(by_model: Mapping[str, ScoringConfig]) -> None:
 def _refuse_contradictions_of_model(config: ScoringConfig) -> None:
     """Raises ConfigError for options of one model that are valid alone but not together."""
     if config.model is None:
-        raise ConfigError("option 'model' is required; give --model or model=...")
+        raise ConfigError(
+            "option 'model' is required; give --model or model=..., or a function as --fn or fn=..."
+        )
     _refuse_texts(config)
     if config.acceleration == "none" and config.deepspeed.kernel_inject:
         raise ConfigError(
@@ -414,6 +424,34 @@ def _refuse_texts(config: ScoringConfig) -> None:
         raise ConfigError(
             f"preprocess.{min(config.preprocess.given)} without preprocess.function: name the "
             "function as package.module:function, or drop the option"
+        )
+
+
+MODEL_DEFAULTS = {n: v for n, v in ModelSection().as_dict().items() if n != "output_prefix"}
+"""Options that say something of a model, which a function has no use for."""
+
+
+def _refuse_beside_function(config: ScoringConfig) -> None:
+    """Raises ConfigError for options that have no meaning for a function."""
+    if not config.fn.function:
+        raise ConfigError(
+            f"fn.{min(config.fn.given)} without fn.function: name the function, as --fn "
+            "package.module:name"
+        )
+    elsewhere = {"vectors": VectorsConfig(), "delta": DeltaConfig(), "table": TableConfig()}
+    refused = {**MODEL_DEFAULTS, **elsewhere, "models": {}, "carry_cols": None}
+    beside = [name for name, default in refused.items() if getattr(config, name) != default]
+    if beside:
+        raise ConfigError(
+            f"{beside[0]} with fn={shown(config.fn.function[0])}: a function is given the rows as "
+            "they are, and what it returns is the output; leave the option out, or use fn.args, "
+            "fn.input_cols and the function itself"
+        )
+    given = config.fn.given & {"args", "kwargs", "constructor_args", "constructor_kwargs"}
+    if given and len(config.fn.function) > 1:
+        raise ConfigError(
+            f"fn.{min(given)} with {len(config.fn.function)} functions: whose they are is not "
+            "clear; give functools.partial objects or classes without arguments"
         )
 
 

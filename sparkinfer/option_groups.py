@@ -70,6 +70,60 @@ class DeepSpeedConfig(Options):
     """Try DeepSpeed's own kernels first; they are correct for few architectures."""
 
 
+def _functions(value: Any) -> Any:
+    """Returns functions, or names of such: one, or several as a tuple."""
+    found = value if isinstance(value, list | tuple) else (value,)
+    if found and all(callable(one) or (isinstance(one, str) and one) for one in found):
+        return tuple(found)
+    raise ValueError("a function, a class, `package.module:name` of one, or a list of those")
+
+
+def _batch_size(value: Any) -> Any:
+    """Returns a number of rows, or what stands for one."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if value in (None, "default", "auto") or is_number:
+        return value
+    raise ValueError("a number of rows from 1, null, 'default' or 'auto'")
+
+
+@dataclass(frozen=True, init=False)
+class FunctionConfig(Options):
+    """A function of the user's that makes rows of batches of rows, in place of a model."""
+
+    SHORTHAND = "function"
+
+    function: tuple[object, ...] = field(default=(), metadata=read_by(_functions))
+    """A function or class, or `package.module:name` of one; several run one after the other, each
+    but the last in a process of its own."""
+    schema: str | None = None
+    """The columns that it returns, such as `id bigint, label string`; None: inferred from the first
+    rows."""
+    input_cols: tuple[str, ...] = ()
+    """Columns that it is given; none: all of the input."""
+    batch_size: int | str | None = field(default=None, metadata=read_by(_batch_size))
+    """Rows of a batch; null: as many as a worker has at hand, up to 128 MiB; default: 1024; auto:
+    the same, up to 16 MiB."""
+    batch_format: Literal["default", "numpy", "pandas", "pyarrow"] = "default"
+    """What it is given: a dict of numpy arrays (default, numpy), a DataFrame or an Arrow table."""
+    zero_copy_batch: bool = True
+    """Give it arrays that it cannot write into; if not, they are its own."""
+    one_to_one: bool | None = None
+    """Whether each row gives one row, so that a batch that fails may be halved until the rows that
+    it fails over are alone; null: as it turns out."""
+    num_cpus: float | None = field(default=None, metadata=above(0))
+    """Cores that a worker needs; so many fewer run at once on a host."""
+    max_errored_batches: int | None = field(default=None, metadata=at_least(0))
+    """Batches that may fail over a row before this run stops; null: any number."""
+    args: tuple[object, ...] = ()
+    """Further arguments of each call."""
+    kwargs: dict[str, object] = field(default_factory=dict)
+    """Further arguments of each call, by name."""
+    constructor_args: tuple[object, ...] = ()
+    """Arguments with which a class is constructed, once in each worker."""
+    constructor_kwargs: dict[str, object] = field(default_factory=dict)
+    """The same, by name."""
+
+
 @dataclass(frozen=True, init=False)
 class HorovodConfig(Options):
     """How the `horovod` engine starts its ranks and what they read with."""

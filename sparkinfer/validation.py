@@ -26,11 +26,17 @@ from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
 from sparkinfer.redaction import HIDDEN, without_secrets
 
-_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_NAMES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    object: "a value",
+}
 _TOO_LARGE = 2**63
 """Neither Arrow nor Spark counts as far, and Python does not write what is much larger."""
 
-_PLURALS = {int: "integers", float: "numbers", str: "strings"}
+_PLURALS = {int: "integers", float: "numbers", str: "strings", object: "values"}
 
 
 @dataclass(frozen=True)
@@ -320,6 +326,8 @@ def _fit(value: Any, hint: Any) -> Any:
         return float(value)
     if hint is float and type(value) is float and not math.isfinite(value):
         raise ValueError("a finite number")
+    if hint is object:
+        return value
     if origin is None and isinstance(value, hint) and (hint is bool or type(value) is not bool):
         return value
     raise _MisfitError(_describe(hint))

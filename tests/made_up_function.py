@@ -26,6 +26,7 @@ class Shout:
     tried_out_with: str = ""
 
     labels = ()
+    replaces_rows = False
     evaluation = None
     verdict = None
 

@@ -41,6 +41,7 @@ class Words:
 
     prefix = ""
     labels = ()
+    replaces_rows = False
     evaluation = None
     verdict = None
 

@@ -549,3 +549,15 @@ def test_a_file_and_overrides_win_over_the_stand_ins(tmp_path: Path) -> None:
     config = ExaminedConfig.load(file, ["input_col=b"])
     assert (config.model, config.input_col) == ("from-file", "b")
     assert {"model", "input_col"} <= config.given
+
+
+def test_functions_are_examined_in_place_of_a_model(tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "text": ["a", "b"]}), source)
+    config = ExaminedConfig(engine="local", input=str(source), fn="tests.made_up_functions:shout")
+    found = {finding.check: finding for finding in examine(config)}
+    assert found["gate"].found == (
+        "tests.made_up_functions:shout on cpu, columns id bigint, loud string"
+    )
+    assert found["input"].found.endswith("with id, text")
+    assert found["model"].status == "skipped"

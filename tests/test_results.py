@@ -71,11 +71,11 @@ def test_columns_that_cannot_be_inferred_say_why(results: list[Any], message: st
 )
 def test_a_result_that_does_not_fit_says_where(result: Any, message: str) -> None:
     with pytest.raises(MisfitError, match=message):
-        as_row(result, parse_columns("a int, b array<string>"))
+        as_row(result, parse_columns("a int, b array<string>", "task.schema"))
 
 
 def test_what_fits_stays_as_it_is() -> None:
-    columns = parse_columns("a float, b struct<c: bigint, d: boolean>, e string")
+    columns = parse_columns("a float, b struct<c: bigint, d: boolean>, e string", "task.schema")
     result = {"a": 3, "b": {"c": 2**40, "d": False}, "e": None}
     assert as_row([result], columns) == result
-    assert as_row([1, 2], parse_columns("result array<int>")) == {"result": [1, 2]}
+    assert as_row([1, 2], parse_columns("result array<int>", "task.schema")) == {"result": [1, 2]}

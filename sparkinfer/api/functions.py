@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
@@ -12,6 +13,7 @@ from sparkinfer.engines import find_engine, make_engine, make_source
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import Display, run_job
+from sparkinfer.messages import shown
 from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.reading import InputFolders
@@ -72,6 +74,11 @@ def score(
 
     given = [*options, *_given_of_models(models or {})]
     refused = [name for name in given if name.rpartition(".")[2] in NOT_OF_SCORE]
+    if "fn" in given:
+        raise ConfigError(
+            f"fn={shown(options['fn'])} with score: use sparkinfer.map_batches(df, fn), or "
+            "sparkinfer.run(config, df=df)"
+        )
     if refused:
         raise ConfigError(
             f"{refused[0]} with score: the option has no effect on a lazy DataFrame; leave it out, "
@@ -158,13 +165,16 @@ def open_prelude(
             )
         config = qualified(config, None)
         return Prelude(config, make_source(config, None), make_engine(config, None))
+    from sparkinfer.spark.hosts import hosts_of
     from sparkinfer.spark.publishing import CatalogTables
     from sparkinfer.spark.session import start_session
 
     spark = spark or (df.sparkSession if df is not None else start_session(config))
     config = qualified(config, spark)
     source, engine = make_source(config, spark, df), make_engine(config, spark)
-    return Prelude(config, source, engine, CatalogTables(spark))
+    prelude = Prelude(config, source, engine, CatalogTables(spark))
+    prelude.hosts = partial(hosts_of, spark)
+    return prelude
 
 
 def qualified(config: ScoringConfig, spark: SparkSession | None) -> ScoringConfig:

@@ -34,6 +34,8 @@ class ExaminedConfig(ScoringConfig):
         stand_ins: dict[str, Any] = {} if texts else {"input_col": "text"}
         if values.get("models"):
             stand_ins["model"] = None
+        if values.get("fn"):
+            stand_ins = {"model": None}
         super().__init__(**{**stand_ins, **values})
         object.__setattr__(self, "given", frozenset(values))
 

@@ -7,6 +7,7 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Outcome
 from sparkinfer.engines import find_engine
+from sparkinfer.functions.processor import FunctionVerdict
 from sparkinfer.models.any_pipeline import PipelineVerdict
 from sparkinfer.models.gate import Verdict
 from sparkinfer.plan.processors import make_processor
@@ -42,6 +43,8 @@ def check_input(case: Case) -> Outcome:
     table, _ = case.prelude.table, case.prelude.asked_columns
     case.table = table
     columns = ", ".join(table.columns)
+    if config.fn.function:
+        return Outcome("ok", f"{table.input_format} {config.input} with {columns}")
     of_models = config.by_model.values()
     texts = dict.fromkeys(one.input_template or one.input_col for one in of_models)
     shown = ", ".join(map(repr, texts))
@@ -58,6 +61,8 @@ def check_model(case: Case) -> Outcome:
     opened = case.prelude if hasattr(case, "prelude") else None
     asked = opened.asked if opened else make_processor(config)
     asked.check()
+    if asked.replaces_rows:
+        return Outcome("skipped", "functions are called in place of a model", "nothing to do")
     resolved = opened.resolved if opened else asked.resolved()
     found = [_described(config, name, one) for name, one in members_of(resolved).items()]
     models = [what for what, has_model in found if has_model]
@@ -91,7 +96,7 @@ def check_gate(case: Case) -> Outcome:
     return Outcome("warning", found, warnings[0].advice) if warnings else Outcome("ok", found)
 
 
-def _judged(name: str, verdict: Verdict | PipelineVerdict) -> Outcome:
+def _judged(name: str, verdict: Verdict | PipelineVerdict | FunctionVerdict) -> Outcome:
     """Returns how one of the models would be run."""
     found = f"{name}: {verdict.found}" if name else verdict.found
     if not verdict.rejected:

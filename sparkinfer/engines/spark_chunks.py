@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql.types import StructField, StructType
 
 from sparkinfer.engines.scoring_udf import with_scores
-from sparkinfer.engines.spark_worker import WorkerJob
+from sparkinfer.engines.spark_worker import WorkerJob, write_partition
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
@@ -22,7 +22,7 @@ from sparkinfer.plan.ports import ChunkTask, ScoredChunk
 from sparkinfer.rows.tally import WrittenFile, tally_file
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import in_pool
-from sparkinfer.spark.tables import literal_path, spark_schema
+from sparkinfer.spark.tables import in_types, literal_path, spark_schema, with_plain_names
 from sparkinfer.storage import join
 from sparkinfer.workers.channel import ProgressAddress
 from sparkinfer.workers.suspects import Attempt
@@ -46,11 +46,13 @@ class WrittenChunk:
         task: the chunk.
         attempt: folder of the files, below the chunk's staging folder.
         seconds: from its start to its files being whole.
+        files: what they hold, where that is known already.
     """
 
     task: ChunkTask
     attempt: str
     seconds: float
+    files: tuple[WrittenFile, ...] | None = None
 
 
 class SparkChunks:
@@ -80,12 +82,33 @@ class SparkChunks:
         parts = 1 if attempt.has_predecessor else self.spread(task.chunk.rows)
         name = f"chunk {task.chunk.number} {attempt.launch}"
         job = WorkerJob(self._plan, self._progress, name, attempt)
-        df = with_scores(self._read(task.chunk).repartition(parts), job)
+        rows = self._read(task.chunk).repartition(parts)
+        files: tuple[WrittenFile, ...] | None = None
         try:
-            df.write.parquet(join(task.staging, attempt.launch))
+            if self._plan.processor.replaces_rows:
+                files = self._write_others(rows, job, join(task.staging, attempt.launch))
+            else:
+                with_scores(rows, job).write.parquet(join(task.staging, attempt.launch))
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise JobError(explain(error)) from error
-        return WrittenChunk(task, attempt.launch, time.monotonic() - started)
+        return WrittenChunk(task, attempt.launch, time.monotonic() - started, files)
+
+    def _write_others(self, df: DataFrame, job: WorkerJob, folder: str) -> tuple[WrittenFile, ...]:
+        """Has other rows made of a chunk's, and written by the tasks that make them.
+
+        A UDF gives as many rows as it is given.
+        """
+        attempt, inputs = folder.rsplit("/", 1)[-1], self._plan.columns.inputs
+
+        def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            rows = (in_types(batch, inputs) for batch in batches)
+            for file in write_partition(job, rows, folder):
+                named = WrittenFile(f"{attempt}/{file.name}", file.tally)
+                yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(named)])], ["file"])
+
+        found = with_plain_names(df).mapInArrow(write, "file binary").collect()
+        # Pickled by our own workers, in this job.
+        return tuple(pickle.loads(bytes(row.file)) for row in found)
 
     def count(self, written: WrittenChunk) -> ScoredChunk:
         """Returns a chunk with what its files hold.
@@ -93,9 +116,10 @@ class SparkChunks:
         Raises:
             JobError: they could not be read.
         """
-        task = written.task
-        files = self._tallied(task, written.attempt)
-        return ScoredChunk(task.chunk, task.staging, tuple(files), written.seconds)
+        task, files = written.task, written.files
+        if files is None:
+            files = tuple(self._tallied(task, written.attempt))
+        return ScoredChunk(task.chunk, task.staging, files, written.seconds)
 
     def spread(self, rows: int) -> int:
         """Returns the number of Spark tasks in which this many rows are scored."""

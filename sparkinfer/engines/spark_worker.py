@@ -6,6 +6,8 @@ import itertools
 import os
 import pickle
 import socket
+import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +18,11 @@ import pyarrow as pa
 from sparkinfer.exceptions import SparkInferError
 from sparkinfer.plan.plan import Plan
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
+from sparkinfer.rows.tally import WrittenFile
+from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.accelerators import task_device
 from sparkinfer.spark.worker_end import end_worker
+from sparkinfer.storage import make_folder
 from sparkinfer.workers import resident, worker_reuse
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient
 from sparkinfer.workers.slot import WorkerSlot
@@ -48,12 +53,19 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
 
     If the processor hangs, this process is ended, and Spark retries the task in a new one.
     """
-    from pyspark import TaskContext
-
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
         return
+    with _loop(job) as loop:
+        yield from loop.process(itertools.chain([first], iterator))
+
+
+@contextmanager
+def _loop(job: WorkerJob) -> Iterator[ScoringLoop]:
+    """Yields the loop of the running task, which is about its rows."""
+    from pyspark import TaskContext
+
     plan = job.plan
     context = TaskContext.get()
     part = context.partitionId() if context else 0
@@ -62,17 +74,41 @@ def score_partition(job: WorkerJob, batches: Iterable[pa.RecordBatch]) -> Iterat
     number = context.attemptNumber() if context else 0
     attempt = job.attempt.of_task(part, number) if job.attempt else None
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)), plan.step_timeout_s)
-    with task_slot(plan.workers.device_type, plan.workers.cores) as slot:
+    uses_torch = not plan.processor.replaces_rows
+    with task_slot(plan.workers.device_type, plan.workers.cores, uses_torch=uses_torch) as slot:
         device = f"{slot.device} on {socket.gethostname()}"
         reporter = ProgressClient(job.progress, name, task_id, device)
         with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(name, attempt):
-            yield from loop.process(itertools.chain([first], iterator))
+            yield loop
+
+
+def write_partition(
+    job: WorkerJob, batches: Iterable[pa.RecordBatch], folder: str
+) -> Iterator[WrittenFile]:
+    """Writes what is made of a partition's rows to one file and yields it; none without rows.
+
+    Args:
+        job: how they are processed.
+        batches: the rows.
+        folder: for the file.
+    """
+    loop_rows = iter(batches)
+    first = next(loop_rows, None)
+    if first is None:
+        return
+    with _loop(job) as loop:
+        make_folder(folder)
+        writer = ScoredWriter(folder, job.plan.columns, job.plan.measure)
+        name = f"{uuid.uuid4().hex}.parquet"
+        yield loop.write(name, writer, itertools.chain([first], loop_rows))
 
 
 @contextmanager
-def task_slot(kind: str, cores: int, scores_later: bool = True) -> Iterator[WorkerSlot]:
+def task_slot(
+    kind: str, cores: int, scores_later: bool = True, uses_torch: bool = True
+) -> Iterator[WorkerSlot]:
     """Sets up this process for the running task and yields the task's slot."""
-    limit_threads(cores)
+    limit_threads(cores, uses_torch)
     with task_device(kind) as device:
         yield WorkerSlot(device, cores, scores_later)
 
@@ -96,10 +132,18 @@ def read_result(outcome: bytes) -> Any:
     return result
 
 
-def limit_threads(cores: int) -> None:
-    """Gives torch and the tokenizer as many threads as the worker has cores."""
+def limit_threads(cores: int, uses_torch: bool = True) -> None:
+    """Gives torch and the tokenizer as many threads as the worker has cores.
+
+    Args:
+        cores: of the worker.
+        uses_torch: whether it will need torch; if that is not known, it is not imported for this.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
+    if not uses_torch and "torch" not in sys.modules:
+        os.environ["OMP_NUM_THREADS"] = str(cores)
+        return
     import torch
 
     torch.set_num_threads(cores)

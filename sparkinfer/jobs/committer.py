@@ -38,13 +38,14 @@ class Committer:
 
         Raises:
             RowConservationError: its files do not hold as many rows as the chunk.
-            TooManyErrorsError: more rows have an error than allowed; the chunk is committed
-                nonetheless.
+            TooManyErrorsError: more rows have an error, or batches failed, than allowed; the chunk
+                is committed nonetheless.
             LeaseLostError: another run writes here now.
         """
         record = self._recorder.record(scored, self._recorder.counted(scored))
-        self._progress.commit(record.rows, record.errors)
+        self._progress.commit(record.rows_read, record.errors)
         self._limit.add(record.errors, record.reasons)
+        self._limit.check_batches(self._progress.statistics().errored_batches)
 
 
 class Recorder:
@@ -71,7 +72,7 @@ class Recorder:
             RowConservationError: not as many rows as the chunk.
         """
         tally = add_up((file.tally for file in scored.files), self._measure)
-        _refuse_other_rows(scored, tally.rows)
+        _refuse_other_rows(scored, tally.read, scored.chunk.rows)
         return tally
 
     def record(
@@ -85,7 +86,7 @@ class Recorder:
         hold = self._hold
         names = [file.name for file in scored.files]
         publication = hold.insist(lambda: hold.sink.prepare(scored.chunk, scored.staging, names))
-        _refuse_other_rows(scored, publication.rows)
+        _refuse_other_rows(scored, publication.rows, tally.rows)
         draft = self._draft(scored, tally, publication)
         record = hold.ledger.commit(draft, hold.insist, instead_of)
         hold.output.remove_folder(scored.staging)
@@ -97,6 +98,7 @@ class Recorder:
         return ChunkRecord(
             number=scored.chunk.number,
             rows=tally.rows,
+            read=None if tally.read == tally.rows else tally.read,
             errors=tally.errors,
             reasons=dict(tally.reasons),
             truncated=tally.truncated,
@@ -112,10 +114,9 @@ class Recorder:
         )
 
 
-def _refuse_other_rows(scored: ScoredChunk, rows: int) -> None:
-    chunk = scored.chunk
-    if rows != chunk.rows:
+def _refuse_other_rows(scored: ScoredChunk, rows: int, expected: int) -> None:
+    if rows != expected:
         raise RowConservationError(
-            f"chunk {chunk.number} has {chunk.rows} rows but {rows} were written; none of it "
+            f"chunk {scored.chunk.number} has {expected} rows but {rows} were written; none of it "
             "was published. Run again; if it persists, the input changes while it is read"
         )

@@ -20,6 +20,7 @@ class Done:
         numbers: of the chunks that have a record.
         files: names of their files.
         rows: rows in these files.
+        read: rows of the input that they were made of.
         errors: rows among them with an error.
         truncated: rows among them whose text was truncated.
         tokens: tokens of all rows.
@@ -29,6 +30,7 @@ class Done:
     numbers: set[int] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
     rows: int = 0
+    read: int = 0
     errors: int = 0
     truncated: int = 0
     tokens: int = 0
@@ -39,6 +41,7 @@ class Done:
         self.numbers.add(record.number)
         self.files.update(record.files)
         self.rows += record.rows
+        self.read += record.rows_read
         self.errors += record.errors
         self.truncated += record.truncated
         self.tokens += record.tokens

@@ -1,4 +1,4 @@
-"""How many rows may have an error before a run stops."""
+"""How many rows may have an error, or batches fail over one, before a run stops."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class ErrorLimit:
     def __init__(self, config: ScoringConfig, total_rows: int) -> None:
         self._asked = config.max_error_rows
         self._most = _most(self._asked, total_rows)
+        self._most_batches = config.fn.max_errored_batches
         self._errors = 0
         self._reasons: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -41,6 +42,18 @@ class ErrorLimit:
             self._reasons = Counter(dict(self._reasons.most_common(MOST_REASONS)))
             if self._most is not None and self._errors > self._most:
                 raise TooManyErrorsError(self._message())
+
+    def check_batches(self, errored: int) -> None:
+        """Raises TooManyErrorsError if more batches than allowed failed over a row in this run."""
+        if self._most_batches is None or errored <= self._most_batches:
+            return
+        with self._lock:
+            often = ", ".join(f"{n} x {reason!r}" for reason, n in self._reasons.most_common(3))
+        raise TooManyErrorsError(
+            f"{errored} batches failed over a row, fn.max_errored_batches={self._most_batches} "
+            f"allows fewer: {often or 'see the output'}. Either correct the function and run with "
+            "--overwrite; or raise the limit and run again to resume"
+        )
 
     def _message(self) -> str:
         often = ", ".join(f"{n} x {reason!r}" for reason, n in self._reasons.most_common(3))

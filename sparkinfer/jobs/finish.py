@@ -45,6 +45,7 @@ def finish(
     return RunResult(
         output=str(prelude.config.output),
         rows=done.rows,
+        rows_read=done.read,
         error_rows=done.errors,
         error_reasons=dict(done.reasons.most_common(MOST_REASONS)),
         metrics=measured.metrics,

@@ -175,7 +175,7 @@ class Ledger:
     def _state(self, record: ChunkRecord, seen: Seen) -> PublicationState:
         """Returns whether a record's files are, or can be, what readers see of its chunk."""
         chunk = self._chunks[record.number]
-        is_of_chunk = record.rows == chunk.rows and record.chunk in ("", chunk.digest)
+        is_of_chunk = record.rows_read == chunk.rows and record.chunk in ("", chunk.digest)
         if not is_of_chunk or any(self._sink.chunk_of(n) != chunk.number for n in record.files):
             return "missing"
         state = self._sink.state(record.publication, seen)

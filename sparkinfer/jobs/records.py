@@ -49,6 +49,7 @@ class ChunkRecord:
         digests: of the files; see `Publication`.
         chunk: digest of the chunk, which tells it from another of this number; empty if an older
             version made it.
+        read: rows of the input that its rows were made of; None: as many.
     """
 
     number: int
@@ -67,6 +68,12 @@ class ChunkRecord:
     sources: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     chunk: str = ""
+    read: int | None = None
+
+    @property
+    def rows_read(self) -> int:
+        """Rows of the input that its rows were made of."""
+        return self.rows if self.read is None else self.read
 
     @property
     def publication(self) -> Publication:
@@ -168,6 +175,8 @@ def _check_types(record: ChunkRecord) -> None:
     for name in COUNTS:
         if not _is_count(getattr(record, name)):
             raise DamagedError(f"{name} is {getattr(record, name)!r}, expected a whole number")
+    if record.read is not None and not _is_count(record.read):
+        raise DamagedError(f"read is {record.read!r}, expected a whole number")
     counted, named = (record.files, record.reasons), (record.sources, record.digests)
     if not all(_is_count(value) for counts in counted for value in counts.values()):
         raise DamagedError("its files or reasons have something else than a number")

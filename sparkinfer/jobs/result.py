@@ -18,12 +18,13 @@ class RunResult:
     Attributes:
         output: folder with the scored Parquet files.
         rows: rows in them, those with an error included.
+        rows_read: rows of the input that they were made of: as many, unless a function made others.
         error_rows: rows among them that could not be scored.
         error_reasons: why not, the most frequent reasons, and how often each occurs.
         metrics: by name, over all rows with a known label; empty without a label column, or if no
             label is one of the model's.
         metrics_problem: why there are none in the latter case, else None.
-        rows_before: rows among them that an earlier run had committed.
+        rows_before: rows of the input whose results an earlier run had committed.
         seconds: from the call to the end.
         phases: of these, the seconds for each part of the engine's work: `score`, preceded by
             `prepare` and `start` if the engine has them.
@@ -41,6 +42,7 @@ class RunResult:
 
     output: str
     rows: int
+    rows_read: int
     error_rows: int
     error_reasons: Mapping[str, int]
     metrics: Mapping[str, float]
@@ -63,7 +65,7 @@ class RunResult:
     def rows_per_s(self) -> float:
         """Rows that this run scored, per second of scoring."""
         scoring_s = self.phases.get(SCORE, 0.0)
-        rows = self.rows - self.rows_before + (self.retried_rows or 0)
+        rows = self.rows_read - self.rows_before + (self.retried_rows or 0)
         return rows / scoring_s if scoring_s else 0.0
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Scores only the rows with an error again, and records their chunks anew.
 
 A chunk with such rows is read from its own published files. Workers pass its other rows on as they
-are, so what they write is the next generation of the whole chunk.
+are, so what they write is the next generation of the whole chunk. What functions made of a chunk
+has no trace of its rows: it is read from the input and processed again as a whole.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import pyarrow as pa
 from sparkinfer.exceptions import ConfigError, InputError, JobError, RowConservationError
 from sparkinfer.jobs.committer import Recorder
 from sparkinfer.jobs.hold import Hold
+from sparkinfer.jobs.manifest import Manifest
 from sparkinfer.jobs.records import ChunkRecord
 from sparkinfer.jobs.result import Retried
-from sparkinfer.metrics.base import LabelNames
 from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
@@ -55,13 +56,19 @@ class ErrorRetry:
     Args:
         prelude: of the run; its processor is needed only if there are rows to score again.
         hold: the output.
-        labels: of the model.
+        manifest: of what it holds.
+        folders: of the input's files.
     """
 
-    def __init__(self, prelude: Prelude, hold: Hold, labels: LabelNames) -> None:
+    def __init__(
+        self, prelude: Prelude, hold: Hold, manifest: Manifest, folders: InputFolders
+    ) -> None:
         self._prelude = prelude
         self._hold = hold
-        self._measure = prelude.measure(labels)
+        self._manifest = manifest
+        self._folders = folders
+        self._takes_whole = prelude.asked.replaces_rows
+        self._measure = prelude.measure(manifest.labels)
         self._records = {
             record.number: record for record in hold.ledger.standing() if retryable(record)
         }
@@ -83,7 +90,7 @@ class ErrorRetry:
         plan = self._plan()
         self._hold.insist(self._hold.sink.unfinish)
         self._recorder = Recorder(self._hold, self._measure, plan.workers.device_type)
-        self._progress = Progress(self.rows, len(self._records))
+        self._progress = Progress(sum(map(self._read, self._records.values())), len(self._records))
         with display(self._progress):
             self._prelude.engine.score(plan, self._tasks(), self, self._progress)
             self._progress.end()
@@ -104,7 +111,11 @@ class ErrorRetry:
         with self._lock:
             self._mended_rows += before.errors - errors
             self._waiting.discard(before.number)
-        self._progress.commit(retryable(before), errors)
+        self._progress.commit(self._read(before), errors)
+
+    def _read(self, record: ChunkRecord) -> int:
+        """Returns how many rows of a chunk are processed again."""
+        return record.rows_read if self._takes_whole else retryable(record)
 
     def _plan(self) -> Plan:
         """Returns how chunks are scored again: from what readers see, and as it is written there.
@@ -112,11 +123,12 @@ class ErrorRetry:
         Columns of the output are read as the run has them, so that what it gives to its readers
         does not change.
         """
-        prelude = self._prelude
-        processor = Mending(prelude.processor)
-        output = self._hold.output
+        prelude, output = self._prelude, self._hold.output
         # Notes of this call alone: what died in an earlier one is to be tried again.
         staging, notes = (self._hold.staging_folder("retry", name) for name in ("engine", "notes"))
+        if self._takes_whole:
+            return prelude.plan(self._folders, staging, notes)
+        processor = Mending(prelude.processor)
         plan = prelude.plan(InputFolders(output.path), staging, notes)
         columns = plan.columns
         added = [field.remove_metadata() for field in columns.scored]
@@ -125,7 +137,9 @@ class ErrorRetry:
 
     def _tasks(self) -> Iterator[ChunkTask]:
         for record in self._records.values():
-            chunk = Chunk(record.number, self._pieces(record.files))
+            chunk = self._manifest.chunks[record.number]
+            if not self._takes_whole:
+                chunk = Chunk(record.number, self._pieces(record.files))
             attempt = f"{chunk.name}-{uuid4().hex}"
             yield ChunkTask(chunk, self._hold.staging_folder(attempt))
 

@@ -85,7 +85,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     output = Output(config.output)
     output.check(config.overwrite)
     columns, files = prelude.asked_columns, prelude.table.files
-    if config.retry_errors:
+    if config.retry_errors and not prelude.asked.replaces_rows:
         refuse_without_text(columns)
     if files is not None:
         output.refuse_overlap(files.found.paths)
@@ -291,7 +291,7 @@ class _Run:
     def _retry(self, earlier: _Begun, display: Display) -> Retried:
         """Has the rows with an error scored again in the chunks that are done."""
         with job_errors():
-            retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest.labels)
+            retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest, self._chunks.folders)
         if not retry.rows:
             return Retried()
         self._tried(earlier)
@@ -338,7 +338,7 @@ class _Run:
         sink = ParquetFolder(self._output.path)
         self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
         progress = Progress(manifest.rows, len(manifest.chunks))
-        progress.skip(done.rows, len(done.numbers))
+        progress.skip(done.read, len(done.numbers))
         notes, staging = self._output.notes_folder, hold.staging_folder("engine")
         plan = self._prelude.plan(self._chunks.folders, staging, notes)
         recorder = Recorder(hold, plan.measure, plan.workers.device_type)
@@ -350,7 +350,7 @@ class _Run:
             progress.end()
         result = replace(
             finish(self._prelude, manifest, hold, self._input, self._chunks.notes),
-            rows_before=done.rows,
+            rows_before=done.read,
             phases=progress.phases,
             workers=plan.workers,
             verdict=self._prelude.processor.verdict,
@@ -373,4 +373,6 @@ class _Run:
                 self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
             )
             publish_table(self._prelude, earlier.manifest, earlier.hold)
-        return replace(result, rows_before=result.rows, seconds=time.monotonic() - self._started)
+        return replace(
+            result, rows_before=result.rows_read, seconds=time.monotonic() - self._started
+        )

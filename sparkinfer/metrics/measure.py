@@ -22,6 +22,10 @@ LABELS = "labels"
 """Key of the labels' state; no metric has this name."""
 
 
+N_TOKENS, TRUNCATED, ERROR = "n_tokens", "truncated", "error"
+"""Columns that models add, without their prefix; of functions, only the last."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What was measured over all rows.
@@ -45,6 +49,7 @@ class Measure:
         prefix: before the names of the scored columns.
         labels: of the model, in the order of the probabilities.
         user_metrics: further metrics as `package.module:ClassName`.
+        counted: columns, without their prefix, of which is counted what rows hold.
     """
 
     evaluation: Evaluation | None = None
@@ -52,6 +57,7 @@ class Measure:
     prefix: str = ""
     labels: tuple[str, ...] = ()
     user_metrics: tuple[str, ...] = ()
+    counted: tuple[str, ...] = (N_TOKENS, TRUNCATED, ERROR)
 
     @property
     def prefixes(self) -> dict[str, str]:

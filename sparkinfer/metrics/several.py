@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sparkinfer.metrics.measure import Adding, Measure, Measured, Measuring, States
+from sparkinfer.metrics.measure import (
+    ERROR,
+    N_TOKENS,
+    TRUNCATED,
+    Adding,
+    Measure,
+    Measured,
+    Measuring,
+    States,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,11 @@ class SeveralMeasures:
     def prefixes(self) -> dict[str, str]:
         """Before the names of the scored columns, by model."""
         return {name: one.prefix for name, one in self.by_model.items()}
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The columns of each, without their prefix, of which is counted what rows hold."""
+        return (N_TOKENS, TRUNCATED, ERROR)
 
     @property
     def columns(self) -> tuple[str, ...]:

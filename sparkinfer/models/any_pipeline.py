@@ -46,6 +46,8 @@ LOOKED_AT = 64
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """What a pipeline's feature extractor or processor reads, beside what a tokenizer does."""
 
+_SCHEMA = "task.schema"
+
 FirstRows = Callable[[], Iterable[pa.RecordBatch]]
 
 
@@ -142,6 +144,7 @@ class AnyPipeline:
 
     labels = ()
     evaluation = None
+    replaces_rows = False
 
     @classmethod
     def of(cls, config: ScoringConfig) -> AnyPipeline:
@@ -277,14 +280,14 @@ class AnyPipeline:
 
         key = self._key(slot.device)
         pipe = resident.get(key, load, lambda: release_memory(slot.device))
-        columns = parse_columns(self.verdict.schema)
+        columns = parse_columns(self.verdict.schema, _SCHEMA, of_results=True)
         return PipelineScorer(pipe, self.texts[0], columns, report, self.prefix)
 
     @property
     def _columns(self) -> pa.Schema | None:
         """The columns of the results, None if they are not known."""
         given = self.verdict.schema if self.verdict else self.options.schema
-        return None if given is None else parse_columns(given)
+        return None if given is None else parse_columns(given, _SCHEMA, of_results=True)
 
     @property
     def _found(self) -> ModelSource:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.files.types import MOST_DIGITS
 
-_PLAIN = {
+_OF_RESULTS = {
     "string": pa.string(),
     "int": pa.int32(),
     "integer": pa.int32(),
@@ -19,24 +20,42 @@ _PLAIN = {
     "double": pa.float64(),
     "boolean": pa.bool_(),
 }
+"""What a pipeline's results may be."""
+
+_PLAIN = {
+    **_OF_RESULTS,
+    "tinyint": pa.int8(),
+    "smallint": pa.int16(),
+    "binary": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "timestamp_ntz": pa.timestamp("us"),
+}
 _NAMES = {kind: name for name, kind in reversed(_PLAIN.items())}
-_TOKEN = re.compile(r"\s*(`(?:[^`]|``)+`|\w+|[<>,:])")
+_FORMS = {
+    "array": "array<TYPE>",
+    "struct": "struct<NAME: TYPE, ...>",
+    "map": "map<TYPE, TYPE>",
+    "decimal": "decimal(DIGITS, SCALE)",
+}
+_TOKEN = re.compile(r"\s*(`(?:[^`]|``)+`|\w+|[<>,:()])")
 _BARE = re.compile(r"\w+")
-EXPECTED = (
-    "columns as in 'label string, score double': a name and string, int, bigint, float, double, "
-    "boolean, array<TYPE> or struct<NAME: TYPE, ...>"
-)
 
 
-def parse_columns(text: str) -> pa.Schema:
+def parse_columns(text: str, option: str, of_results: bool = False) -> pa.Schema:
     """Returns the columns that a DDL names.
+
+    Args:
+        text: the DDL.
+        option: that holds it, for messages.
+        of_results: whether only the types of a pipeline's results are known.
 
     Raises:
         ConfigError: it is no DDL, or uses a type or a name that cannot be.
     """
-    parser = _Parser(text)
+    parser = _Parser(text, option, of_results)
     fields = list(parser.fields(end=""))
-    return pa.schema(_distinct(text, fields))
+    return pa.schema(parser.distinct(fields))
 
 
 def columns_as_ddl(schema: pa.Schema) -> str:
@@ -51,6 +70,10 @@ def type_as_ddl(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
         parts = (f"{_quoted(one.name)}: {type_as_ddl(one.type)}" for one in kind)
         return f"struct<{', '.join(parts)}>"
+    if pa.types.is_map(kind):
+        return f"map<{type_as_ddl(kind.key_type)}, {type_as_ddl(kind.item_type)}>"
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision}, {kind.scale})"
     return _NAMES[kind]
 
 
@@ -59,10 +82,15 @@ class _Parser:
 
     Args:
         text: the DDL.
+        option: that holds it.
+        of_results: see `parse_columns`.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, option: str, of_results: bool) -> None:
         self._text = text
+        self._option = option
+        self._plain = _OF_RESULTS if of_results else _PLAIN
+        self._nested = ("array", "struct") if of_results else ("array", "struct", "map", "decimal")
         self._rest = list(self._tokens())
 
     def fields(self, end: str) -> Iterator[pa.Field]:
@@ -79,17 +107,37 @@ class _Parser:
                 raise self._wrong(token)
 
     def _type(self) -> pa.DataType:
-        name = self._take()
-        if name.lower() in _PLAIN:
-            return _PLAIN[name.lower()]
-        if name.lower() not in ("array", "struct"):
-            raise self._wrong(name)
+        token = self._take()
+        name = token.lower()
+        if name in self._plain:
+            return self._plain[name]
+        if name not in self._nested:
+            raise self._wrong(token)
+        if name == "decimal":
+            return self._decimal()
         self._expect("<")
-        if name.lower() == "struct":
-            return pa.struct(_distinct(self._text, list(self.fields(end=">"))))
-        inner = self._type()
+        if name == "struct":
+            return pa.struct(self.distinct(list(self.fields(end=">"))))
+        first = self._type()
+        if name == "map":
+            self._expect(",")
+            first = pa.map_(first, self._type())
         self._expect(">")
-        return pa.list_(inner)
+        return first if name == "map" else pa.list_(first)
+
+    def _decimal(self) -> pa.DataType:
+        self._expect("(")
+        precision = self._number(1, MOST_DIGITS)
+        self._expect(",")
+        scale = self._number(0, precision)
+        self._expect(")")
+        return pa.decimal128(precision, scale)
+
+    def _number(self, least: int, most: int) -> int:
+        token = self._take()
+        if not token.isdecimal() or not least <= int(token) <= most:
+            raise self._wrong(token)
+        return int(token)
 
     def _name(self) -> str:
         token = self._take()
@@ -121,16 +169,21 @@ class _Parser:
 
     def _wrong(self, token: str) -> ConfigError:
         where = f"at {token!r}" if token else "at its end"
-        return ConfigError(f"task.schema={self._text!r} {where}: expected {EXPECTED}")
+        *names, last = [*self._plain, *(_FORMS[name] for name in self._nested)]
+        return ConfigError(
+            f"{self._option}={self._text!r} {where}: expected columns as in 'label string, score "
+            f"double': a name and {', '.join(names)} or {last}"
+        )
 
-
-def _distinct(text: str, fields: list[pa.Field]) -> list[pa.Field]:
-    """Returns fields; raises ConfigError for two that Spark does not tell apart."""
-    names = [field.name.lower() for field in fields]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"task.schema={text!r}: two fields are named {name!r}; rename one")
-    return fields
+    def distinct(self, fields: list[pa.Field]) -> list[pa.Field]:
+        """Returns fields; raises ConfigError for two that Spark does not tell apart."""
+        names = [field.name.lower() for field in fields]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"{self._option}={self._text!r}: two fields are named {name!r}; rename one"
+                )
+        return fields
 
 
 def _quoted(name: str) -> str:

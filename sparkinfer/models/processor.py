@@ -51,6 +51,7 @@ class ModelScoring:
     verdict: Verdict | None = None
 
     encodings = 1
+    replaces_rows = False
     read_beside = ()
 
     @property

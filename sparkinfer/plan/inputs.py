@@ -82,6 +82,8 @@ def choose_columns(
         InputError: a column is missing or has an unsuitable type.
         ConfigError: a scored column would overwrite an input column.
     """
+    if processor.replaces_rows:
+        return _given_to_functions(table, processor)
     carried = table.columns if config.carry_cols is None else config.carry_cols
     members = members_of(processor)
     for name, one in config.by_model.items():
@@ -121,6 +123,20 @@ def _refuse_ids(columns: Sequence[str]) -> None:
             f"{ROW_ID.name!r}, and the input has {taken!r}; give --set vectors.key={taken} if each "
             "of its values is there once, or rename it"
         )
+
+
+def _given_to_functions(table: InputTable, processor: PlannedProcessor) -> Columns:
+    """Returns the columns of a run whose output is what functions return."""
+    processor.check_names(table.columns)
+    names = processor.inputs or table.columns
+    for name in names:
+        if name in table.refused:
+            raise InputError(
+                f"column {name!r} {table.refused[name]}; name the columns that the function needs "
+                "as fn.input_cols, or cast it before"
+            )
+    inputs = pa.schema([table.schema.field(name) for name in names])
+    return Columns(carried=pa.schema([]), inputs=inputs, scored=processor.fields)
 
 
 def _of_model(option: str, name: str) -> str:

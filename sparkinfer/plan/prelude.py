@@ -5,7 +5,7 @@ Each step is taken once, when its result is first needed, and triggers the steps
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.metrics.base import LabelNames
-from sparkinfer.metrics.measure import Measure, check_metrics
+from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, Measure, check_metrics
 from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.plan.inputs import choose_columns, refuse_clash
 from sparkinfer.plan.plan import Plan, Workers
@@ -22,7 +22,7 @@ from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable, T
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.first_rows import ROWS_OF_TABLE, FirstOfFiles, FirstOfTable
-from sparkinfer.rows.processor import LooksAtRows, PlannedProcessor, RowsOfInput
+from sparkinfer.rows.processor import LooksAtRows, PlannedProcessor, RowsOfInput, SharesHosts
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.rows.several import members_of
 from sparkinfer.storage import join
@@ -41,6 +41,9 @@ class Prelude:
         source: where the rows come from.
         engine: what will score them.
         tables: to which the result can be written; None: to none.
+
+    Attributes:
+        hosts: returns the name of the application, and the cores that it has on each host.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Prelude:
         self.source = source
         self.engine = engine
         self.tables = tables
+        self.hosts: Callable[[], tuple[str, Mapping[str, int]]] = lambda: ("sparkinfer", {})
         self._followed: Mapping[str, Any] | None = None
 
     def check(self) -> None:
@@ -65,7 +69,8 @@ class Prelude:
     @cached_property
     def asked(self) -> PlannedProcessor:
         """The processor as configured."""
-        return make_processor(self.config)
+        asked = make_processor(self.config)
+        return asked.on_hosts(*self.hosts()) if isinstance(asked, SharesHosts) else asked
 
     @cached_property
     def table(self) -> InputTable:
@@ -182,6 +187,7 @@ class Prelude:
                 config.output_prefix,
                 tuple(of_each.get(name, ())),
                 config.metrics,
+                (ERROR,) if self._asked_of[name].replaces_rows else (N_TOKENS, TRUNCATED, ERROR),
             )
             for name, config in self.config.by_model.items()
         }

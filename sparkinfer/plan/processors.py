@@ -1,4 +1,4 @@
-"""What a configuration's `task` stands for: a model, or anything else that adds columns to rows.
+"""What a configuration asks for: a model, functions, or anything else that adds columns to rows.
 
 To add a kind of processor, add a file with its spec and a line in `PROCESSORS`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.functions.processor import FunctionScoring
 from sparkinfer.models.any_pipeline import AnyPipeline
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
@@ -31,8 +32,10 @@ def make_processor(config: ScoringConfig) -> PlannedProcessor:
     """Returns the processor that the configuration asks for, or all of them, not yet resolved.
 
     Raises:
-        ConfigError: there is none for a task.
+        ConfigError: there is none for a task, or a function is none.
     """
+    if config.fn.function:
+        return FunctionScoring.of(config)
     if not config.models:
         return _make(config)
     made = {}

@@ -41,7 +41,8 @@ class RunStatus:
         settings: those that determine the output, by name.
         created: when the run began.
         overwrites: whether it was asked to replace an earlier one.
-        rows: rows that are done.
+        rows: rows of the input that are done.
+        rows_made: rows that the output has for them.
         total_rows: rows of the input.
         chunks: chunks that are done.
         total_chunks: chunks of the input.
@@ -67,6 +68,7 @@ class RunStatus:
     created: str
     overwrites: bool
     rows: int
+    rows_made: int
     total_rows: int
     chunks: int
     total_chunks: int
@@ -125,7 +127,8 @@ def read_status(path: str) -> RunStatus:
         settings=dict(manifest.settings),
         created=manifest.created,
         overwrites=manifest.overwrites,
-        rows=done.rows,
+        rows=done.read,
+        rows_made=done.rows,
         total_rows=manifest.rows,
         chunks=len(manifest.chunks) - len(missing),
         total_chunks=len(manifest.chunks),
@@ -160,6 +163,8 @@ def describe_status(status: RunStatus) -> str:
         f"rows       {status.rows:,} of {status.total_rows:,} ({share:.1%}), "
         f"{status.chunks:,} of {status.total_chunks:,} chunks",
     ]
+    if status.rows_made != status.rows:
+        lines.append(f"           which gave {status.rows_made:,} rows")
     if status.missing:
         more = status.total_chunks - status.chunks - len(status.missing)
         listed = ", ".join(map(str, status.missing)) + (f" and {more:,} more" if more else "")
@@ -170,7 +175,8 @@ def describe_status(status: RunStatus) -> str:
         lines.append(f"rate       {status.rows_per_s:,.0f} rows/s{to_do}")
     lines.append(f"errors     {status.errors:,} rows")
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
-    lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
+    if status.tokens:
+        lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
     lines += describe_metrics(status.metrics, status.metrics_problem)
     lines += [f"{name}: shown by the run itself" for name in status.metrics_of_run]
     if status.vector_store is not None:
@@ -214,7 +220,7 @@ class _RecentRate:
             return
         if record.epoch > self._epoch:
             self._epoch, self._rows, self._first, self._last = record.epoch, 0, record, record
-        self._rows += record.rows
+        self._rows += record.rows_read
         if self._first is None or _finished(record) < _finished(self._first):
             self._first = record
         if self._last is None or _finished(record) > _finished(self._last):
@@ -226,7 +232,7 @@ class _RecentRate:
         if self._first is None or self._last is None:
             return None
         seconds = (_finished(self._last) - _finished(self._first)).total_seconds()
-        return (self._rows - self._first.rows) / seconds if seconds > 0 else None
+        return (self._rows - self._first.rows_read) / seconds if seconds > 0 else None
 
 
 def _finished(record: ChunkRecord) -> datetime:

@@ -23,7 +23,10 @@ REASONS_SHOWN = 3
 
 def summarize(result: RunResult) -> str:
     """Returns what a run did, one fact per line."""
-    lines = [f"scored     {result.rows:,} rows, {result.error_rows:,} of them with an error"]
+    made = f"{result.rows:,} rows, {result.error_rows:,} of them with an error"
+    if result.rows != result.rows_read:
+        made = f"{result.rows_read:,} rows, which gave {made}"
+    lines = [f"scored     {made}"]
     reasons = list(result.error_reasons.items())[:REASONS_SHOWN]
     lines += [f"           {count:,} x {reason}" for reason, count in reasons]
     if result.workers is None:
@@ -84,11 +87,14 @@ def _verdict_lines(label: str, verdict: Verdict, on: str) -> list[str]:
 def _worker_lines(result: RunResult) -> list[str]:
     total = result.statistics
     lines = []
-    if total.rows:
+    if total.padded_tokens:
         lines.append(
             f"batches    {total.batches:,} of {total.padded_tokens:,} tokens, "
             f"{total.padding_share:.1%} of them padding; {total.truncated:,} rows truncated"
         )
+    elif total.batches:
+        failed = f"; {total.errored_batches:,} failed over a row" if total.errored_batches else ""
+        lines.append(f"batches    {total.batches:,}{failed}")
     lines += [
         f"device     {device.device}: {device.rows:,} rows, "
         f"{device.statistics.forward_s:.1f} s in the model, "

@@ -36,6 +36,8 @@ class Mending:
 
     inner: ProcessorSpec
 
+    replaces_rows = False
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the processor reads and what it added."""

@@ -1,4 +1,4 @@
-"""What adds columns to rows: a model or a user's function.
+"""What adds columns to rows, or makes other rows of them: a model or a user's functions.
 
 The driver plans with a `PlannedProcessor`; what is sent to the workers is a `ProcessorSpec`, which
 they open as a `Processor`.
@@ -33,8 +33,9 @@ class Processor(Protocol):
     def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yields the added columns of every row, in the order of the rows.
 
-        The output batches have as many rows in total as the input batches, but may be cut
-        differently. A row that cannot be processed has nulls and a reason in `error`.
+        The output batches have as many rows in total as the input batches, unless the spec
+        `replaces_rows`, but may be cut differently. A row that cannot be processed has nulls and a
+        reason in `error`.
         """
 
     def activities(self) -> Sequence[Activity | None]:
@@ -49,6 +50,8 @@ class ProcessorSpec(Protocol):
         fields: columns that it adds, with their prefix. `n_tokens`, `truncated` and `error` come
             last.
         prefix: of the name of each added column.
+        replaces_rows: whether what it yields are the rows of the output, however many they are, in
+            place of columns beside those of the input.
     """
 
     @property
@@ -57,6 +60,8 @@ class ProcessorSpec(Protocol):
     def fields(self) -> pa.Schema: ...  # noqa: D102
     @property
     def prefix(self) -> str: ...  # noqa: D102
+    @property
+    def replaces_rows(self) -> bool: ...  # noqa: D102
 
     def open(self, slot: WorkerSlot, report: Report) -> Processor:
         """Returns the processor, ready in this process."""
@@ -167,6 +172,19 @@ class LooksAtRows(Protocol):
         Args:
             first_rows: returns them; to be called on the driver, and only if they are wanted: for
                 a table it takes a job.
+        """
+
+
+@runtime_checkable
+class SharesHosts(Protocol):
+    """A planned processor of which only so many may be at work on one host."""
+
+    def on_hosts(self, application: str, cores: Mapping[str, int]) -> Any:
+        """Returns the spec for the hosts of an application.
+
+        Args:
+            application: its name, the same in all its workers.
+            cores: that it has on each host.
         """
 
 

@@ -86,6 +86,7 @@ class SeveralProcessors:
 
     prefix = ""
     evaluation = None
+    replaces_rows = False
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -12,13 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sparkinfer.metrics.measure import States
+from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, States
 from sparkinfer.metrics.several import Measures
 from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.storage import file_system
-
-COUNTED = ("n_tokens", "truncated", "error")
-"""Scored columns that every processor adds."""
 
 MOST_REASONS, REASON_LENGTH = 10, 200
 """Kept per file: a model may give a different reason for each row."""
@@ -30,6 +27,7 @@ class Tally:
 
     Attributes:
         rows: rows, those with an error included.
+        read: rows of the input that they were made of.
         errors: rows among them that have an error.
         truncated: rows among them whose text was truncated.
         tokens: tokens of all rows, of all models.
@@ -39,6 +37,7 @@ class Tally:
     """
 
     rows: int = 0
+    read: int = 0
     errors: int = 0
     truncated: int = 0
     tokens: int = 0
@@ -70,18 +69,25 @@ class TallyTaker:
         self._tally = Tally()
         self._reasons: Counter[str] = Counter()
         self._prefixes = measure.prefixes
+        self._counted = measure.counted
         self._measuring = measure.start()
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Takes rows that have at least the columns that are counted and measured."""
+        self._count(rows)
+        self._measuring.add(rows)
+
+    def _count(self, rows: pa.Table | pa.RecordBatch) -> None:
         tally = self._tally
         truncated = np.zeros(rows.num_rows, np.bool_)
         failed = np.zeros(rows.num_rows, np.bool_)
         errors: dict[str, pa.Array] = {}
         for name, prefix in self._prefixes.items():
-            n_tokens, cut, errors[name] = (rows.column(prefix + column) for column in COUNTED)
-            tally.tokens += pc.sum(n_tokens).as_py() or 0
-            truncated |= _as_numpy(pc.fill_null(cut, False))
+            counted = {column: rows.column(prefix + column) for column in self._counted}
+            if N_TOKENS in counted:
+                tally.tokens += pc.sum(counted[N_TOKENS]).as_py() or 0
+                truncated |= _as_numpy(pc.fill_null(counted[TRUNCATED], False))
+            errors[name] = counted[ERROR]
             failed |= _as_numpy(errors[name].is_valid())
         tally.rows += rows.num_rows
         tally.errors += int(failed.sum())
@@ -93,10 +99,14 @@ class TallyTaker:
                 dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)
             )
             self._reasons.update(_reason(row)[:REASON_LENGTH] for row in of_rows)
-        self._measuring.add(rows)
 
-    def tally(self) -> Tally:
-        """Returns the tally of all rows so far."""
+    def tally(self, read: int | None = None) -> Tally:
+        """Returns the tally of all rows so far.
+
+        Args:
+            read: rows of the input that they were made of; None: as many.
+        """
+        self._tally.read = self._tally.rows if read is None else read
         self._tally.reasons = dict(self._reasons.most_common(MOST_REASONS))
         self._tally.metrics = self._measuring.states()
         return self._tally
@@ -128,7 +138,7 @@ def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 def tally_file(path: str, measure: Measures) -> Tally:
     """Returns what a scored Parquet file holds; reads only the few columns needed for it."""
     taker = TallyTaker(measure)
-    columns = [prefix + name for prefix in measure.prefixes.values() for name in COUNTED]
+    columns = [prefix + name for prefix in measure.prefixes.values() for name in measure.counted]
     fs, name = file_system(path)
     with fs.open(name, "rb") as handle:
         for batch in pq.ParquetFile(handle).iter_batches(columns=[*measure.columns, *columns]):
@@ -143,6 +153,7 @@ def add_up(tallies: Iterable[Tally], measure: Measures) -> Tally:
     states = []
     for tally in tallies:
         total.rows += tally.rows
+        total.read += tally.read
         total.errors += tally.errors
         total.truncated += tally.truncated
         total.tokens += tally.tokens

@@ -26,14 +26,19 @@ class CarriedRows:
 
     Args:
         columns: of the run.
+
+    Attributes:
+        read: rows so far.
     """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
         self._waiting: deque[pa.Table] = deque()
+        self.read = 0
 
     def put(self, rows: pa.RecordBatch) -> None:
         """Takes the next rows, with at least the carried columns."""
+        self.read += rows.num_rows
         carried = [rows.column(name) for name in self._columns.carried.names]
         if carried:
             self._waiting.append(pa.Table.from_arrays(carried, schema=self._columns.carried))
@@ -92,10 +97,16 @@ class ScoredWriter:
                 carried.put(beside)
                 yield rows
 
-        return self.write_tables(name, carried.complete(process(fed())))
+        tables = carried.complete(process(fed()))
+        return self._write(name, tables, lambda: carried.read)
 
     def write_tables(self, name: str, tables: Iterable[pa.Table]) -> WrittenFile:
         """Writes rows with all columns of the output to a file as they come."""
+        return self._write(name, tables, lambda: None)
+
+    def _write(
+        self, name: str, tables: Iterable[pa.Table], read: Callable[[], int | None]
+    ) -> WrittenFile:
         schema = self._columns.output
         fs, path = file_system(join(self._folder, name))
         taker = TallyTaker(self._measure)
@@ -104,4 +115,4 @@ class ScoredWriter:
             for table in tables:
                 writer.write_table(table.cast(schema))
                 taker.add(table)
-        return WrittenFile(name, taker.tally())
+        return WrittenFile(name, taker.tally(read()))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sparkinfer.exceptions import InputError
+from sparkinfer.files.conform import conform
 from sparkinfer.spark.errors import explain
 
 if TYPE_CHECKING:
@@ -61,6 +62,21 @@ def literal_path(path: str) -> str:
 def quoted(name: str) -> str:
     """Returns a column's name quoted so that Spark takes dots and backticks literally."""
     return "`" + name.replace("`", "``") + "`"
+
+
+def with_plain_names(df: DataFrame) -> DataFrame:
+    """Returns a DataFrame whose columns are named `c0`, `c1`, ... in their order.
+
+    `mapInArrow` does not find a column whose name holds a backtick or a dot.
+    """
+    return df.toDF(*(f"c{index}" for index in range(len(df.columns))))
+
+
+def in_types(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
+    """Returns rows that Spark gave a task, with their columns' own names and types."""
+    pairs = zip(batch.columns, columns, strict=True)
+    arrays = [conform(column, field.type) for column, field in pairs]
+    return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
 SPARK_TYPE = b"sparkinfer.spark_type"

@@ -105,6 +105,27 @@ def count_cuda_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def as_visible(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the setting by which another process sees this GPU alone; none for a CPU.
+
+    Args:
+        device: torch device of this process.
+        environment: of this process.
+    """
+    if not device.startswith("cuda"):
+        return {}
+    index, visible = int(device.partition(":")[2] or 0), _visible_devices(environment)
+    return {"CUDA_VISIBLE_DEVICES": visible[index] if index < len(visible) else str(index)}
+
+
+def make_current(device: str) -> None:
+    """Makes a GPU the one that torch takes where none is named; nothing for a CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(device)
+
+
 def _visible_devices(environment: Mapping[str, str]) -> list[str]:
     """Returns the entries of CUDA_VISIBLE_DEVICES; empty if it is not set."""
     text = environment.get("CUDA_VISIBLE_DEVICES", "")

@@ -19,7 +19,8 @@ class ScoringStatistics:
         forward_rows: sequences that went through the model; fewer than `rows` if texts repeat.
         tokens: tokens of these, padding excluded.
         padded_tokens: tokens of these, padding included.
-        batches: forward passes that succeeded.
+        batches: forward passes that succeeded, or calls of a user's function.
+        errored_batches: calls of a user's function that failed over a row, at least.
         out_of_memory: times the device ran out of memory and the budget was halved.
         load_s: seconds until the model was ready.
         tokenize_s: seconds spent tokenising and padding, in parallel with the forward pass.
@@ -35,6 +36,7 @@ class ScoringStatistics:
     tokens: int = 0
     padded_tokens: int = 0
     batches: int = 0
+    errored_batches: int = 0
     out_of_memory: int = 0
     load_s: float = 0.0
     tokenize_s: float = 0.0

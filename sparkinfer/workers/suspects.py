@@ -120,10 +120,12 @@ class Suspects:
 
     Attributes:
         known: what the notes of dead workers say.
+        follows_death: whether a worker may have died over the same rows before.
     """
 
     def __init__(self, attempt: Attempt | None = None) -> None:
         self.known = Known()
+        self.follows_death = attempt is not None and attempt.has_predecessor
         self._notes: _AppendedNotes | _ReplacedNotes | None = None
         self._lock = threading.Lock()
         self._alone_in: str | None = None

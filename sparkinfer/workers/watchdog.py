@@ -75,7 +75,22 @@ class PipelineCall(NamedTuple):
         return f"the pipeline's call with a text of {_count(self.characters, 'character')}"
 
 
-Activity = ForwardPass | Tokenising | PipelineCall
+class FunctionCall(NamedTuple):
+    """A batch is in a user's function.
+
+    Attributes:
+        name: of the function.
+        rows: of the batch.
+    """
+
+    name: str
+    rows: int
+
+    def __str__(self) -> str:
+        return f"the call of {self.name} with {_count(self.rows, 'row')}"
+
+
+Activity = ForwardPass | Tokenising | PipelineCall | FunctionCall
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Echo:
 
     prefix = "again "
     labels = ()
+    replaces_rows = False
 
     @property
     def inputs(self) -> tuple[str, ...]:

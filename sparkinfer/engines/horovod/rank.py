@@ -152,8 +152,10 @@ def _score_share(job: RankJob, share: RankShare, loop: ScoringLoop, rank: int) -
     started = time.perf_counter()
     file = _write(job, share, loop, f"rank-{rank:05d}-{uuid.uuid4().hex}.parquet")
     expected = sum(one.rows for one in share.files)
-    if file.tally.rows != expected:
-        raise RowConservationError(f"rank {rank} wrote {file.tally.rows} rows, expected {expected}")
+    if file.tally.read != expected:
+        raise RowConservationError(
+            f"rank {rank} worked on {file.tally.read} rows, expected {expected}"
+        )
     seconds = time.perf_counter() - started
     return RankResult(share.chunk, rank, file.name, asdict(file.tally), seconds)
 
