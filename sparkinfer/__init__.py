@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sparkinfer.api.batches import ActorPoolStrategy, TaskPoolStrategy, map_batches
     from sparkinfer.api.functions import run, score
     from sparkinfer.api.processor import read_batch_run, torch_batch_process
+    from sparkinfer.api.search import search
     from sparkinfer.batch_process.context import TorchBatchProcessorContext
     from sparkinfer.batch_process.pause import PausedError
     from sparkinfer.batch_process.processor import TorchBatchProcessor
@@ -43,6 +44,7 @@ __all__ = [
     "read_batch_run",
     "run",
     "score",
+    "search",
     "torch_batch_process",
 ]
 
@@ -62,6 +64,7 @@ _HOME = {
     "TorchBatchProcessorContext": "sparkinfer.batch_process.context",
     "read_batch_run": "sparkinfer.api.processor",
     "torch_batch_process": "sparkinfer.api.processor",
+    "search": "sparkinfer.api.search",
 }
 
 

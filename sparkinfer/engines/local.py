@@ -73,7 +73,7 @@ class LocalEngine:
 
         A step that hangs is only reported on stderr; see `score`.
         """
-        slot = _slot(self.workers())
+        slot = local_slot(self.workers())
         with watched_from_beside("the model's trial", self._step_timeout_s, _tell_hang):
             return act(slot)
 
@@ -89,7 +89,7 @@ class LocalEngine:
         A processor that hangs is only reported on stderr: nothing would restart this process.
         """
         progress.enter(SCORE)
-        slot = _slot(plan.workers)
+        slot = local_slot(plan.workers)
         reporter = _Reporter(progress, f"{slot.device} on {socket.gethostname()}")
         watch = Watch(plan.stall_timeout_s, _tell_stall, plan.step_timeout_s)
         commits: deque[Future[None]] = deque()
@@ -119,7 +119,8 @@ def _score_chunk(loop: ScoringLoop, plan: Plan, task: ChunkTask) -> ScoredChunk:
     return ScoredChunk(task.chunk, task.staging, (file,), time.perf_counter() - started)
 
 
-def _slot(workers: Workers) -> WorkerSlot:
+def local_slot(workers: Workers) -> WorkerSlot:
+    """Returns what this process scores with."""
     if workers.device_type == "cpu":
         return WorkerSlot("cpu", workers.cores)
     device, *others = (f"cuda:{index}" for index in range(workers.gpus_each))

@@ -129,7 +129,8 @@ class Embedding(Task):
             _lower_case(files)
         prompt = self._prompt(said)
         taken = len(files.tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
-        return EmbeddingModel(self, said, self._head(said, files), prompt, taken)
+        head, numbers = self._head(said, files)
+        return EmbeddingModel(self, said, head, numbers, prompt, taken)
 
     def _refuse_contradictions(self, said: SentenceFiles) -> None:
         options, modes = self.options, said.pooling.modes
@@ -145,7 +146,8 @@ class Embedding(Task):
                 "the option"
             )
 
-    def _head(self, said: SentenceFiles, files: ModelFiles) -> SentenceHead:
+    def _head(self, said: SentenceFiles, files: ModelFiles) -> tuple[SentenceHead, int | None]:
+        """Returns what makes a vector, and how many numbers that has; None: unknown."""
         modes, cut = said.pooling.modes, self.options.truncate_dim
         width = of_config(files.config, "hidden_size")
         pooled = None if width is None else int(width) * len(modes)
@@ -155,7 +157,9 @@ class Embedding(Task):
                 f"task.truncate_dim={cut}: this model's vectors have {numbers} numbers; lower it "
                 "or leave it out"
             )
-        return SentenceHead(modes, layers, cut or said.truncate_dim, self.options.normalize is True)
+        cut = cut or said.truncate_dim
+        kept = numbers if cut is None or numbers is None else min(cut, numbers)
+        return SentenceHead(modes, layers, cut, self.options.normalize is True), kept
 
     def _prompt(self, said: SentenceFiles) -> str:
         """Returns the text that is put before each text, which may be empty."""
@@ -179,7 +183,13 @@ class EmbeddingModel(ModelTask):
     """
 
     def __init__(
-        self, task: Embedding, said: SentenceFiles, head: SentenceHead, prompt: str, taken: int
+        self,
+        task: Embedding,
+        said: SentenceFiles,
+        head: SentenceHead,
+        numbers: int | None,
+        prompt: str,
+        taken: int,
     ) -> None:
         super().__init__(task)
         self.head = head
@@ -193,6 +203,7 @@ class EmbeddingModel(ModelTask):
             "layers": [layer.kind for layer in said.layers],
             "normalize": head.normalizes,
             "truncate_dim": head.truncate_dim,
+            "dimension": numbers,
             "prompt": prompt,
         }
 
