@@ -11,7 +11,6 @@ from tests.made_up_processor import Numbers, Recorder
 
 
 def main(rows: int, journal: str, at: dict[str, str], **options: object) -> None:
-
     class Here(Recorder):
         """Made in the script: pickled by value. The driver's id is no part of the settings."""
 
@@ -19,7 +18,12 @@ def main(rows: int, journal: str, at: dict[str, str], **options: object) -> None
 
         def __init__(self, context: sparkinfer.TorchBatchProcessorContext) -> None:
             super().__init__(context)
-            self.hparams = {"journal": journal, "at": at, "driver": self.driver}
+            self.hparams = {
+                "journal": journal,
+                "at": at,
+                "driver": self.driver,
+                "output": options["output"],
+            }
 
     spark = None
     if options.get("engine", "local") != "local":

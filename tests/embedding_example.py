@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from sparkinfer import TorchBatchProcessor, TorchBatchProcessorContext, torch_batch_process
-from tests.made_up_processor import Journal
+from tests.made_up_processor import Journal, wait_for_pause
 
 ABSTRACTS = """\
 We survey data mining techniques for large tables and compare their use of memory.
@@ -159,6 +159,8 @@ class EmbeddingProcessor(TorchBatchProcessor):
             driver = int((self.folder / "driver").read_text())
             pid = driver if whose == "driver" else os.getpid()
             os.kill(pid, signal.Signals[signal_name])
+            if signal_name == "SIGTERM":
+                wait_for_pause(self.folder / "run")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ class Recorder(TorchBatchProcessor):
             os.kill(self.hparams["driver"], signal.SIGKILL)
         elif what == "stop driver":
             os.kill(self.hparams["driver"], signal.SIGTERM)
+            wait_for_pause(self.hparams["output"])
 
 
 class Quiet(TorchBatchProcessor):
@@ -159,6 +161,14 @@ class Quiet(TorchBatchProcessor):
 
 class Unfinished(TorchBatchProcessor):
     """Lacks what it must have."""
+
+
+def wait_for_pause(output: str | Path) -> None:
+    """Returns once the ranks of an output can see that they are to pause."""
+    deadline = time.monotonic() + 60
+    while not [*Path(output).glob("_sparkinfer/processor/launches/*/pause")]:
+        assert time.monotonic() < deadline, "nobody was told to pause"
+        time.sleep(0.01)
 
 
 def counts(values: list[int]) -> dict[str, int]:
