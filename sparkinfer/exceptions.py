@@ -15,6 +15,7 @@ SparkInferError                      the root: catch this one to catch them all
 │   ├── PausedError                  it was asked to end, and has committed (batch_process.pause)
 │   ├── LeaseLostError               another run writes to the output now (jobs.lease)
 │   └── ControlFolderError           driver and ranks cannot communicate (engines.horovod)
+├── RepeatedKeyError                 two rows have one key of a vector store (sinks.vectors.base)
 ├── RankTracebackError               in a cause: what a rank of that engine raised
 └── DeviceError                      the accelerator's context is broken; the process must end
 

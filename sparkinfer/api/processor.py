@@ -32,6 +32,7 @@ from sparkinfer.disk_errors import disk_errors_told
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, causes_without_secrets
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.messages import first_line, shown
+from sparkinfer.spark.java import NO_PYSPARK
 from sparkinfer.storage import WORK_FOLDER, absolute, join
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -217,10 +218,7 @@ def _session(engine: str, spark: SparkSession | None, dataset: Any) -> SparkSess
     try:
         from pyspark.sql import SparkSession
     except ImportError:
-        raise EngineUnavailableError(
-            f"engine={engine!r}: pyspark is not installed; pip install 'sparkinfer-spark[spark]', "
-            "or use engine='local'"
-        ) from None
+        raise EngineUnavailableError(f"engine={engine!r}: {NO_PYSPARK}") from None
     active = SparkSession.getActiveSession()
     if active is None:
         raise ConfigError(

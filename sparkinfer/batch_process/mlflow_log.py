@@ -38,8 +38,8 @@ class MlflowLog:
             from mlflow import MlflowClient
         except ImportError:
             raise EngineUnavailableError(
-                f"mlflow_experiment={experiment!r}: mlflow is not installed; pip install "
-                "'sparkinfer-spark[mlflow]', or leave it out"
+                f"mlflow_experiment={experiment!r}: mlflow is not installed; run pip "
+                "install mlflow, or leave it out"
             ) from None
         self._client: Any = MlflowClient()
         self._waiting: list[Commit] = []

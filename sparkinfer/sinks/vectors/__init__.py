@@ -27,8 +27,8 @@ def open_store(uri: StoreUri) -> VectorStore:
         kind: Any = getattr(import_module(home), name)
     except ImportError as error:
         raise EngineUnavailableError(
-            f"{uri} needs a package that is not installed ({error}); run pip install "
-            "'sparkinfer-spark[vectordb]'"
+            f"{uri} needs a package that is not installed ({error}); run pip install chromadb, or "
+            "pip install 'psycopg[binary]' pgvector for PostgreSQL"
         ) from error
     store: VectorStore = kind(uri)
     return store
