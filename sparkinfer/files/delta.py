@@ -53,7 +53,7 @@ def _opened(path: str, version: int) -> Any:
     except ImportError as error:
         raise EngineUnavailableError(
             f"input_version={version} needs a package that is not installed ({error}); run pip "
-            "install 'sparkinfer-spark[delta]'"
+            "install deltalake"
         ) from error
     try:
         return DeltaTable(mounted(path), version=version)
