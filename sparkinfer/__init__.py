@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from sparkinfer.api.batches import ActorPoolStrategy, TaskPoolStrategy, map_batches
     from sparkinfer.api.functions import run, score
     from sparkinfer.api.loading import LoadedModel, load
+    from sparkinfer.api.processor import read_batch_run, torch_batch_process
+    from sparkinfer.api.search import search
+    from sparkinfer.batch_process.context import TorchBatchProcessorContext
+    from sparkinfer.batch_process.pause import PausedError
+    from sparkinfer.batch_process.processor import TorchBatchProcessor
+    from sparkinfer.batch_process.reducers import MetricReducer
+    from sparkinfer.batch_process.run import BatchRun
     from sparkinfer.batching.dynamic import dynamically
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
@@ -26,16 +33,24 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActorPoolStrategy",
+    "BatchRun",
     "LoadedModel",
+    "MetricReducer",
+    "PausedError",
     "RunResult",
     "ScoringConfig",
     "SparkInferError",
     "TaskPoolStrategy",
+    "TorchBatchProcessor",
+    "TorchBatchProcessorContext",
     "dynamically",
     "load",
     "map_batches",
+    "read_batch_run",
     "run",
     "score",
+    "search",
+    "torch_batch_process",
 ]
 
 _HOME = {
@@ -50,6 +65,14 @@ _HOME = {
     "load": "sparkinfer.api.loading",
     "run": "sparkinfer.api.functions",
     "score": "sparkinfer.api.functions",
+    "BatchRun": "sparkinfer.batch_process.run",
+    "MetricReducer": "sparkinfer.batch_process.reducers",
+    "PausedError": "sparkinfer.batch_process.pause",
+    "TorchBatchProcessor": "sparkinfer.batch_process.processor",
+    "TorchBatchProcessorContext": "sparkinfer.batch_process.context",
+    "read_batch_run": "sparkinfer.api.processor",
+    "torch_batch_process": "sparkinfer.api.processor",
+    "search": "sparkinfer.api.search",
 }
 
 

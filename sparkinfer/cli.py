@@ -184,14 +184,31 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
     if values["input"] is not None and len(values["input"]) == 1:
         [values["input"]] = values["input"]
     values |= read_models(values.pop("model") or [])
-    functions = values.pop("fn")
-    budget = values.pop("max_batch_tokens")
-    overrides = (
-        options.set if budget is None else [*options.set, f"batching.max_batch_tokens={budget}"]
-    )
-    if functions:
-        overrides = [*overrides, f"fn.function={json.dumps(functions)}"]
+    overrides = [*options.set]
+    for flag, option in (
+        ("fn", "fn.function"),
+        ("max_batch_tokens", "batching.max_batch_tokens"),
+        ("vector_store", "vectors.store"),
+        ("output_delta", "delta.table"),
+        ("output_table", "table.name"),
+    ):
+        value = values.pop(flag, None)
+        if value not in (None, []):
+            overrides.append(f"{option}={json.dumps(value)}")
     return kind.load(options.config, overrides, **values)
+
+
+def _search(options: argparse.Namespace) -> int:
+    from sparkinfer.api.search import TEXT, search_as
+    from sparkinfer.report.nearest import describe_nearest, nearest_as_json
+
+    values = {name: vars(options)[name] for name in ("model", "revision", "device", "dtype")}
+    given = {**values, "task": {"name": options.task}, "input_col": TEXT, "engine": "local"}
+    config = ScoringConfig.load(None, options.set, **given)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print too
+        found = search_as(config, options.store, options.text, options.k)
+    print(nearest_as_json(found) if options.json else describe_nearest(found))
+    return DONE
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -255,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sparkinfer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_score(commands)
+    _add_search(commands)
     _add_status(commands)
     _add_doctor(commands)
     _add_demo(commands)
@@ -278,6 +296,27 @@ def _add_score(commands: Any) -> None:
     )
     _add_job_options(parser)
     parser.set_defaults(command=_score)
+
+
+def _add_search(commands: Any) -> None:
+    parser = commands.add_parser(
+        "search",
+        help="the rows of a vector store that are nearest to a text",
+        description="Embeds a text by the model that filled a store, and prints the nearest rows.",
+    )
+    add = parser.add_argument
+    add("store", metavar="STORE", help="as --vector-store of the run that filled it")
+    add("text", metavar="TEXT", help="what to look for")
+    add("-k", metavar="N", type=int, default=10, help="rows to print (default: 10)")
+    add("--model", metavar="ID|PATH|URI", help="the model of that run")
+    add("--task", default="embedding", help="default: embedding")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help="any option, repeatable")
+    add("--device", choices=get_args(DeviceName), help="where the model runs")
+    add("--dtype", choices=get_args(DTypeName), help="number format of the weights")
+    add("--revision", help="branch, tag or commit of a hub model")
+    add("--json", action="store_true", help="print one JSON document")
+    _add_debug(parser)
+    parser.set_defaults(command=_search)
 
 
 def _add_status(commands: Any) -> None:
@@ -310,6 +349,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="files, folders or patterns of Parquet, CSV or JSON; a Spark table or a query",
     )
+    add("--input-version", metavar="N", type=int, help="version of a table, or of a Delta folder")
     add("--output", metavar="FOLDER", help="folder for the scored Parquet files")
     add(
         "--model",
@@ -344,6 +384,13 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--max-batch-tokens", metavar="N", type=int, help="maximum tokens per forward pass")
     add("--max-length", metavar="N", type=int, help="tokens at which texts are truncated")
     add("--revision", help="branch, tag or commit of a hub model")
+    add("--output-table", metavar="TABLE", help="Spark table to which the result is written, too")
+    add("--output-delta", metavar="FOLDER", help="Delta table to which the rows are appended, too")
+    add(
+        "--vector-store",
+        metavar="STORE",
+        help="where vectors go, too: chroma:FOLDER#collection or postgresql://…/database#table",
+    )
     add("--input-format", choices=get_args(InputFormat), help="if the name does not show it")
     add("--master", metavar="URL", help="Spark master, such as local[2] or spark://host:7077")
     add("--overwrite", action="store_true", default=None, help="replace an earlier run's output")

@@ -14,16 +14,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from sparkinfer.contradictions import (
+    refuse_beside_function,
+    refuse_contradictions,
+    refuse_contradictions_of_model,
+    refuse_names,
+    refuse_one_prefix,
+    refuse_vectors,
+)
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
-from sparkinfer.model_section import MODEL_NAME, ModelSection, options_of_section
+from sparkinfer.model_section import ModelSection, options_of_section
 from sparkinfer.option_groups import (
     ChunksConfig,
     CsvConfig,
+    DeltaConfig,
     FunctionConfig,
     HorovodConfig,
     LoadingConfig,
+    ParallelConfig,
     PreprocessConfig,
+    TableConfig,
+    VectorsConfig,
 )
 from sparkinfer.redaction import remember_secrets
 from sparkinfer.validation import NOT_SHOWN, PATH, Options, at_least, read_by
@@ -72,6 +84,8 @@ class ScoringConfig(ModelSection):
     SQL query; replaced by a DataFrame passed in Python."""
     input_format: InputFormat = "auto"
     """How the input is stored; auto: judged by its name, else by its first bytes."""
+    input_version: int | None = field(default=None, metadata=at_least(0))
+    """Version of a table, or of the Delta table in a folder; None: a table as it is."""
     output: str | None = field(default=None, metadata=PATH)
     """Folder for the scored Parquet files."""
     overwrite: bool = False
@@ -111,21 +125,26 @@ class ScoringConfig(ModelSection):
 
     fn: FunctionConfig = FunctionConfig()
     loading: LoadingConfig = LoadingConfig()
+    parallel: ParallelConfig = ParallelConfig()
     horovod: HorovodConfig = HorovodConfig()
     chunks: ChunksConfig = ChunksConfig()
     csv: CsvConfig = CsvConfig()
+    vectors: VectorsConfig = VectorsConfig()
+    delta: DeltaConfig = DeltaConfig()
+    table: TableConfig = TableConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         remember_secrets(self.spark_conf)
-        _refuse_contradictions(self)
+        refuse_contradictions(self)
+        refuse_vectors(self)
         if self.fn.given:
-            _refuse_beside_function(self)
+            refuse_beside_function(self)
         elif not self.models:
-            _refuse_contradictions_of_model(self)
+            refuse_contradictions_of_model(self)
         else:
-            _refuse_names(self)
-            _refuse_one_prefix(self.by_model)
+            refuse_names(self)
+            refuse_one_prefix(self.by_model)
 
     @classmethod
     def load(
@@ -251,169 +270,3 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
         values[key] = dict(inner or {})
         values = values[key]
     values[keys[-1]] = value
-
-
-def _refuse_names(config: ScoringConfig) -> None:
-    """Raises ConfigError unless each of several models has a name, and only there."""
-    if config.model is not None:
-        raise ConfigError(
-            f"model={shown(config.model)} with models {', '.join(map(shown, config.models))}: give "
-            "each of several models a name, as --model NAME=PATH or in `models`, or only one model"
-        )
-    for name, section in config.models.items():
-        if not MODEL_NAME.fullmatch(name):
-            raise ConfigError(
-                f"models: the name {shown(name)} of a model: expected letters, digits, - and _; "
-                "give it as --model NAME=PATH, and a path with = in it as ./PATH"
-            )
-        if section.model is None:
-            raise ConfigError(
-                f"option 'models.{name}.model' is required; give --model {name}=PATH, or it in the "
-                "section"
-            )
-
-
-def _refuse_one_prefix(by_model: Mapping[str, ScoringConfig]) -> None:
-    """Raises ConfigError if the columns of two models would have the same names."""
-    of_prefix: dict[str, str] = {}
-    for name, config in by_model.items():
-        prefix = config.output_prefix.lower()  # Spark's names are case-insensitive
-        if prefix in of_prefix:
-            raise ConfigError(
-                f"models.{of_prefix[prefix]} and models.{name} have one output_prefix, "
-                f"{config.output_prefix!r}: their columns would have the same names; give each its "
-                "own, or none to have NAME_"
-            )
-        of_prefix[prefix] = name
-
-
-def _refuse_contradictions_of_model(config: ScoringConfig) -> None:
-    """Raises ConfigError for options of one model that are valid alone but not together."""
-    if config.model is None:
-        raise ConfigError(
-            "option 'model' is required; give --model or model=..., or a function as --fn or fn=..."
-        )
-    _refuse_texts(config)
-    if config.acceleration == "none" and config.deepspeed.kernel_inject:
-        raise ConfigError(
-            "deepspeed.kernel_inject=true with acceleration='none': kernels need DeepSpeed; "
-            "use acceleration='deepspeed' or drop the option"
-        )
-    if config.device == "cpu" and config.dtype == "float16":
-        raise ConfigError(
-            "dtype='float16' with device='cpu': CPUs compute float16 slowly or not at all; use "
-            "dtype='bfloat16' or 'float32'"
-        )
-    if config.metrics and config.label_col is None:
-        raise ConfigError(
-            f"metrics={list(config.metrics)} without label_col: metrics compare with true labels; "
-            "name the column that holds them"
-        )
-    if config.label_col is not None and config.label_col == config.input_col:
-        raise ConfigError(
-            f"label_col={config.label_col!r} is also the input column; name the column that holds "
-            "the true labels"
-        )
-    kept = config.carry_cols
-    if config.label_col and kept is not None and config.label_col not in kept:
-        raise ConfigError(
-            f"label_col={config.label_col!r} is not in carry_cols={list(kept)}: metrics are "
-            "computed from the output; add it there"
-        )
-
-
-def _refuse_contradictions(config: ScoringConfig) -> None:
-    """Raises ConfigError for options of a run that are valid alone but not together."""
-    if config.engine == "local":
-        _refuse_spark_options(config)
-    if config.incremental and config.overwrite:
-        raise ConfigError(
-            "incremental=true with overwrite=true: one keeps what is there and the other replaces "
-            "it; drop one of them"
-        )
-    if config.incremental_col is not None and not config.incremental:
-        raise ConfigError(
-            f"incremental_col={config.incremental_col!r} without incremental=true: the column "
-            "serves to find new rows; give both or neither"
-        )
-    if config.retry_errors and config.overwrite:
-        raise ConfigError(
-            "retry_errors=true with overwrite=true: one repairs what is there and the other "
-            "replaces it; drop one of them"
-        )
-    kept = config.carry_cols
-    if kept is not None and (not kept or len(set(kept)) < len(kept)):
-        raise ConfigError(
-            f"carry_cols={list(kept)}: expected at least one column, each named once; leave it out "
-            "to keep all"
-        )
-
-
-def _refuse_texts(config: ScoringConfig) -> None:
-    """Raises ConfigError unless it is clear where the texts come from."""
-    if config.input_col is None and config.input_template is None:
-        raise ConfigError(
-            "option 'input_col' is required; give --input-col COLUMN, or --input-template with the "
-            "names of columns in braces"
-        )
-    if config.input_col is not None and config.input_template is not None:
-        raise ConfigError(
-            f"input_col={config.input_col!r} with input_template={config.input_template!r}: either "
-            "is the text; give one of them"
-        )
-    if config.template.null is not None and config.input_template is None:
-        raise ConfigError(
-            f"template.null={config.template.null!r} without input_template: it stands for nulls "
-            "in the template's columns; give both or neither"
-        )
-    if config.preprocess.function is None and config.preprocess.given:
-        raise ConfigError(
-            f"preprocess.{min(config.preprocess.given)} without preprocess.function: name the "
-            "function as package.module:function, or drop the option"
-        )
-
-
-MODEL_DEFAULTS = {n: v for n, v in ModelSection().as_dict().items() if n != "output_prefix"}
-"""Options that say something of a model, which a function has no use for."""
-
-
-def _refuse_beside_function(config: ScoringConfig) -> None:
-    """Raises ConfigError for options that have no meaning for a function."""
-    if not config.fn.function:
-        raise ConfigError(
-            f"fn.{min(config.fn.given)} without fn.function: name the function, as --fn "
-            "package.module:name"
-        )
-    refused = {**MODEL_DEFAULTS, "models": {}, "carry_cols": None}
-    beside = [name for name, default in refused.items() if getattr(config, name) != default]
-    if beside:
-        raise ConfigError(
-            f"{beside[0]} with fn={shown(config.fn.function[0])}: a function is given the rows as "
-            "they are, and what it returns is the output; leave the option out, or use fn.args, "
-            "fn.input_cols and the function itself"
-        )
-    given = config.fn.given & {"args", "kwargs", "constructor_args", "constructor_kwargs"}
-    if given and len(config.fn.function) > 1:
-        raise ConfigError(
-            f"fn.{min(given)} with {len(config.fn.function)} functions: whose they are is not "
-            "clear; give functools.partial objects or classes without arguments"
-        )
-
-
-def _refuse_spark_options(config: ScoringConfig) -> None:
-    given = {
-        f"master={config.master!r}": config.master is not None,
-        f"spark_conf with {shown(list(config.spark_conf))}": bool(config.spark_conf),
-        f"num_workers={config.num_workers!r}": (config.num_workers or 1) > 1,
-    }
-    for what, is_given in given.items():
-        if is_given:
-            raise ConfigError(
-                f"{what} with engine='local': that engine is one process without Spark; drop the "
-                "option or use engine='pandas_udf'"
-            )
-    if config.input_format in ("table", "query"):
-        raise ConfigError(
-            f"input_format={config.input_format!r} with engine='local': tables are read by Spark; "
-            "give a path or use engine='pandas_udf'"
-        )

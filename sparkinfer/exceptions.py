@@ -11,6 +11,8 @@ SparkInferError                      the root: catch this one to catch them all
 ├── JobError                         the job had started and failed
 │   ├── RowConservationError         the rows written are not the rows read
 │   ├── TooManyErrorsError           more rows have an error than allowed
+│   ├── RankDiedError                a process of this machine was killed (batch_process.launchers)
+│   ├── PausedError                  it was asked to end, and has committed (batch_process.pause)
 │   ├── LeaseLostError               another run writes to the output now (jobs.lease)
 │   └── ControlFolderError           driver and ranks cannot communicate (engines.horovod)
 ├── CallError                        a call of a batched function has no result; others may have one
@@ -18,6 +20,7 @@ SparkInferError                      the root: catch this one to catch them all
 │   ├── QueueFullError               too many items wait already; call again later
 │   ├── BatcherClosedError           the batcher was closed before its turn
 │   └── BatchOutputError (ValueError)     the function did not return one result for each item
+├── RepeatedKeyError                 two rows have one key of a vector store (sinks.vectors.base)
 ├── RankTracebackError               in a cause: what a rank of that engine raised
 └── DeviceError                      the accelerator's context is broken; the process must end
 

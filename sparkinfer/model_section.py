@@ -19,6 +19,7 @@ from sparkinfer.option_groups import (
     PreprocessConfig,
     TaskConfig,
     TemplateConfig,
+    VectorsConfig,
     read_task,
 )
 from sparkinfer.validation import NOT_EMPTY, PATH, Options, at_least, read_by
@@ -80,7 +81,12 @@ def options_of_section(flat: Mapping[str, Any], name: str, section: ModelSection
         name: of the model.
         section: what is given for it alone. A text that it names replaces that of the run.
     """
-    values = {**flat, "models": {}, "output_prefix": flat["output_prefix"] or f"{name}_"}
+    values = {
+        **flat,
+        "models": {},
+        "vectors": VectorsConfig(),
+        "output_prefix": flat["output_prefix"] or f"{name}_",
+    }
     given = section.given_values()
     for text, other in (("input_col", "input_template"), ("input_template", "input_col")):
         if given.get(text) is not None and other not in given:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sparkinfer.validation import PATH, Options, above, at_least, between, read_by
+from sparkinfer.validation import NOT_EMPTY, PATH, Options, above, at_least, between, read_by
 
 LauncherName = Literal["auto", "horovod", "horovod_runner", "torch"]
 ReaderName = Literal["auto", "petastorm", "pyarrow"]
@@ -125,6 +125,27 @@ class FunctionConfig(Options):
 
 
 @dataclass(frozen=True, init=False)
+class ParallelConfig(Options):
+    """How a model that is larger than one GPU is run; both need DeepSpeed, or vLLM."""
+
+    tensor: int = field(default=1, metadata=at_least(1))
+    """GPUs of one host that share each replica, its layers split among them; on CPUs, processes."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where the weights wait for their turn: `cpu`, in the host's memory, one layer after the other
+    being brought to the GPU (ZeRO-Inference)."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a replica is more than one process's plain model."""
+        return self.tensor > 1 or self.offload != "none"
+
+    @property
+    def shown(self) -> str:
+        """What is asked for, as it is given."""
+        return f"parallel.tensor={self.tensor}" if self.tensor > 1 else "parallel.offload=cpu"
+
+
+@dataclass(frozen=True, init=False)
 class HorovodConfig(Options):
     """How the `horovod` engine starts its ranks and what they read with."""
 
@@ -165,6 +186,56 @@ class CsvConfig(Options):
     """Whether the first row holds the names; if not, they are `_c0`, `_c1`, ..."""
     null: str | None = None
     """Text that stands for null where it is not in quotes, besides no text at all."""
+
+
+def _columns(value: Any) -> Any:
+    """Returns names of columns, each once; on the command line, `a,b`."""
+    found = value.split(",") if isinstance(value, str) else value
+    are_names = isinstance(found, list | tuple) and all(isinstance(n, str) and n for n in found)
+    if are_names and len(set(found)) == len(found):
+        return tuple(found)
+    raise ValueError("a list of names of columns, each once")
+
+
+@dataclass(frozen=True, init=False)
+class VectorsConfig(Options):
+    """Where vectors go beside the output's files, or in place of them."""
+
+    store: str | None = field(default=None, metadata=NOT_EMPTY)
+    """A vector store and a collection or table in it: `chroma:FOLDER#collection` or
+    `postgresql://user@host/database#table`; None: vectors go nowhere else."""
+    key: str | None = field(default=None, metadata=NOT_EMPTY)
+    """Column whose values are the ids in the store, each there once; None: a row's chunk and its
+    place in that, which the output then has as a column `row_id`."""
+    metadata: tuple[str, ...] = field(default=(), metadata=read_by(_columns))
+    """Columns of the output that are kept beside each vector."""
+    distance: Literal["cosine", "l2", "ip"] = "cosine"
+    """By which the store compares vectors: one minus the cosine, Euclidean, or the inner product
+    with its sign turned."""
+    batch_rows: int = field(default=1000, metadata=at_least(1))
+    """Rows that are sent to the store at a time."""
+    parquet: bool = True
+    """Whether the output has its files as well; if not, its folder only says what is done."""
+    model: str | None = field(default=None, metadata=NOT_EMPTY)
+    """Which of several models makes the vectors; needed if more than one of them does."""
+
+
+@dataclass(frozen=True, init=False)
+class DeltaConfig(Options):
+    """A Delta table to which finished chunks are appended."""
+
+    table: str | None = field(default=None, metadata=PATH | NOT_EMPTY)
+    """Folder of the table, which is made if it is not there; None: there is none."""
+
+
+@dataclass(frozen=True, init=False)
+class TableConfig(Options):
+    """A table of Spark's to which a finished output is written."""
+
+    name: str | None = field(default=None, metadata=NOT_EMPTY)
+    """`table`, `schema.table` or `catalog.schema.table`; None: there is none."""
+    mode: Literal["append", "replace"] = "append"
+    """Whether what the table holds stays; it is made if it is not there."""
 
 
 @dataclass(frozen=True, init=False)

@@ -231,6 +231,12 @@ def sync(path: str) -> None:
             mounts.sync(file.fileno())
 
 
+def put_file(file: Path, path: str) -> None:
+    """Copies a file of this machine to a path."""
+    fs, name = file_system(path)
+    fs.put_file(str(file), name)
+
+
 def write_text(path: str, text: str) -> None:
     """Writes a small file."""
     fs, name = file_system(path)

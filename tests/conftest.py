@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import pytest
 from sparkinfer.spark.java import ensure_java
 from tests.fake_hub import FakeHub
 from tests.fuse_mount import FuseMount, why_not
+from tests.postgres_server import PostgresServer
 from tests.standalone_cluster import SHORT_LIVED_JVM, StandaloneCluster
 from tests.tiny_models import make_classifier
 
@@ -101,6 +103,22 @@ def hub() -> Iterator[FakeHub]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL with pgvector."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["chroma", "postgresql"])
+def vector_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The name of a store, in which there is nothing of that name yet."""
+    if request.param == "chroma":
+        return f"chroma:{tmp_path / 'chroma'}#documents"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return f"{server.address}#t{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

@@ -91,6 +91,9 @@ class DeadlyBackend:
     def problem(self) -> str | None:
         return None
 
+    def check(self, options: ModelOptions) -> None:
+        pass
+
     def warm_up(self) -> None:
         import torch  # noqa: F401
 

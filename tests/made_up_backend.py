@@ -30,6 +30,9 @@ class DoubleBackend:
     def problem(self) -> str | None:
         return None
 
+    def check(self, options: ModelOptions) -> None:
+        pass
+
     def warm_up(self) -> None:
         import torch  # noqa: F401
 

@@ -7,8 +7,9 @@ hundreds of jobs.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ class MadeUpEngine:
         parts: files that each chunk is written as.
         before_chunk: called before each chunk is scored.
         failing: ids of rows that the model raises for.
+        scores: what it says of rows.
+        resolved: what the verdict says of the task.
         calls: the numbers of the chunks that were scored, in a list for each call of `score`.
     """
 
@@ -85,6 +88,8 @@ class MadeUpEngine:
     parts: int = 1
     before_chunk: Callable[[ChunkTask], None] = lambda task: None
     failing: Container[int] = ()
+    scores: Callable[..., pa.Table] = scores_of
+    resolved: Mapping[str, Any] = field(default_factory=dict)
     calls: list[list[int]] = field(default_factory=list)
 
     @property
@@ -99,14 +104,16 @@ class MadeUpEngine:
         pass
 
     def on_one_worker(self, act: Any, warm_up: Any) -> Verdict:
-        return Verdict(Acceleration("none", self.dtype), "cpu", 0.0, 1e-4, LABELS, 64)
+        return Verdict(
+            Acceleration("none", self.dtype), "cpu", 0.0, 1e-4, LABELS, 64, task=self.resolved
+        )
 
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:
         progress.enter(SCORE)
         self.calls.append([])
-        processor = _made_up(plan.processor, self.failing)
+        processor = _made_up(plan.processor, partial(self.scores, failing=self.failing))
         for task in tasks:
             self.before_chunk(task)
             table = pa.Table.from_batches(plan.reader.read(task.chunk.pieces), plan.columns.read)
@@ -133,7 +140,7 @@ class _MadeUp:
     """A processor with made-up scores that has the columns of another."""
 
     spec: ProcessorSpec
-    failing: Container[int]
+    scores: Callable[..., pa.Table]
 
     def __post_init__(self) -> None:
         self.inputs, self.fields, self.prefix = (
@@ -150,7 +157,7 @@ class _MadeUp:
         for batch in batches:
             texts = batch.column(batch.schema.get_field_index(self.inputs[0])).to_pylist()
             ids = [_number_in(text or "") for text in texts]
-            yield from scores_of(ids, texts, self.failing).combine_chunks().to_batches()
+            yield from self.scores(ids, texts).combine_chunks().to_batches()
 
 
 def _number_in(text: str) -> int:
@@ -158,11 +165,11 @@ def _number_in(text: str) -> int:
     return int(last) if last.isdigit() else 0
 
 
-def _made_up(spec: Any, failing: Container[int]) -> Any:
+def _made_up(spec: Any, scores: Callable[..., pa.Table]) -> Any:
     """Returns a processor that stands for another, and mends where that does."""
     if not isinstance(spec, Mending):
-        return _MadeUp(spec, failing)
-    mending: Any = Mending(_MadeUp(spec.inner, failing))  # type: ignore[arg-type]
+        return _MadeUp(spec, scores)
+    mending: Any = Mending(_MadeUp(spec.inner, scores))  # type: ignore[arg-type]
     return mending.open(None, None)
 
 

@@ -30,8 +30,8 @@ from sparkinfer.spark.accelerators import (
     task_device,
     wait_for_slots,
 )
-from sparkinfer.workers import gpus, resident
-from sparkinfer.workers.devices import gpu_index
+from sparkinfer.workers import devices, gpus, resident
+from sparkinfer.workers.devices import gpu_index, worker_gpus
 from tests.standalone_cluster import CHECKOUT, StandaloneCluster, run_driver
 
 GPU_CONF = {
@@ -189,6 +189,46 @@ def test_more_slots_than_gpus_are_refused(device):
         ConfigError, match=r"host b runs 8 tasks at a time but has 1 GPU\(s\).*local\[1\]"
     ):
         choose_kind(hosts, device, 1, slots_known=True)
+
+
+def test_a_split_model_takes_several_gpus_per_slot():
+    hosts = {"a": HostReport(2, 4, True)}
+    assert choose_kind(hosts, "auto", None, slots_known=True, gpus_each=2) == "cuda"
+    with pytest.raises(ConfigError, match=r"4 GPU\(s\), 4 of which a copy takes.*local\[1\]"):
+        choose_kind(hosts, "auto", None, slots_known=True, gpus_each=4)
+    assert owns_whole_gpus("2", 2)
+    with pytest.raises(ConfigError, match=r"amount=1 with parallel\.tensor=2: .* set it to 2"):
+        owns_whole_gpus("1", 2)
+
+
+@pytest.fixture
+def four_gpus(monkeypatch, tmp_path):
+    """Four GPUs that are not there."""
+    monkeypatch.setattr(devices, "count_cuda_devices", lambda: 4)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield
+    gpus.release_gpus()
+
+
+def test_a_split_model_holds_a_group_of_gpus(four_gpus):
+    with worker_gpus((), 2) as owned:
+        assert owned == ("cuda:0", "cuda:1")
+
+
+def test_a_split_model_takes_the_gpus_that_spark_names(four_gpus):
+    with worker_gpus(("3", "1"), 2) as owned:
+        assert owned == ("cuda:3", "cuda:1")
+    with (
+        pytest.raises(EngineUnavailableError, match="spark.task.resource.gpu.amount=2"),
+        worker_gpus(("3",), 2),
+    ):
+        pass
+    with (
+        pytest.raises(EngineUnavailableError, match="torch sees 4 CUDA devices"),
+        worker_gpus((), 8),
+    ):
+        pass
 
 
 def test_tasks_after_each_other_are_not_taken_for_slots():

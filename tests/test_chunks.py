@@ -15,6 +15,7 @@ from sparkinfer.plan.chunks import (
     RowGroups,
     count_ranges,
     cut_chunks,
+    placed_chunk,
 )
 from sparkinfer.rows.reading import Piece
 
@@ -186,3 +187,22 @@ def test_an_input_without_rows_is_one_chunk_without_pieces() -> None:
 def test_a_limit_of_nothing_is_refused(rows: int, text_bytes: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         ChunkLimits(rows, text_bytes)
+
+
+def places_of(pieces: Iterable[Piece]) -> list[tuple[int, int, int]]:
+    return [(piece.chunk, piece.place, piece.rows) for piece in pieces]
+
+
+def test_pieces_know_where_in_their_chunk_their_rows_are() -> None:
+    files = [RowGroups("a", (10, 10, 10), (1, 1, 1), (1, 1, 1)), RowGroups("b", (10,), (1,), (1,))]
+    first, second = cut_chunks(files, ChunkLimits(25, 100), first_number=3)
+    assert places_of(first.pieces) == [(3, 0, 20)]
+    assert places_of(second.pieces) == [(4, 0, 10), (4, 10, 10)]
+    [_, other] = second.pieces
+    assert places_of(other.cut(4)) == [(4, 10, 3), (4, 13, 3), (4, 16, 4)]
+    assert places_of([other.beyond(7)]) == [(4, 17, 3)]
+
+
+def test_where_rows_are_does_not_change_what_tells_a_chunk_from_others() -> None:
+    plain = Chunk(0, (Piece("a", 0, 1, 10), Piece("b", 0, 1, 10)))
+    assert placed_chunk(7, plain.pieces).digest == plain.digest

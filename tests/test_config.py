@@ -209,3 +209,12 @@ def test_an_override_has_a_value() -> None:
         ScoringConfig.load(None, ["template.null="], model="m", input_template="{a}")
     given = ScoringConfig.load(None, ['template.null=""'], model="m", input_template="{a}")
     assert given.template.null == ""
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"vectors": {"store": "chroma:x#abc"}}, {"delta": {"table": "x"}}, {"table": {"name": "x"}}],
+)
+def test_what_a_function_returns_goes_nowhere_else(elsewhere: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(elsewhere))} with fn='a:b': a function is"):
+        ScoringConfig(fn={"function": ["a:b"]}, **elsewhere)

@@ -331,6 +331,7 @@ def test_the_gate_says_what_options_and_files_come_to(folder: Path) -> None:
         "layers": ["Dense", "Normalize"],
         "normalize": False,
         "truncate_dim": 8,
+        "dimension": 8,
         "prompt": "film ",
     }
 

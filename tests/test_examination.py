@@ -41,8 +41,8 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]]
     def spoil_with(change: Callable[[Any], None]) -> None:
         load = Checkpoint._load_module
 
-        def load_changed(self: Checkpoint) -> Any:
-            module = load(self)
+        def load_changed(self: Checkpoint, dtype: str) -> Any:
+            module = load(self, dtype)
             change(module)
             return module
 

@@ -120,7 +120,7 @@ def test_a_way_to_search_that_the_library_refuses_shows_in_the_gate(tmp_path: Pa
 
 def test_a_seed_is_for_a_model_whose_files_draw_too(tmp_path: Path) -> None:
     folder = make_generator(tmp_path / "model", "gpt2", generation={"do_sample": True})
-    assert task_of(folder, generation={"seed": 5})._settings.seed == 5
+    assert task_of(folder, generation={"seed": 5}).settings.seed == 5
 
 
 @pytest.mark.parametrize("most", [96, 200])
@@ -231,7 +231,7 @@ def test_a_token_that_there_is_not_ends_nothing(tmp_path: Path, named: Any, ends
     folder = make_generator(tmp_path / "model", "gpt2", generation=own)
     options = options_of("text-generation", dtype="float32")
     model, _ = run_gate(folder, options, "cpu", 100)
-    assert model.task._settings.ends == ends
+    assert model.task.settings.ends == ends
     encoded = model.encode([["good"]]).encoded
     (row,) = model.score(model.encoder.collate(encoded, np.arange(1))).to_pylist()
     module = model.runtime.module
@@ -245,14 +245,14 @@ def test_a_model_says_how_it_does_a_task_by_its_name(t5: Path) -> None:
     summary = task_of(t5, "summarization")
     assert summary.prompt("film") == "one two film"
     assert summary.made_tokens == 6  # the decoder's first token counts in max_length
-    assert summary._settings.by_library
-    assert summary._settings.arguments["num_beams"] == 2
+    assert summary.settings.by_library
+    assert summary.settings.arguments["num_beams"] == 2
     plain = task_of(t5, "text2text-generation")
     assert (plain.prompt("film"), plain.made_tokens) == ("film", 256)
     own = task_of(t5, "summarization", task_options={"prefix": "green "})
     assert own.prompt("film") == "green film"
     asked = task_of(t5, "summarization", generation={"num_beams": 1, "max_new_tokens": 9})
-    assert (asked.made_tokens, asked._settings.arguments["num_beams"]) == (9, 1)
+    assert (asked.made_tokens, asked.settings.arguments["num_beams"]) == (9, 1)
 
 
 def test_a_translation_names_its_languages_where_there_are_several(t5: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_language_is_a_token_that_stands_for_one(
         options = {"src_lang": source, "tgt_lang": target}
         return task_of(folder, "translation", task_options=options)
 
-    assert made("en_XX", "de_DE")._settings.arguments["forced_bos_token_id"] == VOCABULARY + 1
+    assert made("en_XX", "de_DE").settings.arguments["forced_bos_token_id"] == VOCABULARY + 1
     for source, target in (("en_XX", "de"), ("en", "de_DE"), ("en_XX", "red"), ("red", "de_DE")):
         with pytest.raises(ConfigError, match=f"src_lang='{source}' and .*is no language of its"):
             made(source, target)
@@ -306,7 +306,7 @@ def test_a_decoder_has_positions_for_what_it_writes(tmp_path: Path) -> None:
 
 def drawing(gpt2: Path, **options: Any) -> Draws:
     generation = {"do_sample": True, "top_k": 0, **options}
-    return Draws(task_of(gpt2, generation=generation)._settings)
+    return Draws(task_of(gpt2, generation=generation).settings)
 
 
 def test_tokens_are_drawn_by_their_probability(gpt2: Path) -> None:

@@ -59,3 +59,11 @@ def test_each_key_is_found_at_its_place_among_the_distinct_ones(keys: list[str])
     distinct, indices = deduplicate(keys)
     assert [distinct[index] for index in indices] == keys
     assert len(set(distinct)) == len(distinct) == len(set(keys))
+
+
+def test_where_padding_costs_nothing_only_the_limits_cut_batches() -> None:
+    lengths = [1, 500, 2, 3]
+    [batch] = plan_batches(lengths, max_tokens=2000, max_rows=8, pads_freely=True)
+    assert batch.tolist() == [1, 3, 2, 0]
+    batches = plan_batches(lengths, max_tokens=1500, max_rows=8, pads_freely=True)
+    assert [batch.tolist() for batch in batches] == [[1, 3, 2], [0]]

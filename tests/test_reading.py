@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from sparkinfer.exceptions import JobError
 from sparkinfer.files import parquet
 from sparkinfer.files.parquet import longest_text, whole_number_bounds
+from sparkinfer.plan.chunks import placed_chunk
 from sparkinfer.rows import reading
 from sparkinfer.rows.reading import (
     READ_BYTES,
+    ROW_ID,
     ChunkReader,
     InputFolders,
     Piece,
@@ -316,3 +318,23 @@ def test_the_bounds_of_a_column_are_not_those_of_a_field_or_of_no_rows(tmp_path:
     assert whole_number_bounds(path, "A.B") == (-7, -7)
     pq.write_table(table.slice(0, 0), path)
     assert whole_number_bounds(path, "a.b") == (0, 0)
+
+
+def test_ids_are_made_of_chunk_and_place_whatever_part_is_read(folder: Path) -> None:
+    reader = ChunkReader(InputFolders(str(folder)), pa.schema([*SCHEMA, ROW_ID]))
+    chunk = placed_chunk(7, [Piece("a.parquet", 1, 2, 20), Piece("a.parquet", 4, 1, 8, before=2)])
+    whole = rows_of(reader, *chunk.pieces)
+    assert [row["row_id"] for row in whole] == [f"00000007-{place:08d}" for place in range(28)]
+    parts = [part for piece in chunk.pieces for part in piece.cut(3)]
+    assert rows_of(reader, *parts) == whole
+    ids = {row["id"]: row["row_id"] for row in whole}
+    assert (ids[10], ids[42]) == ("00000007-00000000", "00000007-00000020")
+
+
+def test_a_column_of_the_name_of_the_ids_is_read_as_it_is(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"row_id": ["x", None]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "b.parquet")
+    schema = pa.schema([("row_id", pa.string())])
+    reader = ChunkReader(InputFolders(str(tmp_path)), schema)
+    rows = rows_of(reader, Piece("a.parquet", 0, 1, 2), Piece("b.parquet", 0, 1, 1))
+    assert [row["row_id"] for row in rows] == ["x", None, None]

@@ -13,6 +13,8 @@ from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.functions.pipeline import OpenFunctions
 from sparkinfer.functions.stages import FailedRows, FunctionStage, Item
 from sparkinfer.functions.user_function import Arguments, UserFunction
+from sparkinfer.workers.devices import as_visible
+from sparkinfer.workers.slot import WorkerSlot
 from tests import made_up_functions as functions
 
 
@@ -109,7 +111,7 @@ def opened() -> Iterator[Any]:
 
     def open_them(*fns: Any, keeps_failed: bool = True) -> OpenFunctions:
         specs = [UserFunction.of(fn, Arguments(), batch_size=4) for fn in fns]
-        kept.append(OpenFunctions(specs, keeps_failed, cores=1))
+        kept.append(OpenFunctions(specs, keeps_failed, WorkerSlot("cpu", 1)))
         return kept[-1]
 
     yield open_them
@@ -215,3 +217,19 @@ def test_a_function_is_told_from_another_by_its_source_and_arguments() -> None:
     assert one(1) == one(1) != one(2)
     first, second = (UserFunction.of(fn, Arguments()) for fn in (lambda b: b, lambda b: dict(b)))
     assert first.identity() != second.identity()
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [
+        ("cpu", None, {}),
+        ("cuda:1", None, {"CUDA_VISIBLE_DEVICES": "1"}),
+        ("cuda:1", "3,5", {"CUDA_VISIBLE_DEVICES": "5"}),
+        ("cuda:0", "GPU-abc", {"CUDA_VISIBLE_DEVICES": "GPU-abc"}),
+    ],
+)
+def test_a_child_sees_the_gpu_of_its_worker_alone(
+    device: str, visible: str | None, expected: dict[str, str]
+) -> None:
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert as_visible(device, environment) == expected

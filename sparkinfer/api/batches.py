@@ -16,6 +16,7 @@ from sparkinfer.functions.processor import FunctionScoring
 from sparkinfer.functions.user_function import Arguments, UserFunction
 from sparkinfer.messages import shown
 from sparkinfer.models.ddl import parse_columns
+from sparkinfer.plan.plan import Workers
 from sparkinfer.workers.host_slots import HostSlots
 
 if TYPE_CHECKING:
@@ -173,17 +174,19 @@ def _with_workers(
     spark = stages.df.sparkSession
     if num_gpus:
         found = count_accelerators(spark, "cuda", workers)
-        stages = replace(stages, device_type="cuda", partitions=found.count)
+        on_gpus = Workers("cuda", found.count)
+        stages = replace(stages, workers=on_gpus, partitions=found.count)
     elif workers is not None:
         stages = replace(stages, partitions=workers)
     if not num_cpus or num_cpus <= 1:
         return stages
-    profile = profile_of(spark, math.ceil(num_cpus), num_gpus or 0)
+    cores = math.ceil(num_cpus)
+    stages = replace(stages, workers=replace(stages.workers, cores=cores))
+    profile = profile_of(spark, cores, num_gpus or 0)
     if profile is not None:
-        return replace(stages, profile=profile, cores=math.ceil(num_cpus))
+        return replace(stages, profile=profile)
     slots = HostSlots(num_cpus, *hosts_of(spark))
-    scoring = replace(stages.scoring, slots=slots)
-    return replace(stages, scoring=scoring, cores=math.ceil(num_cpus))
+    return replace(stages, scoring=replace(stages.scoring, slots=slots))
 
 
 def _is_number(amount: Any) -> bool:

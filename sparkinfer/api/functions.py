@@ -18,16 +18,25 @@ from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.spark.jvm import death_told
-from sparkinfer.storage import absolute
+from sparkinfer.storage import absolute, mounted
 from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 NOT_OF_SCORE = (
-    *("input", "input_format", "output", "overwrite", "label_col", "metrics", "max_error_rows"),
+    *(
+        "input",
+        "input_format",
+        "input_version",
+        "output",
+        "overwrite",
+        "label_col",
+        "metrics",
+        "max_error_rows",
+    ),
     *("incremental", "incremental_col", "retry_errors", "chunks", "csv", "horovod", "master"),
-    "spark_conf",
+    *("spark_conf", "vectors", "delta", "table"),
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 
@@ -157,11 +166,13 @@ def open_prelude(
         config = qualified(config, None)
         return Prelude(config, make_source(config, None), make_engine(config, None))
     from sparkinfer.spark.hosts import hosts_of
+    from sparkinfer.spark.publishing import CatalogTables
     from sparkinfer.spark.session import start_session
 
     spark = spark or (df.sparkSession if df is not None else start_session(config))
     config = qualified(config, spark)
-    prelude = Prelude(config, make_source(config, spark, df), make_engine(config, spark))
+    source, engine = make_source(config, spark, df), make_engine(config, spark)
+    prelude = Prelude(config, source, engine, CatalogTables(spark))
     prelude.hosts = partial(hosts_of, spark)
     return prelude
 
@@ -178,4 +189,6 @@ def qualified(config: ScoringConfig, spark: SparkSession | None) -> ScoringConfi
 
     if config.output is not None:
         config = config.replace(output=qualify(config.output))
+    if config.delta.table is not None:
+        config = config.replace(delta={"table": mounted(absolute(config.delta.table))})
     return qualified_input(config, qualify)

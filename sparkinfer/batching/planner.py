@@ -23,7 +23,12 @@ PADDING_ALLOWANCE_TOKENS = 32
 
 
 def plan_batches(
-    lengths: npt.ArrayLike, *, max_tokens: int, max_rows: int, mixes_lengths: bool = True
+    lengths: npt.ArrayLike,
+    *,
+    max_tokens: int,
+    max_rows: int,
+    mixes_lengths: bool = True,
+    pads_freely: bool = False,
 ) -> list[IntArray]:
     """Returns the rows of each batch, the longest rows first.
 
@@ -36,6 +41,7 @@ def plan_batches(
             batch of its own.
         max_rows: maximum rows of a batch, at least 1.
         mixes_lengths: whether rows of unlike length may share a batch.
+        pads_freely: whether they do so however much padding it takes.
 
     Returns:
         Index arrays, int64; every row is in exactly one of them.
@@ -48,7 +54,7 @@ def plan_batches(
         longest = max(int(sizes[order[start]]), 1)
         rows = order[start : start + max(1, min(max_rows, max_tokens // longest))]
         alike = _rows_of_like_length if mixes_lengths else _rows_of_equal_length
-        rows = rows[: alike(sizes[rows])]
+        rows = rows if pads_freely else rows[: alike(sizes[rows])]
         batches.append(rows)
         start += len(rows)
     return batches

@@ -176,7 +176,13 @@ def check_gpus(case: Case) -> Outcome:
     asked = "cuda" if device == "cuda" or is_assigned else "auto"
     hosts = probe_hosts(case.spark, case.tasks, asked)
     if device != "cpu" and not is_assigned:
-        choose_kind(hosts, device, case.config.num_workers, slots_known=case.slots is not None)
+        choose_kind(
+            hosts,
+            device,
+            case.config.num_workers,
+            slots_known=case.slots is not None,
+            gpus_each=case.config.parallel.tensor,
+        )
     gpus = sum(report.gpus for report in hosts.values())
     found = f"{gpus or 'no'} GPU(s) on {len(hosts)} host(s)"
     return judge(found, gpu_problems(hosts, device, is_assigned=is_assigned))

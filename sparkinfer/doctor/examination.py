@@ -14,6 +14,8 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.doctor import cluster, folders, installation, run
 from sparkinfer.doctor.case import Case
 from sparkinfer.doctor.findings import Finding, Outcome, as_outcome
+from sparkinfer.doctor.tables import check_tables
+from sparkinfer.doctor.vectors import check_vectors
 from sparkinfer.logs import get_logger
 from sparkinfer.messages import shortened
 from sparkinfer.redaction import without_secrets
@@ -114,6 +116,8 @@ CHECKS = (
     Check("workers", run.check_workers, _DEBUG, ("gpus", "engine")),
     Check("input", run.check_input, "give a table with that column", ("engine",)),
     Check("output", folders.check_output, "name another folder"),
+    Check("tables", check_tables, "name another table", ("input", "output")),
+    Check("vectors", check_vectors, "name another collection or table", ("output",)),
     Check("disk", folders.check_disk, _DEBUG),
     Check("model", run.check_model, "give a hub id, a folder or a URI of a model"),
     Check(

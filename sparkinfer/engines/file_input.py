@@ -11,6 +11,7 @@ import pyarrow as pa
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.csv_rows import CsvFile
+from sparkinfer.files.delta import find_delta
 from sparkinfer.files.formats import CSV, PARQUET, is_compressed
 from sparkinfer.files.json_rows import JsonFile
 from sparkinfer.files.json_shapes import Shape, merged
@@ -123,7 +124,18 @@ def _find(config: ScoringConfig) -> FoundFiles:
             f"input {given!r} is a {config.input_format}, which only Spark can read; use "
             "--engine pandas_udf"
         )
+    if config.input_version is not None:
+        return _find_version(given, config.input_version)
     return find_files([given] if isinstance(given, str) else given, config.input_format)
+
+
+def _find_version(given: str | tuple[str, ...], version: int) -> FoundFiles:
+    if not isinstance(given, str):
+        raise InputError(
+            f"input_version={version} with {len(given)} paths: expected the folder of one Delta "
+            "table; give only that"
+        )
+    return find_delta(given, version)
 
 
 def _notes(found: FoundFiles) -> tuple[str, ...]:

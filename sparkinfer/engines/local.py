@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.deaths import Deaths
-from sparkinfer.exceptions import EngineUnavailableError, JobError
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import SCORE, Progress
@@ -44,6 +44,7 @@ class LocalEngine:
 
     def __init__(self, config: ScoringConfig) -> None:
         self._device = config.device
+        self._gpus_each = config.parallel.tensor
         self._step_timeout_s = config.step_timeout_s
 
     def __str__(self) -> str:
@@ -58,8 +59,14 @@ class LocalEngine:
                 f"device='cuda': {socket.gethostname()} has no GPU that torch can use; use "
                 "--device cpu, or check the driver and the torch build"
             )
-        uses_gpu = self._device != "cpu" and torch.cuda.is_available()
-        return Workers("cuda" if uses_gpu else "cpu", 1, torch.get_num_threads())
+        kind = "cuda" if self._device != "cpu" and torch.cuda.is_available() else "cpu"
+        found, wanted = torch.cuda.device_count(), self._gpus_each
+        if kind == "cuda" and found < wanted:
+            raise ConfigError(
+                f"parallel.tensor={wanted}: {socket.gethostname()} has {found} GPU(s); lower it, "
+                "or use --device cpu"
+            )
+        return Workers(kind, 1, torch.get_num_threads(), wanted)
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Calls a function here and returns its result: this process is the only worker.
@@ -114,7 +121,10 @@ def _score_chunk(loop: ScoringLoop, plan: Plan, task: ChunkTask) -> ScoredChunk:
 
 def local_slot(workers: Workers) -> WorkerSlot:
     """Returns what this process scores with."""
-    return WorkerSlot("cuda:0" if workers.device_type == "cuda" else "cpu", workers.cores)
+    if workers.device_type == "cpu":
+        return WorkerSlot("cpu", workers.cores)
+    device, *others = (f"cuda:{index}" for index in range(workers.gpus_each))
+    return WorkerSlot(device, workers.cores, others=tuple(others))
 
 
 class _Reporter:

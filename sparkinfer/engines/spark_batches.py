@@ -15,6 +15,7 @@ from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.functions.processor import TRIED_ROWS, FunctionScoring, no_rows_to_look_at
 from sparkinfer.functions.user_function import UserFunction
 from sparkinfer.logs import get_logger
+from sparkinfer.plan.plan import Workers
 from sparkinfer.rows.first_rows import FirstOfTable
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import watched_job
@@ -30,6 +31,9 @@ STAGES = "_sparkinfer_stages"
 """Attribute of a DataFrame that functions process: what it is made of, for one more of them."""
 
 
+ON_CPU = Workers("cpu", 1)
+
+
 @dataclass(frozen=True)
 class Stages:
     """Functions over a DataFrame, one after the other.
@@ -37,16 +41,14 @@ class Stages:
     Attributes:
         df: the rows.
         scoring: the functions.
-        device_type: what each worker has, `cpu` or `cuda`.
-        cores: CPU cores of each worker.
+        workers: what each of them has.
         partitions: workers, each of which gets a partition; None: as the rows are partitioned.
         profile: Spark's resource profile for the workers; None: as the session has it.
     """
 
     df: DataFrame
     scoring: FunctionScoring
-    device_type: str = "cpu"
-    cores: int = 1
+    workers: Workers = ON_CPU
     partitions: int | None = None
     profile: Any = None
 
@@ -63,12 +65,12 @@ class Stages:
             JobError: the job failed.
         """
         inputs, size = self.inputs, self.scoring.functions[0].limits[0]
-        kind, cores, scoring = self.device_type, self.cores, self.scoring
+        workers, scoring = self.workers, self.scoring
 
         def ask(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 looking = replace(scoring, first_rows=FirstOfTable(in_types(batch, inputs)))
-                outcome = call_in_worker(looking.try_out, kind, cores, True)
+                outcome = call_in_worker(looking.try_out, workers, scores_later=True)
                 yield pa.RecordBatch.from_arrays([pa.array([outcome])], ["outcome"])
                 return
 
@@ -112,7 +114,7 @@ class Stages:
         if columns is None:
             raise AssertionError("the columns of the result must be known")
         df = self.df if self.partitions is None else self.df.repartition(self.partitions)
-        run = partial(_run, self.scoring, self.inputs, self.device_type, self.cores)
+        run = partial(_run, self.scoring, self.inputs, self.workers)
         kinds = [field.dataType for field in spark_schema(columns)]
         named = StructType([StructField(f"c{i}", kind) for i, kind in enumerate(kinds)])
         result = self._mapped(with_plain_names(df), run, named).toDF(*columns.names)
@@ -136,13 +138,12 @@ def stages_of(df: DataFrame) -> Stages | None:
 def _run(
     scoring: FunctionScoring,
     inputs: pa.Schema,
-    kind: str,
-    cores: int,
+    workers: Workers,
     batches: Iterable[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yields what the functions make of a partition, in a Spark task."""
     rows = (in_types(batch, inputs) for batch in batches)
-    with task_slot(kind, cores, uses_torch=kind != "cpu") as slot:
+    with task_slot(workers, uses_torch=workers.device_type != "cpu") as slot:
         for made in scoring.open(slot, _untold).process(rows):
             yield pa.RecordBatch.from_arrays(
                 made.columns, names=[f"c{index}" for index in range(made.num_columns)]

@@ -54,9 +54,10 @@ class SparkInput:
         """Returns what the input holds."""
         kind, name = "DataFrame", None
         df = self._df
+        version = self._config.input_version
         if df is None:
             kind, name = spark_kind(self._config) or "table", str(self._config.input)
-            df = in_job_thread(self._spark, partial(read_table, self._spark, kind, name))
+            df = in_job_thread(self._spark, partial(read_table, self._spark, kind, name, version))
         schema, refused = arrow_schema(df.schema)
         table = _Table(self._spark, df, name if kind == "table" else None)
         return InputTable(tuple(df.columns), kind, schema, refused, table=table)

@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from sparkinfer.exceptions import SparkInferError
-from sparkinfer.plan.plan import Plan
+from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
-from sparkinfer.spark.accelerators import task_device
+from sparkinfer.spark.accelerators import task_devices
 from sparkinfer.spark.worker_end import end_worker
 from sparkinfer.storage import make_folder
 from sparkinfer.workers import resident, worker_reuse
@@ -75,7 +75,7 @@ def _loop(job: WorkerJob) -> Iterator[ScoringLoop]:
     attempt = job.attempt.of_task(part, number) if job.attempt else None
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)), plan.step_timeout_s)
     uses_torch = not plan.processor.replaces_rows
-    with task_slot(plan.workers.device_type, plan.workers.cores, uses_torch=uses_torch) as slot:
+    with task_slot(plan.workers, uses_torch=uses_torch) as slot:
         device = f"{slot.device} on {socket.gethostname()}"
         reporter = ProgressClient(job.progress, name, task_id, device)
         with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(name, attempt):
@@ -105,20 +105,18 @@ def write_partition(
 
 @contextmanager
 def task_slot(
-    kind: str, cores: int, scores_later: bool = True, uses_torch: bool = True
+    workers: Workers, scores_later: bool = True, uses_torch: bool = True
 ) -> Iterator[WorkerSlot]:
     """Sets up this process for the running task and yields the task's slot."""
-    limit_threads(cores, uses_torch)
-    with task_device(kind) as device:
-        yield WorkerSlot(device, cores, scores_later)
+    limit_threads(workers.cores, uses_torch)
+    with task_devices(workers.device_type, workers.gpus_each) as (device, *others):
+        yield WorkerSlot(device, workers.cores, scores_later, tuple(others))
 
 
-def call_in_worker(
-    act: Callable[[WorkerSlot], Any], kind: str, cores: int, scores_later: bool
-) -> bytes:
+def call_in_worker(act: Callable[[WorkerSlot], Any], workers: Workers, scores_later: bool) -> bytes:
     """Calls a function in this task and returns its result or its SparkInferError, pickled."""
     try:
-        with task_slot(kind, cores, scores_later) as slot:
+        with task_slot(workers, scores_later) as slot:
             return pickle.dumps(act(slot))
     except SparkInferError as error:
         return pickle.dumps(error)

@@ -45,15 +45,17 @@ class SparkWorkers:
         self._config = config
         self._spark = spark
         self._score_later = score_later
+        self._gpus_each = config.parallel.tensor
         self._found: Accelerators | None = None
 
     def workers(self) -> Workers:
         """Returns one replica per GPU, else per CPU slot; see `Engine`."""
         if self._found is None:
             self._found = count_accelerators(
-                self._spark, self._config.device, self._config.num_workers
+                self._spark, self._config.device, self._config.num_workers, self._gpus_each
             )
-        return Workers(self._found.device_type, self._found.count, self._found.cores_per_task)
+        found = self._found
+        return Workers(found.device_type, found.count, found.cores_per_task, self._gpus_each)
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Calls a function in one Python worker and returns its result; see `Engine`.
@@ -61,7 +63,7 @@ class SparkWorkers:
         The others warm up meanwhile, which takes about as long.
         """
         workers = self.workers()
-        kind, cores, scores_later = workers.device_type, workers.cores, self._score_later
+        scores_later = self._score_later
         steps = _StepsTold()
         server = self._listener(steps.take)
         act = partial(_telling_its_steps, act, server.address if server else None)
@@ -69,7 +71,7 @@ class SparkWorkers:
         def ask(batches: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
             for batch in batches:
                 if batch["id"].iloc[0] == 0:
-                    outcome = call_in_worker(act, kind, cores, scores_later)
+                    outcome = call_in_worker(act, workers, scores_later)
                     yield pd.DataFrame({"outcome": [outcome]})
                 elif scores_later:
                     warm_up()

@@ -10,6 +10,7 @@ from sparkinfer.storage import exists, is_file, join, names_in
 
 _DELTA, _HUDI, _ICEBERG = "Delta", "Hudi", "Iceberg"
 _MARKS = {"_delta_log": _DELTA, ".hoodie": _HUDI}
+_BY_VERSION = ", or its folder with --input-version"
 _ICEBERG_FILES = re.compile(r".*\.metadata\.json|version-hint\.text")
 
 
@@ -64,5 +65,5 @@ def _refuse(path: str, kind: str, table: str) -> None:
     part = "is" if table.rstrip("/") == path.rstrip("/") else f"belongs to {table!r},"
     raise InputError(
         f"input {path!r} {part} a {kind} table, not all of whose files hold current rows; register "
-        "the table with Spark and give its name"
+        f"the table with Spark and give its name{_BY_VERSION if kind == _DELTA else ''}"
     )

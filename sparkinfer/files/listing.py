@@ -85,7 +85,7 @@ def find_files(given: Sequence[str], kind: str = "auto") -> FoundFiles:
     if not known:
         _refuse_nothing(given, left_out)
     found, names = _of_one_kind(given, root, sorted(known), kind)
-    files = tuple(_input_file(name, known[name]) for name in names)
+    files = tuple(input_file(name, known[name]) for name in names)
     for file in files:
         if file.size == 0:
             raise InputError(
@@ -278,6 +278,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + more
 
 
-def _input_file(name: str, info: Mapping[str, Any]) -> InputFile:
+def input_file(name: str, info: Mapping[str, Any]) -> InputFile:
+    """Returns a file as it is, by what its file system knows of it."""
     version = next((info[key] for key in VERSION_KEYS if info.get(key) is not None), "")
     return InputFile(name, int(info["size"]), str(version))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ from typing import Any
 from sparkinfer.exceptions import JobError, SparkInferError
 from sparkinfer.functions.stages import FunctionStage, Item, StageStatistics
 from sparkinfer.functions.user_function import UserFunction
+from sparkinfer.workers.devices import as_visible
 from sparkinfer.workers.lookahead import LookAhead
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.watchdog import Activity
 
 _READY, _ITEM, _AT, _END, _ERROR = "ready", "item", "at", "end", "error"
@@ -32,13 +35,13 @@ class ChildStage:
     Args:
         function: what is called there.
         keeps_failed: see `FunctionStage`.
-        cores: CPU cores for its threads.
+        slot: what this process has been given, which the child shares.
     """
 
-    def __init__(self, function: UserFunction, keeps_failed: bool, cores: int) -> None:
+    def __init__(self, function: UserFunction, keeps_failed: bool, slot: WorkerSlot) -> None:
         self._function = function
         self._keeps_failed = keeps_failed
-        self._cores = cores
+        self._slot = slot
         self._child: _Child | None = None
         self._is_ready = False
         self._is_busy = False
@@ -53,7 +56,7 @@ class ChildStage:
     def begin(self) -> None:
         """Starts the child unless it is there."""
         if self._child is None:
-            self._child = _Child(self._function.name, self._cores)
+            self._child = _Child(self._function.name, self._slot)
             self._child.send((self._function, self._keeps_failed))
             self._is_ready = False
 
@@ -120,16 +123,17 @@ class _Child:
 
     Args:
         name: of its function.
-        cores: CPU cores for its threads.
+        slot: that it shares.
     """
 
-    def __init__(self, name: str, cores: int) -> None:
+    def __init__(self, name: str, slot: WorkerSlot) -> None:
         self._name = name
         self._connection, theirs = Pipe()
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(one for one in sys.path if one),
-            "OMP_NUM_THREADS": str(cores),
+            "OMP_NUM_THREADS": str(slot.cores),
+            **as_visible(slot.device, os.environ),
         }
         start = [sys.executable, "-c", _START.format(theirs.fileno())]
         self._process = subprocess.Popen(start, pass_fds=[theirs.fileno()], env=environment)
@@ -196,6 +200,7 @@ def serve(descriptor: int) -> None:
     Args:
         descriptor: of the connection.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends, and so ends this
     connection = Connection(descriptor)
     try:
         function, keeps_failed = connection.recv()

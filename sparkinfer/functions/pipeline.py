@@ -14,6 +14,8 @@ from sparkinfer.functions.stages import (
     chained,
 )
 from sparkinfer.functions.user_function import OpenFunction, UserFunction
+from sparkinfer.workers.devices import make_current
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity
 
@@ -24,19 +26,23 @@ class OpenFunctions:
     Args:
         functions: in the order in which rows go through them.
         keeps_failed: see `FunctionStage`.
-        cores: CPU cores of each.
+        slot: what this process has been given; its GPU is the one that functions find without
+            naming one.
 
     Raises:
         ConfigError: one is not found here, or its class cannot be constructed.
         JobError: a child has died.
     """
 
-    def __init__(self, functions: Sequence[UserFunction], keeps_failed: bool, cores: int) -> None:
+    def __init__(
+        self, functions: Sequence[UserFunction], keeps_failed: bool, slot: WorkerSlot
+    ) -> None:
         self._keeps_failed = keeps_failed
-        self._before = [ChildStage(one, keeps_failed, cores) for one in functions[:-1]]
+        self._before = [ChildStage(one, keeps_failed, slot) for one in functions[:-1]]
         try:
             for stage in self._before:  # their starts overlap with that of the last function
                 stage.begin()
+            make_current(slot.device)
             self._last: OpenFunction = functions[-1].open()
             for stage in self._before:
                 stage.start()

@@ -284,7 +284,7 @@ def open_functions(
     opened: list[OpenFunctions] = []
 
     def load() -> OpenFunctions:
-        opened.append(OpenFunctions(functions, keeps_failed, slot.cores))
+        opened.append(OpenFunctions(functions, keeps_failed, slot))
         return opened[0]
 
     def release() -> None:

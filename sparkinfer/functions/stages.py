@@ -19,7 +19,7 @@ from sparkinfer.exceptions import DeviceError, JobError
 from sparkinfer.functions.formats import UnfitBatchError
 from sparkinfer.functions.user_function import CALLS_AT_ONCE, OpenFunction
 from sparkinfer.messages import first_line
-from sparkinfer.models.scorer import breaks_device
+from sparkinfer.workers.devices import breaks_device
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity, FunctionCall
 

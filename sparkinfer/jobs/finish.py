@@ -11,6 +11,7 @@ from sparkinfer.jobs.input_state import JobInput
 from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest
 from sparkinfer.jobs.result import RunResult
+from sparkinfer.jobs.vectors import count_vectors
 from sparkinfer.metrics.measure import Measured, States
 from sparkinfer.metrics.several import Measures
 from sparkinfer.plan.prelude import Prelude
@@ -34,11 +35,12 @@ def finish(
     Raises:
         ResumeError: the input has changed since the run began.
         RowConservationError: a chunk has no record.
-        OutputError: readers would see what no run wrote.
+        OutputError: readers would see what no run wrote, or other vectors.
     """
     measure = prelude.measure(manifest.labels)
     done, measured = hold.insist(lambda: _sum(measure, hold.ledger))
     _refuse_missing(manifest, done)
+    vectors = count_vectors(prelude, hold.delivery, done)
     _mark(manifest, hold, read, done.files)
     return RunResult(
         output=str(prelude.config.output),
@@ -57,6 +59,8 @@ def finish(
         statistics=ScoringStatistics(),
         devices=(),
         notes=(*notes, *_copied_when(manifest)),
+        vector_store=manifest.settings.get("vectors.store"),
+        vectors=vectors,
     )
 
 

@@ -8,6 +8,7 @@ from sparkinfer.jobs.insistence import Insistence
 from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.output import Output
 from sparkinfer.plan.ports import Sink
+from sparkinfer.sinks.vectors.delivery import Delivery
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Hold:
         ledger: which chunks are done.
         insist: does each step that changes it.
         epoch: of the lease.
+        delivery: the way to a vector store; None: there is none.
     """
 
     output: Output
@@ -27,6 +29,7 @@ class Hold:
     ledger: Ledger
     insist: Insistence
     epoch: int
+    delivery: Delivery | None = None
 
     def staging_folder(self, *names: str) -> str:
         """Returns this epoch's folder for what is not published yet."""

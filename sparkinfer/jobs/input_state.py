@@ -171,7 +171,7 @@ class _Table(_Input):
         self._config = prelude.config
         self._table = table
         self._copies = copies
-        self._columns = prelude.asked_columns.read.names
+        self._columns = prelude.asked_columns.stored
 
     def is_larger(self, manifest: Manifest, done: Container[int]) -> bool:
         """Returns whether there are rows beyond the mark of those that are done; see `JobInput`.

@@ -25,7 +25,7 @@ from sparkinfer.jobs.sealed import (
     unseal,
 )
 from sparkinfer.metrics.base import LabelNames
-from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.chunks import Chunk, placed_chunk
 from sparkinfer.plan.table_state import TableState
 from sparkinfer.rows.reading import Piece
 from sparkinfer.storage import WORK_FOLDER, join, names_in, read_bytes, remove
@@ -193,7 +193,7 @@ def _manifest(values: dict[str, Any], number: int) -> Manifest:
     if not values["settings"]:
         raise DamagedError("it has no settings")
     chunks = tuple(
-        Chunk(index, tuple(_piece(paths, *numbers) for numbers in pieces))
+        placed_chunk(index, [_piece(paths, *numbers) for numbers in pieces])
         for index, pieces in enumerate(values["chunks"])
     )
     return Manifest(

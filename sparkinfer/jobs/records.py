@@ -78,7 +78,7 @@ class ChunkRecord:
     @property
     def publication(self) -> Publication:
         """What readers are to see of it."""
-        return Publication(self.files, self.sources, self.digests, self.rows)
+        return Publication(self.files, self.sources, self.digests, self.rows, self.generation)
 
 
 class Records:

@@ -36,6 +36,8 @@ class RunResult:
         retried_rows: rows with an error that this run rescored; None if it was not asked to.
         mended_rows: rows among these that no longer have an error.
         notes: what there is to know of how the input was read.
+        vector_store: where vectors are, too; None: nowhere.
+        vectors: how many are there.
     """
 
     output: str
@@ -56,6 +58,8 @@ class RunResult:
     retried_rows: int | None = None
     mended_rows: int = 0
     notes: tuple[str, ...] = ()
+    vector_store: str | None = None
+    vectors: int | None = None
 
     @property
     def rows_per_s(self) -> float:

@@ -22,6 +22,7 @@ from sparkinfer.exceptions import (
 )
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.committer import Committer, Recorder
+from sparkinfer.jobs.delta import check_delta, delta_appends
 from sparkinfer.jobs.differences import refuse_other_settings
 from sparkinfer.jobs.done import Done, done_in
 from sparkinfer.jobs.error_limit import ErrorLimit
@@ -46,12 +47,16 @@ from sparkinfer.jobs.records import Records
 from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.jobs.settings import settings_of
+from sparkinfer.jobs.table import check_table, publish_table
+from sparkinfer.jobs.vectors import RunVectors, run_vectors
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.input_chunks import InputChunks
-from sparkinfer.plan.ports import ChunkTask
+from sparkinfer.plan.ports import ChunkTask, Sink
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
+from sparkinfer.sinks.arrivals import Arrivals, FilesAndMore, NoFiles
 from sparkinfer.sinks.parquet import ParquetFolder
+from sparkinfer.sinks.vectors.delivery import Delivery
 
 logger = get_logger(__name__)
 
@@ -86,21 +91,24 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         output.refuse_overlap(files.found.paths)
     chunks = InputChunks(prelude, output.input_folder)
     read = job_input(prelude, chunks, output.input_folder)
-    _ = (
-        prelude.workers,
-        prelude.resolved,
-    )  # so that errors in them are found before anything is written
-    output.prepare()
-    lease = Lease(output.lease_folder)
-    try:
-        with lease:
-            run = _Run(prelude, output, lease, started, chunks, read)
-            try:
-                return run.run(display)
-            finally:
-                run.clean_up()
-    finally:
-        output.remove_if_empty()
+    check_delta(prelude, output)
+    check_table(prelude)
+    with run_vectors(prelude, output) as vectors:
+        _ = (
+            prelude.workers,
+            prelude.resolved,
+        )  # so that errors in them are found before anything is written
+        output.prepare()
+        lease = Lease(output.lease_folder)
+        try:
+            with lease:
+                run = _Run(prelude, output, lease, started, chunks, read, vectors)
+                try:
+                    return run.run(display)
+                finally:
+                    run.clean_up()
+        finally:
+            output.remove_if_empty()
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ class _Run:
         started: float,
         chunks: InputChunks,
         read: JobInput,
+        vectors: RunVectors | None,
     ) -> None:
         self._config = prelude.config
         self._prelude = prelude
@@ -140,6 +149,7 @@ class _Run:
         self._started = started
         self._chunks = chunks
         self._input = read
+        self._vectors = vectors
         self._ledgers: list[Ledger] = []
         self._next_number = 1 + max(manifest_numbers(output.path), default=0)
 
@@ -190,13 +200,29 @@ class _Run:
     def _begun(self, manifest: Manifest) -> _Begun:
         """Returns the run of a manifest, with all that is recorded done."""
         path = self._output.path
-        sink = ParquetFolder(path, manifest.run)
+        sink, delivery = self._sink(manifest)
         ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
         self._ledgers.append(ledger)
         with job_errors():
             done = done_in(ledger.recover(self._insist))
-        hold = Hold(self._output, sink, ledger, self._insist, self._lease.epoch)
+        hold = Hold(self._output, sink, ledger, self._insist, self._lease.epoch, delivery)
         return _Begun(manifest, hold, done, is_larger=False)
+
+    def _sink(self, manifest: Manifest) -> tuple[Sink, Delivery | None]:
+        """Returns where readers look for what a run makes, and the way to its vector store."""
+        path, vectors = self._output.path, self._vectors
+        files = ParquetFolder(path, manifest.run)
+        arrivals: list[Arrivals] = []
+        if self._config.delta.table is not None:
+            columns = self._prelude.asked_columns
+            arrivals.append(delta_appends(self._config.delta.table, manifest, columns))
+        if vectors is None:
+            return (FilesAndMore(files, arrivals) if arrivals else files), None
+        delivery = vectors.delivery(manifest, lambda: self._insist(lambda: None))
+        arrivals.append(delivery)
+        if vectors.keeps_files:
+            return FilesAndMore(files, arrivals), delivery
+        return NoFiles(files, path, arrivals), delivery
 
     def _earlier(self, settings: Mapping[str, Any]) -> _Begun | None:
         """Returns the run to go on with, None to begin a new one.
@@ -331,6 +357,7 @@ class _Run:
             statistics=progress.statistics(),
             devices=progress.devices,
         )
+        publish_table(self._prelude, manifest, hold)
         return replace(result, seconds=time.monotonic() - self._started)
 
     def _tasks(self, manifest: Manifest, hold: Hold, done: Done) -> Iterator[ChunkTask]:
@@ -345,6 +372,7 @@ class _Run:
             result = finish(
                 self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
             )
+            publish_table(self._prelude, earlier.manifest, earlier.hold)
         return replace(
             result, rows_before=result.rows_read, seconds=time.monotonic() - self._started
         )

@@ -10,6 +10,7 @@ from sparkinfer.files.columns import type_name
 from sparkinfer.files.formats import CSV
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.redaction import without_secrets
+from sparkinfer.sinks.vectors.asked import asked_vectors
 
 
 def settings_of(prelude: Prelude) -> dict[str, Any]:
@@ -20,12 +21,20 @@ def settings_of(prelude: Prelude) -> dict[str, Any]:
     is_csv = prelude.table.input_format == CSV
     return {
         "input": _shown_input(config),
+        "input_version": config.input_version,
         "carry_cols": None if carried is None else list(carried),
         "columns": {field.name: type_name(field.type) for field in columns},
         **_settings_of_models(config),
         **({f"csv.{key}": value for key, value in asdict(config.csv).items()} if is_csv else {}),
         **prelude.resolved.settings(),
+        **_settings_of_vectors(prelude),
+        "delta.table": config.delta.table and without_secrets(config.delta.table),
     }
+
+
+def _settings_of_vectors(prelude: Prelude) -> dict[str, Any]:
+    asked = asked_vectors(prelude.config, prelude.asked)
+    return {"vectors.store": None} if asked is None else asked.settings()
 
 
 def _settings_of_models(config: ScoringConfig) -> dict[str, Any]:

@@ -371,6 +371,7 @@ def _refuse_options_of_models(config: ScoringConfig) -> None:
         f"dtype={config.dtype!r}": config.dtype not in ("auto", "float32"),
         f"acceleration={config.acceleration!r}": config.acceleration not in ("auto", "none"),
         f"max_length={config.max_length!r}": config.max_length is not None,
+        "parallel": config.parallel.is_asked,
     }
     for what, is_given in given.items():
         if is_given:

@@ -27,8 +27,8 @@ _HEAD = re.compile(r"For[A-Z]\w*$|LMHeadModel$")
 class Checkpoint:
     """A folder with a model's files, loaded when and as often as needed.
 
-    A module is loaded in float32. Wrapping and casting change it in place, so a caller that does
-    either uses `take_module`; the next call loads the module again.
+    Wrapping a module changes it in place, so a caller that does that uses `take_module`; the next
+    call loads the module again.
 
     Args:
         path: the folder.
@@ -37,12 +37,14 @@ class Checkpoint:
         max_length: tokens at which texts are truncated, as the gate found it; None before that:
             as the files claim it.
         layout: how batches are laid out, as the gate found it.
+        others: further devices of the replica; see `WorkerSlot`.
 
     Attributes:
         layout: as given, or as the gate has it followed.
         path: as given.
         options: as given.
         device: as given.
+        others: as given.
         vocabulary: tokens that the model has, None if unknown or before it is loaded.
     """
 
@@ -53,10 +55,12 @@ class Checkpoint:
         device: str,
         max_length: int | None = None,
         layout: Layout | None = None,
+        others: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.options = options
         self.device = device
+        self.others = others
         self.layout = layout or Layout()
         self._max_length = max_length
         self.vocabulary: int | None = None
@@ -129,19 +133,27 @@ class Checkpoint:
     def module(self) -> Any:
         """Returns the plain module in float32; the caller must not change it."""
         if self._module is None:
-            self._module = self._load_module()
+            self._module = self._load_module("float32")
         return self._module
+
+    def release(self) -> None:
+        """Lets go of the module, so that there is memory for another one."""
+        self._module = None
 
     def follow(self, layout: Layout) -> None:
         """Has models be run in this layout; a module loaded before for another is let go."""
         if layout.resets != self.layout.resets:
-            self._module = None
+            self.release()
         self.layout = layout
 
-    def take_module(self) -> Any:
-        """Returns the plain module in float32; the caller may change it."""
-        if self.layout.resets:
-            self._module = None  # one that has run would put back a state in float32
+    def take_module(self, dtype: str = "float32") -> Any:
+        """Returns the plain module, loaded in a number format; the caller may change it.
+
+        In whatever format, its weights are at no time in another one.
+        """
+        if dtype != "float32" or self.layout.resets:  # one that has run would put back its state
+            self.release()
+            return self._load_module(dtype)
         module, self._module = self.module(), None
         return module
 
@@ -180,7 +192,7 @@ class Checkpoint:
                 f"task={self.options.task.name!r}; {advice}"
             )
 
-    def _load_module(self) -> Any:
+    def _load_module(self, dtype: str) -> Any:
         import torch
 
         loading = self.options.loading
@@ -189,7 +201,7 @@ class Checkpoint:
             self._class,
             use_safetensors=None if loading.allow_pickle_weights else True,
             output_loading_info=True,
-            torch_dtype=torch.float32,  # else what is no weight is computed in that of the weights
+            torch_dtype=getattr(torch, dtype),  # else it is that of the weights
         )
         missing = [key for key in sorted(report["missing_keys"]) if self._uses(key)]
         if missing:
@@ -207,7 +219,7 @@ class Checkpoint:
                 "it would score otherwise than with that code; read the code, then pass "
                 "--set loading.trust_remote_code=true"
             )
-        module = module.float().eval()
+        module = (module.float() if dtype == "float32" else module).eval()
         self.vocabulary = _embedded_tokens(module)
         if self.layout.resets:
             reset_before_each_batch(module, self.layout.resets)
@@ -292,7 +304,8 @@ def _is_installed(package: str) -> bool:
 def _embedded_tokens(module: Any) -> int | None:
     """Returns the rows of a module's table of tokens, None if it has no such table."""
     try:
-        return int(module.get_input_embeddings().weight.shape[0])
+        weight = module.get_input_embeddings().weight
+        return int(getattr(weight, "ds_shape", weight.shape)[0])  # of ZeRO's, which is elsewhere
     except (AttributeError, NotImplementedError):
         return None
 

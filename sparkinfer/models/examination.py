@@ -1,4 +1,4 @@
-"""Finds out, in plain float32, under which conditions a text's score is its own.
+"""Finds out, in plain float32 if that fits, under which conditions a text's score is its own.
 
 Which is what transformers' pipeline gives for that text alone. It may depend on the texts that
 share its batch, on the padding between them, or on what the model has seen before; where it does,
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.exceptions import ConfigError, ModelLoadError, SparkInferError
 from sparkinfer.logs import get_logger
 from sparkinfer.models import probes as probing
-from sparkinfer.models.backends import PLAIN
+from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.frequencies import growing_frequencies
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.lookups import positions_held, watched_lookups
 from sparkinfer.models.probes import Probes
@@ -36,8 +37,12 @@ TESTED_TOKENS = 4096
 SAME_NUMBER = 1e-6
 """Largest difference between two passes of one text that are alike in everything."""
 
-SAME_SCORE = 1e-4
-"""Largest difference of a probability that the rounding of float32 explains."""
+TOLERANCES = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}
+"""Largest difference of a probability that rounding to the dtype explains.
+
+Half-precision formats keep 11 and 8 significant bits; a silently wrong kernel was observed to be
+off by 0.35. An output that is not a probability is compared relative to its size if that exceeds 1.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Examined:
 
     Attributes:
         probes: the texts with which it was found out.
-        scored: what plain float32 says of them in batches of the layout.
+        scored: what the reference says of them in batches of the layout.
         unpadded: why texts of unlike length do not share a batch; empty if they may.
     """
 
@@ -55,33 +60,82 @@ class Examined:
     unpadded: str
 
 
-def examine(checkpoint: Checkpoint, longest_text: int | None) -> Examined:
+def examine(checkpoint: Checkpoint, longest_text: int | None, way: Acceleration) -> Examined:
     """Returns what was found out, and has the checkpoint keep the limit and the layout.
 
     Args:
         checkpoint: the model, not yet run.
         longest_text: an upper bound of the UTF-8 bytes of the job's longest text, None if unknown.
+        way: the reference, which is plain float32 if that fits in memory.
 
     Raises:
-        ModelLoadError: the model does not load, fails in plain float32, or gives a text another
-            score each time.
+        ModelLoadError: the model does not load, fails in that way, or gives a text another score
+            each time.
         ConfigError: `max_length` exceeds the model's limit, or the limit is too low for the task.
     """
-    load_way(checkpoint, PLAIN)  # moves the module to its device
-    as_loaded = ModuleState(checkpoint.module())
+    reference = _Reference(checkpoint, way)
     longest = _seen_tokens(checkpoint, longest_text)
-    _limit(checkpoint, _positions(checkpoint))
+    _limit(checkpoint, _positions(reference))
     tested = TESTED_TOKENS
     while True:
         tokens = min(tested, longest, checkpoint.most_tokens)
         try:
-            return _examine(checkpoint, as_loaded, tokens, longest)
+            return _examine(reference, tokens, longest)
         except _TooLongError:
             release_memory(checkpoint.device)
             tested = tokens // 2
             logger.warning("no memory to try a text of %d tokens; trying half of that", tokens)
         except _FailsError as error:
-            _limit(checkpoint, _found_limit(checkpoint, tokens, error.reason))
+            _limit(checkpoint, _found_limit(reference, tokens, error.reason))
+
+
+class _Reference:
+    """The way of running a model that is examined.
+
+    Args:
+        checkpoint: the model, not yet run.
+        way: how it is run.
+
+    Attributes:
+        checkpoint: as given.
+        way: as given.
+        as_loaded: the model's state before it has seen any text; None where it is not in this
+            process.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, way: Acceleration) -> None:
+        self.checkpoint = checkpoint
+        self.way = way
+        self._runtime = self._load()
+        self.as_loaded = None if self.module is None else ModuleState(self.module)
+
+    @property
+    def module(self) -> Any:
+        """The module; None where it is not in this process."""
+        return self._runtime.module
+
+    @property
+    def model(self) -> RunningModel:
+        """The model, with the limit and the layout that the checkpoint has now."""
+        return RunningModel(self.checkpoint, self._runtime)
+
+    def follow(self, layout: Layout) -> None:
+        """Has the model be run in another layout, loaded anew if it has other resets."""
+        if layout.resets != self.checkpoint.layout.resets:
+            self.checkpoint.follow(layout)
+            self._runtime = self._load()
+
+    def _load(self) -> Any:
+        try:
+            return load_way(self.checkpoint, self.way).runtime
+        except SparkInferError:
+            raise
+        except Exception as error:  # a wrapper may raise anything
+            raise ModelLoadError(
+                f"model {str(self.checkpoint.path)!r} cannot be run by {self.way} "
+                f"({_said(error)}), with which other ways are compared; use another of dtype, "
+                "parallel.tensor and parallel.offload, or more memory"
+            ) from error
 
 
 class _TooLongError(Exception):
@@ -110,29 +164,34 @@ def _seen_tokens(checkpoint: Checkpoint, longest_text: int | None) -> int:
     return int(longest_text + added) * checkpoint.num_texts + checkpoint.task.appended_tokens
 
 
-def _positions(checkpoint: Checkpoint) -> int:
-    """Returns the tokens of the longest text for which the model has positions."""
-    model = load_way(checkpoint, PLAIN)
+def _positions(reference: _Reference) -> int:
+    """Returns the tokens of the longest text for which the model has positions.
+
+    Of one that is not in this process, those that its files claim.
+    """
+    model = reference.model
 
     def run(tokens: int) -> None:
         encoded = probing.same_token(model, tokens)
         model.try_out(model.encoder.collate(encoded, np.arange(len(encoded.n_tokens))))
 
-    return positions_held(run, checkpoint.max_length)
+    claimed = reference.checkpoint.max_length
+    return claimed if reference.module is None else positions_held(run, claimed)
 
 
-def _found_limit(checkpoint: Checkpoint, too_long: int, failure: Exception) -> int:
+def _found_limit(reference: _Reference, too_long: int, failure: Exception) -> int:
     """Returns the tokens of the longest text that a model takes which failed on a longer one.
 
     Raises:
         ModelLoadError: it fails on short ones, too, or for another reason than a lack of positions.
     """
-    fits = _longest_that_fits(checkpoint, too_long)
+    checkpoint = reference.checkpoint
+    fits = _longest_that_fits(reference, too_long)
     if not fits:
         raise ModelLoadError(
-            f"model {str(checkpoint.path)!r} fails in plain float32 ({_said(failure)}), expected "
-            f"scores for the gate's texts; give a model that transformers' pipeline "
-            f"{checkpoint.options.task.name!r} runs"
+            f"model {str(checkpoint.path)!r} fails in plain {reference.way.dtype} "
+            f"({_said(failure)}), expected scores for the gate's texts; give a model that "
+            f"transformers' pipeline {checkpoint.options.task.name!r} runs"
         ) from failure
     if not isinstance(failure, IndexError):
         raise ModelLoadError(
@@ -156,51 +215,50 @@ def _limit(checkpoint: Checkpoint, limit: int) -> None:
     checkpoint.task.check_limit(checkpoint.max_length)
 
 
-def _failure(checkpoint: Checkpoint, tokens: int) -> Exception | None:
+def _failure(reference: _Reference, tokens: int) -> Exception | None:
     """Returns what the model raises for a text of so many tokens, unless it lacks memory."""
-    model = load_way(checkpoint, PLAIN)
     try:
         with watched_lookups():
-            probing.score_one(model, tokens)
+            probing.score_one(reference.model, tokens)
     except Exception as error:  # a model may raise anything
         return None if is_out_of_memory(error) else error.with_traceback(None)
     return None
 
 
-def _longest_that_fits(checkpoint: Checkpoint, too_long: int) -> int:
+def _longest_that_fits(reference: _Reference, too_long: int) -> int:
     """Returns the tokens of the longest text for which the model does not fail; 0 for none."""
     fits = min(probing.EQUAL_TOKENS, too_long - 1)
-    if _failure(checkpoint, too_long) is None or _failure(checkpoint, fits) is not None:
+    if _failure(reference, too_long) is None or _failure(reference, fits) is not None:
         return 0
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        if _failure(checkpoint, middle) is None:
+        if _failure(reference, middle) is None:
             fits = middle
         else:
             too_long = middle
     return fits
 
 
-def _examine(checkpoint: Checkpoint, as_loaded: ModuleState, tokens: int, longest: int) -> Examined:
-    model = load_way(checkpoint, PLAIN)
+def _examine(reference: _Reference, tokens: int, longest: int) -> Examined:
+    checkpoint, model = reference.checkpoint, reference.model
     longest = min(longest, checkpoint.most_tokens)
     if tokens < longest:
         logger.warning("the model is tried with texts of up to %d tokens only", tokens)
     probes = probing.make_probes(model, tokens)
     is_whole, unpadded = tokens == longest, ""
     try:
-        alone, changed = _score_alone(model, probes, as_loaded, is_whole)
+        alone, changed = _score_alone(model, probes, reference.as_loaded, is_whole)
     except _FailsError as error:
         unpadded = f"the model fails on some short texts alone ({error})"
         probes = _without_failing(model, probes, error)
-        alone, changed = _score_alone(model, probes, as_loaded, is_whole)
-    growing = _growing_frequencies(checkpoint.module(), longest)
+        alone, changed = _score_alone(model, probes, reference.as_loaded, is_whole)
+    growing = growing_frequencies(reference.module, longest)
     if growing:
         unpadded = f"texts of more than {min(growing.values())} tokens change the model's positions"
     if resets := tuple(dict.fromkeys([*changed, *growing])):
-        checkpoint.follow(replace(checkpoint.layout, resets=resets))
-        model = load_way(checkpoint, PLAIN)
-    return _lay_out(checkpoint, model, probes, alone, unpadded)
+        reference.follow(replace(checkpoint.layout, resets=resets))
+    allowed = TOLERANCES[reference.way.dtype]
+    return _lay_out(checkpoint, reference.model, probes, alone, unpadded, allowed)
 
 
 def _without_failing(model: RunningModel, probes: Probes, failure: _FailsError) -> Probes:
@@ -219,16 +277,18 @@ def _without_failing(model: RunningModel, probes: Probes, failure: _FailsError) 
 
 
 def _score_alone(
-    model: RunningModel, probes: Probes, as_loaded: ModuleState, is_whole: bool
+    model: RunningModel, probes: Probes, as_loaded: ModuleState | None, is_whole: bool
 ) -> tuple[pa.RecordBatch, tuple[str, ...]]:
     """Returns the scores of each probe alone, and the parts whose state changes them.
 
     Args:
         model: the model.
         probes: the texts, the longest one last.
-        as_loaded: the model's state before it has seen any text.
+        as_loaded: the model's state before it has seen any text; None where it cannot be seen.
         is_whole: whether no text of the job is longer than the longest probe.
     """
+    if as_loaded is None:
+        return _score(model, probes, probing.score_alone), ()
     as_loaded.put_back()
     worn = _score(model, probes, probing.score_alone)
     changed = as_loaded.changed()
@@ -249,6 +309,7 @@ def _lay_out(
     probes: Probes,
     alone: pa.RecordBatch,
     unpadded: str,
+    allowed: float,
 ) -> Examined:
     """Finds the layout with the fullest batches in which each text has the score it has alone.
 
@@ -258,12 +319,13 @@ def _lay_out(
         probes: the texts.
         alone: the score of each alone.
         unpadded: why texts of unlike length cannot share a batch, if that is known.
+        allowed: largest difference of two scores of one text.
     """
     for layout in _layouts(checkpoint, is_padded=not unpadded):
         model = model.in_layout(layout)
         try:
             scored = _score(model, probes, probing.score_in_batches)
-            problem = _problem(model, probes, alone, scored)
+            problem = _problem(model, probes, alone, scored, allowed)
         except _FailsError as error:
             problem = f"a batch fails ({error})"
         if not problem:
@@ -301,14 +363,18 @@ def _layouts(checkpoint: Checkpoint, is_padded: bool) -> Iterator[Layout]:
 
 
 def _problem(
-    model: RunningModel, probes: Probes, alone: pa.RecordBatch, scored: pa.RecordBatch
+    model: RunningModel,
+    probes: Probes,
+    alone: pa.RecordBatch,
+    scored: pa.RecordBatch,
+    allowed: float,
 ) -> str:
     """Returns how scores in batches differ from those of each text alone; empty if they do not."""
     expected = probing.expected_in_batches(model, probes, alone)
     largest, reason = probing.difference(model, expected, scored)
     if reason:
         return f"a batch {reason} where a text alone is"
-    if not largest <= SAME_SCORE:
+    if not largest <= allowed:
         return f"scores in a batch differ from those of a text alone by {largest:.2g}"
     return "" if probing.same_labels(expected, scored) else "labels in a batch differ"
 
@@ -328,34 +394,6 @@ def _score(model: RunningModel, probes: Probes, way: Any) -> pa.RecordBatch:
         if is_out_of_memory(error) and probes.longest_tokens > 2 * probing.EQUAL_TOKENS:
             raise _TooLongError from None
         raise _FailsError(error.with_traceback(None)) from None
-
-
-def _growing_frequencies(module: Any, longest: int) -> dict[str, int]:
-    """Returns the rotary parts that take other frequencies for texts of up to this length.
-
-    By name, with the tokens beyond which they do; whatever shares a batch with such a text is
-    turned likewise. Source: `dynamic_rope_update` in `modeling_rope_utils` of transformers.
-    """
-    found = {}
-    for name, part in module.named_modules():
-        kinds = getattr(part, "rope_type", None)
-        kinds = list(kinds.values()) if isinstance(kinds, Mapping) else [kinds]
-        if any(kind == "longrope" or "dynamic" in str(kind) for kind in kinds):
-            ordinary = _ordinary_length(part)
-            if ordinary < longest:
-                found[name] = ordinary
-    return found
-
-
-def _ordinary_length(part: Any) -> int:
-    """Returns the tokens up to which a rotary part keeps its frequencies; 0 if it does not say."""
-    config = part.config
-    named = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    by_layer = [item for item in named.values() if isinstance(item, Mapping)]
-    key = "original_max_position_embeddings"
-    lengths = [item[key] for item in (named, *by_layer) if item.get(key)]
-    whole = getattr(config, key, None) or getattr(part, "original_max_seq_len", None)
-    return int(min(lengths, default=whole or 0))
 
 
 def _said(error: Exception) -> str:

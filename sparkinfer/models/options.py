@@ -12,7 +12,12 @@ from sparkinfer.models.preprocess import Preprocess
 from sparkinfer.models.tasks import make_task
 from sparkinfer.models.tasks.base import Pairs, Task
 from sparkinfer.models.text_sources import ColumnText, TemplateText, TextSource
-from sparkinfer.option_groups import BatchingConfig, DeepSpeedConfig, LoadingConfig
+from sparkinfer.option_groups import (
+    BatchingConfig,
+    DeepSpeedConfig,
+    LoadingConfig,
+    ParallelConfig,
+)
 
 if TYPE_CHECKING:
     from sparkinfer.models.backends.base import Acceleration
@@ -34,6 +39,7 @@ class ModelOptions:
         batching: budgets and window sizes.
         loading: what loading allows.
         deepspeed: options of that backend.
+        parallel: how a model that is larger than one GPU is run.
     """
 
     task: Task
@@ -46,6 +52,7 @@ class ModelOptions:
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     way: Acceleration | None = None
 
     @classmethod
@@ -61,12 +68,13 @@ class ModelOptions:
             texts=texts_of(config, task),
             prefix=config.output_prefix,
             dtype=config.dtype,
-            acceleration=config.acceleration,
+            acceleration=_acceleration(config),
             tolerance=config.gate.tolerance,
             max_length=config.max_length,
             batching=config.batching,
             loading=config.loading,
             deepspeed=config.deepspeed,
+            parallel=config.parallel,
         )
 
     @property
@@ -87,6 +95,12 @@ class ModelOptions:
             "max_length": self.max_length,
             **self.task.settings(),
         }
+
+
+def _acceleration(config: ScoringConfig) -> str:
+    """Returns the backend that was asked for, if only by what it alone can do."""
+    by_name = config.acceleration != "auto" or not config.parallel.is_asked
+    return config.acceleration if by_name else "deepspeed"
 
 
 class ReadsTexts(Protocol):

@@ -15,12 +15,12 @@ from sparkinfer.messages import first_line
 from sparkinfer.models.careful import MODEL, read_noted
 from sparkinfer.models.checkpoint import quiet_transformers
 from sparkinfer.models.results import MisfitError, as_row, plain
-from sparkinfer.models.scorer import NULL_TEXT, breaks_device
+from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.models.screening import refuse_bombs
 from sparkinfer.models.tasks.base import ROW_FIELDS
 from sparkinfer.models.text_sources import Texts, TextSource
 from sparkinfer.option_groups import LoadingConfig
-from sparkinfer.workers.devices import is_out_of_memory, release_memory
+from sparkinfer.workers.devices import breaks_device, is_out_of_memory, release_memory
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.steps import step
 from sparkinfer.workers.suspects import DEADLY, Suspects

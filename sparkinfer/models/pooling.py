@@ -133,7 +133,10 @@ class SentenceHead:
             places: see `pooled`.
             counted: see `pooled`.
         """
-        made = pooled(vectors, places, self.modes, counted)
+        return self.finished(pooled(vectors, places, self.modes, counted))
+
+    def finished(self, made: Any) -> Any:
+        """Returns embeddings of pooled vectors, float32 (sequences, numbers)."""
         for layer in self.layers:
             made = layer(made)
         made = made[:, : self.truncate_dim]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.backends import BACKENDS, check_acceleration, wanted_backends
+from sparkinfer.models.backends import BACKENDS, check_options, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.encoded import EncodedRows
@@ -91,7 +91,7 @@ class ModelScoring:
         """Raises UsageError for texts that cannot be made, or an unavailable backend."""
         for text in self.options.texts:
             text.check()
-        check_acceleration(self.options.acceleration)
+        check_options(self.options)
 
     def check_names(self, columns: Sequence[str]) -> None:
         """Raises InputError for columns that the input does not have."""
@@ -147,6 +147,9 @@ class ModelScoring:
         problem = backend.problem() if backend else f"there is no backend {way.backend!r}"
         if problem is not None:
             raise EngineUnavailableError(f"the output was begun with {way}: {problem}")
+        parallel = options.parallel
+        if (way.processes, way.offloads) != (parallel.tensor, parallel.offload == "cpu"):
+            return self
         return replace(self, options=replace(options, way=way))
 
     def warm_up(self) -> None:
@@ -177,9 +180,8 @@ class ModelScoring:
         self, slot: WorkerSlot, longest_text: int | None = None
     ) -> tuple[RunningModel, Verdict]:
         """Returns the model as every worker is to run it, and how that is."""
-        return run_gate(
-            stage(self.found, self.options.loading), self.options, slot.device, longest_text
-        )
+        path = stage(self.found, self.options.loading)
+        return run_gate(path, self.options, slot.device, longest_text, slot.others)
 
     def open(self, slot: WorkerSlot, report: Callable[[ScoringStatistics], None]) -> Scorer:
         """Returns a scorer of this process's one copy of the model; loads it if needed."""
@@ -189,13 +191,14 @@ class ModelScoring:
 
     def load(self, slot: WorkerSlot) -> RunningModel:
         """Returns the model, run as the gate decided."""
-        return load_way(self._checkpoint(slot.device), self._decided().accepted)
+        checkpoint = self._checkpoint(slot.device, slot.others)
+        return load_way(checkpoint, self._decided().accepted)
 
     def key(self, slot: WorkerSlot) -> tuple[object, ...]:
         """Returns what tells the model, as it is run there, from others."""
         found, verdict = self.found.fingerprint, self._decided()
         how = (verdict.accepted, *self._lengths, verdict.layout)
-        return (found, slot.device, self.options.task, *how)
+        return (found, slot.device, slot.others, self.options.task, *how)
 
     def encoder(self, cores: int) -> Callable[[pa.RecordBatch, Suspects], tuple[EncodedRows]]:
         """Returns what makes the model's inputs of rows; see `EncodesAhead`.
@@ -238,10 +241,11 @@ class ModelScoring:
         cut_at = (self.options.max_length, model.encoder.max_length)
         return (files, kind, cut_at, self.options.texts, model.task.encoding)
 
-    def _checkpoint(self, device: str) -> Checkpoint:
+    def _checkpoint(self, device: str, others: tuple[str, ...] = ()) -> Checkpoint:
         """Returns the model's files on this node, to be run as the gate decided."""
         path, verdict = stage(self.found, self.options.loading), self._decided()
-        return Checkpoint(path, self.options, device, verdict.max_length, verdict.layout)
+        found = (verdict.max_length, verdict.layout)
+        return Checkpoint(path, self.options, device, *found, others)
 
     def _decided(self) -> Verdict:
         if self.verdict is None:

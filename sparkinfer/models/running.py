@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -12,7 +12,7 @@ from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.encoded import Inputs
 from sparkinfer.models.layout import Layout
-from sparkinfer.models.tasks.base import Runtime, Tensors
+from sparkinfer.models.tasks.base import Runtime, TaskRuntime, Tensors
 from sparkinfer.workers.steps import step
 
 
@@ -34,7 +34,7 @@ class RunningModel:
         texts: where each of the task's texts comes from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime | TaskRuntime) -> None:
         self.task = checkpoint.task
         self.device = checkpoint.device
         self.encoder = checkpoint.encoder
@@ -55,14 +55,17 @@ class RunningModel:
         """Returns the token ids of inputs, given as one column for each of the task's texts."""
         return self.task.encode(self.encoder, columns)
 
-    def score(self, tensors: Tensors) -> pa.RecordBatch:
+    def score(self, tensors: Tensors, moved: Callable[[], None] = lambda: None) -> pa.RecordBatch:
         """Returns what the task decodes of one padded batch, a row per sequence.
 
         Args:
             tensors: int64 (sequences, longest) by name.
+            moved: see `TaskRuntime`.
         """
         import torch
 
+        if isinstance(self.runtime, TaskRuntime):
+            return self.runtime.score(tensors, moved)
         with torch.inference_mode():
             return self.task.decode(self.task.run(self.runtime, tensors), tensors)
 
@@ -75,6 +78,11 @@ class RunningModel:
         tensors = [*module.parameters(), *module.buffers()]
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
+    @property
+    def own_batch_tokens(self) -> int | None:
+        """Tokens of a batch for what runs the model in batches of its own; None: it does not."""
+        return self.runtime.batch_tokens if isinstance(self.runtime, TaskRuntime) else None
+
     def move(self, device: str) -> None:
         """Moves the weights; does nothing if the backend does not show them."""
         if self.runtime.module is not None:
@@ -84,6 +92,8 @@ class RunningModel:
         """Returns the numbers by which ways of running the model are compared; see `ModelTask`."""
         import torch
 
+        if isinstance(self.runtime, TaskRuntime):
+            return self.runtime.try_out(tensors)
         with torch.inference_mode():
             return self.task.try_out(self.runtime, tensors)
 

@@ -36,7 +36,7 @@ from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.models.window_loop import score_windows
-from sparkinfer.workers.devices import is_out_of_memory, release_memory
+from sparkinfer.workers.devices import breaks_device, is_out_of_memory, release_memory
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity, ForwardPass
@@ -93,7 +93,8 @@ class Scorer:
         self._columns = options.columns
         self._texts = options.texts
         self._batching = options.batching
-        self._budget = options.batching.max_batch_tokens or _default_budget(model.device)
+        own = model.own_batch_tokens or _default_budget(model.device)
+        self._budget = options.batching.max_batch_tokens or own
         self._report = report
         self._forwarding: ForwardPass | None = None  # for the watchdog; see `RowEncoder.activity`
 
@@ -197,12 +198,14 @@ class Scorer:
                 encoded.errors.setdefault(sequence, reason)
 
     def _plan(self, lengths: npt.NDArray[np.int64]) -> list[IntArray]:
-        shared = self._model.layout.shared
+        own, shared = self._model.own_batch_tokens is not None, self._model.layout.shared
+        most = self._batching.window_rows if own else self._batching.max_batch_rows
         return plan_batches(
             lengths + self._model.task.made_tokens,
             max_tokens=self._budget,
-            max_rows=1 if shared == "nothing" else self._batching.max_batch_rows,
+            max_rows=1 if shared == "nothing" and not own else most,
             mixes_lengths=shared == "any length",
+            pads_freely=own,
         )
 
     def score(self, window: Window) -> pa.RecordBatch:
@@ -282,9 +285,15 @@ class Scorer:
         The exception itself is not kept: its traceback would hold the batch's tensors.
         """
         started = time.perf_counter()
-        self._forwarding = ForwardPass(rows, longest)
+
+        def moved() -> None:
+            self._forwarding = ForwardPass(rows, longest)  # another one, for the watchdog
+
+        moved()
         try:
-            return self._model.score(tensors), None
+            return self._model.score(tensors, moved), None
+        except DeviceError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 return None, f"{_OUT_OF_MEMORY}: {first_line(error)}"
@@ -410,8 +419,3 @@ _OUT_OF_MEMORY = "out of memory"
 
 def _default_budget(device: str) -> int:
     return DEFAULT_BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
-
-
-def breaks_device(error: Exception) -> bool:
-    """Returns whether every later CUDA call of this process would fail too."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from sparkinfer.rows.reading import Piece
 
@@ -52,13 +53,27 @@ class Chunk:
     @property
     def digest(self) -> str:
         """Tells it from chunks with other rows: 16 hexadecimal digits."""
-        text = json.dumps([astuple(piece) for piece in self.pieces])
+        text = json.dumps([_numbers(piece) for piece in self.pieces])
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
     def name(self) -> str:
         """The number as used in file names, padded so that they sort by it."""
         return chunk_name(self.number)
+
+
+def placed_chunk(number: int, pieces: Sequence[Piece]) -> Chunk:
+    """Returns a chunk of pieces, which then know where in it their rows are."""
+    starts = accumulate((piece.rows for piece in pieces), initial=0)
+    placed = [
+        replace(piece, chunk=number, place=start)
+        for piece, start in zip(pieces, starts, strict=False)
+    ]
+    return Chunk(number, tuple(placed))
+
+
+def _numbers(piece: Piece) -> list[str | int]:
+    return [piece.path, piece.first, piece.count, piece.rows, piece.before, piece.after]
 
 
 def chunk_name(number: int) -> str:
@@ -111,7 +126,7 @@ def cut_chunks(
     """
     chunks: list[Chunk] = []
     for pieces in _cut(files, limits):
-        chunks.append(Chunk(first_number + len(chunks), pieces))
+        chunks.append(placed_chunk(first_number + len(chunks), pieces))
     return tuple(chunks) or (Chunk(first_number, ()),)
 
 

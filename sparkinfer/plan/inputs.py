@@ -15,6 +15,7 @@ from sparkinfer.metrics.base import Evaluation
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import PlannedProcessor
+from sparkinfer.rows.reading import ROW_ID
 from sparkinfer.rows.several import members_of
 from sparkinfer.storage import exists
 
@@ -102,11 +103,26 @@ def choose_columns(
     for name, one in config.by_model.items():
         _check_label(name, one, table.schema, members[name].evaluation)
     refuse_clash(carried, processor)
+    vectors = config.vectors
+    ids = [ROW_ID] if vectors.store and vectors.key is None else []
+    if ids:
+        _refuse_ids(table.columns)
     return Columns(
-        carried=pa.schema([table.schema.field(name) for name in carried]),
+        carried=pa.schema([*(table.schema.field(name) for name in carried), *ids]),
         inputs=inputs,
         scored=processor.fields,
     )
+
+
+def _refuse_ids(columns: Sequence[str]) -> None:
+    """Raises ConfigError if the input has a column of the name of the ids that rows get."""
+    taken = next((name for name in columns if name.lower() == ROW_ID.name), None)
+    if taken is not None:
+        raise ConfigError(
+            "vectors.store without vectors.key: rows would get ids in a column "
+            f"{ROW_ID.name!r}, and the input has {taken!r}; give --set vectors.key={taken} if each "
+            "of its values is there once, or rename it"
+        )
 
 
 def _given_to_functions(table: InputTable, processor: PlannedProcessor) -> Columns:

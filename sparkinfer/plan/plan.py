@@ -18,11 +18,13 @@ class Workers:
         device_type: `cpu` or `cuda`.
         count: replicas.
         cores: CPU cores of each.
+        gpus_each: GPUs of each, if they are on GPUs.
     """
 
     device_type: str
     count: int
     cores: int = 1
+    gpus_each: int = 1
 
 
 @dataclass(frozen=True)

@@ -186,12 +186,14 @@ class Publication:
             source was published before it was recorded.
         digests: of each, which tell it from others of its size; none if an older version made it.
         rows: of all of them.
+        generation: how often the chunk was recorded before.
     """
 
     files: Mapping[str, int]
     sources: Mapping[str, str]
     digests: Mapping[str, str]
     rows: int
+    generation: int = 0
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,46 @@ class Sink(Protocol):
 
     def unfinish(self) -> None:
         """Removes the mark: there is more to do."""
+
+
+class TableTarget(Protocol):
+    """Tables to which a finished output can be written."""
+
+    def columns(self, name: str) -> Mapping[str, str] | None:
+        """Returns the types of a table's columns by name, None if there is no such table.
+
+        Raises:
+            OutputError: it cannot be looked at.
+        """
+
+    def types_of(self, columns: pa.Schema) -> Mapping[str, str]:
+        """Returns the types that these columns would have in a table."""
+
+    def count(self, name: str) -> int:
+        """Returns the rows of a table, 0 if there is none.
+
+        Raises:
+            JobError: they cannot be counted.
+        """
+
+    def write(
+        self,
+        name: str,
+        paths: Sequence[str],
+        columns: pa.Schema,
+        mode: Literal["append", "overwrite"],
+    ) -> None:
+        """Writes Parquet files to a table, which is made if it is not there.
+
+        Args:
+            name: of the table.
+            paths: of the files.
+            columns: of the files.
+            mode: whether its rows stay.
+
+        Raises:
+            JobError: it could not be written.
+        """
 
 
 class Engine(Protocol):

@@ -18,7 +18,7 @@ from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, Measure, chec
 from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.plan.inputs import choose_columns, refuse_clash
 from sparkinfer.plan.plan import Plan, Workers
-from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable
+from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable, TableTarget
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.first_rows import ROWS_OF_TABLE, FirstOfFiles, FirstOfTable
@@ -40,15 +40,23 @@ class Prelude:
         config: what the user asked for.
         source: where the rows come from.
         engine: what will score them.
+        tables: to which the result can be written; None: to none.
 
     Attributes:
         hosts: returns the name of the application, and the cores that it has on each host.
     """
 
-    def __init__(self, config: ScoringConfig, source: InputSource, engine: Engine) -> None:
+    def __init__(
+        self,
+        config: ScoringConfig,
+        source: InputSource,
+        engine: Engine,
+        tables: TableTarget | None = None,
+    ) -> None:
         self.config = config
         self.source = source
         self.engine = engine
+        self.tables = tables
         self.hosts: Callable[[], tuple[str, Mapping[str, int]]] = lambda: ("sparkinfer", {})
         self._followed: Mapping[str, Any] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,9 +18,11 @@ from sparkinfer.jobs.records import ChunkRecord, Records
 from sparkinfer.metrics.measure import Measure, Measured, States
 from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.models.tasks import TASKS
+from sparkinfer.plan.ports import Sink
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.live import format_seconds
 from sparkinfer.report.summary import describe_metrics
+from sparkinfer.sinks.arrivals import FilesAndMore, KnownArrivals, NoFiles
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.terminal import printable
 
@@ -55,6 +58,8 @@ class RunStatus:
         metrics_problem: why there are none although there are labels, else None.
         metrics_of_run: names of the metrics that only the run itself shows.
         writer: the process that writes there, or did last; None if unknown.
+        vector_store: where vectors go, too; None: nowhere.
+        vector_chunks: chunks whose vectors have arrived there, as far as the output says.
     """
 
     output: str
@@ -77,6 +82,8 @@ class RunStatus:
     metrics_problem: str | None
     metrics_of_run: tuple[str, ...]
     writer: Holder | None
+    vector_store: str | None
+    vector_chunks: int
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the status as plain values, ready for JSON."""
@@ -99,14 +106,16 @@ def read_status(path: str) -> RunStatus:
         raise OutputError(
             f"output {path!r} holds no manifest of a run; give the output folder of a run"
         )
-    sink = ParquetFolder(path, manifest.run)
+    arrivals, store = KnownArrivals(path), manifest.settings.get("vectors.store")
+    sink = _sink(path, manifest, arrivals)
     ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
-    done, rate = Done(), _RecentRate()
+    done, rate, arrived = Done(), _RecentRate(), Counter[bool]()
 
     def states() -> Iterator[States]:
         for record in ledger.standing():
             done.add(record)
             rate.add(record)
+            arrived[arrivals.has_arrived(record.number, record.publication)] += 1
             yield record.metrics
 
     measured = _measured(manifest, states())
@@ -133,7 +142,17 @@ def read_status(path: str) -> RunStatus:
         metrics_problem=measured.problem,
         metrics_of_run=_metrics_of_run(manifest),
         writer=writer,
+        vector_store=store,
+        vector_chunks=arrived[True],
     )
+
+
+def _sink(path: str, manifest: Manifest, arrivals: KnownArrivals) -> Sink:
+    files = ParquetFolder(path, manifest.run)
+    if manifest.settings.get("vectors.store") is None:
+        return files
+    keeps_files = manifest.settings.get("vectors.parquet")
+    return FilesAndMore(files, [arrivals]) if keeps_files else NoFiles(files, path, [arrivals])
 
 
 def describe_status(status: RunStatus) -> str:
@@ -160,6 +179,8 @@ def describe_status(status: RunStatus) -> str:
         lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")
     lines += describe_metrics(status.metrics, status.metrics_problem)
     lines += [f"{name}: shown by the run itself" for name in status.metrics_of_run]
+    if status.vector_store is not None:
+        lines.append(f"vectors    {status.vector_chunks:,} chunks in {status.vector_store}")
     lines.append(f"started    {status.created}")
     lines.append(f"output     {status.output}")
     return "\n".join(map(printable, lines))

@@ -42,6 +42,8 @@ def summarize(result: RunResult) -> str:
     lines += [*_model_lines(result), *_worker_lines(result)]
     lines += describe_metrics(result.metrics, result.metrics_problem)
     lines += [f"note       {note}" for note in result.notes]
+    if result.vector_store is not None:
+        lines.append(f"vectors    {result.vectors:,} in {result.vector_store}")
     lines.append(f"output     {result.output}")
     return "\n".join(printable(without_secrets(line)) for line in lines)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from sparkinfer.rows.reading import is_made
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -26,8 +28,13 @@ class Columns:
 
     @property
     def read(self) -> pa.Schema:
-        """What is read of the input: the carried columns, then the inputs that are not carried."""
+        """What chunks are read with: the carried columns, then the inputs that are not carried."""
         return pa.schema({field.name: field for field in [*self.carried, *self.inputs]}.values())
+
+    @property
+    def stored(self) -> list[str]:
+        """Names of what is read and is in the input, unlike the ids that rows get."""
+        return [field.name for field in self.read if not is_made(field)]
 
     @property
     def output(self) -> pa.Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,9 @@ COPIES = "_copies/"
 """Prefix of the names of files that are read from a copy. No input file has such a name, since
 names that begin with `_` are not data."""
 
+ROW_ID = pa.field("row_id", pa.string(), metadata={b"sparkinfer": b"made while it is read"})
+"""A column of the number of a row's chunk and the row's place there, as `00000003-00000017`."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -43,6 +46,8 @@ class Piece:
         rows: rows of the piece.
         before: rows of these row groups that come before the piece.
         after: rows of these row groups that come after the piece.
+        chunk: number of the chunk that it is of.
+        place: of its first row in the chunk.
     """
 
     path: str
@@ -51,6 +56,8 @@ class Piece:
     rows: int
     before: int = 0
     after: int = 0
+    chunk: int = field(default=0, compare=False, repr=False)
+    place: int = field(default=0, compare=False, repr=False)
 
     def __str__(self) -> str:
         groups = f"row groups {self.first} to {self.first + self.count - 1}"
@@ -68,9 +75,16 @@ class Piece:
                 rows=end - start,
                 before=self.before + start,
                 after=self.after + self.rows - end,
+                place=self.place + start,
             )
             for start, end in itertools.pairwise(ends)
         ]
+
+    def beyond(self, rows: int) -> Piece:
+        """Returns the piece without its first rows."""
+        return replace(
+            self, rows=self.rows - rows, before=self.before + rows, place=self.place + rows
+        )
 
 
 @dataclass(frozen=True)
@@ -134,9 +148,8 @@ class ChunkReader:
         """Yields the rows of a piece; where a store hesitates, goes on after the last one."""
         read, pauses = 0, iter(PAUSES_S)
         while True:
-            rest = replace(piece, rows=piece.rows - read, before=piece.before + read)
             try:
-                for batch in self._read_piece(path, rest):
+                for batch in self._read_piece(path, piece.beyond(read)):
                     read += batch.num_rows
                     yield batch
                 return
@@ -156,11 +169,15 @@ class ChunkReader:
             names = list(found.values())
             groups, before = _reached(file, piece)
             batches = read_batches(file, groups, names, READ_ROWS, READ_BYTES)
+            read = 0
             for batch in cut_rows(batches, (before, piece.rows)):
                 columns = [
-                    self._column(field, batch, found.get(field.name), folders)
+                    _row_ids(piece, read, batch.num_rows)
+                    if is_made(field) and field.name not in found
+                    else self._column(field, batch, found.get(field.name), folders)
                     for field in self.schema
                 ]
+                read += batch.num_rows
                 yield from halved(
                     pa.RecordBatch.from_arrays(columns, schema=self.schema), READ_BYTES
                 )
@@ -184,6 +201,16 @@ class ChunkReader:
         values = partition_values(name)
         names = match_names(self.schema.names, list(values))
         return {column: values[key] for column, key in names.items()}
+
+
+def is_made(field: pa.Field) -> bool:
+    """Returns whether a column is that of the ids that rows get; an output has it, no input."""
+    return bool(field.equals(ROW_ID, check_metadata=True))
+
+
+def _row_ids(piece: Piece, first: int, rows: int) -> pa.Array:
+    places = range(piece.place + first, piece.place + first + rows)
+    return pa.array([f"{piece.chunk:08d}-{place:08d}" for place in places], pa.string())
 
 
 def read_batches(

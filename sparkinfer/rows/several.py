@@ -116,6 +116,7 @@ class SeveralProcessors:
         """Raises UsageError for mistakes that show without a worker; see `PlannedProcessor`."""
         for name, one in self.members.items():
             with told_of(name):
+                _refuse_parallel(one)
                 one.check()
         times = Counter(column.lower() for column in self.fields.names)
         repeated = [column for column in self.fields.names if times[column.lower()] > 1]
@@ -293,6 +294,19 @@ class SeveralProcessors:
             with told_of(name):
                 changed[name] = change(name, one)
         return replace(self, members=changed)
+
+
+def _refuse_parallel(one: PlannedProcessor) -> None:
+    """Raises ConfigError for a model that would take all that the others need."""
+    if not isinstance(one, ModelScoring):
+        return
+    is_vllm = one.options.acceleration == "vllm"
+    if is_vllm or one.options.parallel.is_asked:
+        what = "acceleration='vllm'" if is_vllm else one.options.parallel.shown
+        raise ConfigError(
+            f"{what} with several models: such a model has its worker's memory to itself; score "
+            "with it in a run of its own"
+        )
 
 
 def members_of(processor: PlannedProcessor) -> Mapping[str, PlannedProcessor]:

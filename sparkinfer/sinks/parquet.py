@@ -118,6 +118,10 @@ class ParquetFolder:
                 if not exists(target) or file_size(target) != publication.files[name]:
                     raise
 
+    def path_of(self, name: str) -> str:
+        """Returns the path of something that readers see."""
+        return join(self._path, name)
+
     def chunk_of(self, name: str) -> int | None:
         """Returns the number of the chunk that a file of this run is of, None for other files."""
         match = PART_NAME.fullmatch(name)

@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,12 @@ from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.logs import get_logger
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.job_threads import watched_job
-from sparkinfer.workers.devices import count_cuda_devices, has_nvidia_driver, worker_device
+from sparkinfer.workers.devices import (
+    count_cuda_devices,
+    has_nvidia_driver,
+    worker_device,
+    worker_gpus,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,12 +78,13 @@ def count_accelerators(
     spark: SparkSession,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     num_workers: int | None = None,
+    gpus_each: int = 1,
 ) -> Accelerators:
     """Returns how many replicas run in parallel and on what; called on the driver.
 
     The slots are those of the registered executors, whose registration is awaited. `device="auto"`
     uses GPUs if there are any. `num_workers` overrides the count; those beyond the CPU slots run
-    after the others.
+    after the others. Each replica takes `gpus_each` GPUs.
 
     Raises:
         ConfigError: several replicas would share one GPU, `num_workers` exceeds the GPUs, or it is
@@ -92,12 +98,14 @@ def count_accelerators(
         raise ConfigError(f"{unknown}; give num_workers, the model replicas to run in parallel")
     if device == "cpu":
         return Accelerators("cpu", num_workers or count_slots(spark.sparkContext), cores)
-    spark_assigns_gpus = owns_whole_gpus(_gpus_per_task(spark))
+    spark_assigns_gpus = owns_whole_gpus(_gpus_per_task(spark), gpus_each)
     slots = None if unknown is not None else count_slots(spark.sparkContext)
     if spark_assigns_gpus:
         return Accelerators("cuda", choose_gpu_count(slots, num_workers), cores)
     hosts = probe_hosts(spark, slots or num_workers or 1, device)
-    if choose_kind(hosts, device, num_workers, slots_known=slots is not None) == "cpu":
+    slots_known = slots is not None
+    kind = choose_kind(hosts, device, num_workers, slots_known=slots_known, gpus_each=gpus_each)
+    if kind == "cpu":
         return Accelerators("cpu", num_workers or slots or 1, cores)
     return Accelerators("cuda", choose_gpu_count(slots, num_workers), cores)
 
@@ -118,6 +126,25 @@ def task_device(kind: str) -> AbstractContextManager[str]:
     return worker_device(kind, None if kind == "cpu" else assigned_gpu(), 0)
 
 
+@contextmanager
+def task_devices(kind: str, gpus_each: int) -> Iterator[tuple[str, ...]]:
+    """Yields the torch devices of the running task, of which there are several for a split model.
+
+    Args:
+        kind: see `task_device`.
+        gpus_each: GPUs of a replica.
+
+    Raises:
+        EngineUnavailableError: see `task_device`.
+    """
+    if kind == "cpu" or gpus_each == 1:
+        with task_device(kind) as device:
+            yield (device,)
+    else:
+        with worker_gpus(assigned_gpus(), gpus_each) as devices:
+            yield devices
+
+
 def _gpus_per_task(spark: SparkSession) -> str | None:
     return spark.conf.get(GPUS_PER_TASK, None)
 
@@ -135,17 +162,22 @@ def _is_local(master: str | None) -> bool:
     return re.fullmatch(r"local(\[.*\])?", master or "") is not None
 
 
-def owns_whole_gpus(gpus_per_task: str | None) -> bool:
+def owns_whole_gpus(gpus_per_task: str | None, gpus_each: int = 1) -> bool:
     """Returns whether Spark gives each task its own GPUs.
 
     Raises:
-        ConfigError: it gives a task a fraction of a GPU.
+        ConfigError: it gives a task a fraction of a GPU, or fewer than a replica takes.
     """
     amount = float(gpus_per_task or 0)
     if 0 < amount < 1:
         raise ConfigError(
             f"{GPUS_PER_TASK}={gpus_per_task}: {int(1 / amount)} tasks, each with its own copy of "
             "the model, would share one GPU; set it to 1"
+        )
+    if 1 <= amount < gpus_each:
+        raise ConfigError(
+            f"{GPUS_PER_TASK}={gpus_per_task} with parallel.tensor={gpus_each}: each replica takes "
+            f"{gpus_each} GPUs; set it to {gpus_each}"
         )
     return amount >= 1
 
@@ -243,6 +275,7 @@ def choose_kind(
     num_workers: int | None,
     *,
     slots_known: bool,
+    gpus_each: int = 1,
 ) -> Literal["cuda", "cpu"]:
     """Returns what the replicas run on if Spark does not schedule GPUs.
 
@@ -252,6 +285,7 @@ def choose_kind(
         num_workers: replicas that were requested.
         slots_known: whether `tasks` of a report are slots; if not, they may include tasks that ran
             one after another, and it is left to the locks to reject a second replica on a GPU.
+        gpus_each: GPUs of a replica.
 
     Raises:
         EngineUnavailableError: `device="cuda"` and no host has a GPU.
@@ -263,12 +297,13 @@ def choose_kind(
         _warn_of_unused_gpus(hosts)
         return "cpu"
     for host, report in sorted(hosts.items()):
-        if slots_known and report.tasks > report.gpus:
+        if slots_known and report.tasks * gpus_each > report.gpus:
+            split = f", {gpus_each} of which a copy takes" if gpus_each > 1 else ""
             raise ConfigError(
-                f"host {host} runs {report.tasks} tasks at a time but has {report.gpus} GPU(s): "
-                f"several copies of the model would be loaded on one GPU; set "
-                f"{GPUS_PER_EXECUTOR} and {GPUS_PER_TASK}=1, or on one machine --master "
-                f"'local[{max(report.gpus, 1)}]', or use device='cpu'"
+                f"host {host} runs {report.tasks} tasks at a time but has {report.gpus} GPU(s)"
+                f"{split}: several copies of the model would be loaded on one GPU; set "
+                f"{GPUS_PER_EXECUTOR} and {GPUS_PER_TASK}={gpus_each}, or on one machine --master "
+                f"'local[{max(report.gpus // gpus_each, 1)}]', or use device='cpu'"
             )
     return "cuda"
 
@@ -327,8 +362,13 @@ def _report_gpus(
 
 def assigned_gpu() -> str | None:
     """Returns the first GPU address that Spark gave the running task, or None."""
+    return next(iter(assigned_gpus()), None)
+
+
+def assigned_gpus() -> tuple[str, ...]:
+    """Returns the GPU addresses that Spark gave the running task."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
     gpu = context.resources().get("gpu") if context is not None else None
-    return str(gpu.addresses[0]) if gpu is not None and gpu.addresses else None
+    return () if gpu is None else tuple(map(str, gpu.addresses))

@@ -21,7 +21,7 @@ _UNQUOTED = re.compile(r"[\w-]+")
 _PARTS = re.compile(r"`(?:[^`]|``)+`|[^.`]+")
 
 
-def read_table(spark: SparkSession, kind: str, name: str) -> DataFrame:
+def read_table(spark: SparkSession, kind: str, name: str, version: int | None = None) -> DataFrame:
     """Returns a table, a view or a query as a lazy DataFrame.
 
     Args:
@@ -30,12 +30,16 @@ def read_table(spark: SparkSession, kind: str, name: str) -> DataFrame:
         name: of the table or view, or the query. A part of a name that holds other characters than
             letters, digits, `_` and `-` stands in backticks, as in Spark.
 
+        version: of a table that keeps some; None: the table as it is.
+
     Raises:
         InputError: Spark cannot read it.
     """
     try:
         if kind == "query":
             return spark.sql(name)
+        if version is not None:  # as an option, tables without versions would pass over it
+            return spark.sql(f"SELECT * FROM {quoted_table(name)} VERSION AS OF {version}")
         return spark.read.table(quoted_table(name))
     except Exception as error:  # py4j's and Spark's errors have no common root
         raise InputError(f"input {name!r} cannot be read as a {kind}: {explain(error)}") from error

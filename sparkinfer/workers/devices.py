@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparkinfer.exceptions import EngineUnavailableError
@@ -33,6 +33,48 @@ def worker_device(kind: str, address: str | None, local_rank: int) -> Iterator[s
         yield "cpu" if kind == "cpu" else f"cuda:{_own_gpu(address, local_rank)}"
 
 
+@contextlib.contextmanager
+def worker_gpus(addresses: Sequence[str], each: int) -> Iterator[tuple[str, ...]]:
+    """Yields the torch devices of a process with several GPUs, for the length of one task.
+
+    Args:
+        addresses: the GPUs that Spark assigned to the task, none if it schedules no GPUs. They are
+            taken as they are; otherwise the GPUs of a host are held in groups, one after the other.
+        each: GPUs of the process.
+
+    Raises:
+        EngineUnavailableError: torch does not see them, or all of them are taken.
+    """
+    visible = _visible_devices(os.environ)
+    told = [gpu_index(address, visible) for address in addresses[:each]]
+    count = count_cuda_devices()
+    if max(told, default=0) >= count or count < each or 0 < len(told) < each:
+        raise EngineUnavailableError(
+            f"host {socket.gethostname()}: a replica takes {each} GPUs (parallel.tensor), the task "
+            f"owns {len(addresses) or 'all'} and torch sees {count} CUDA devices there; set "
+            f"spark.task.resource.gpu.amount={each}, or lower parallel.tensor"
+        )
+    with gpus.at_work():
+        yield tuple(f"cuda:{index}" for index in told or _own_group(visible, count, each))
+
+
+def _own_group(visible: Sequence[str], count: int, each: int) -> range:
+    groups = [range(start, start + each) for start in range(0, count - each + 1, each)]
+    names = ["+".join(_names(visible, count)[group.start : group.stop]) for group in groups]
+    held = gpus.hold_gpu(names, None)
+    if held is None:
+        raise EngineUnavailableError(
+            f"host {socket.gethostname()}: more tasks load a model than there are groups of {each} "
+            f"GPUs ({len(groups)}); set spark.executor.resource.gpu.amount and "
+            f"spark.task.resource.gpu.amount={each}, or use fewer workers"
+        )
+    return groups[held]
+
+
+def _names(visible: Sequence[str], count: int) -> list[str]:
+    return [visible[index] if index < len(visible) else str(index) for index in range(count)]
+
+
 def _own_gpu(address: str | None, local_rank: int) -> int:
     visible = _visible_devices(os.environ)
     told = None if address is None else gpu_index(address, visible)
@@ -44,8 +86,7 @@ def _own_gpu(address: str | None, local_rank: int) -> int:
             f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}); install a CUDA build of torch and a "
             "working driver, or use device='cpu'"
         )
-    names = [visible[index] if index < len(visible) else str(index) for index in range(count)]
-    index = gpus.hold_gpu(names, told, local_rank)
+    index = gpus.hold_gpu(_names(visible, count), told, local_rank)
     if index is not None:
         return index
     if told is not None:
@@ -68,6 +109,11 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     signs = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def breaks_device(error: Exception) -> bool:
+    """Returns whether every later CUDA call of this process would fail too."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 def release_memory(device: str) -> None:
@@ -103,6 +149,27 @@ def count_cuda_devices() -> int:
     except ImportError:
         return 0
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def as_visible(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the setting by which another process sees this GPU alone; none for a CPU.
+
+    Args:
+        device: torch device of this process.
+        environment: of this process.
+    """
+    if not device.startswith("cuda"):
+        return {}
+    index, visible = int(device.partition(":")[2] or 0), _visible_devices(environment)
+    return {"CUDA_VISIBLE_DEVICES": visible[index] if index < len(visible) else str(index)}
+
+
+def make_current(device: str) -> None:
+    """Makes a GPU the one that torch takes where none is named; nothing for a CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(device)
 
 
 def _visible_devices(environment: Mapping[str, str]) -> list[str]:

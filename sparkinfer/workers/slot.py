@@ -11,6 +11,7 @@ class WorkerSlot:
 
     Attributes:
         device: torch device that it owns, such as `cpu` or `cuda:0`.
+        others: further devices that it owns, for a model that is split among several.
         cores: CPU cores for its threads.
         scores_later: whether it is likely to score rows later.
     """
@@ -18,3 +19,4 @@ class WorkerSlot:
     device: str
     cores: int
     scores_later: bool = True
+    others: tuple[str, ...] = ()

@@ -175,6 +175,7 @@ def test_a_resumed_run_keeps_its_columns_and_errors_are_tried_again(
         ({"task": {"name": NAME, "columns": "x"}}, "unknown option .*task.columns"),
         ({"task": NAME, "dtype": "bfloat16"}, "dtype='bfloat16' with task='made-up-spectrum'"),
         ({"task": NAME, "max_length": 20}, "max_length=20 with task='made-up-spectrum'"),
+        ({"task": NAME, "parallel": {"tensor": 2}}, "parallel with task='made-up-spectrum'"),
         ({"task": NAME, "text_pair_col": "id"}, "the task reads one text"),
     ],
 )  # fmt: skip

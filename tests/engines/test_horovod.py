@@ -35,6 +35,7 @@ from sparkinfer.exceptions import (
     JobError,
     RowConservationError,
 )
+from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.workers import resident
 from tests.ranks_in_turn import RanksInTurn
@@ -559,7 +560,7 @@ def test_the_process_that_ran_the_gate_keeps_its_model_only_if_it_scores(
     config = config_for(classifier, "x", Path("y"), acceleration="none")
     processor = make_processor(config).resolved()
     resident.release()
-    outcome = call_in_worker(processor.try_out, "cpu", 1, scores_later)
+    outcome = call_in_worker(processor.try_out, Workers("cpu", 1), scores_later)
     models = len(resident._kept)
     resident.release()
     assert read_result(outcome).accepted.dtype == "float32"

@@ -87,6 +87,11 @@ class HorovodEngine:
             EngineUnavailableError: the launcher is not installed.
         """
         workers = self._workers.workers()
+        if workers.device_type == "cuda" and workers.gpus_each > 1:
+            raise ConfigError(
+                f"parallel.tensor={workers.gpus_each} with engine='horovod' on GPUs: launchers "
+                "give each rank one GPU; use engine='pandas_udf'"
+            )
         self._launcher.check(workers.device_type)
         if why_slots_are_unknown(self._spark) is None:
             slots = count_slots(self._spark.sparkContext)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sparkinfer.engines.horovod.rank import Placement, RankJob, run_rank
+from sparkinfer.engines.horovod.placement import Placement, RankWork
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.logs import get_logger
 from sparkinfer.spark.accelerators import GPUS_PER_TASK
@@ -51,8 +51,8 @@ class Launcher(Protocol):
             ConfigError: the launcher does not support how it is called or configured.
         """
 
-    def launch(self, job: RankJob, kind: str) -> None:
-        """Runs `run_rank(job, ...)` in `job.world_size` ranks and returns when they have ended.
+    def launch(self, job: RankWork, kind: str) -> None:
+        """Runs `job.run` in `job.world_size` ranks and returns when they have ended.
 
         Raises:
             Exception: whatever the launcher raises when a rank or the start fails.
@@ -89,7 +89,7 @@ class HorovodSparkLauncher:
                 "use --set horovod.launcher=torch"
             )
 
-    def launch(self, job: RankJob, kind: str) -> None:
+    def launch(self, job: RankWork, kind: str) -> None:
         """Runs the ranks; see `Launcher`."""
         import horovod.spark
 
@@ -138,7 +138,7 @@ class HorovodRunnerLauncher(_JobGroupLauncher):
                 "runtimes up to 15.4 LTS, is not installed; use --set horovod.launcher=torch"
             )
 
-    def launch(self, job: RankJob, kind: str) -> None:
+    def launch(self, job: RankWork, kind: str) -> None:
         """Runs the ranks; see `Launcher`."""
         from sparkdl import HorovodRunner
 
@@ -171,7 +171,7 @@ class TorchLauncher(_JobGroupLauncher):
                 f"encrypt; set {IGNORE_SSL}=true to run it anyway, or {other}"
             )
 
-    def launch(self, job: RankJob, kind: str) -> None:
+    def launch(self, job: RankWork, kind: str) -> None:
         """Runs the ranks; see `Launcher`."""
         from pyspark.ml.torch.distributor import TorchDistributor
 
@@ -212,10 +212,10 @@ def _ignores_ssl(conf: Any) -> bool:
     return bool(conf.get(IGNORE_SSL, "false") == "true")
 
 
-def horovod_rank(job: RankJob) -> None:
+def horovod_rank(job: RankWork) -> None:
     """What Horovod runs in each rank."""
     _end_when_told()
-    run_rank(job, horovod_placement())
+    job.run(horovod_placement())
 
 
 def _end_when_told() -> None:
@@ -250,7 +250,7 @@ def horovod_placement() -> Placement:
     return placement
 
 
-def torch_rank(job: RankJob) -> None:
+def torch_rank(job: RankWork) -> None:
     """What torch's launcher runs in each rank; to torch, each is its own world."""
     _end_when_told()
     rank, local_rank, world_size = (
@@ -260,7 +260,7 @@ def torch_rank(job: RankJob) -> None:
     for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK"):
         os.environ.pop(name, None)
     # CUDA_VISIBLE_DEVICES names the task's GPU, unless it was already set for the executors.
-    run_rank(job, Placement(rank, local_rank, world_size))
+    job.run(Placement(rank, local_rank, world_size))
 
 
 def _gpu_of_horovod_task() -> str | None:

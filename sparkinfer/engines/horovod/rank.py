@@ -20,6 +20,7 @@ from sparkinfer.engines.horovod.control import (
     RankResult,
     RunAbortedError,
 )
+from sparkinfer.engines.horovod.placement import Placement
 from sparkinfer.engines.horovod.rank_beat import RankBeat
 from sparkinfer.engines.horovod.readers import READERS, read_carried, read_row_groups
 from sparkinfer.engines.horovod.shares import RankShare, read_shares
@@ -40,23 +41,6 @@ from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.watchdog import StallReport, end_process
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A process's place in its world.
-
-    Attributes:
-        rank: 0 to world_size - 1.
-        local_rank: the rank among the processes of its host.
-        world_size: number of processes.
-        gpu_address: the GPU that Spark assigned to it, None if Spark schedules none.
-    """
-
-    rank: int
-    local_rank: int
-    world_size: int
-    gpu_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +66,10 @@ class RankJob:
     reader: str
     control: str
     launch: str
+
+    def run(self, placement: Placement) -> None:
+        """Scores one rank's share; see `run_rank`."""
+        run_rank(self, placement)
 
 
 def run_rank(job: RankJob, placement: Placement) -> None:

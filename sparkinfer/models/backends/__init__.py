@@ -6,13 +6,17 @@ from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models.backends.base import Acceleration, Backend
 from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
 from sparkinfer.models.backends.torch import TorchBackend
+from sparkinfer.models.backends.vllm import VllmBackend
+from sparkinfer.models.options import ModelOptions
 
 PLAIN = Acceleration("none", "float32")
 """How the reference is run, which every other way is compared with."""
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (DeepSpeedBackend(), TorchBackend())
+    backend.name: backend for backend in (DeepSpeedBackend(), TorchBackend(), VllmBackend())
 }
+
+AUTOMATIC = ("deepspeed", "none")
 """In the order in which `auto` tries them; the last one always works."""
 
 
@@ -20,7 +24,7 @@ def wanted_backends(acceleration: str) -> list[Backend]:
     """Returns the backend of that name; for `auto`, those that are installed."""
     if acceleration != "auto":
         return [BACKENDS[acceleration]]
-    return [backend for backend in BACKENDS.values() if backend.problem() is None]
+    return [BACKENDS[name] for name in AUTOMATIC if BACKENDS[name].problem() is None]
 
 
 def check_acceleration(acceleration: str) -> None:
@@ -38,3 +42,15 @@ def check_acceleration(acceleration: str) -> None:
     problem = BACKENDS[acceleration].problem()
     if problem is not None:
         raise EngineUnavailableError(f"acceleration={acceleration!r}: {problem}")
+
+
+def check_options(options: ModelOptions) -> None:
+    """Raises unless the backend that is asked for can do what is asked of it; see `Backend`.
+
+    Raises:
+        ConfigError: it does not do it, or there is no such backend.
+        EngineUnavailableError: it, or a package that it needs, is not installed.
+    """
+    check_acceleration(options.acceleration)
+    if options.acceleration != "auto":
+        BACKENDS[options.acceleration].check(options)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
-from sparkinfer.models.tasks.base import Runtime
+from sparkinfer.models.tasks.base import Runtime, TaskRuntime
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,26 @@ class Acceleration:
         backend: name in `BACKENDS`.
         dtype: number format of the weights.
         variant: distinguishes ways of one backend, empty for its plain one.
+        processes: that share the model, its layers split among them.
+        offloads: whether the weights wait in the host's memory.
     """
 
     backend: str
     dtype: str
     variant: str = ""
+    processes: int = 1
+    offloads: bool = False
 
     def __str__(self) -> str:
         variant = f" with {self.variant}" if self.variant else ""
-        return f"{self.backend}{variant} in {self.dtype}"
+        split = f" over {self.processes} processes" if self.processes > 1 else ""
+        offloaded = " with weights in the host's memory" if self.offloads else ""
+        return f"{self.backend}{variant}{split}{offloaded} in {self.dtype}"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is for models that one GPU does not hold."""
+        return self.processes > 1 or self.offloads
 
 
 class Backend(Protocol):
@@ -48,11 +59,19 @@ class Backend(Protocol):
         Imports nothing.
         """
 
+    def check(self, options: ModelOptions) -> None:
+        """Raises for options that it does not follow, where it is asked for by name.
+
+        Raises:
+            ConfigError: it does not do it.
+            EngineUnavailableError: a package that this takes is missing.
+        """
+
     def warm_up(self) -> None:
         """Imports what `load` needs, for a process that will call it later."""
 
     def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
         """Returns the ways in which it could run a model, in the order in which to try them."""
 
-    def load(self, checkpoint: Checkpoint, way: Acceleration) -> Runtime:
+    def load(self, checkpoint: Checkpoint, way: Acceleration) -> Runtime | TaskRuntime:
         """Returns the model, run in this way; if it raises anything, the gate tries another way."""

@@ -1,4 +1,8 @@
-"""The backend `deepspeed`: `deepspeed.init_inference` around the pipeline's module."""
+"""The backend `deepspeed`: `deepspeed.init_inference` around the pipeline's module.
+
+For models that are larger than one GPU, its ZeRO-Inference and its tensor parallelism, in processes
+of their own; see `processes`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import logging
 import os
 from typing import Any
 
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.processes import ProcessesRuntime
 from sparkinfer.models.backends.torch import PipelineRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
@@ -31,9 +37,29 @@ class DeepSpeedBackend:
             "--acceleration auto"
         )
 
+    def check(self, options: ModelOptions) -> None:
+        """Raises for options that contradict each other, or need a package; see `Backend`."""
+        parallel = options.parallel
+        offloads = parallel.offload == "cpu"
+        if offloads and parallel.tensor > 1:
+            raise ConfigError(
+                f"parallel.offload=cpu with {parallel.shown}: one keeps the weights in the host's "
+                "memory, the other on several GPUs; drop one of them"
+            )
+        if parallel.is_asked and options.deepspeed.kernel_inject:
+            raise ConfigError(
+                f"{parallel.shown} with deepspeed.kernel_inject=true: DeepSpeed's own kernels are "
+                "for models on one GPU; drop one of them"
+            )
+        if offloads and importlib.util.find_spec("accelerate") is None:
+            raise EngineUnavailableError(
+                f"{parallel.shown}: the package accelerate is not installed, by which transformers "
+                "reads DeepSpeed's settings; run pip install accelerate on every node"
+            )
+
     def warm_up(self) -> None:
         """Imports the package."""
-        _import_deepspeed()
+        import_deepspeed()
 
     def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
         """Returns the plain wrapper, preceded by the kernels if they were requested.
@@ -41,22 +67,29 @@ class DeepSpeedBackend:
         Kernels are used only on request: they are wrong or absent for most architectures, and
         right for none of those measured so far.
         """
+        parallel = options.parallel
+        if parallel.is_asked:
+            offloads = parallel.offload == "cpu"
+            return [Acceleration(self.name, dtype, "", parallel.tensor, offloads)]
         plain = Acceleration(self.name, dtype)
         if not options.deepspeed.kernel_inject:
             return [plain]
         return [Acceleration(self.name, dtype, KERNELS), plain]
 
-    def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime:
-        """Returns the pipeline around DeepSpeed's engine."""
-        pipe = checkpoint.pipeline(checkpoint.take_module())
+    def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime | ProcessesRuntime:
+        """Returns the pipeline around DeepSpeed's engine, or the processes that run the model."""
+        if way.is_large:
+            checkpoint.release()
+            return ProcessesRuntime(checkpoint, way)
+        pipe = checkpoint.pipeline(checkpoint.take_module(way.dtype))
         pipe.model = self._wrap(pipe.model, checkpoint, way)
         return PipelineRuntime(pipe)
 
     def _wrap(self, module: Any, checkpoint: Checkpoint, way: Acceleration) -> Any:
         import torch
 
-        deepspeed = _import_deepspeed()
-        _stay_on(checkpoint.device)
+        deepspeed = import_deepspeed()
+        stay_on(checkpoint.device)
         dtype = getattr(torch, way.dtype)
         # The pipeline disables the cache through a parameter that it looks for in the signature of
         # `forward`, which DeepSpeed's wrapper hides.
@@ -73,7 +106,7 @@ class DeepSpeedBackend:
         )
 
 
-def _stay_on(device: str) -> None:
+def stay_on(device: str) -> None:
     """Keeps DeepSpeed from moving a module to a GPU that was not asked for.
 
     It moves every module to the accelerator of its choice, which is a GPU where there is one.
@@ -84,7 +117,11 @@ def _stay_on(device: str) -> None:
         accelerator.set_accelerator(cpu.CPU_Accelerator())
 
 
-def _import_deepspeed() -> Any:
+def import_deepspeed() -> Any:
+    """Returns the package, which says less than it would and looks for no GPU where there is none.
+
+    Source: the variables of `deepspeed.utils.logging` and `deepspeed.accelerator`.
+    """
     import torch
 
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint, quiet_transformers
 from sparkinfer.models.options import ModelOptions
@@ -71,20 +72,25 @@ class TorchBackend:
         """Returns None: every installation has it."""
         return None
 
+    def check(self, options: ModelOptions) -> None:
+        """Raises ConfigError for models larger than one GPU; see `Backend`."""
+        if options.parallel.is_asked:
+            raise ConfigError(
+                f"{options.parallel.shown} with acceleration='none': transformers alone has no "
+                "part in that; use acceleration='deepspeed' or leave it out"
+            )
+
     def warm_up(self) -> None:
         """Imports transformers' pipelines."""
         quiet_transformers()
         importlib.import_module("transformers.pipelines")
 
     def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
-        """Returns the one way."""
-        return [Acceleration(self.name, dtype)]
+        """Returns the one way, for models that one device holds."""
+        return [] if options.parallel.is_asked else [Acceleration(self.name, dtype)]
 
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime:
         """Returns the pipeline around the module in the way's number format."""
-        import torch
-
         if way.dtype == "float32":
             return PipelineRuntime(checkpoint.pipeline(checkpoint.module()))
-        module = checkpoint.take_module()
-        return PipelineRuntime(checkpoint.pipeline(module.to(getattr(torch, way.dtype))))
+        return PipelineRuntime(checkpoint.pipeline(checkpoint.take_module(way.dtype)))

@@ -63,7 +63,8 @@ class Settings:
         start: first token of the decoder of an encoder-decoder.
         forces_end: whether the last of the most tokens is an end in any case.
         stop: texts that end a row.
-        by_library: whether `model.generate` is to do it.
+        repetition_penalty: above 1, makes tokens less probable that were there before.
+        beside: attributes that ask for more than our own loop follows.
         reads_tokens: whether that looks at the tokens of the prompt, so that none may be padding.
         arguments: of `model.generate`.
     """
@@ -79,9 +80,15 @@ class Settings:
     start: int | None
     forces_end: bool
     stop: tuple[str, ...]
-    by_library: bool
+    repetition_penalty: float
+    beside: frozenset[str]
     reads_tokens: bool
     arguments: Mapping[str, Any]
+
+    @property
+    def by_library(self) -> bool:
+        """Whether `model.generate` is to do it."""
+        return bool(self.beside)
 
     @property
     def brief(self) -> Settings:
@@ -179,7 +186,8 @@ def settings_of(
         start=_start(files, merged),
         forces_end=merged.get("forced_eos_token_id") is not None,
         stop=options.stop or tuple(merged.get("stop_strings") or ()),
-        by_library=bool(others),
+        repetition_penalty=_number(merged, "repetition_penalty", 1.0),
+        beside=frozenset(others),
         reads_tokens=bool(
             others & _OF_INPUTS if files.config.is_encoder_decoder else others - _OF_BEAMS
         ),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,33 @@ class Runtime(Protocol):
             tensors: of the batch; those that are no input of the model are left out.
             head: computes on the device what is returned in place of the outputs.
         """
+
+
+@runtime_checkable
+class TaskRuntime(Protocol):
+    """A model that a backend runs together with its task, in other processes or another library.
+
+    Attributes:
+        module: None: there is none in this process.
+        batch_tokens: tokens, padding included, of a batch, where it makes its own of them; None:
+            a batch is run as it is given.
+    """
+
+    @property
+    def module(self) -> None: ...  # noqa: D102
+    @property
+    def batch_tokens(self) -> int | None: ...  # noqa: D102
+
+    def score(self, tensors: Tensors, moved: Callable[[], None]) -> pa.RecordBatch:
+        """Returns what the task decodes of one padded batch; see `ModelTask.decode`.
+
+        Args:
+            tensors: of the batch.
+            moved: called as parts of a batch get done, where that takes long.
+        """
+
+    def try_out(self, tensors: Tensors) -> pa.RecordBatch:
+        """Returns the numbers by which ways of running the model are compared."""
 
 
 class ModelFiles(Protocol):

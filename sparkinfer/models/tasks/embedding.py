@@ -129,7 +129,8 @@ class Embedding(Task):
             _lower_case(files)
         prompt = self._prompt(said)
         taken = len(files.tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
-        return _ModelTask(self, said, self._head(said, files), prompt, taken)
+        head, numbers = self._head(said, files)
+        return EmbeddingModel(self, said, head, numbers, prompt, taken)
 
     def _refuse_contradictions(self, said: SentenceFiles) -> None:
         options, modes = self.options, said.pooling.modes
@@ -145,7 +146,8 @@ class Embedding(Task):
                 "the option"
             )
 
-    def _head(self, said: SentenceFiles, files: ModelFiles) -> SentenceHead:
+    def _head(self, said: SentenceFiles, files: ModelFiles) -> tuple[SentenceHead, int | None]:
+        """Returns what makes a vector, and how many numbers that has; None: unknown."""
         modes, cut = said.pooling.modes, self.options.truncate_dim
         width = of_config(files.config, "hidden_size")
         pooled = None if width is None else int(width) * len(modes)
@@ -155,7 +157,9 @@ class Embedding(Task):
                 f"task.truncate_dim={cut}: this model's vectors have {numbers} numbers; lower it "
                 "or leave it out"
             )
-        return SentenceHead(modes, layers, cut or said.truncate_dim, self.options.normalize is True)
+        cut = cut or said.truncate_dim
+        kept = numbers if cut is None or numbers is None else min(cut, numbers)
+        return SentenceHead(modes, layers, cut, self.options.normalize is True), kept
 
     def _prompt(self, said: SentenceFiles) -> str:
         """Returns the text that is put before each text, which may be empty."""
@@ -170,15 +174,28 @@ class Embedding(Task):
         return said.prompts[name]
 
 
-class _ModelTask(ModelTask):
+class EmbeddingModel(ModelTask):
+    """The task as one model does it.
+
+    Attributes:
+        head: makes a text's vector of those of its tokens.
+        skips_prompt: whether those of the prompt do not count.
+    """
+
     def __init__(
-        self, task: Embedding, said: SentenceFiles, head: SentenceHead, prompt: str, taken: int
+        self,
+        task: Embedding,
+        said: SentenceFiles,
+        head: SentenceHead,
+        numbers: int | None,
+        prompt: str,
+        taken: int,
     ) -> None:
         super().__init__(task)
-        self._head = head
+        self.head = head
         self._prompt = prompt
         self._taken = taken  # tokens of a sequence of the prompt alone
-        self._skips_prompt = bool(prompt) and not said.pooling.includes_prompt
+        self.skips_prompt = bool(prompt) and not said.pooling.includes_prompt
         self._prompt_tokens: dict[int, int] = {}
         self.added_bytes = len(prompt.encode())
         self.resolved = {
@@ -186,10 +203,12 @@ class _ModelTask(ModelTask):
             "layers": [layer.kind for layer in said.layers],
             "normalize": head.normalizes,
             "truncate_dim": head.truncate_dim,
+            "dimension": numbers,
             "prompt": prompt,
         }
 
     def check_limit(self, max_length: int) -> None:
+        """Raises ConfigError if the prompt leaves no room for a text; see `ModelTask`."""
         if self._taken >= max_length:
             raise ConfigError(
                 f"the prompt {shown(self._prompt)} takes {self._taken} tokens of the {max_length} "
@@ -198,12 +217,13 @@ class _ModelTask(ModelTask):
             )
 
     def encode(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> Inputs:
+        """Returns the token ids of texts; see `ModelTask`."""
         texts = [self._prompt + text for text in columns[0]] if self._prompt else columns[0]
         encoded = encoder.encode(texts)
         everything = np.arange(int(encoded.n_tokens.sum()))
         places = everything - np.repeat(encoded.starts, encoded.n_tokens) + 1
         encoded.columns[PLACE] = places.astype(np.int32)
-        if self._skips_prompt:
+        if self.skips_prompt:
             counted = places > self._tokens_of_prompt(encoder)
             encoded.columns[COUNTED] = counted.astype(np.int32)
         return Inputs.of_one_sequence_each(encoded)
@@ -221,13 +241,16 @@ class _ModelTask(ModelTask):
         return known[encoder.max_length]
 
     def run(self, runtime: Runtime, tensors: Tensors) -> Any:
+        """Returns the vectors of texts; see `ModelTask`."""
+
         def embed(outputs: Mapping[str, Any], placed: Tensors) -> Mapping[str, Any]:
             vectors = outputs["last_hidden_state"]
-            return {"embedding": self._head(vectors, placed[PLACE], placed.get(COUNTED))}
+            return {"embedding": self.head(vectors, placed[PLACE], placed.get(COUNTED))}
 
         return runtime.forward(tensors, embed)["embedding"]
 
     def decode(self, output: Any, tensors: Tensors) -> pa.RecordBatch:
+        """Returns a row for each vector; see `ModelTask`."""
         vectors = output.numpy()
         decoded = pa.RecordBatch.from_arrays([float_lists(vectors)], schema=self.schema)
         return without_rows(decoded, ~np.isfinite(vectors).all(axis=-1))

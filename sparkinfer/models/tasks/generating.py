@@ -78,11 +78,14 @@ class GeneratingModel(ModelTask):
         task: the task.
         files: the model's.
         settings: how the model generates.
+
+    Attributes:
+        settings: as given.
     """
 
     def __init__(self, task: Task, files: ModelFiles, settings: Settings) -> None:
         super().__init__(task)
-        self._settings = settings
+        self.settings = settings
         self._tokenizer = files.tokenizer
         self._stops = StopTexts(files.tokenizer, settings.stop)
         self.made_tokens = settings.max_new_tokens
@@ -140,7 +143,7 @@ class GeneratingModel(ModelTask):
         return prompts, errors
 
     def _too_long(self, encoder: Encoder) -> str:
-        most, made = encoder.max_length, self._settings.max_new_tokens
+        most, made = encoder.max_length, self.settings.max_new_tokens
         if encoder.cut_is_asked:
             return f"prompt: what is not cut of it takes more than max_length={most} tokens"
         room = f", as it generates up to {made}" if self.appended_tokens else ""
@@ -154,7 +157,7 @@ class GeneratingModel(ModelTask):
         room = limit - self.appended_tokens
         if room < 1:
             raise ConfigError(
-                f"generation.max_new_tokens={self._settings.max_new_tokens}: this model takes "
+                f"generation.max_new_tokens={self.settings.max_new_tokens}: this model takes "
                 f"{limit} tokens, those of the prompt included, which leaves none for a prompt; "
                 "give less"
             )
@@ -162,7 +165,7 @@ class GeneratingModel(ModelTask):
 
     def run(self, runtime: Runtime, tensors: Tensors) -> Made:
         """Returns what the model generates; see `ModelTask`."""
-        settings, module = self._settings, _module_of(runtime)
+        settings, module = self.settings, _module_of(runtime)
         ids, mask = _placed(module, tensors)
         keys = keys_of(_unpadded(tensors))
         if settings.by_library or not can_step(module):
@@ -191,11 +194,18 @@ class GeneratingModel(ModelTask):
         """
         module = _module_of(runtime)
         ids, mask = _placed(module, tensors)
-        if self._settings.by_library and not self._has_generated:
+        if self.settings.by_library and not self._has_generated:
             keys = keys_of(_unpadded(tensors))[:1]
-            library.generate(module, ids[:1], mask[:1], keys, self._settings.brief, self._tokenizer)
+            library.generate(module, ids[:1], mask[:1], keys, self.settings.brief, self._tokenizer)
             self._has_generated = True
-        logits = self._next_logits(module, ids, mask)
+        return self.compared(self._next_logits(module, ids, mask))
+
+    def compared(self, logits: Any) -> pa.RecordBatch:
+        """Returns what `try_out` does for the logits of the next token.
+
+        Args:
+            logits: float32 (rows, vocabulary); those that differ by one number are the same.
+        """
         logits = logits.masked_fill(logits == float("-inf"), -1e4).clamp(min=-1e4)
         centred = logits - logits.mean(dim=-1, keepdim=True)
         scaled = centred / centred.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6)
@@ -206,7 +216,7 @@ class GeneratingModel(ModelTask):
         return without_rows(tried, ~finite)
 
     def _next_logits(self, module: Any, ids: Any, mask: Any) -> Any:
-        start = self._settings.start
+        start = self.settings.start
         prompt, shown, token = ids, mask, None
         if start is not None:
             token = ids.new_full((len(ids),), start)

@@ -1,0 +1,1 @@
+"""Tables to which finished chunks are appended."""

@@ -1,0 +1,84 @@
+"""Writes a finished output to a table of Spark's catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from sparkinfer.exceptions import JobError, OutputError
+from sparkinfer.spark.errors import explain
+from sparkinfer.spark.job_threads import in_job_thread, watched_job
+from sparkinfer.spark.settings import PLAIN_TIMES, settings
+from sparkinfer.spark.tables import literal_path, quoted_table, spark_schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from pyspark.sql.types import StructType
+
+
+class CatalogTables:
+    """The tables of a session; see `TableTarget`.
+
+    Args:
+        spark: the session.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+
+    def columns(self, name: str) -> dict[str, str] | None:
+        """Returns the types of a table's columns as Spark names them, None if there is no table."""
+        table = quoted_table(name)
+        try:
+            if not in_job_thread(self._spark, lambda: self._spark.catalog.tableExists(table)):
+                return None
+            return _types(in_job_thread(self._spark, lambda: self._spark.read.table(table).schema))
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise OutputError(
+                f"table {name!r} cannot be looked at ({explain(error)}); name another"
+            ) from error
+
+    def types_of(self, columns: pa.Schema) -> dict[str, str]:
+        """Returns the types that an output's columns have in a table."""
+        return _types(spark_schema(columns))
+
+    def count(self, name: str) -> int:
+        """Returns the rows of a table, 0 if there is none; see `TableTarget`."""
+        table = quoted_table(name)
+
+        def rows() -> int:
+            if not self._spark.catalog.tableExists(table):
+                return 0
+            return self._spark.read.table(table).count()
+
+        try:
+            return watched_job(self._spark, rows, f"a count of table {name!r}")
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise JobError(f"table {name!r} cannot be counted: {explain(error)}") from error
+
+    def write(
+        self,
+        name: str,
+        paths: Sequence[str],
+        columns: pa.Schema,
+        mode: Literal["append", "overwrite"],
+    ) -> None:
+        """Writes files to a table; see `TableTarget`."""
+        rows = self._spark.read.schema(spark_schema(columns)).parquet(*map(literal_path, paths))
+        writer = rows.write.mode(mode)
+        act = partial(writer.saveAsTable, quoted_table(name))
+        try:
+            with settings(self._spark, PLAIN_TIMES):
+                watched_job(self._spark, act, f"the write to table {name!r}")
+        except Exception as error:  # py4j's and Spark's errors have no common root
+            raise JobError(
+                f"table {name!r} could not be written: {explain(error)}; the output's files are "
+                "complete, and the same command writes them again"
+            ) from error
+
+
+def _types(schema: StructType) -> dict[str, str]:
+    return {field.name: field.dataType.simpleString() for field in schema}

@@ -1,0 +1,141 @@
+"""`torch_batch_process` on Spark tasks and on Horovod ranks, killed and paused in between."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import sparkinfer
+from sparkinfer.engines.horovod.launchers import has_horovod
+from sparkinfer.exceptions import ConfigError, ResumeError
+from tests.made_up_processor import Journal, Numbers, Quiet, Recorder, handed_in
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+ROWS, RANKS, STEPS = 47, 3, 4
+
+ENGINES = [
+    "spark",
+    pytest.param(
+        "horovod",
+        marks=pytest.mark.skipif(not has_horovod(), reason="Horovod is not installed here"),
+    ),
+]
+
+
+def call(tmp_path: Path, engine: str, at: dict[str, str], **options: Any) -> Any:
+    given = {
+        "rows": ROWS,
+        "batch_size": 4,
+        "num_workers": RANKS,
+        "checkpoint_interval": 2,
+        "output": str(tmp_path / "out"),
+        "journal": str(tmp_path / "journal"),
+        "engine": engine,
+        "at": at,
+        **options,
+    }
+    command = [sys.executable, "-m", "tests.batch_process_driver", json.dumps(given)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def check_whole(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    assert handed_in(output) == list(range(ROWS))
+    run = sparkinfer.read_batch_run(output)
+    assert run.finished
+    assert run.steps == (STEPS,) * RANKS
+    validation = [one.metrics for one in run.metrics if one.group == "validation"]
+    assert validation == [{"mean": 23.0, "count": ROWS, "distinct": ROWS}]
+    assert sum(one.metrics["rows"] for one in run.metrics if one.group == "progress") == ROWS
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ranks_start_again_when_one_is_killed(tmp_path: Path, engine: str) -> None:
+    done = call(tmp_path, engine, {"batch:1:3": "kill"})
+    assert done.returncode == 0, done.stderr
+    check_whole(tmp_path)
+    journal = Journal(tmp_path / "journal")
+    for rank in range(RANKS):
+        assert [step for step, _ in journal.batches(rank) if step < 2] == [0, 1]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_call_goes_on_after_a_kill_of_the_driver_and_after_a_pause(
+    tmp_path: Path, engine: str
+) -> None:
+    killed = call(tmp_path, engine, {"batch:2:1": "kill driver"})
+    assert killed.returncode == -9
+    paused = call(tmp_path, engine, {"batch:1:2": "stop driver"}, checkpoint_interval=100)
+    assert paused.returncode == 1, paused.stderr
+    assert "run the same call to go on" in paused.stderr
+    steps = sparkinfer.read_batch_run(str(tmp_path / "out")).steps
+    assert 0 < min(steps) < STEPS
+    before = [len(Journal(tmp_path / "journal").batches(rank)) for rank in range(RANKS)]
+    done = call(tmp_path, engine, {})
+    assert done.returncode == 0, done.stderr
+    check_whole(tmp_path)
+    after = [Journal(tmp_path / "journal").batches(rank) for rank in range(RANKS)]
+    for rank in range(RANKS):
+        resumed = [step for step, _ in after[rank][before[rank] :]]
+        assert resumed == list(range(steps[rank], STEPS))
+
+
+@pytest.fixture
+def frame(spark: SparkSession) -> DataFrame:
+    rows = [
+        (row, f"text {row}", None if row == 5 else float(row), [row, row + 1]) for row in range(23)
+    ]
+    columns = "id long, text string, score double, pair array<long>"
+    return spark.createDataFrame(rows, columns).repartition(3)
+
+
+class Columns(sparkinfer.TorchBatchProcessor):
+    def __init__(self, context: sparkinfer.TorchBatchProcessorContext) -> None:
+        self.context = context
+
+    def process_batch(self, batch: Any, batch_idx: int) -> None:
+        assert isinstance(batch["id"], torch.Tensor)
+        for at, row in enumerate(batch["id"].tolist()):
+            assert batch["text"][at] == f"text {row}"
+            assert batch["score"][at] == (None if row == 5 else row)
+            assert batch["pair"][at] == [row, row + 1]
+        rows = "\n".join(map(str, batch["id"].tolist()))
+        with self.context.upload_path() as folder:
+            (folder / f"rows-{batch_idx}.txt").write_text(rows)
+
+
+@pytest.mark.parametrize("engine", ["local", "spark"])
+def test_a_dataframe_comes_as_columns(frame: DataFrame, tmp_path: Path, engine: str) -> None:
+    options = {"batch_size": 4, "num_workers": 2, "output": str(tmp_path / "out")}
+    run = sparkinfer.torch_batch_process(Columns, frame, engine=engine, **options)
+    assert run.steps == (3, 3)
+    assert handed_in(run.output) == list(range(23))
+    assert sparkinfer.torch_batch_process(Columns, frame, engine=engine, **options) == run
+    with pytest.raises(ResumeError, match="dataset length 23, this call has 22"):
+        sparkinfer.torch_batch_process(Columns, frame.where("id < 22"), engine=engine, **options)
+
+
+def test_ranks_that_could_not_run_together_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="num_workers=3: the executors run 2 tasks at a time"):
+        sparkinfer.torch_batch_process(
+            Quiet, Numbers(3), engine="spark", spark=spark, num_workers=3, output=str(tmp_path)
+        )
+
+
+def test_as_many_ranks_as_slots_by_default(spark: SparkSession, tmp_path: Path) -> None:
+    hparams = {"journal": str(tmp_path / "journal")}
+    run = sparkinfer.torch_batch_process(
+        Recorder, Numbers(5), engine="spark", hparams=hparams, output=str(tmp_path / "out")
+    )
+    assert run.steps == (3, 3)
+    assert handed_in(run.output) == list(range(5))
