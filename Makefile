@@ -40,6 +40,7 @@ OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/test_runner.py tests/test_scorer.py tests/test_snapshot.py tests/test_sources.py \
 	tests/test_state.py tests/test_tasks.py tests/test_tokens.py tests/test_validation.py \
 	tests/test_without_spark.py tests/test_embedding.py tests/test_fill_mask.py \
+	tests/test_dynamic_*.py tests/test_loading.py \
 	tests/test_function_formats.py tests/test_stages.py tests/engines/test_functions.py \
 	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
 	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \

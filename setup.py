@@ -21,6 +21,8 @@ EXTRAS = {
 VLLM = ["vllm>=0.15"]
 DEV = [
     "duckdb>=1.0",
+    "fastapi>=0.110",  # an example in the docs
+    "httpx>=0.27",  # by which it is asked
     "hypothesis>=6.100",
     "import-linter>=2",
     "moto[server]>=5.0.14",
