@@ -162,6 +162,7 @@ def _with_workers(
     from sparkinfer.spark.accelerators import count_accelerators
     from sparkinfer.spark.hosts import hosts_of
     from sparkinfer.spark.profiles import profile_of
+    from sparkinfer.spark.tables import count_functions
 
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and not (_is_number(amount) and 0 <= amount < math.inf):
@@ -185,7 +186,10 @@ def _with_workers(
     profile = profile_of(spark, cores, num_gpus or 0)
     if profile is not None:
         return replace(stages, profile=profile)
-    slots = HostSlots(num_cpus, *hosts_of(spark))
+    application, cores_of_hosts = hosts_of(spark)
+    # A task may run functions below these, whose workers must not wait for the same slots.
+    name = f"{application}-{count_functions(stages.df)}"
+    slots = HostSlots(num_cpus, name, cores_of_hosts)
     return replace(stages, scoring=replace(stages.scoring, slots=slots))
 
 

@@ -10,10 +10,12 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from sparkinfer.exceptions import JobError, SparkInferError
+from sparkinfer.functions.columns import fit
 from sparkinfer.functions.stages import FunctionStage, Item, StageStatistics
 from sparkinfer.functions.user_function import UserFunction
 from sparkinfer.workers.devices import as_visible
@@ -216,7 +218,8 @@ def _serve(connection: Connection, function: UserFunction, keeps_failed: bool) -
             connection.send((_AT, activity))
 
     try:
-        stage = FunctionStage(function.open(), keeps_failed, on_activity=tell)
+        finish = partial(fit, schema=function.columns) if function.columns is not None else None
+        stage = FunctionStage(function.open(), keeps_failed, finish, on_activity=tell)
         connection.send((_READY, None))
         while True:
             before = replace(stage.statistics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -166,13 +167,13 @@ def _is_kept(column: pa.Array, made: pa.Array) -> bool:
         return bool(pc.cast(made, one, safe=False).equals(column))
     if pa.types.is_floating(one) and pa.types.is_decimal(other):
         before, after = (_as_floats(part) for part in (column, pc.cast(made, one)))
-        few_digits = 4 * np.finfo(before.dtype).eps
+        few_digits = 4 * float(np.finfo(before.dtype).eps)
         return bool(np.allclose(after, before, rtol=few_digits, atol=0, equal_nan=True))
     return True
 
 
-def _as_floats(column: pa.Array) -> npt.NDArray[np.floating]:
-    values: npt.NDArray[np.floating] = column.to_numpy(zero_copy_only=False)
+def _as_floats(column: pa.Array) -> npt.NDArray[np.floating[Any]]:
+    values: npt.NDArray[np.floating[Any]] = column.to_numpy(zero_copy_only=False)
     return values
 
 
