@@ -226,3 +226,16 @@ def tenths(batch: Batch) -> Batch:
 def says_types(batch: Batch) -> Batch:
     kinds = " ".join(f"{name} {values.dtype}" for name, values in batch.items())
     return {"kinds": [kinds] * len(batch["id"])}
+
+
+class HangsForever:
+    """Notes its process in a file, says on stdout that it is at work, and never returns."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def __call__(self, batch: Batch) -> Batch:
+        self._path.write_text(str(os.getpid()))
+        print("at work", flush=True)
+        threading.Event().wait()
+        return batch

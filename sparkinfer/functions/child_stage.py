@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -204,12 +205,21 @@ def serve(descriptor: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends, and so ends this
     connection = Connection(descriptor)
+    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     try:
         function, keeps_failed = connection.recv()
         _serve(connection, function, keeps_failed)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has ended
     os._exit(0)  # whatever threads the user's code has left
+
+
+def _end_with_parent(descriptor: int) -> None:
+    """Ends this process with its parent, whatever the function is at."""
+    watched = select.poll()
+    watched.register(descriptor, 0)  # that the other end is closed is always told
+    watched.poll()
+    os._exit(0)
 
 
 def _serve(connection: Connection, function: UserFunction, keeps_failed: bool) -> None:
