@@ -105,6 +105,7 @@ def map_batches(
     """
     from sparkinfer.engines.spark_batches import Stages, stages_of
 
+    _check_given(df, fn_args, fn_kwargs, fn_constructor_args, fn_constructor_kwargs, schema)
     function = UserFunction.of(
         fn,
         Arguments(
@@ -127,6 +128,28 @@ def map_batches(
         return stages.infer().processed()
     columns = parse_columns(schema, "schema")
     return replace(stages, scoring=replace(stages.scoring, columns=columns)).processed()
+
+
+def _check_given(
+    df: Any, args: Any, kwargs: Any, constructor_args: Any, constructor_kwargs: Any, schema: Any
+) -> None:
+    """Raises ConfigError for what is of another type than an argument must have."""
+    if not hasattr(df, "mapInArrow"):
+        raise ConfigError(
+            f"df is a {type(df).__name__}, expected a Spark DataFrame; make one with "
+            "spark.createDataFrame"
+        )
+    for name, given in (("fn_args", args), ("fn_constructor_args", constructor_args)):
+        if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+            raise ConfigError(f"{name}={shown(given)}: expected a list of arguments")
+    for name, given in (("fn_kwargs", kwargs), ("fn_constructor_kwargs", constructor_kwargs)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(f"{name}={shown(given)}: expected a dict of arguments by name")
+    if not isinstance(schema, str | None):
+        raise ConfigError(
+            f"schema is a {type(schema).__name__}, expected a text such as 'id bigint, label "
+            "string'"
+        )
 
 
 def workers_of(compute: Any, concurrency: Any) -> int | None:

@@ -117,6 +117,10 @@ def test_how_many_workers_are_asked_for(
         ({"batch_size": 2.5}, "batch_size=2.5: expected a number of rows"),
         ({"fn_constructor_args": [1]}, "it is a function, which has none"),
         ({"schema": "id"}, "schema='id' at its end"),
+        ({"schema": object()}, "schema is a object, expected a text such as"),
+        ({"fn_args": 3}, "fn_args=3: expected a list"),
+        ({"fn_constructor_args": "path"}, "fn_constructor_args='path': expected a list"),
+        ({"fn_kwargs": [1]}, "fn_kwargs=[1]: expected a dict"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(
@@ -125,6 +129,11 @@ def test_wrong_arguments_are_told_at_once(
     with pytest.raises(ConfigError) as refused:
         sparkinfer.map_batches(numbers, functions.shout, **options)
     assert problem in str(refused.value)
+
+
+def test_what_is_no_dataframe_of_spark_is_told() -> None:
+    with pytest.raises(ConfigError, match="df is a list, expected a Spark DataFrame"):
+        sparkinfer.map_batches([1], functions.shout)  # type: ignore[arg-type]
 
 
 def test_a_gpu_that_is_not_there_is_an_error(numbers: Any) -> None:
