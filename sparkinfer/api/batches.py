@@ -105,6 +105,7 @@ def map_batches(
     """
     from sparkinfer.engines.spark_batches import Stages, stages_of
 
+    _check_given(df, fn_args, fn_kwargs, fn_constructor_args, fn_constructor_kwargs, schema)
     function = UserFunction.of(
         fn,
         Arguments(
@@ -127,6 +128,28 @@ def map_batches(
         return stages.infer().processed()
     columns = parse_columns(schema, "schema")
     return replace(stages, scoring=replace(stages.scoring, columns=columns)).processed()
+
+
+def _check_given(
+    df: Any, args: Any, kwargs: Any, constructor_args: Any, constructor_kwargs: Any, schema: Any
+) -> None:
+    """Raises ConfigError for what is of another type than an argument must have."""
+    if not hasattr(df, "mapInArrow"):
+        raise ConfigError(
+            f"df is a {type(df).__name__}, expected a Spark DataFrame; make one with "
+            "spark.createDataFrame"
+        )
+    for name, given in (("fn_args", args), ("fn_constructor_args", constructor_args)):
+        if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+            raise ConfigError(f"{name}={shown(given)}: expected a list of arguments")
+    for name, given in (("fn_kwargs", kwargs), ("fn_constructor_kwargs", constructor_kwargs)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(f"{name}={shown(given)}: expected a dict of arguments by name")
+    if not isinstance(schema, str | None):
+        raise ConfigError(
+            f"schema is a {type(schema).__name__}, expected a text such as 'id bigint, label "
+            "string'"
+        )
 
 
 def workers_of(compute: Any, concurrency: Any) -> int | None:
@@ -162,6 +185,7 @@ def _with_workers(
     from sparkinfer.spark.accelerators import count_accelerators
     from sparkinfer.spark.hosts import hosts_of
     from sparkinfer.spark.profiles import profile_of
+    from sparkinfer.spark.tables import count_functions
 
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and not (_is_number(amount) and 0 <= amount < math.inf):
@@ -185,7 +209,10 @@ def _with_workers(
     profile = profile_of(spark, cores, num_gpus or 0)
     if profile is not None:
         return replace(stages, profile=profile)
-    slots = HostSlots(num_cpus, *hosts_of(spark))
+    application, cores_of_hosts = hosts_of(spark)
+    # A task may run functions below these, whose workers must not wait for the same slots.
+    name = f"{application}-{count_functions(stages.df)}"
+    slots = HostSlots(num_cpus, name, cores_of_hosts)
     return replace(stages, scoring=replace(stages.scoring, slots=slots))
 
 
