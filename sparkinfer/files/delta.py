@@ -43,7 +43,8 @@ def find_delta(path: str, version: int) -> FoundFiles:
         raise InputError(f"input {path!r} has no rows in version {version}; give another")
     _refuse_other_types(path, names, table)
     files = tuple(input_file(name, there[name]) for name in names)
-    return FoundFiles((path,), path, PARQUET, files)
+    columns = tuple(field.name for field in table.schema().fields)
+    return FoundFiles((path,), path, PARQUET, files, columns=columns)
 
 
 def _opened(path: str, version: int) -> Any:
@@ -89,6 +90,8 @@ def _refuse_other_types(path: str, names: Sequence[str], table: Any) -> None:
     """Raises InputError where the values in folders' names would get another type."""
     types = pa.schema(table.schema().to_arrow())
     for field in partition_fields(names):
+        if field.name not in types.names:
+            continue  # refused with whatever else is not in the table
         wanted = types.field(field.name).type
         if field.type != wanted:
             raise InputError(
