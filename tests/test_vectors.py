@@ -411,6 +411,23 @@ def test_tables_of_our_own_are_no_stores(postgres: PostgresServer, name: str) ->
         store.look()
 
 
+def test_a_table_that_another_session_locks_is_not_waited_for_endlessly(
+    classifier: Path, tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job_with_store(classifier, tmp_path, f"{postgres.address}#locked")
+    run_with_vectors(config)
+    monkeypatch.setattr(pgvector, "LOCK_WAIT", "50ms")
+    store = open_store(parse_store(store_of(config)))
+    about = store.look()
+    assert about is not None
+    with psycopg.connect(postgres.address) as other:
+        other.execute("LOCK TABLE locked")
+        with pytest.raises(StoreAwayError, match="lock timeout"):
+            store.write(about, 0, rows_of(0))
+    store.write(about, 0, rows_of(0))
+    store.close()
+
+
 @pytest.mark.parametrize("secret", ["12/34", "12?34", "12#34"])
 def test_a_password_that_is_not_escaped_is_refused_and_not_shown(secret: str) -> None:
     for given in (f"postgresql://me:{secret}@h/d#t", f"postgresql://me:{secret}@h/d"):

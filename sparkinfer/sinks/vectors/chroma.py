@@ -71,8 +71,8 @@ class ChromaStore:
         for name in metadata:
             if name in ("", CHUNK) or name.startswith(RESERVED):
                 raise ConfigError(
-                    f"vectors.metadata: {self._uri} keeps nothing under the name {name!r}; rename the "
-                    f"column to another than {CHUNK!r} that is not empty and does not begin with "
+                    f"vectors.metadata: {self._uri} keeps nothing under the name {name!r}; rename "
+                    f"it to another than {CHUNK!r} that is not empty and does not begin with "
                     "chroma:, # or $, or leave it out"
                 )
 

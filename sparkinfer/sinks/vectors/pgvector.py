@@ -46,6 +46,9 @@ PATIENCE = {
 }
 """Options of a connection, unless the address has them: a server that is gone is noticed."""
 
+LOCK_WAIT = "30s"
+"""Time in which a lock that another session holds must be released, or it is asked again later."""
+
 
 class PgVectorStore:
     """A table; see `VectorStore`.
@@ -158,6 +161,7 @@ class PgVectorStore:
             options = {key: value for key, value in PATIENCE.items() if key not in given}
             self._opened = psycopg.connect(self._uri.place, **options)
         with self._opened.transaction():
+            self._opened.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_WAIT,))
             yield self._opened
 
     @contextmanager
