@@ -76,6 +76,16 @@ def test_values_that_would_get_another_type_are_refused(classifier: Path, tmp_pa
         run_made_up(config_of(classifier, path, input_version=0))
 
 
+def test_a_folder_that_would_be_taken_for_another_is_refused(
+    classifier: Path, tmp_path: Path
+) -> None:
+    write_deltalake(tmp_path / "a b", rows(0, 2))
+    (tmp_path / "a b").rename(tmp_path / "a%20b")
+    write_deltalake(tmp_path / "a b", rows(5, 2))
+    with pytest.raises(InputError, match="deltalake misreads '%20' in the name"):
+        run_made_up(config_of(classifier, tmp_path / "a%20b", input_version=0))
+
+
 def moved(table: Path, file: str) -> None:
     """Gives the only file of a table another name, which the log then has."""
     log = table / "_delta_log" / "00000000000000000000.json"
