@@ -48,7 +48,12 @@ def read_table(spark: SparkSession, kind: str, name: str, version: int | None = 
 
 def quoted_table(name: str) -> str:
     """Returns a table's name with backticks around each part that is not in them already."""
-    return ".".join(map(_quoted_part, _PARTS.findall(name)))
+    return ".".join(map(_quoted_part, parts_of(name)))
+
+
+def parts_of(name: str) -> list[str]:
+    """Returns the parts of a table's name: catalog, schema and table, as many as it has."""
+    return _PARTS.findall(name)
 
 
 def _quoted_part(part: str) -> str:
