@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.functions.processor import FunctionScoring
 from sparkinfer.functions.user_function import Arguments, UserFunction
@@ -167,7 +169,9 @@ def workers_of(compute: Any, concurrency: Any) -> int | None:
             )
         asked = next((size for size in sizes if size is not None), None)
     sizes = list(asked) if isinstance(asked, tuple | list) else [asked]
-    numbers = [one for one in sizes if isinstance(one, int) and not isinstance(one, bool)]
+    numbers = [
+        one for one in sizes if isinstance(one, int | np.integer) and not isinstance(one, bool)
+    ]
     if asked is None:
         return None
     if len(numbers) < len(sizes) or not numbers or min(numbers) < 1:
@@ -175,7 +179,7 @@ def workers_of(compute: Any, concurrency: Any) -> int | None:
             f"concurrency={shown(asked)}: expected a number of workers from 1, or a tuple of the "
             "fewest and the most"
         )
-    return max(numbers)
+    return int(max(numbers))
 
 
 def _with_workers(

@@ -15,6 +15,7 @@ from types import CodeType
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
@@ -292,7 +293,7 @@ def _check_takes(problem: str, fn: Any, *args: Any, **kwargs: Any) -> None:
 
 def _check_options(options: Mapping[str, Any]) -> None:
     size = options.get("batch_size")
-    is_number = isinstance(size, int) and not isinstance(size, bool)
+    is_number = isinstance(size, int | np.integer) and not isinstance(size, bool)
     if not (size in (None, "default", "auto") or (is_number and int(size) > 0)):
         raise ConfigError(
             f"batch_size={shown(size)}: expected a number of rows from 1, None, 'default' or 'auto'"

@@ -92,6 +92,7 @@ def test_so_many_workers_get_a_partition_each(numbers: Any) -> None:
     [
         (None, None, None),
         (None, 3, 3),
+        (None, np.int64(3), 3),
         (None, (1, 4), 4),
         (None, (1, 4, 2), 4),
         (ActorPoolStrategy(size=2), 3, 2),
