@@ -26,7 +26,7 @@ ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_scoring_udf.py tests/engines/test_horovod.py \
 	tests/engines/test_embedding.py tests/engines/test_entities.py \
 	tests/engines/test_generation.py tests/engines/test_several_models.py \
-	tests/engines/test_functions.py tests/engines/test_map_batches.py \
+	tests/engines/test_map_batches.py \
 	tests/test_accelerators.py tests/test_readers.py
 # What meets the libraries whose oldest versions are tried.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \

@@ -197,3 +197,45 @@ class CountsAtOnce:
         seen = len(list(self._folder.iterdir()))
         mine.unlink()
         return {"id": batch["id"], "seen": np.full(len(batch["id"]), seen)}
+
+
+class Once:
+    """Leaves out ids that it has been given before."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def __call__(self, batch: Batch) -> Batch:
+        ids = [one for one in batch["id"].tolist() if one not in self._seen]
+        self._seen.update(ids)
+        return {"id": ids}
+
+
+async def same_later(batch: Batch) -> Batch:
+    return batch
+
+
+def draws(batch: Batch) -> Batch:
+    return {"id": batch["id"], "drawn": np.random.default_rng().random(len(batch["id"]))}
+
+
+def tenths(batch: Batch) -> Batch:
+    return {"tenth": batch["id"] * 0.1, "id": batch["id"]}
+
+
+def says_types(batch: Batch) -> Batch:
+    kinds = " ".join(f"{name} {values.dtype}" for name, values in batch.items())
+    return {"kinds": [kinds] * len(batch["id"])}
+
+
+class HangsForever:
+    """Notes its process in a file, says on stdout that it is at work, and never returns."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def __call__(self, batch: Batch) -> Batch:
+        self._path.write_text(str(os.getpid()))
+        print("at work", flush=True)
+        threading.Event().wait()
+        return batch

@@ -201,6 +201,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(config: ScoringC
     inside = config.replace(delta={"table": f"{config.output}/table"})
     with pytest.raises(ConfigError, match="are folders within one another"):
         run(inside)
+    for name in ("a%20b", "a[b]"):  # the first would be read from "a b", the second ends deltalake
+        with pytest.raises(ConfigError, match="the package deltalake misreads"):
+            run(config.replace(delta={"table": f"{config.delta.table}-{name}"}))
+    file = Path(f"{config.delta.table}-file")
+    file.touch()
+    with pytest.raises(OutputError, match="is no folder that can be written"):
+        run(config.replace(delta={"table": str(file / "table")}))
     assert not Path(str(config.output)).exists()
 
 

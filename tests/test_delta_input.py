@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, Field, write_deltalake
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, InputError, ResumeError
@@ -74,6 +74,43 @@ def test_values_that_would_get_another_type_are_refused(classifier: Path, tmp_pa
     write_deltalake(path, rows(0, 2, day="7"), partition_by=["day"])
     with pytest.raises(InputError, match="'day' would be read as int32, and are string"):
         run_made_up(config_of(classifier, path, input_version=0))
+
+
+def test_a_folder_that_would_be_taken_for_another_is_refused(
+    classifier: Path, tmp_path: Path
+) -> None:
+    write_deltalake(tmp_path / "a b", rows(0, 2))
+    (tmp_path / "a b").rename(tmp_path / "a%20b")
+    write_deltalake(tmp_path / "a b", rows(5, 2))
+    with pytest.raises(InputError, match="deltalake misreads '%20' in the name"):
+        run_made_up(config_of(classifier, tmp_path / "a%20b", input_version=0))
+
+
+def moved(table: Path, file: str) -> None:
+    """Gives the only file of a table another name, which the log then has."""
+    log = table / "_delta_log" / "00000000000000000000.json"
+    [name] = pa.table(DeltaTable(table).get_add_actions())["path"].to_pylist()
+    (table / file).parent.mkdir(exist_ok=True)
+    (table / name).rename(table / file)
+    log.write_text(log.read_text().replace(f'"{name}"', f'"{file}"'))
+
+
+def test_a_column_that_files_lack_is_not_left_out(classifier: Path, tmp_path: Path) -> None:
+    in_log, added = tmp_path / "in_log", tmp_path / "added"
+    write_deltalake(in_log, rows(0, 2, day="a"), partition_by=["day"])
+    moved(in_log, "some.parquet")
+    write_deltalake(added, rows(0, 2))
+    DeltaTable(added).alter.add_columns([Field("day", "string")])
+    for table, version in ((in_log, 0), (added, 1)):
+        with pytest.raises(InputError, match="its log: 'day' is in none of them; register it"):
+            run_made_up(config_of(classifier, table, input_version=version))
+
+
+def test_a_folders_name_adds_no_column(classifier: Path, tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "table", rows(0, 2))
+    moved(tmp_path / "table", "day=1/some.parquet")
+    with pytest.raises(InputError, match="its log: 'day' is not in the table; register it"):
+        run_made_up(config_of(classifier, tmp_path / "table", input_version=0))
 
 
 def test_what_there_is_not_is_told(classifier: Path, table: Path, tmp_path: Path) -> None:

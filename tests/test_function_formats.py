@@ -51,6 +51,20 @@ def test_whole_numbers_beside_nulls_that_no_float_holds_are_refused(batch_format
     assert in_format(too_large, "pyarrow").column("a").to_pylist() == [2**53 + 1, None]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[2**53 + 1, None]]),
+        pa.array([{"x": 2**53 + 1}, {"x": None}]),
+        pa.array([[{"x": 2**53 + 1}, {"x": None}]]),
+        pa.array([[("k", 2**53 + 1), ("j", None)]], pa.map_(pa.string(), pa.int64())),
+    ],
+)
+def test_the_same_numbers_within_lists_structs_and_maps_are_refused(column: pa.Array) -> None:
+    with pytest.raises(UnfitBatchError, match="column 'a' holds nulls and whole numbers beyond"):
+        in_format(rows(a=column), "numpy")
+
+
 def test_lists_of_equal_lengths_are_an_array_of_two_dimensions() -> None:
     equal = in_format(rows(v=[[1.0, 2.0], [3.0, 4.0]]), "numpy")["v"]
     unequal = in_format(rows(v=[[1.0, 2.0], [3.0]]), "numpy")["v"]
@@ -76,6 +90,9 @@ def test_an_array_of_several_dimensions_comes_back_as_it_was(shape: tuple[int, .
         ({"a": [np.zeros((1, 2)), np.ones((1, 2))]}, [[[0.0, 0.0]], [[1.0, 1.0]]]),
         ({"a": [{"b": 1}, {"b": 2}]}, [{"b": 1}, {"b": 2}]),
         ({"a": pd.Series([1, 2])}, [1, 2]),
+        ({"a": pd.Series([2**53 + 1, None], dtype="Int64")}, [2**53 + 1, None]),
+        ({"a": pd.Series(["x", float("nan")])}, ["x", None]),
+        ({"a": np.ma.array([[1, 2]], mask=[[False, True]])}, [[1, None]]),
         ({"a": pa.chunked_array([[1], [2]])}, [1, 2]),
         (pa.table({"a": [1, 2]}), [1, 2]),
         (pd.DataFrame({"a": ["x", None]}), ["x", None]),
@@ -98,6 +115,7 @@ def test_nan_in_an_array_of_numpy_stays_nan() -> None:
         ({}, "it returned no columns"),
         ({"a": "xy"}, "a value of type str for column 'a', expected an array or a list"),
         ({"a": 3}, "a value of type int for column 'a'"),
+        ({"a": {"x", "y"}}, "a value of type set for column 'a', expected an array or a list"),
         ({"a": [1], "b": [1, 2]}, "columns of unlike lengths: a 1, b 2"),
         ({"a": [object()]}, "column 'a' that give none"),
         ({"a": [1], "A": [1]}, "two columns named 'a'"),

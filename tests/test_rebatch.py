@@ -1,10 +1,12 @@
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkinfer.batching.rebatch import FIRST_WINDOW_ROWS, growing_rows, rebatch, same_rows
+from sparkinfer.exceptions import JobError
 
 texts = st.one_of(st.none(), st.text(max_size=50))
 
@@ -53,3 +55,10 @@ def test_a_batch_is_pulled_only_when_its_rows_are_needed() -> None:
 
     next(rebatch(source(), same_rows(256), 2**30))
     assert len(pulled) == 1
+
+
+@pytest.mark.slow
+def test_a_batch_whose_texts_no_column_holds_is_an_error() -> None:
+    large = as_batch(["x" * (1 << 29)])
+    with pytest.raises(JobError, match="a batch of 5 rows holds .* more than 2 GiB in one column"):
+        list(rebatch([large] * 5, same_rows(5), 1 << 40))

@@ -400,7 +400,7 @@ def test_a_retry_that_was_taken_for_dead_cannot_replace_a_file(
 def forward_that_fails_for(word: str, whole: Callable[..., Any]) -> Callable[..., Any]:
     token = 5 + WORDS.index(word)  # behind the special tokens
 
-    def score(self: Any, inputs: dict[str, Any]) -> Any:
+    def score(self: Any, inputs: dict[str, Any], *_: Any) -> Any:
         if (inputs["input_ids"] == token).any():
             raise RuntimeError("no such film")
         return whole(self, inputs)

@@ -273,7 +273,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     models: set[int] = set()
     run = RunningModel.score
 
-    def maybe(self: RunningModel, tensors: Any) -> pa.RecordBatch:
+    def maybe(self: RunningModel, tensors: Any, *_: Any) -> pa.RecordBatch:
         ids = tensors["input_ids"]
         if len(self.labels) in models and bool((ids == GUILTY).any()):
             raise ValueError("not today")
@@ -306,7 +306,7 @@ def test_a_retry_runs_only_the_model_whose_error_is_set(
     scored: Counter[int] = Counter()
     run = RunningModel.score
 
-    def counting(self: RunningModel, tensors: Any) -> pa.RecordBatch:
+    def counting(self: RunningModel, tensors: Any, *_: Any) -> pa.RecordBatch:
         scored[len(self.labels)] += len(tensors["input_ids"])
         return run(self, tensors)
 

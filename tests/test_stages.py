@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -153,6 +157,33 @@ def test_the_death_of_a_child_is_an_error_and_another_one_takes_its_place(opened
     with pytest.raises(JobError, match="its process ended with code -9 over a batch"):
         list(both.start().run([rows(0, 10, bad=(2,))]))
     assert column(made(both.start().run([rows(0, 10)])), "id") == list(range(10))
+
+
+def test_a_child_ends_with_its_process_whatever_its_function_is_at(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = (
+        "from tests.test_stages import rows, slot, user_function\n"
+        "from tests.made_up_functions import HangsForever, same\n"
+        "from sparkinfer.functions.pipeline import OpenFunctions\n"
+        f"spec = user_function(HangsForever, {str(pid)!r}), user_function(same)\n"
+        "list(OpenFunctions(spec, True, slot()).start().run([rows(0, 3)]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the function, in the child, is at work
+        child = os.pidfd_open(int(pid.read_text()))
+        process.kill()
+        ended, _, _ = select.select([child], [], [], 30)
+        os.close(child)
+        assert ended
+
+
+def user_function(fn: Any, *given: Any) -> UserFunction:
+    return UserFunction.of(fn, Arguments(constructor_args=given))
+
+
+def slot() -> WorkerSlot:
+    return WorkerSlot("cpu", 1)
 
 
 def test_rows_that_cannot_be_read_are_an_error_of_the_stream(opened: Any) -> None:

@@ -30,6 +30,7 @@ from tests.made_up_vectors import (
     run_with_vectors,
     stored_in,
 )
+from tests.postgres_server import PASSWORD, PostgresServer
 
 GOOD = [row for row in range(40) if row % 7]
 """Rows with a text."""
@@ -393,6 +394,48 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not Path(str(chroma_config.output)).exists()
 
 
+@pytest.mark.parametrize("name", ["chroma:uri", "#key", "$and", "sparkinfer_chunk"])
+def test_names_that_chroma_drops_are_refused(chroma_config: ScoringConfig, name: str) -> None:
+    [path] = Path(str(chroma_config.input)).glob("*.parquet")
+    rows = pq.read_table(path)
+    pq.write_table(rows.append_column(name, rows["id"]), path)
+    with pytest.raises(ConfigError, match="keeps nothing under the name"):
+        run_with_vectors(with_vectors(chroma_config, metadata=[name]))
+    assert not Path(str(chroma_config.output)).exists()
+
+
+@pytest.mark.parametrize("name", ["sparkinfer_vectors", "sparkinfer_incoming"])
+def test_tables_of_our_own_are_no_stores(postgres: PostgresServer, name: str) -> None:
+    store = open_store(parse_store(f"{postgres.address}#{name}"))
+    with pytest.raises(OutputError, match="that name is taken for notes"):
+        store.look()
+
+
+def test_a_table_that_another_session_locks_is_not_waited_for_endlessly(
+    classifier: Path, tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job_with_store(classifier, tmp_path, f"{postgres.address}#locked")
+    run_with_vectors(config)
+    monkeypatch.setattr(pgvector, "LOCK_WAIT", "50ms")
+    store = open_store(parse_store(store_of(config)))
+    about = store.look()
+    assert about is not None
+    with psycopg.connect(postgres.address) as other:
+        other.execute("LOCK TABLE locked")
+        with pytest.raises(StoreAwayError, match="lock timeout"):
+            store.write(about, 0, rows_of(0))
+    store.write(about, 0, rows_of(0))
+    store.close()
+
+
+@pytest.mark.parametrize("secret", ["12/34", "12?34", "12#34"])
+def test_a_password_that_is_not_escaped_is_refused_and_not_shown(secret: str) -> None:
+    for given in (f"postgresql://me:{secret}@h/d#t", f"postgresql://me:{secret}@h/d"):
+        with pytest.raises(ConfigError, match="%40, %2F and the like for special") as raised:
+            parse_store(given)
+        assert "34" not in str(raised.value)
+
+
 def test_another_task_makes_no_vectors(chroma_config: ScoringConfig) -> None:
     with pytest.raises(ConfigError, match="vectors.store with task='text-classification'"):
         run_with_vectors(chroma_config.replace(task="text-classification"))
@@ -504,8 +547,6 @@ def rows_of(row: int) -> Any:
 def test_the_password_is_in_no_text(
     config: ScoringConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tests.postgres_server import PASSWORD
-
     result, _ = run_with_vectors(config)
     texts = [repr(config), repr(config.vectors), summarize(result), caplog.text]
     texts.append(describe_status(read_status(str(config.output))))

@@ -99,7 +99,7 @@ def test_a_hanging_forward_pass_is_told(
     told: list[StallReport] = []
     score = model.score
 
-    def hang(inputs: Any) -> Any:
+    def hang(inputs: Any, *_: Any) -> Any:
         wait_until(lambda: bool(told))
         return score(inputs)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.functions.processor import FunctionScoring
 from sparkinfer.functions.user_function import Arguments, UserFunction
@@ -105,6 +107,7 @@ def map_batches(
     """
     from sparkinfer.engines.spark_batches import Stages, stages_of
 
+    _check_given(df, fn_args, fn_kwargs, fn_constructor_args, fn_constructor_kwargs, schema)
     function = UserFunction.of(
         fn,
         Arguments(
@@ -129,6 +132,28 @@ def map_batches(
     return replace(stages, scoring=replace(stages.scoring, columns=columns)).processed()
 
 
+def _check_given(
+    df: Any, args: Any, kwargs: Any, constructor_args: Any, constructor_kwargs: Any, schema: Any
+) -> None:
+    """Raises ConfigError for what is of another type than an argument must have."""
+    if not hasattr(df, "mapInArrow"):
+        raise ConfigError(
+            f"df is a {type(df).__name__}, expected a Spark DataFrame; make one with "
+            "spark.createDataFrame"
+        )
+    for name, given in (("fn_args", args), ("fn_constructor_args", constructor_args)):
+        if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+            raise ConfigError(f"{name}={shown(given)}: expected a list of arguments")
+    for name, given in (("fn_kwargs", kwargs), ("fn_constructor_kwargs", constructor_kwargs)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(f"{name}={shown(given)}: expected a dict of arguments by name")
+    if not isinstance(schema, str | None):
+        raise ConfigError(
+            f"schema is a {type(schema).__name__}, expected a text such as 'id bigint, label "
+            "string'"
+        )
+
+
 def workers_of(compute: Any, concurrency: Any) -> int | None:
     """Returns how many workers are asked for, None for any number.
 
@@ -144,7 +169,9 @@ def workers_of(compute: Any, concurrency: Any) -> int | None:
             )
         asked = next((size for size in sizes if size is not None), None)
     sizes = list(asked) if isinstance(asked, tuple | list) else [asked]
-    numbers = [one for one in sizes if isinstance(one, int) and not isinstance(one, bool)]
+    numbers = [
+        one for one in sizes if isinstance(one, int | np.integer) and not isinstance(one, bool)
+    ]
     if asked is None:
         return None
     if len(numbers) < len(sizes) or not numbers or min(numbers) < 1:
@@ -152,7 +179,7 @@ def workers_of(compute: Any, concurrency: Any) -> int | None:
             f"concurrency={shown(asked)}: expected a number of workers from 1, or a tuple of the "
             "fewest and the most"
         )
-    return max(numbers)
+    return int(max(numbers))
 
 
 def _with_workers(
@@ -162,6 +189,7 @@ def _with_workers(
     from sparkinfer.spark.accelerators import count_accelerators
     from sparkinfer.spark.hosts import hosts_of
     from sparkinfer.spark.profiles import profile_of
+    from sparkinfer.spark.tables import count_functions
 
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and not (_is_number(amount) and 0 <= amount < math.inf):
@@ -185,7 +213,10 @@ def _with_workers(
     profile = profile_of(spark, cores, num_gpus or 0)
     if profile is not None:
         return replace(stages, profile=profile)
-    slots = HostSlots(num_cpus, *hosts_of(spark))
+    application, cores_of_hosts = hosts_of(spark)
+    # A task may run functions below these, whose workers must not wait for the same slots.
+    name = f"{application}-{count_functions(stages.df)}"
+    slots = HostSlots(num_cpus, name, cores_of_hosts)
     return replace(stages, scoring=replace(stages.scoring, slots=slots))
 
 

@@ -125,7 +125,11 @@ class _Wrapped:
 
     def with_state(self, state: bytes) -> _Wrapped:
         """Returns the same for a copy of the reducer that has collected something else."""
-        other = copy.copy(self.reducer)
+        if hasattr(self.reducer, "__setstate__"):
+            other = copy.copy(self.reducer)
+        else:  # a copy would lack what the state leaves out
+            other = object.__new__(type(self.reducer))
+            vars(other).update(vars(self.reducer))
         _restore(other, state)
         return _Wrapped(other, self.name, self.for_training, self.for_validation)
 
@@ -281,5 +285,4 @@ def _restore(reducer: Any, pickled: bytes) -> None:
     if hasattr(reducer, "__setstate__"):
         reducer.__setstate__(state)
     else:
-        vars(reducer).clear()
-        vars(reducer).update(state)
+        vars(reducer).update(state)  # the rest is as its __init__ has made it

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,12 +22,13 @@ class ParquetRows:
     Attributes:
         folder: of the files.
         files: their names, with the rows of each.
-        numbers: columns of numbers or booleans without nulls, which become tensors.
+        numbers: columns of numbers or booleans without nulls, which become tensors, with the
+            names of their types in numpy.
     """
 
     folder: str
     files: Sequence[tuple[str, int]]
-    numbers: frozenset[str]
+    numbers: Mapping[str, str]
     _held: tuple[int, int, pa.Table] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -57,7 +59,10 @@ class ParquetRows:
 
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return {
-            name: torch.tensor(values) if name in self.numbers else values
+            # Of doubles, torch would make floats by default.
+            name: torch.from_numpy(np.array(values, self.numbers[name]))
+            if name in self.numbers
+            else values
             for name, values in columns.items()
         }
 
@@ -94,8 +99,12 @@ def open_rows(folder: str) -> ParquetRows:
             files.append((name, parquet.metadata.num_rows))
             schema = parquet.schema_arrow if schema is None else schema
             with_nulls |= _with_nulls(parquet.metadata)
-    names = () if schema is None else (field.name for field in schema if _is_number(field.type))
-    return ParquetRows(folder, files, frozenset(names) - with_nulls)
+    numbers = {
+        field.name: str(np.dtype(field.type.to_pandas_dtype()))
+        for field in schema or ()
+        if _is_number(field.type) and field.name not in with_nulls
+    }
+    return ParquetRows(folder, files, numbers)
 
 
 def _is_number(kind: pa.DataType) -> bool:

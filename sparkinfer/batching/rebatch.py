@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from sparkinfer.exceptions import JobError
+
 FIRST_WINDOW_ROWS = 256
 """The first window is small, so that a consumer of a few rows does not wait for thousands."""
 
@@ -79,4 +81,10 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     if len(batches) == 1:
         return batches[0]
     table = pa.Table.from_batches(batches).combine_chunks()
-    return table.to_batches()[0]
+    joined = table.to_batches()
+    if len(joined) > 1:  # texts or bytes of a column in Arrow end at 2 GiB
+        raise JobError(
+            f"a batch of {table.num_rows:,} rows holds {table.nbytes:,} bytes, more than 2 GiB in "
+            "one column; lower batch_size"
+        )
+    return joined[0]

@@ -63,6 +63,7 @@ class FileInput:
         united = unite(
             names, schemas, lambda name, column: whole_number_bounds(join(found.root, name), column)
         )
+        _refuse_other_columns(found, [*united.schema.names, *united.refused])
         fine = {one.name.lower() for schema in schemas for one in schema if _has_nanoseconds(one)}
         fine_names = tuple(name for name in united.schema.names if name.lower() in fine)
         return InputTable(
@@ -136,6 +137,20 @@ def _find_version(given: str | tuple[str, ...], version: int) -> FoundFiles:
             "table; give only that"
         )
     return find_delta(given, version)
+
+
+def _refuse_other_columns(found: FoundFiles, names: Sequence[str]) -> None:
+    """Raises InputError if a log names other columns than there are in files and their names."""
+    if found.columns is None:
+        return
+    there, wanted = ({name.lower(): name for name in some} for some in (names, found.columns))
+    lines = [f"{wanted[name]!r} is in none of them" for name in wanted if name not in there]
+    lines += [f"{there[name]!r} is not in the table" for name in there if name not in wanted]
+    if lines:
+        raise InputError(
+            f"input {found.root!r}: the table's files have other columns than its log: "
+            f"{'; '.join(lines)}; register it with Spark and give its name"
+        )
 
 
 def _notes(found: FoundFiles) -> tuple[str, ...]:

@@ -53,8 +53,9 @@ class Stages:
     profile: Any = None
 
     def then(self, function: UserFunction) -> Stages:
-        """Returns these with a function after them."""
-        functions = (*self.scoring.functions, function)
+        """Returns these with a function after them, which is given what they return as of now."""
+        *before, last = self.scoring.functions
+        functions = (*before, replace(last, columns=self.scoring.columns), function)
         return replace(self, scoring=replace(self.scoring, functions=functions, columns=None))
 
     def infer(self) -> Stages:
@@ -130,8 +131,13 @@ class Stages:
 
 
 def stages_of(df: DataFrame) -> Stages | None:
-    """Returns the functions that a DataFrame is made by, None if it is made otherwise."""
+    """Returns the functions that a DataFrame is made by, None if it is made otherwise.
+
+    One that is cached stands for its rows: they are not made again.
+    """
     found: Stages | None = vars(df).get(STAGES)
+    if found is None or df.storageLevel.useMemory or df.storageLevel.useDisk:
+        return None
     return found
 
 

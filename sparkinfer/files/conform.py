@@ -35,6 +35,8 @@ def conform(column: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.MapArray.from_arrays(_offsets(column.offsets, column), keys, items)
     if pa.types.is_list(kind) and is_list(column.type):
         return _list(column, kind)
+    if pa.types.is_float16(column.type):
+        return pc.cast(_in_float32(column), kind)
     return pc.cast(column, kind)
 
 
@@ -53,6 +55,12 @@ def _in_microseconds(column: pa.Array, kind: pa.TimestampType) -> pa.Array:
     return pc.cast(column, kind)
 
 
+def _in_float32(column: pa.Array) -> pa.Array:
+    """Returns numbers of half precision as they are; pyarrow before 16 has no cast for them."""
+    values = column.to_numpy(zero_copy_only=False).astype(np.float32)
+    return pa.array(values, mask=column.is_null().to_numpy(zero_copy_only=False))
+
+
 def _struct(column: pa.StructArray, kind: pa.StructType) -> pa.Array:
     present = {field.name.lower(): index for index, field in enumerate(fields_of(column.type))}
     children = []
@@ -66,10 +74,19 @@ def _struct(column: pa.StructArray, kind: pa.StructType) -> pa.Array:
 
 
 def _list(column: pa.Array, kind: pa.ListType) -> pa.Array:
+    return lists_of(conform(pc.list_flatten(column), kind.value_type), column)
+
+
+def lists_of(values: pa.Array, column: pa.Array) -> pa.ListArray:
+    """Returns lists as long as a column's, null where it is, of other values.
+
+    Args:
+        values: as many as flattening the column gives, which leaves out what a null list may refer
+            to.
+        column: of lists.
+    """
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    # Flattening leaves out what a null list may still refer to.
-    values = conform(pc.list_flatten(column), kind.value_type)
     return pa.ListArray.from_arrays(_offsets(offsets, column), values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +20,14 @@ PLAIN_FEATURES = frozenset({"timestampNtz"})
 """What a reader must know of a table whose files hold its rows as they are. Others leave rows out
 (deletion vectors) or name columns otherwise (column mapping)."""
 
+_MISREAD = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\]")
+
+
+def misread_in(path: str) -> str | None:
+    """Returns characters for which `deltalake` takes another folder, or panics; None: none."""
+    found = _MISREAD.search(path)
+    return None if found is None else found.group()
+
 
 def find_delta(path: str, version: int) -> FoundFiles:
     """Returns the files of a version of a Delta table.
@@ -27,6 +36,12 @@ def find_delta(path: str, version: int) -> FoundFiles:
         InputError: there is no such table or version, or its files are not all there is to it.
         EngineUnavailableError: the package that reads Delta's log is not installed.
     """
+    odd = misread_in(path)
+    if odd is not None:
+        raise InputError(
+            f"input {path!r}: the package deltalake misreads {odd!r} in the name of a folder; "
+            "rename it, or register the table with Spark and give its name"
+        )
     table = _opened(path, version)
     protocol = table.protocol()
     features = {*(protocol.reader_features or ())} - PLAIN_FEATURES
@@ -43,7 +58,8 @@ def find_delta(path: str, version: int) -> FoundFiles:
         raise InputError(f"input {path!r} has no rows in version {version}; give another")
     _refuse_other_types(path, names, table)
     files = tuple(input_file(name, there[name]) for name in names)
-    return FoundFiles((path,), path, PARQUET, files)
+    columns = tuple(field.name for field in table.schema().fields)
+    return FoundFiles((path,), path, PARQUET, files, columns=columns)
 
 
 def _opened(path: str, version: int) -> Any:
@@ -89,6 +105,8 @@ def _refuse_other_types(path: str, names: Sequence[str], table: Any) -> None:
     """Raises InputError where the values in folders' names would get another type."""
     types = pa.schema(table.schema().to_arrow())
     for field in partition_fields(names):
+        if field.name not in types.names:
+            continue  # refused with whatever else is not in the table
         wanted = types.field(field.name).type
         if field.type != wanted:
             raise InputError(

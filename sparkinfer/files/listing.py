@@ -48,6 +48,7 @@ class FoundFiles:
         kind: format of all files.
         files: sorted by name.
         left_out: names of files in subfolders that are not read; see `find_files`.
+        columns: names of all that there is in them, where a log says so.
     """
 
     paths: tuple[str, ...]
@@ -55,6 +56,7 @@ class FoundFiles:
     kind: str
     files: tuple[InputFile, ...]
     left_out: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
 
 
 def find_files(given: Sequence[str], kind: str = "auto") -> FoundFiles:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from sparkinfer.exceptions import JobError, SparkInferError
+from sparkinfer.functions.columns import fit
 from sparkinfer.functions.stages import FunctionStage, Item, StageStatistics
 from sparkinfer.functions.user_function import UserFunction
 from sparkinfer.workers.devices import as_visible
@@ -202,6 +205,7 @@ def serve(descriptor: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends, and so ends this
     connection = Connection(descriptor)
+    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     try:
         function, keeps_failed = connection.recv()
         _serve(connection, function, keeps_failed)
@@ -210,13 +214,22 @@ def serve(descriptor: int) -> None:
     os._exit(0)  # whatever threads the user's code has left
 
 
+def _end_with_parent(descriptor: int) -> None:
+    """Ends this process with its parent, whatever the function is at."""
+    watched = select.poll()
+    watched.register(descriptor, 0)  # that the other end is closed is always told
+    watched.poll()
+    os._exit(0)
+
+
 def _serve(connection: Connection, function: UserFunction, keeps_failed: bool) -> None:
     def tell(activity: Activity | None) -> None:
         if activity is not None:
             connection.send((_AT, activity))
 
     try:
-        stage = FunctionStage(function.open(), keeps_failed, on_activity=tell)
+        finish = partial(fit, schema=function.columns) if function.columns is not None else None
+        stage = FunctionStage(function.open(), keeps_failed, finish, on_activity=tell)
         connection.send((_READY, None))
         while True:
             before = replace(stage.statistics)

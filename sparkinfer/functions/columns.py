@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.files.conform import conform
+from sparkinfer.files.conform import conform, lists_of
 from sparkinfer.files.types import NotCarriedError, carried_type, common_type, fields_of, is_list
 from sparkinfer.functions.formats import UnfitBatchError
 
@@ -80,10 +83,10 @@ def in_common(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _field(name: str, column: str, found: Iterable[pa.Array]) -> pa.Field:
+def _field(name: str, column: str, found: Sequence[pa.Array]) -> pa.Field:
     try:
         kind: pa.DataType = pa.null()
-        for one in found:
+        for one in [one for one in found if len(one)] or found:  # without values, no type counts
             kind = common_type(kind, carried_type(one.type))
     except NotCarriedError as error:
         raise ConfigError(
@@ -99,27 +102,83 @@ def _of_input(
     index = given.schema.get_field_index(field.name)
     if index < 0 or sum(one.num_rows for one in results) != given.num_rows:
         return None
-    kind = given.schema.field(index).type
+    kind, column = given.schema.field(index).type, given.column(index)
+    was_whole = pa.types.is_integer(kind) and not column.null_count
+    if was_whole and any(pa.types.is_floating(one.column(field.name).type) for one in results):
+        return None  # it was given whole numbers: floats are its own, whatever their values
     try:
         parts = [_fitting(one.column(field.name), pa.field(field.name, kind)) for one in results]
     except UnfitBatchError:
         return None
-    is_same = pa.concat_arrays(parts).equals(given.column(index))
+    is_same = pa.concat_arrays(parts).equals(column)
     return pa.field(field.name, kind) if is_same else None
 
 
 def _fitting(column: pa.Array, field: pa.Field) -> pa.Array:
-    if pa.types.is_integer(field.type) and pa.types.is_floating(column.type):
-        # Beside nulls, numpy and pandas have whole numbers only as floats, and a null as NaN.
-        is_missing = pc.fill_null(pc.is_nan(column), False)
-        column = pc.if_else(is_missing, pa.scalar(None, column.type), column)
+    if not len(column):
+        return pa.array([], field.type)  # numpy gives an array without values some type
     what = f"it returned column {field.name!r} as {column.type}, which does not fit {field.type}"
     if not _are_alike(column.type, field.type):
         raise UnfitBatchError(what)
     try:
-        return conform(column, field.type)
+        column = _with_nulls(column, field.type)
+        made = conform(column, field.type)
+        is_kept = _is_kept(column, made)
     except (pa.ArrowException, TypeError) as error:
         raise UnfitBatchError(f"{what} ({str(error).strip().splitlines()[0]})") from error
+    if not is_kept:
+        raise UnfitBatchError(f"{what} (values would change)")
+    return made
+
+
+def _with_nulls(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Returns floats that are to be whole numbers with null for NaN, at any depth of lists.
+
+    Beside nulls, numpy and pandas have whole numbers only as floats, and a null as NaN.
+    """
+    if pa.types.is_integer(kind) and pa.types.is_floating(column.type):
+        is_missing = pc.fill_null(pc.is_nan(column), False)
+        return pc.if_else(is_missing, pa.scalar(None, column.type), column)
+    if not (is_list(kind) and is_list(column.type)):
+        return column
+    inner = pc.list_flatten(column)
+    with_nulls = _with_nulls(inner, kind.value_type)
+    if with_nulls is inner:
+        return column
+    return lists_of(with_nulls, column)
+
+
+def _is_kept(column: pa.Array, made: pa.Array) -> bool:
+    """Returns whether a column's values are those that it was made of, but for a float's digits."""
+    one, other = column.type, made.type
+    if isinstance(column, pa.ExtensionArray):
+        return _is_kept(column.storage, made)
+    if pa.types.is_dictionary(one):
+        return _is_kept(column.dictionary_decode(), made)
+    if is_list(one):
+        return _is_kept(pc.list_flatten(column), pc.list_flatten(made))
+    if pa.types.is_struct(one):
+        theirs = dict(zip((f.name.lower() for f in fields_of(one)), column.flatten(), strict=True))
+        pairs = zip((f.name.lower() for f in fields_of(other)), made.flatten(), strict=True)
+        return all(_is_kept(theirs[name], part) for name, part in pairs if name in theirs)
+    if pa.types.is_floating(one) and pa.types.is_floating(other) and not pa.types.is_float16(one):
+        return _count_infinite(column) == _count_infinite(made)
+    if pa.types.is_timestamp(one) and pa.types.is_date(other):
+        return bool(pc.cast(made, one, safe=False).equals(column))
+    if pa.types.is_floating(one) and pa.types.is_decimal(other):
+        before, after = (_as_floats(part) for part in (column, pc.cast(made, one)))
+        few_digits = 4 * float(np.finfo(before.dtype).eps)
+        return bool(np.allclose(after, before, rtol=few_digits, atol=0, equal_nan=True))
+    return True
+
+
+def _as_floats(column: pa.Array) -> npt.NDArray[np.floating[Any]]:
+    values: npt.NDArray[np.floating[Any]] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _count_infinite(column: pa.Array) -> int:
+    return int(pc.sum(pc.is_inf(column), min_count=0).as_py())
 
 
 def _are_alike(one: pa.DataType, other: pa.DataType) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +16,10 @@ BatchFormat = Literal["default", "numpy", "pandas", "pyarrow"]
 """`default` is `numpy`: a dict of arrays."""
 
 BATCH_FORMATS: tuple[str, ...] = get_args(BatchFormat)
+
+
+_NO_ORDER_OF_ROWS = (str, bytes, Mapping, set, frozenset)
+"""Of the kinds that have a length, those that hold no value for each row."""
 
 
 class UnfitBatchError(ValueError):
@@ -111,7 +115,7 @@ def _from_pandas(name: Any, values: Any) -> pa.Array:
 def _as_column(name: str, values: Any) -> pa.Array:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return _whole(values)
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+    if isinstance(values, _NO_ORDER_OF_ROWS) or not hasattr(values, "__len__"):
         raise UnfitBatchError(
             f"it returned {_called(values)} for column {name!r}, expected an array or a list"
         )
@@ -122,8 +126,10 @@ def _as_column(name: str, values: Any) -> pa.Array:
 
 
 def _array_of(values: Any) -> pa.Array:
+    if hasattr(values, "iloc") or hasattr(values, "__arrow_array__"):
+        return _whole(pa.Array.from_pandas(values))  # a Series, whose nulls numpy does not have
     if hasattr(values, "__array__") and not isinstance(values, np.ndarray):
-        values = np.asarray(values)  # a tensor, a Series
+        values = np.asarray(values)  # a tensor
     if not isinstance(values, np.ndarray):
         return pa.array([_plain(one) for one in values])
     if values.ndim == 0:
@@ -145,7 +151,8 @@ def _plain(value: Any) -> Any:
 
 def _lists(values: npt.NDArray[Any]) -> pa.Array:
     """Returns an array of several dimensions as lists of fixed size, one in the other."""
-    if values.dtype == object or 0 in values.shape[1:]:
+    is_masked = isinstance(values, np.ma.MaskedArray)
+    if values.dtype == object or is_masked or 0 in values.shape[1:]:
         return pa.array(values.tolist())
     column = pa.array(np.ascontiguousarray(values).reshape(-1))
     for size in reversed(values.shape[1:]):
@@ -173,15 +180,31 @@ def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _refuse_inexact(name: str, column: pa.Array) -> None:
-    """Raises UnfitBatchError for whole numbers beside nulls that are no doubles."""
-    if not pa.types.is_integer(column.type) or not column.null_count:
-        return
-    least, most = pc.min_max(column).as_py().values()
-    if least is not None and max(abs(least), abs(most)) > EXACT_IN_DOUBLE:
-        raise UnfitBatchError(
-            f"column {name!r} holds nulls and whole numbers beyond 2**53, which are no floats; use "
-            "batch_format='pyarrow'"
-        )
+    """Raises UnfitBatchError for whole numbers beside nulls that are no doubles, at any depth."""
+    for values in _leaves(column):
+        if not pa.types.is_integer(values.type) or not values.null_count:
+            continue
+        least, most = pc.min_max(values).as_py().values()
+        if least is not None and max(abs(least), abs(most)) > EXACT_IN_DOUBLE:
+            raise UnfitBatchError(
+                f"column {name!r} holds nulls and whole numbers beyond 2**53, which are no floats; "
+                "use batch_format='pyarrow'"
+            )
+
+
+def _leaves(column: pa.Array) -> Iterator[pa.Array]:
+    """Yields the values in a column, those of nested ones apart."""
+    if is_list(column.type):
+        yield from _leaves(pc.list_flatten(column))
+    elif pa.types.is_map(column.type):
+        start, end = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        for values in (column.keys, column.items):
+            yield from _leaves(values.slice(start, end - start))
+    elif pa.types.is_struct(column.type):
+        for values in column.flatten():
+            yield from _leaves(values)
+    else:
+        yield column
 
 
 def _owned(values: npt.NDArray[Any], read_only: bool) -> npt.NDArray[Any]:

@@ -177,7 +177,7 @@ class FunctionScoring:
         return replace(self, first_rows=first_rows())
 
     def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> FunctionVerdict:
-        """Returns what comes of the input's first rows; the functions stay ready for later.
+        """Returns what comes of the input's first rows; the run makes the functions anew.
 
         Raises:
             ConfigError: a function cannot be constructed, fails over all of these rows, or returns
@@ -191,8 +191,7 @@ class FunctionScoring:
         made = [one for one in items if not isinstance(one, FailedRows)]
         columns = self.columns if self.columns is not None else self._inferred(given, items, made)
         self._check_made(made, columns)
-        if not slot.scores_later:
-            resident.release()
+        resident.release()  # what a function keeps of these rows, the run has not seen
         return FunctionVerdict(
             accepted,
             slot.device.partition(":")[0],

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import hashlib
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
@@ -65,6 +69,7 @@ class UserFunction:
         batch_format: see `in_format`.
         zero_copy: whether it is given arrays that it cannot write into.
         one_to_one: whether each row of a batch gives one row; None: as it turns out.
+        columns: that the next function is given of what it returns; None: all, as they are.
     """
 
     name: str
@@ -74,6 +79,7 @@ class UserFunction:
     batch_format: str = "default"
     zero_copy: bool = True
     one_to_one: bool | None = None
+    columns: pa.Schema | None = None
 
     @classmethod
     def of(cls, fn: Any, arguments: Arguments, **options: Any) -> UserFunction:
@@ -114,13 +120,9 @@ class UserFunction:
     def identity(self) -> str:
         """Returns what tells the function from others: its name, and a hash of its source."""
         fn, arguments = self._unpacked()
-        try:
-            source = inspect.getsource(fn)
-        except (OSError, TypeError):  # compiled, or typed at a prompt
-            source = ""
-        if not source or getattr(fn, "__name__", "") == "<lambda>":  # there may be two in a line
-            source = _code_of(fn)
-        digest = hashlib.sha256(f"{source}{_shown_arguments(arguments)}".encode()).hexdigest()
+        digest = hashlib.sha256(
+            f"{_source_of(fn)}{_shown_arguments(arguments)}".encode()
+        ).hexdigest()
         return f"{self.name} {digest[:16]}"
 
     def open(self) -> OpenFunction:
@@ -180,7 +182,7 @@ class OpenFunction:
 
     def begin(self, rows: pa.RecordBatch) -> Future[list[pa.RecordBatch]]:
         """Calls an asynchronous function and returns what will hold its results."""
-        return self._loop.submit(self._all_of(self._called(rows)))
+        return self._loop.submit(self._all_of(rows))
 
     def close(self) -> None:
         """Ends what it started."""
@@ -200,8 +202,8 @@ class OpenFunction:
         many: Iterable[Any] = returned
         return many
 
-    async def _all_of(self, returned: Any) -> list[pa.RecordBatch]:
-        return [as_rows(one) for one in await _collected(returned)]
+    async def _all_of(self, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
+        return [as_rows(one) for one in await _collected(self._called(rows))]
 
 
 async def _collected(returned: Any) -> list[Any]:
@@ -219,14 +221,21 @@ class _EventLoop:
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            run = self._loop.run_forever
-            threading.Thread(target=run, name="sparkinfer-function", daemon=True).start()
+            run, loop = _run_until_stopped, self._loop
+            threading.Thread(
+                target=run, args=(loop,), name="sparkinfer-function", daemon=True
+            ).start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def batch_limits(batch_size: int | str | None) -> tuple[int, int]:
@@ -284,7 +293,7 @@ def _check_takes(problem: str, fn: Any, *args: Any, **kwargs: Any) -> None:
 
 def _check_options(options: Mapping[str, Any]) -> None:
     size = options.get("batch_size")
-    is_number = isinstance(size, int) and not isinstance(size, bool)
+    is_number = isinstance(size, int | np.integer) and not isinstance(size, bool)
     if not (size in (None, "default", "auto") or (is_number and int(size) > 0)):
         raise ConfigError(
             f"batch_size={shown(size)}: expected a number of rows from 1, None, 'default' or 'auto'"
@@ -302,17 +311,57 @@ def _name_of(fn: Any) -> str:
     return f"{module}:{name}" if module and module != "__main__" else str(name)
 
 
+def _source_of(fn: Any) -> str:
+    """Returns what a function does, as text: its source, and the plain values that it holds."""
+    if isinstance(fn, functools.partial):
+        return _source_of(fn.func) + _shown((fn.args, sorted(fn.keywords.items())))
+    if inspect.ismethod(fn):
+        return _source_of(fn.__func__) + _state_of(fn.__self__)
+    if not inspect.isclass(fn) and not inspect.isroutine(fn):
+        return _source_of(type(fn)) + _state_of(fn)
+    try:
+        source = inspect.getsource(fn)
+    except (OSError, TypeError):  # compiled, or typed at a prompt
+        source = ""
+    if not source or getattr(fn, "__name__", "") == "<lambda>":  # there may be two in a line
+        source = _code_of(fn)
+    held = _held_by(fn)
+    inner = [one for one in held if inspect.isfunction(one)]
+    return source + "".join(
+        [*map(_shown, held), *map(_code_of, inner), *(_shown(_held_by(one)) for one in inner)]
+    )
+
+
+def _state_of(instance: Any) -> str:
+    """Returns the plain values among an object's attributes."""
+    held = sorted(getattr(instance, "__dict__", {}).items())
+    return "".join(f"{name}={_shown(value)}" for name, value in held)
+
+
+def _held_by(fn: Any) -> list[Any]:
+    """Returns what a function holds of those around it."""
+    held = []
+    for cell in getattr(fn, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # not assigned yet
+            held.append(cell.cell_contents)
+    return held
+
+
 def _code_of(fn: Any) -> str:
     """Returns the code of a function, or of a class's functions, in place of its source."""
     functions: Sequence[Any] = [fn]
     if inspect.isclass(fn):
         functions = [one for _, one in sorted(vars(fn).items()) if inspect.isfunction(one)]
     codes = [getattr(one, "__code__", None) for one in functions]
-    return "".join(
-        f"{code.co_code.hex()}{code.co_names}{[one for one in code.co_consts if _is_plain(one)]}"
-        for code in codes
-        if code is not None
-    )
+    return "".join(_shown_code(code) for code in codes if code is not None)
+
+
+def _shown_code(code: CodeType) -> str:
+    """Returns what is compiled, with what is in it, such as comprehensions."""
+    inner = [one for one in code.co_consts if isinstance(one, CodeType)]
+    consts = [one for one in code.co_consts if _is_plain(one)]
+    own = f"{code.co_code.hex()}{code.co_names}{consts}"
+    return own + "".join(map(_shown_code, inner))
 
 
 def _is_plain(value: Any) -> bool:
@@ -327,5 +376,16 @@ def _shown_arguments(arguments: Arguments) -> str:
         arguments.constructor_args,
         sorted(arguments.constructor_kwargs.items()),
     )
-    text = repr(given)
+    return _shown(given)
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as text that is the same in each process, empty where it has none."""
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_shown, value)))}}}"
+    if type(value) in (list, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    text = repr(value)
     return "" if " at 0x" in text else text

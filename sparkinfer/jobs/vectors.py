@@ -118,8 +118,10 @@ def look(asked: AskedVectors, store: VectorStore) -> About | None:
     """Returns what is kept about a store's vectors, None if there are none; asks once.
 
     Raises:
+        ConfigError: it does not keep the metadata.
         OutputError: it cannot be reached, used or made.
     """
+    store.refuse_names(asked.metadata)
     try:
         return store.look()
     except StoreAwayError as error:

@@ -49,7 +49,7 @@ def weights_of(folder: Path) -> Weights | None:
     """
     try:
         return _counted(_files(folder))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
         return None
 
 
@@ -86,7 +86,10 @@ def _numbers(file: Path) -> Iterator[tuple[str, int]]:
         if length > MOST_HEADER_BYTES:
             raise ValueError(f"a header of {length} bytes")
         header: Mapping[str, Any] = json.loads(content.read(length))
+    size = file.stat().st_size - 8 - length
     for name, entry in header.items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]
+            if end > size:
+                raise ValueError(f"a weight up to {end} in a file with {size} bytes of them")
             yield name, (end - start) // _FRACTIONS.get(entry["dtype"], 1)

@@ -12,11 +12,14 @@ from sparkinfer.exceptions import JobError, OutputError
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import in_job_thread, watched_job
 from sparkinfer.spark.settings import PLAIN_TIMES, settings
-from sparkinfer.spark.tables import literal_path, quoted_table, spark_schema
+from sparkinfer.spark.tables import literal_path, parts_of, quoted, quoted_table, spark_schema
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
+
+VIEWS = frozenset({"VIEW", "TEMPORARY"})
+"""Types of what the catalog has that is no table."""
 
 
 class CatalogTables:
@@ -30,16 +33,34 @@ class CatalogTables:
         self._spark = spark
 
     def columns(self, name: str) -> dict[str, str] | None:
-        """Returns the types of a table's columns as Spark names them, None if there is no table."""
-        table = quoted_table(name)
+        """Returns the types of a table's columns as Spark names them, None if there is no table.
+
+        Raises:
+            OutputError: it is a view, has no schema to be in, or cannot be looked at.
+        """
         try:
-            if not in_job_thread(self._spark, lambda: self._spark.catalog.tableExists(table)):
-                return None
-            return _types(in_job_thread(self._spark, lambda: self._spark.read.table(table).schema))
+            return in_job_thread(self._spark, lambda: self._columns(name))
+        except OutputError:
+            raise
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise OutputError(
                 f"table {name!r} cannot be looked at ({explain(error)}); name another"
             ) from error
+
+    def _columns(self, name: str) -> dict[str, str] | None:
+        table, catalog = quoted_table(name), self._spark.catalog
+        if not catalog.tableExists(table):
+            schema = ".".join(parts_of(name)[:-1])
+            if schema and not catalog.databaseExists(quoted_table(schema)):
+                raise OutputError(
+                    f"table {name!r}: there is no schema {schema!r}; make it, or name another"
+                )
+            return None
+        if catalog.getTable(table).tableType in VIEWS:
+            raise OutputError(
+                f"table {name!r} is a view, into which nothing can be written; name a table"
+            )
+        return _types(self._spark.read.table(table).schema)
 
     def types_of(self, columns: pa.Schema) -> dict[str, str]:
         """Returns the types that an output's columns have in a table."""
@@ -68,8 +89,7 @@ class CatalogTables:
     ) -> None:
         """Writes files to a table; see `TableTarget`."""
         rows = self._spark.read.schema(spark_schema(columns)).parquet(*map(literal_path, paths))
-        writer = rows.write.mode(mode)
-        act = partial(writer.saveAsTable, quoted_table(name))
+        act = partial(self._put, rows, quoted_table(name), mode)
         try:
             with settings(self._spark, PLAIN_TIMES):
                 watched_job(self._spark, act, f"the write to table {name!r}")
@@ -78,6 +98,14 @@ class CatalogTables:
                 f"table {name!r} could not be written: {explain(error)}; the output's files are "
                 "complete, and the same command writes them again"
             ) from error
+
+    def _put(self, rows: DataFrame, table: str, mode: Literal["append", "overwrite"]) -> None:
+        if mode == "append" and self._spark.catalog.tableExists(table):
+            # `saveAsTable` takes no table of another format than the default, or with partitions.
+            there = self._spark.read.table(table).columns
+            rows.select(*map(quoted, there)).write.insertInto(table)
+        else:
+            rows.write.mode(mode).saveAsTable(table)
 
 
 def _types(schema: StructType) -> dict[str, str]:

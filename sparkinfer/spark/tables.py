@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.conform import conform
+from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.errors import explain
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ def read_table(spark: SparkSession, kind: str, name: str, version: int | None = 
 
 def quoted_table(name: str) -> str:
     """Returns a table's name with backticks around each part that is not in them already."""
-    return ".".join(map(_quoted_part, _PARTS.findall(name)))
+    return ".".join(map(_quoted_part, parts_of(name)))
+
+
+def parts_of(name: str) -> list[str]:
+    """Returns the parts of a table's name: catalog, schema and table, as many as it has."""
+    return _PARTS.findall(name)
 
 
 def _quoted_part(part: str) -> str:
@@ -77,6 +83,16 @@ def in_types(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
     pairs = zip(batch.columns, columns, strict=True)
     arrays = [conform(column, field.type) for column, field in pairs]
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
+
+
+def count_functions(df: DataFrame) -> int:
+    """Returns how many functions over Arrow batches a DataFrame is made by."""
+    if is_classic(df.sparkSession):
+        plan = df._jdf.queryExecution().analyzed().toString()
+    else:
+        explain_string: Any = vars(type(df))["_explain_string"]
+        plan = explain_string(df, extended=True)
+    return str(plan).count("MapInArrow")
 
 
 SPARK_TYPE = b"sparkinfer.spark_type"

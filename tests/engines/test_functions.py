@@ -197,6 +197,21 @@ def test_a_finished_output_is_kept_and_another_function_refused(process: Run) ->
         process(functions.even)
 
 
+def test_what_a_class_keeps_of_the_rows_it_is_tried_with_is_gone_in_the_run(process: Run) -> None:
+    result, _ = process(functions.Once, chunks={"target_rows": 1000})
+    assert result.rows == ROWS
+
+
+def test_a_batch_that_an_asynchronous_function_cannot_be_given_fails_alone(
+    process: Run, tmp_path: Path
+) -> None:
+    table = pa.table({"id": range(6), "n": pa.array([1, 2, 3, 4, None, 2**53 + 1])})
+    pq.write_table(table, tmp_path / "odd.parquet")
+    fn = {"batch_size": 2}
+    _, rows = process(functions.same_later, data=str(tmp_path / "odd.parquet"), fn=fn)
+    assert [row["n"] for row in rows] == [1, 2, 3, 4, None, 2**53 + 1]
+
+
 def test_rows_that_failed_are_tried_again_with_the_rest_of_their_chunk(
     process: Run, tmp_path: Path
 ) -> None:

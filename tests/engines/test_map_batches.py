@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_so_many_workers_get_a_partition_each(numbers: Any) -> None:
     [
         (None, None, None),
         (None, 3, 3),
+        (None, np.int64(3), 3),
         (None, (1, 4), 4),
         (None, (1, 4, 2), 4),
         (ActorPoolStrategy(size=2), 3, 2),
@@ -116,6 +118,10 @@ def test_how_many_workers_are_asked_for(
         ({"batch_size": 2.5}, "batch_size=2.5: expected a number of rows"),
         ({"fn_constructor_args": [1]}, "it is a function, which has none"),
         ({"schema": "id"}, "schema='id' at its end"),
+        ({"schema": object()}, "schema is a object, expected a text such as"),
+        ({"fn_args": 3}, "fn_args=3: expected a list"),
+        ({"fn_constructor_args": "path"}, "fn_constructor_args='path': expected a list"),
+        ({"fn_kwargs": [1]}, "fn_kwargs=[1]: expected a dict"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(
@@ -124,6 +130,11 @@ def test_wrong_arguments_are_told_at_once(
     with pytest.raises(ConfigError) as refused:
         sparkinfer.map_batches(numbers, functions.shout, **options)
     assert problem in str(refused.value)
+
+
+def test_what_is_no_dataframe_of_spark_is_told() -> None:
+    with pytest.raises(ConfigError, match="df is a list, expected a Spark DataFrame"):
+        sparkinfer.map_batches([1], functions.shout)  # type: ignore[arg-type]
 
 
 def test_a_gpu_that_is_not_there_is_an_error(numbers: Any) -> None:
@@ -162,6 +173,35 @@ def test_functions_over_one_another_run_in_processes_of_their_own(numbers: Any) 
     assert not {row["process"] for row in rows} & {row["last_process"] for row in rows}
     third = sparkinfer.map_batches(second.where("id < 50"), functions.same)
     assert [row["id"] for row in rows_of(third)] == list(range(50))
+
+
+def test_a_function_over_a_cached_result_is_given_its_rows(numbers: Any) -> None:
+    drawn = sparkinfer.map_batches(numbers, functions.draws, schema="id long, drawn double").cache()
+    again = sparkinfer.map_batches(drawn, functions.same, schema="id long, drawn double")
+    assert rows_of(again) == rows_of(drawn)
+
+
+def test_a_function_over_another_is_given_the_columns_that_the_other_has(numbers: Any) -> None:
+    first = sparkinfer.map_batches(numbers, functions.tenths, schema="id int, tenth float")
+    apart = first.where("true")
+    for one in (first, apart):
+        found = sparkinfer.map_batches(one, functions.says_types, schema="kinds string")
+        assert {row.kinds for row in found.collect()} == {"id int32 tenth float32"}
+
+
+def test_functions_of_one_task_do_not_wait_for_each_others_cores(spark: Any) -> None:
+    cores = spark.sparkContext.defaultParallelism
+    # More than the pipes between the workers of a task hold.
+    df = spark.range(400).selectExpr("id", "repeat('x', 100000) as text").coalesce(1)
+    options = {"batch_size": 10, "num_cpus": cores, "schema": "id long, text string"}
+    first = sparkinfer.map_batches(df, functions.same, **options)
+    second = sparkinfer.map_batches(first.where("id >= 0"), functions.same, **options)
+    counts: list[int] = []
+    job = threading.Thread(target=lambda: counts.append(second.count()), daemon=True)
+    job.start()
+    job.join(60)
+    spark.sparkContext.cancelAllJobs()
+    assert counts == [400]
 
 
 def test_a_job_over_a_dataframe_gives_the_same_rows(numbers: Any, tmp_path: Path) -> None:

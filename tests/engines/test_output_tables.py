@@ -60,6 +60,21 @@ def test_rows_are_appended_once_and_new_ones_too(config: ScoringConfig, spark: A
     assert rows == files
 
 
+@pytest.mark.parametrize("kind", ["USING parquet PARTITIONED BY (label)", "USING orc"])
+def test_a_table_of_another_kind_takes_rows_by_the_names_of_its_columns(
+    config: ScoringConfig, spark: Any, kind: str
+) -> None:
+    run(config.replace(table={}), spark)
+    columns = spark.read.parquet(str(config.output)).dtypes
+    defined = ", ".join(f"{name} {of}" for name, of in reversed(columns))
+    spark.sql(f"CREATE TABLE results.scored ({defined}) {kind}")
+    for _ in range(2):
+        run(config, spark)
+    names = [name for name, _ in columns]
+    found = spark.read.table("results.scored").select(*names).sort("id").collect()
+    assert found == spark.read.parquet(str(config.output)).sort("id").collect()
+
+
 def test_replacing_leaves_the_rows_of_the_last_run(config: ScoringConfig, spark: Any) -> None:
     replacing = config.replace(table={"name": "results.scored", "mode": "replace"})
     run(replacing, spark, failing=[3])
@@ -112,6 +127,11 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     spark.sql("CREATE TABLE results.scored (id string, more int) USING parquet")
     with pytest.raises(OutputError, match=r"id is string, expected bigint; .*more is not in the"):
         run(config, spark)
+    spark.sql("CREATE VIEW results.seen AS SELECT * FROM results.scored")
+    with pytest.raises(OutputError, match="table 'results.seen' is a view"):
+        run(config.replace(table={"name": "results.seen"}), spark)
+    with pytest.raises(OutputError, match="table 'missing.scored': there is no schema 'missing'"):
+        run(config.replace(table={"name": "missing.scored"}), spark)
     with pytest.raises(ConfigError, match="table.name='a b': expected table, schema.table or"):
         run(config.replace(table={"name": "a b"}), spark)
     with pytest.raises(ConfigError, match="retry_errors=true with table.name"):

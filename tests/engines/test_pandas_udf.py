@@ -43,7 +43,7 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if not hasattr(RunningModel, "uncounted"):
             RunningModel.uncounted = RunningModel.score  # type: ignore[attr-defined]
 
-        def score(self: Any, inputs: Any) -> Any:
+        def score(self: Any, inputs: Any, *_: Any) -> Any:
             (marks / uuid.uuid4().hex).write_text(str(len(inputs["input_ids"])))
             return self.uncounted(inputs)
 

@@ -52,7 +52,7 @@ def replace_forward(monkeypatch: pytest.MonkeyPatch, forward: Callable[..., Any]
 
         whole = RunningModel.score
 
-        def score(self: Any, inputs: Any) -> Any:
+        def score(self: Any, inputs: Any, *_: Any) -> Any:
             return forward(whole, self, inputs)
 
         RunningModel.score = score  # type: ignore[method-assign]
@@ -119,7 +119,7 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
 
         whole = RunningModel.score
 
-        def score(self: object, inputs: object) -> object:
+        def score(self: object, inputs: object, *_: object) -> object:
             try:
                 pathlib.Path(mark).touch(exist_ok=False)
             except FileExistsError:
@@ -207,7 +207,7 @@ import pickle, sys, time
 from sparkinfer.engines.horovod.rank import Placement, run_rank
 from sparkinfer.models.running import RunningModel
 
-RunningModel.score = lambda self, inputs: time.sleep(1000)
+RunningModel.score = lambda self, *_: time.sleep(1000)
 run_rank(pickle.load(open(sys.argv[1], "rb")), Placement(0, 0, 1))
 """
 

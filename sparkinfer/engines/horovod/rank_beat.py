@@ -26,8 +26,9 @@ from sparkinfer.engines.horovod.control import (
     rank_file,
     read_state,
 )
-from sparkinfer.exceptions import DeviceError
+from sparkinfer.exceptions import DeviceError, SparkInferError
 from sparkinfer.logs import get_logger
+from sparkinfer.messages import first_line
 from sparkinfer.storage import join, read_text, replace_text
 
 logger = get_logger(__name__)
@@ -79,7 +80,9 @@ class RankBeat:
         with self._changed:
             self._closing = True
             if error is not None and not isinstance(error, RunAbortedError):
-                self._state.error = f"{type(error).__name__}: {error}"
+                is_ours = isinstance(error, SparkInferError)  # one line, which may be a long one
+                said = str(error) if is_ours else first_line(error)
+                self._state.error = f"{type(error).__name__}: {said}"
                 self._state.trace = "".join(traceback.format_exception(kind, error, trace))
                 self._state.state = FAILED
                 self._state.deadly = self._state.deadly or isinstance(error, DeviceError)

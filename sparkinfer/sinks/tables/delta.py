@@ -8,8 +8,10 @@ each append, and what another writer commits meanwhile under the same id makes o
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +19,12 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from sparkinfer.exceptions import ConfigError, JobError, OutputError
+from sparkinfer.files.delta import misread_in
 from sparkinfer.files.parquet import open_parquet
 from sparkinfer.logs import get_logger
 from sparkinfer.messages import first_line
 from sparkinfer.plan.ports import Publication
+from sparkinfer.storage import is_local_path
 
 logger = get_logger(__name__)
 
@@ -182,6 +186,12 @@ def check_table(path: str, columns: pa.Schema) -> None:
             f"delta.table={path!r}: the table gets a column {CHUNK.name!r}, and the output has "
             f"{taken!r}; leave that out with --carry-cols"
         )
+    odd = misread_in(path)
+    if odd is not None:
+        raise ConfigError(
+            f"delta.table={path!r}: the package deltalake misreads {odd!r} in a folder's name; "
+            "give another"
+        )
     try:
         wanted = Schema.from_arrow(pa.schema([*columns.remove_metadata(), CHUNK]))
         table = open_table(path)
@@ -192,6 +202,18 @@ def check_table(path: str, columns: pa.Schema) -> None:
         ) from error
     if table is not None:
         _refuse_others(path, _types(wanted), _types(table.schema()))
+    elif is_local_path(path):
+        _refuse_folder(path)
+
+
+def _refuse_folder(path: str) -> None:
+    """Raises OutputError unless a table's folder can be made."""
+    folder = Path(path.removeprefix("file://"))
+    nearest = next(one for one in (folder, *folder.parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"Delta table {path!r}: {str(nearest)!r} is no folder that can be written; name another"
+        )
 
 
 def _types(schema: Schema) -> dict[str, str]:

@@ -122,6 +122,9 @@ class VectorStore(Protocol):
             StoreAwayError: the store does not answer.
         """
 
+    def refuse_names(self, metadata: Sequence[str]) -> None:
+        """Raises ConfigError if a column's name is one that it does not keep metadata under."""
+
     def make(self, about: About) -> None:
         """Makes the collection, empty, in place of one of the same name.
 

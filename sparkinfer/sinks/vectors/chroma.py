@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from chromadb.errors import ChromaError, InternalError, NotFoundError
 
-from sparkinfer.exceptions import OutputError
+from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.messages import first_line
 from sparkinfer.sinks.vectors.base import (
     About,
@@ -29,6 +29,9 @@ ABOUT = "sparkinfer"
 
 CHUNK = "sparkinfer_chunk"
 """Name under which a vector keeps the number of its chunk."""
+
+RESERVED = ("chroma:", "#", "$")
+"""How the names of metadata do not begin: Chroma drops the first without a word."""
 
 DATABASE = "chroma.sqlite3"
 """File that is in every folder of Chroma's."""
@@ -62,6 +65,16 @@ class ChromaStore:
                 f"{self._uri} holds vectors that no run put there; name another collection"
             )
         return About.of_json(text, str(self._uri))
+
+    def refuse_names(self, metadata: Sequence[str]) -> None:
+        """Raises ConfigError for names that Chroma drops, or that are ours."""
+        for name in metadata:
+            if name in ("", CHUNK) or name.startswith(RESERVED):
+                raise ConfigError(
+                    f"vectors.metadata: {self._uri} keeps nothing under the name {name!r}; rename "
+                    f"it to another than {CHUNK!r} that is not empty and does not begin with "
+                    "chroma:, # or $, or leave it out"
+                )
 
     def make(self, about: About) -> None:
         """Makes the collection, in place of one of the same name; see `VectorStore`."""

@@ -7,7 +7,7 @@ of a run gets into the table after another run has made it anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,9 @@ from sparkinfer.sinks.vectors.uri import StoreUri
 ABOUT = "sparkinfer_vectors"
 """Table in which is kept what there is to know about others."""
 
+INCOMING = "sparkinfer_incoming"
+"""Temporary table in which rows wait within a transaction."""
+
 MOST_DIMENSIONS = 16_000
 """Of a column of pgvector. Source: its documentation."""
 
@@ -42,6 +45,9 @@ PATIENCE = {
     **{"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"},
 }
 """Options of a connection, unless the address has them: a server that is gone is noticed."""
+
+LOCK_WAIT = "30s"
+"""Time in which a lock that another session holds must be released, or it is asked again later."""
 
 
 class PgVectorStore:
@@ -58,6 +64,8 @@ class PgVectorStore:
 
     def look(self) -> About | None:
         """Returns what is kept about the table; see `VectorStore`."""
+        if self._table in (ABOUT, INCOMING):
+            raise OutputError(f"{self._uri}: that name is taken for notes; name another table")
         with self._errors(), self._connection() as connection:
             self._refuse_database(connection)
             if _exists(connection, self._name(ABOUT)):
@@ -68,6 +76,9 @@ class PgVectorStore:
                 raise OutputError(f"{self._uri} is a table that no run made; name another table")
             self._refuse_making(connection)
             return None
+
+    def refuse_names(self, metadata: Sequence[str]) -> None:
+        """Refuses none: each is a name in a document of JSON."""
 
     def make(self, about: About) -> None:
         """Makes the table, in place of one of the same name; see `VectorStore`."""
@@ -150,6 +161,7 @@ class PgVectorStore:
             options = {key: value for key, value in PATIENCE.items() if key not in given}
             self._opened = psycopg.connect(self._uri.place, **options)
         with self._opened.transaction():
+            self._opened.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_WAIT,))
             yield self._opened
 
     @contextmanager

@@ -80,6 +80,8 @@ def _postgresql(place: str, name: str) -> StoreUri:
     try:
         parts = urlsplit(place)
         port = f":{parts.port}" if parts.port else ""
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}{name}":
+            raise ValueError("a password with / or the like, which would be shown")
     except ValueError:
         raise ConfigError(
             f"vectors.store: the address of the database is none; give {_FORMS}, with %40, %2F and "
