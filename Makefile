@@ -28,9 +28,10 @@ ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_generation.py tests/engines/test_several_models.py \
 	tests/engines/test_map_batches.py \
 	tests/test_accelerators.py tests/test_readers.py
-# What meets the libraries whose oldest versions are tried.
+# What meets the libraries whose oldest versions are tried. Those of the engines stand together: after
+# others, pytest does not find their conftest again.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
-	tests/engines/test_odd_types.py tests/test_checkpoint.py tests/test_cli.py \
+	tests/engines/test_odd_types.py tests/engines/test_functions.py tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_committer.py tests/test_config.py tests/test_copying.py tests/test_csv_rows.py \
 	tests/test_footers.py tests/test_json_rows.py tests/test_layouts.py tests/test_listing.py \
 	tests/test_united_schema.py tests/test_doctor.py tests/test_examination.py tests/test_gate.py \
@@ -41,7 +42,7 @@ OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/test_state.py tests/test_tasks.py tests/test_tokens.py tests/test_validation.py \
 	tests/test_without_spark.py tests/test_embedding.py tests/test_fill_mask.py \
 	tests/test_dynamic_*.py tests/test_loading.py \
-	tests/test_function_formats.py tests/test_stages.py tests/engines/test_functions.py \
+	tests/test_function_formats.py tests/test_stages.py \
 	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
 	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
