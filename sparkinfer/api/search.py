@@ -27,6 +27,7 @@ from sparkinfer.sinks.vectors.base import (
     StoreAwayError,
     VectorStore,
     space_of,
+    unreachable,
 )
 from sparkinfer.sinks.vectors.uri import StoreUri, parse_store
 
@@ -78,25 +79,19 @@ def search_as(config: ScoringConfig, store: str, text: str, k: int) -> list[Neig
         try:
             return opened.nearest(about, vector, k)
         except StoreAwayError as error:
-            raise _away(uri, error) from error
+            raise unreachable(uri, error) from error
 
 
 def _about(uri: StoreUri, store: VectorStore) -> About:
     try:
         about = store.look()
     except StoreAwayError as error:
-        raise _away(uri, error) from error
+        raise unreachable(uri, error) from error
     if about is None:
         raise OutputError(
             f"{uri}: there is no such collection or table; name one that a run has filled"
         )
     return about
-
-
-def _away(uri: StoreUri, error: StoreAwayError) -> OutputError:
-    return OutputError(
-        f"{uri} cannot be reached ({error}); correct the address, or start the server"
-    )
 
 
 def _embedded(

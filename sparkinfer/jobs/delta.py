@@ -26,13 +26,11 @@ def check_delta(prelude: Prelude, output: Output) -> None:
             f"delta.table={path!r} needs a package that is not installed ({error}); run pip "
             "install deltalake"
         ) from error
-    try:
-        output.refuse_overlap([path])
-    except ConfigError:
+    if output.overlaps(path):
         raise ConfigError(
             f"delta.table={path!r} and output {output.path!r} are folders within one another; name "
             "another folder for one of them"
-        ) from None
+        )
     check_table(path, prelude.asked_columns.output)
 
 

@@ -108,13 +108,17 @@ class Output:
         return [*manifest.replaced, manifest.run]
 
     def refuse_overlap(self, sources: Sequence[str]) -> None:
-        """Raises ConfigError if the output is one of the inputs, contains it or lies in it."""
+        """Raises ConfigError if the output overlaps with one of the inputs."""
         for source in sources:
-            output, read = (_comparable(path) + "/" for path in (self.path, source))
-            if output.startswith(read) or read.startswith(output):
+            if self.overlaps(source):
                 raise ConfigError(
                     f"output={self.path!r} and input={source!r} overlap; name another folder"
                 )
+
+    def overlaps(self, path: str) -> bool:
+        """Returns whether the output is a file or folder, contains it or lies in it."""
+        output, other = (_comparable(one) + "/" for one in (self.path, path))
+        return output.startswith(other) or other.startswith(output)
 
     def prepare(self) -> None:
         """Creates the work folder.

@@ -15,7 +15,13 @@ from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.several import members_of
 from sparkinfer.sinks.vectors import open_store
 from sparkinfer.sinks.vectors.asked import AskedVectors, asked_vectors
-from sparkinfer.sinks.vectors.base import About, StoreAwayError, VectorStore, space_of
+from sparkinfer.sinks.vectors.base import (
+    About,
+    StoreAwayError,
+    VectorStore,
+    space_of,
+    unreachable,
+)
 from sparkinfer.sinks.vectors.delivery import Delivery, patiently
 from sparkinfer.sinks.vectors.uri import CHROMA
 
@@ -40,8 +46,12 @@ class RunVectors:
 
     def check(self) -> None:
         """Raises OutputError unless the store can be used; changes nothing."""
-        if self._asked.uri.kind == CHROMA:
-            self._refuse_overlap()
+        uri = self._asked.uri
+        if uri.kind == CHROMA and self._output.overlaps(uri.place):
+            raise ConfigError(
+                f"{uri} and output {self._output.path!r} are folders within one another; name "
+                "another folder for one of them"
+            )
         found = look(self._asked, self._store)
         if found is not None and found.run not in self._output.runs():
             self._refuse_stranger(found)
@@ -104,15 +114,6 @@ class RunVectors:
                 f"{found.output!r}; give --overwrite to replace them, or name another"
             )
 
-    def _refuse_overlap(self) -> None:
-        try:
-            self._output.refuse_overlap([self._asked.uri.place])
-        except ConfigError:
-            raise ConfigError(
-                f"{self._asked.uri} and output {self._output.path!r} are folders within one "
-                "another; name another folder for one of them"
-            ) from None
-
 
 def look(asked: AskedVectors, store: VectorStore) -> About | None:
     """Returns what is kept about a store's vectors, None if there are none; asks once.
@@ -125,9 +126,7 @@ def look(asked: AskedVectors, store: VectorStore) -> About | None:
     try:
         return store.look()
     except StoreAwayError as error:
-        raise OutputError(
-            f"{asked.uri} cannot be reached ({error}); correct the address, or start the server"
-        ) from error
+        raise unreachable(asked.uri, error) from error
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from sparkinfer.plan.ports import Publication, PublicationState, Seen
@@ -46,8 +46,8 @@ class KnownArrivals:
         raise AssertionError("nothing can be sent without the store")
 
 
-class FilesAndMore:
-    """A folder of Parquet files, each chunk of which is in stores or tables, too; see `Sink`.
+class _WithArrivals:
+    """What both sinks leave to the folder of the files, and what they ask of the arrivals.
 
     Args:
         files: the folder.
@@ -59,33 +59,49 @@ class FilesAndMore:
         self._arrivals = arrivals
         self.prepare = files.prepare
         self.look = files.look
-        self.is_true = files.is_true
         self.chunk_of = files.chunk_of
         self.remove = files.remove
         self.is_finished = files.is_finished
         self.finish = files.finish
         self.unfinish = files.unfinish
 
+    def _has_arrived(self, publication: Publication) -> bool:
+        chunk = self._chunk(publication)
+        return all(one.has_arrived(chunk, publication) for one in self._arrivals)
+
+    def _deliver(self, paths: Sequence[str], publication: Publication) -> None:
+        chunk = self._chunk(publication)
+        for one in self._arrivals:
+            one.deliver(chunk, paths, publication)
+
+    def _chunk(self, publication: Publication) -> int:
+        number = self._files.chunk_of(next(iter(publication.files)))
+        if number is None:
+            raise AssertionError("a publication is of a chunk of its run")
+        return number
+
+
+class FilesAndMore(_WithArrivals):
+    """A folder of Parquet files, each chunk of which is in stores or tables, too; see `Sink`."""
+
     def state(self, publication: Publication, seen: Seen) -> PublicationState:
         """Returns how far a publication has come: what is to be sent again must be as it was."""
         state = self._files.state(publication, seen)
         if state != "published" or self._has_arrived(publication):
             return state
-        return "staged" if self._files.is_true(publication) else "missing"
+        return "staged" if self.is_true(publication) else "missing"
+
+    def is_true(self, publication: Publication) -> bool:
+        """Returns whether the published files are those that were made."""
+        return self._files.is_true(publication)
 
     def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
         """Moves the files to where readers look, then sends what is in them."""
         self._files.publish(publication, instead_of)
-        paths = [self._files.path_of(name) for name in publication.files]
-        for one in self._arrivals:
-            one.deliver(_chunk(self._files, publication), paths, publication)
-
-    def _has_arrived(self, publication: Publication) -> bool:
-        chunk = _chunk(self._files, publication)
-        return all(one.has_arrived(chunk, publication) for one in self._arrivals)
+        self._deliver([self._files.path_of(name) for name in publication.files], publication)
 
 
-class NoFiles:
+class NoFiles(_WithArrivals):
     """Stores and tables in place of files that readers see; see `Sink`.
 
     A chunk's files are sent from where they are staged, and are gone with that.
@@ -97,20 +113,12 @@ class NoFiles:
     """
 
     def __init__(self, files: ParquetFolder, output: str, arrivals: Sequence[Arrivals]) -> None:
-        self._files = files
+        super().__init__(files, arrivals)
         self._work = join(output, WORK_FOLDER)
-        self._arrivals = arrivals
-        self.prepare = files.prepare
-        self.look = files.look
-        self.chunk_of = files.chunk_of
-        self.is_finished = files.is_finished
-        self.finish = files.finish
-        self.unfinish = files.unfinish
 
     def state(self, publication: Publication, seen: Seen) -> PublicationState:
         """Returns how far a publication has come: it is shown once it has arrived."""
-        chunk = _chunk(self._files, publication)
-        if all(one.has_arrived(chunk, publication) for one in self._arrivals):
+        if self._has_arrived(publication):
             return "published"
         return self._files.state(publication, seen)
 
@@ -120,17 +128,5 @@ class NoFiles:
 
     def publish(self, publication: Publication, instead_of: Collection[str]) -> None:
         """Sends what is in the staged files."""
-        paths = [join(self._work, source) for source in publication.sources.values()]
-        for one in self._arrivals:
-            one.deliver(_chunk(self._files, publication), paths, publication)
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Removes what readers see, of an earlier run that had files."""
-        self._files.remove(names)
-
-
-def _chunk(files: ParquetFolder, publication: Publication) -> int:
-    number = files.chunk_of(next(iter(publication.files)))
-    if number is None:
-        raise AssertionError("a publication is of a chunk of its run")
-    return number
+        sources = publication.sources.values()
+        self._deliver([join(self._work, source) for source in sources], publication)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparkinfer.exceptions import OutputError, SparkInferError
+from sparkinfer.sinks.vectors.uri import StoreUri
 
 SPACE = (
     "model_fingerprint",
@@ -22,6 +23,13 @@ SPACE = (
 
 class StoreAwayError(Exception):
     """A store does not answer, or broke off; it may be asked again."""
+
+
+def unreachable(uri: StoreUri, error: StoreAwayError) -> OutputError:
+    """Returns the error of a store that does not answer before anything has begun."""
+    return OutputError(
+        f"{uri} cannot be reached ({error}); correct the address, or start the server"
+    )
 
 
 class RepeatedKeyError(SparkInferError):
