@@ -14,7 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
+from sparkinfer.engines import make_source
+from sparkinfer.engines.local import LocalEngine, local_slot
 from sparkinfer.exceptions import BatcherClosedError, ConfigError, InputError
+from sparkinfer.models.scorer import Scorer
+from sparkinfer.plan.prelude import Prelude
 from tests.tiny_models import sentences
 
 ROWS = 60
@@ -145,3 +149,17 @@ def test_options_of_a_job_and_wrong_ones_are_refused(
 def test_another_task(classifier: Path) -> None:
     with sparkinfer.load(str(classifier), {"name": "feature-extraction"}) as model:
         assert model("a text")["error"] is None
+
+
+def test_a_scorer_takes_texts_one_by_one_too(
+    classifier: Path, texts: list[str | None], job: list[dict[str, Any]]
+) -> None:
+    config = sparkinfer.ScoringConfig(
+        model=str(classifier), input_col="text", engine="local", dtype="float32"
+    )
+    prelude = Prelude(config, make_source(config, None), LocalEngine(config))
+    scorer = prelude.processor.open(local_slot(prelude.workers), lambda statistics: None)
+    assert isinstance(scorer, Scorer)
+    check([one.result() for one in map(scorer.submit, texts)], job)
+    check([asyncio.run(scorer.asubmit(texts[0]))], job[:1])
+    scorer.requests.close()

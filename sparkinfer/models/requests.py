@@ -89,25 +89,7 @@ class Requests:
 
     def submit(self, item: Any) -> Future[Row]:
         """Returns what will hold the scored row of a text or a row; see a call."""
-        promised: Future[Row] = Future()
-        whole = self._batcher.submit([self._request(item)])
-
-        def keep(done: Future[list[Row]]) -> None:
-            if not promised.set_running_or_notify_cancel():
-                return
-            error = done.exception()
-            if error is not None:
-                promised.set_exception(error)
-            else:
-                promised.set_result(done.result()[0])
-
-        def cancel(done: Future[Row]) -> None:
-            if done.cancelled():
-                whole.cancel()
-
-        promised.add_done_callback(cancel)
-        whole.add_done_callback(lambda done: None if done.cancelled() else keep(done))
-        return promised
+        return self._batcher.submit(self._request(item))
 
     async def asubmit(self, item: Any) -> Row:
         """Returns the same, without keeping the event loop waiting."""

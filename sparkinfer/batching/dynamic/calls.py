@@ -154,7 +154,7 @@ class AwaitedCall(Call):
 
 
 class PromisedCall(Call):
-    """A call for which nobody waits yet.
+    """A call with one item, for which nobody waits yet.
 
     Attributes:
         future: done once the call is over; cancelled, it leaves.
@@ -164,18 +164,18 @@ class PromisedCall(Call):
 
     def __init__(self, items: list[Item], work: Work) -> None:
         super().__init__(items, work)
-        self.future: Future[list[Any]] = Future()
+        self.future: Future[Any] = Future()
 
     def keep(self) -> None:
-        """Gives the results, or why there are none, to whoever asks for them."""
+        """Gives the result, or why there is none, to whoever asks for it."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            results = self.results()
+            [result] = self.results()
         except Exception as error:
             self.future.set_exception(error)
         else:
-            self.future.set_result(results)
+            self.future.set_result(result)
 
 
 def count_down(items: Sequence[Item]) -> list[Call]:

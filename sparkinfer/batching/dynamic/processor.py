@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
 from sparkinfer.batching.dynamic.base import Batcher, is_async
@@ -97,21 +96,18 @@ class BatchProcessor(Batcher, Generic[T, U]):
         result: U = self._results([items], timeout_s)[0]
         return result
 
-    def submit(self, items: list[T]) -> Future[list[U]]:
-        """Returns what will hold the results of a list of items; cancelled, they wait no more.
+    def submit(self, item: T) -> Future[U]:
+        """Returns what will hold the result of an item; cancelled, it waits no more.
 
         Raises:
-            CallError: they are not taken; see `sparkinfer.exceptions`.
+            CallError: it is not taken; see `sparkinfer.exceptions`.
         """
-        call = PromisedCall(self._items(items), self._work)
-        if not items:
-            call.keep()
-            return call.future
+        call = PromisedCall(self._items([item]), self._work)
         self._room.enter(call)
         call.future.add_done_callback(partial(self._let_go, call))
         return call.future
 
-    def _let_go(self, call: Call, future: Future[list[U]]) -> None:
+    def _let_go(self, call: Call, future: Future[U]) -> None:
         if future.cancelled():
             self._room.leave(call)
 
@@ -145,12 +141,7 @@ class BatchProcessor(Batcher, Generic[T, U]):
     def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _results(self, contents: list[Any], timeout_s: float | None) -> list[Any]:

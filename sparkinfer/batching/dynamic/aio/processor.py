@@ -6,7 +6,6 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, TypeVar, get_origin, overload
 
 from sparkinfer.batching.dynamic.aio.batch_item import AsyncBatchItem, pass_through
@@ -146,12 +145,7 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
     async def __aenter__(self: Self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     async def _results(self, contents: list[Any]) -> list[Any]:
