@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +11,7 @@ import torch
 import sparkinfer
 from sparkinfer.engines.horovod.launchers import has_horovod
 from sparkinfer.exceptions import ConfigError, ResumeError
+from tests.batch_process_calls import RANKS, STEPS, call, check_whole
 from tests.made_up_processor import Journal, Numbers, Quiet, Recorder, handed_in
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
-ROWS, RANKS, STEPS = 47, 3, 4
 
 ENGINES = [
     "spark",
@@ -32,36 +29,9 @@ ENGINES = [
 ]
 
 
-def call(tmp_path: Path, engine: str, at: dict[str, str], **options: Any) -> Any:
-    given = {
-        "rows": ROWS,
-        "batch_size": 4,
-        "num_workers": RANKS,
-        "checkpoint_interval": 2,
-        "output": str(tmp_path / "out"),
-        "journal": str(tmp_path / "journal"),
-        "engine": engine,
-        "at": at,
-        **options,
-    }
-    command = [sys.executable, "-m", "tests.batch_process_driver", json.dumps(given)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-
-
-def check_whole(tmp_path: Path) -> None:
-    output = str(tmp_path / "out")
-    assert handed_in(output) == list(range(ROWS))
-    run = sparkinfer.read_batch_run(output)
-    assert run.finished
-    assert run.steps == (STEPS,) * RANKS
-    validation = [one.metrics for one in run.metrics if one.group == "validation"]
-    assert validation == [{"mean": 23.0, "count": ROWS, "distinct": ROWS}]
-    assert sum(one.metrics["rows"] for one in run.metrics if one.group == "progress") == ROWS
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_ranks_start_again_when_one_is_killed(tmp_path: Path, engine: str) -> None:
-    done = call(tmp_path, engine, {"batch:1:3": "kill"})
+    done = call(tmp_path, {"batch:1:3": "kill"}, timeout_s=240, engine=engine)
     assert done.returncode == 0, done.stderr
     check_whole(tmp_path)
     journal = Journal(tmp_path / "journal")
@@ -73,15 +43,21 @@ def test_ranks_start_again_when_one_is_killed(tmp_path: Path, engine: str) -> No
 def test_the_same_call_goes_on_after_a_kill_of_the_driver_and_after_a_pause(
     tmp_path: Path, engine: str
 ) -> None:
-    killed = call(tmp_path, engine, {"batch:2:1": "kill driver"})
+    killed = call(tmp_path, {"batch:2:1": "kill driver"}, timeout_s=240, engine=engine)
     assert killed.returncode == -9
-    paused = call(tmp_path, engine, {"batch:1:2": "stop driver"}, checkpoint_interval=100)
+    paused = call(
+        tmp_path,
+        {"batch:1:2": "stop driver"},
+        timeout_s=240,
+        engine=engine,
+        checkpoint_interval=100,
+    )
     assert paused.returncode == 1, paused.stderr
     assert "run the same call to go on" in paused.stderr
     steps = sparkinfer.read_batch_run(str(tmp_path / "out")).steps
     assert 0 < min(steps) < STEPS
     before = [len(Journal(tmp_path / "journal").batches(rank)) for rank in range(RANKS)]
-    done = call(tmp_path, engine, {})
+    done = call(tmp_path, {}, timeout_s=240, engine=engine)
     assert done.returncode == 0, done.stderr
     check_whole(tmp_path)
     after = [Journal(tmp_path / "journal").batches(rank) for rank in range(RANKS)]
