@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -78,12 +80,18 @@ def _functions(value: Any) -> Any:
     raise ValueError("a function, a class, `package.module:name` of one, or a list of those")
 
 
-def _batch_size(value: Any) -> Any:
-    """Returns a number of rows, or what stands for one."""
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if value in (None, "default", "auto") or is_number:
+def read_batch_size(value: Any) -> Any:
+    """Returns a number of rows, or what stands for one.
+
+    Raises:
+        ValueError: it is neither; says what was expected.
+    """
+    if value in (None, "default", "auto"):
         return value
-    raise ValueError("a number of rows from 1, null, 'default' or 'auto'")
+    with contextlib.suppress(TypeError):  # no whole number, of Python's or numpy's
+        if not isinstance(value, bool) and operator.index(value) > 0:
+            return operator.index(value)
+    raise ValueError("a number of rows from 1, None, 'default' or 'auto'")
 
 
 @dataclass(frozen=True, init=False)
@@ -100,7 +108,7 @@ class FunctionConfig(Options):
     rows."""
     input_cols: tuple[str, ...] = ()
     """Columns that it is given; none: all of the input."""
-    batch_size: int | str | None = field(default=None, metadata=read_by(_batch_size))
+    batch_size: int | str | None = field(default=None, metadata=read_by(read_batch_size))
     """Rows of a batch; null: as many as a worker has at hand, up to 128 MiB; default: 1024; auto:
     the same, up to 16 MiB."""
     batch_format: Literal["default", "numpy", "pandas", "pyarrow"] = "default"

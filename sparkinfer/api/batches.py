@@ -106,6 +106,7 @@ def map_batches(
         JobError: the function failed over the first rows. Later failures end the Spark job.
     """
     from sparkinfer.engines.spark_batches import Stages, stages_of
+    from sparkinfer.spark.accelerators import cores_per_task
 
     _check_given(df, fn_args, fn_kwargs, fn_constructor_args, fn_constructor_kwargs, schema)
     function = UserFunction.of(
@@ -122,7 +123,8 @@ def map_batches(
     )
     before = stages_of(df)
     if before is None:
-        stages = Stages(df, FunctionScoring((function,), keeps_failed=False))
+        workers = Workers("cpu", 1, cores_per_task(df.sparkSession))
+        stages = Stages(df, FunctionScoring((function,), keeps_failed=False), workers)
     else:
         stages = before.then(function)
     stages = _with_workers(stages, workers_of(compute, concurrency), num_cpus, num_gpus)
@@ -202,7 +204,7 @@ def _with_workers(
     spark = stages.df.sparkSession
     if num_gpus:
         found = count_accelerators(spark, "cuda", workers)
-        on_gpus = Workers("cuda", found.count)
+        on_gpus = Workers("cuda", found.count, found.cores_per_task)
         stages = replace(stages, workers=on_gpus, partitions=found.count)
     elif workers is not None:
         stages = replace(stages, partitions=workers)

@@ -31,9 +31,6 @@ STAGES = "_sparkinfer_stages"
 """Attribute of a DataFrame that functions process: what it is made of, for one more of them."""
 
 
-ON_CPU = Workers("cpu", 1)
-
-
 @dataclass(frozen=True)
 class Stages:
     """Functions over a DataFrame, one after the other.
@@ -48,7 +45,7 @@ class Stages:
 
     df: DataFrame
     scoring: FunctionScoring
-    workers: Workers = ON_CPU
+    workers: Workers
     partitions: int | None = None
     profile: Any = None
 

@@ -19,6 +19,7 @@ from sparkinfer.functions.formats import UnfitBatchError
 from sparkinfer.functions.pipeline import OpenFunctions
 from sparkinfer.functions.stages import FailedRows, Item
 from sparkinfer.functions.user_function import Arguments, UserFunction
+from sparkinfer.models.any_pipeline import PipelineVerdict
 from sparkinfer.models.ddl import columns_as_ddl, parse_columns
 from sparkinfer.rows.processor import Report, RowsOfInput
 from sparkinfer.workers import resident
@@ -37,34 +38,14 @@ ERROR = pa.field("error", pa.string())
 
 
 @dataclass(frozen=True)
-class FunctionVerdict:
-    """What the trial of functions found.
+class FunctionVerdict(PipelineVerdict):
+    """What the trial of functions found; see `PipelineVerdict`.
 
     Attributes:
-        accepted: what every worker calls.
-        device: kind of device it was tried on, `cpu` or `cuda`.
-        schema: the columns of the results, as DDL.
         one_to_one: whether each row gave one row.
-        rejected: nothing: there is no other way to call them.
-        unpadded: nothing: they are given rows as they come.
     """
 
-    accepted: str
-    device: str
-    schema: str
-    one_to_one: bool
-    rejected: tuple[tuple[str, str], ...] = ()
-    unpadded: str = ""
-
-    @property
-    def details(self) -> str:
-        """What to know of it, as a phrase."""
-        return f"columns {self.schema}"
-
-    @property
-    def found(self) -> str:
-        """All that was found."""
-        return f"{self.accepted} on {self.device}, {self.details}"
+    one_to_one: bool = True
 
 
 @dataclass(frozen=True)
@@ -196,7 +177,7 @@ class FunctionScoring:
             accepted,
             slot.device.partition(":")[0],
             columns_as_ddl(columns),
-            pipeline.is_one_to_one,
+            one_to_one=pipeline.is_one_to_one,
         )
 
     def decided(self, found: FunctionVerdict) -> FunctionScoring:

@@ -15,12 +15,12 @@ from types import CodeType
 from typing import Any
 
 import cloudpickle
-import numpy as np
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.functions.formats import BATCH_FORMATS, as_rows, in_format
 from sparkinfer.messages import first_line, shown
+from sparkinfer.option_groups import read_batch_size
 from sparkinfer.user_code import load_named
 
 EXAMPLE = "my_functions:Predictor"
@@ -293,11 +293,10 @@ def _check_takes(problem: str, fn: Any, *args: Any, **kwargs: Any) -> None:
 
 def _check_options(options: Mapping[str, Any]) -> None:
     size = options.get("batch_size")
-    is_number = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    if not (size in (None, "default", "auto") or (is_number and int(size) > 0)):
-        raise ConfigError(
-            f"batch_size={shown(size)}: expected a number of rows from 1, None, 'default' or 'auto'"
-        )
+    try:
+        read_batch_size(size)
+    except ValueError as error:
+        raise ConfigError(f"batch_size={shown(size)}: expected {error}") from None
     batch_format = options.get("batch_format", "default")
     if batch_format not in BATCH_FORMATS:
         raise ConfigError(

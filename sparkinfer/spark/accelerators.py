@@ -92,7 +92,7 @@ def count_accelerators(
         EngineUnavailableError: `device="cuda"` and there is no GPU, or no executor registers.
     """
     refuse_gpu_tasks_in_local_mode(spark.conf.get("spark.master", None), _gpus_per_task(spark))
-    cores = int(spark.conf.get(CORES_PER_TASK, None) or 1)
+    cores = cores_per_task(spark)
     unknown = why_slots_are_unknown(spark)
     if unknown is not None and num_workers is None:
         raise ConfigError(f"{unknown}; give num_workers, the model replicas to run in parallel")
@@ -124,6 +124,11 @@ def task_device(kind: str) -> AbstractContextManager[str]:
             no fallback from a requested GPU to the CPU.
     """
     return worker_device(kind, None if kind == "cpu" else assigned_gpu(), 0)
+
+
+def cores_per_task(spark: SparkSession) -> int:
+    """Returns the CPU cores that Spark gives to each task."""
+    return int(spark.conf.get(CORES_PER_TASK, None) or 1)
 
 
 @contextmanager

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sparkinfer.exceptions import ConfigError
-
 POLL_S = 0.05
 
 
@@ -79,9 +77,3 @@ class HostSlots:
             names.update(socket.gethostbyname_ex(socket.gethostname())[2])
         known = [self.cores[name] for name in names if name in self.cores]
         return known[0] if known else min(self.cores.values(), default=os.cpu_count() or 1)
-
-
-def check_cpus(num_cpus: float | None) -> None:
-    """Raises ConfigError for a number of cores that is none."""
-    if num_cpus is not None and not num_cpus > 0:
-        raise ConfigError(f"num_cpus={num_cpus!r}: expected a number of cores above 0")

@@ -26,7 +26,7 @@ from sparkinfer.engines.horovod.prepare import (
 )
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.spark.accelerators import CORES_PER_TASK, GPUS_PER_TASK
+from sparkinfer.spark.accelerators import GPUS_PER_TASK, cores_per_task
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.spark.worker_end import end_worker
@@ -182,6 +182,6 @@ def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
         return df.collect()
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
-    cores = int(spark.conf.get(CORES_PER_TASK, None) or 1)
+    cores = cores_per_task(spark)
     profile = ResourceProfileBuilder().require(TaskResourceRequests().cpus(cores)).build
     return list(df.rdd.withResources(profile).collect())
