@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -63,7 +64,7 @@ def memory_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the configuration of a Llama of 13 billion numbers, and headers alone."""
+    """A folder with the configuration of a Llama of 13 billion numbers, none of them written."""
     folder = tmp_path_factory.mktemp("models") / "large"
     folder.mkdir()
     width, inner, layers = 5120, 13824, 40
@@ -83,13 +84,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_headers(file: Path, shapes: dict[str, tuple[int, int]]) -> None:
-    """Writes a file of weights in half precision that are not there."""
+    """Writes a file of weights in half precision that are a hole in it."""
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + 2 * shape[0] * shape[1]
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
     content = json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(content)) + content)
+    os.truncate(file, 8 + len(content) + end)
 
 
 def generating(**more: Any) -> ModelOptions:

@@ -67,11 +67,12 @@ def test_the_death_of_a_process_ends_the_run_which_then_goes_on(
         chunks={"target_rows": 30},
     )
     score, scored = ProcessesRuntime.score, []
+    others = set(psutil.Process().children())
 
     def deadly(self: ProcessesRuntime, tensors: Any, moved: Any) -> pa.RecordBatch:
         scored.append(len(tensors["input_ids"]))
         if len(scored) == 3:
-            second = psutil.Process().children()[-1]
+            second = max(set(psutil.Process().children()) - others, key=psutil.Process.create_time)
             second.kill()
         return score(self, tensors, moved)
 
@@ -83,4 +84,4 @@ def test_the_death_of_a_process_ends_the_run_which_then_goes_on(
     assert (result.rows, result.error_rows) == (90, 0)
     frame = pads.dataset(config.output, format="parquet").to_table().sort_by("id")
     assert frame["prediction"].to_pylist() == [one for one, _ in reference(classifier, texts)]
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
