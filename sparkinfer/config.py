@@ -105,9 +105,9 @@ class ScoringConfig(ModelSection):
 
     engine: str = "pandas_udf"
     """What moves the rows: Spark (`pandas_udf`), ranks that read what Spark prepared (`horovod`),
-    or one process without Spark (`local`)."""
+    or processes of one machine, without Spark (`local`)."""
     num_workers: int | None = field(default=None, metadata=at_least(1))
-    """Model replicas; None: one per GPU, else one per CPU slot."""
+    """Model replicas; None: one per GPU, else one per CPU slot (`local`: one)."""
     master: str | None = None
     """Spark master to start a session on; None: as the environment specifies."""
     spark_conf: dict[str, str] = field(default_factory=dict, metadata=NOT_SHOWN)

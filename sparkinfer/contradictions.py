@@ -211,12 +211,11 @@ def _refuse_spark_options(config: ScoringConfig) -> None:
     given = {
         f"master={config.master!r}": config.master is not None,
         f"spark_conf with {shown(list(config.spark_conf))}": bool(config.spark_conf),
-        f"num_workers={config.num_workers!r}": (config.num_workers or 1) > 1,
     }
     for what, is_given in given.items():
         if is_given:
             raise ConfigError(
-                f"{what} with engine='local': that engine is one process without Spark; drop the "
+                f"{what} with engine='local': that engine works without Spark; drop the "
                 "option or use engine='pandas_udf'"
             )
     if config.input_format in ("table", "query"):

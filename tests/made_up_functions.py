@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,16 @@ class Once:
         ids = [one for one in batch["id"].tolist() if one not in self._seen]
         self._seen.update(ids)
         return {"id": ids}
+
+
+class MarksItself:
+    """Says which of its instances, in whatever process, it is."""
+
+    def __init__(self) -> None:
+        self._mark = uuid.uuid4().hex
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {"id": batch["id"], "instance": [self._mark] * len(batch["id"])}
 
 
 async def same_later(batch: Batch) -> Batch:

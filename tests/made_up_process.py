@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -40,7 +39,8 @@ def _scored(asked: int, rank: int) -> Answer:
     return Answer(made if rank == 0 else None, said)
 
 
-def main(connection: Connection) -> None:
+def serve(descriptor: int) -> None:
+    connection = Connection(descriptor)
     job: Job = pickle.loads(connection.recv_bytes())
     if job.options.prefix == BROKEN:
         error = ConfigError("it is broken")
@@ -50,7 +50,3 @@ def main(connection: Connection) -> None:
         _, arrays = pickle.loads(connection.recv_bytes())
         asked = int(arrays["input_ids"][0, 0])
         connection.send_bytes(pickle.dumps(_scored(asked, job.rank)))
-
-
-if __name__ == "__main__":
-    main(Connection(int(sys.argv[1])))

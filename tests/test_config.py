@@ -47,7 +47,6 @@ def test_a_bad_option_is_named_with_its_value_and_what_was_expected(
     ("options", "part"),
     [
         ({"engine": "local", "master": "local[2]"}, "master='local[2]' with engine='local'"),
-        ({"engine": "local", "num_workers": 2}, "num_workers=2 with engine='local'"),
         ({"engine": "local", "input_format": "table"}, "input_format='table'"),
         ({"device": "cpu", "dtype": "float16"}, "dtype='float16' with device='cpu'"),
         ({"acceleration": "none", "deepspeed": {"kernel_inject": True}}, "kernel_inject=true"),

@@ -15,7 +15,8 @@ import pytest
 
 import sparkinfer
 from sparkinfer.engines import make_source
-from sparkinfer.engines.local import LocalEngine, local_slot
+from sparkinfer.engines.local import here
+from sparkinfer.engines.this_process import slot_of
 from sparkinfer.exceptions import BatcherClosedError, ConfigError, InputError
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.plan.prelude import Prelude
@@ -157,8 +158,8 @@ def test_a_scorer_takes_texts_one_by_one_too(
     config = sparkinfer.ScoringConfig(
         model=str(classifier), input_col="text", engine="local", dtype="float32"
     )
-    prelude = Prelude(config, make_source(config, None), LocalEngine(config))
-    scorer = prelude.processor.open(local_slot(prelude.workers), lambda statistics: None)
+    prelude = Prelude(config, make_source(config, None), here(config))
+    scorer = prelude.processor.open(slot_of(prelude.workers), lambda statistics: None)
     assert isinstance(scorer, Scorer)
     check([one.result() for one in map(scorer.submit, texts)], job)
     check([asyncio.run(scorer.asubmit(texts[0]))], job[:1])

@@ -27,7 +27,7 @@ WAY = Acceleration("deepspeed", "float32", processes=2)
 
 @pytest.fixture(autouse=True)
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "MODULE", "tests.made_up_process")
+    monkeypatch.setattr(processes, "HOME", "tests.made_up_process:serve")
     monkeypatch.setattr(processes, "GRACE_S", 0.5)
 
 
@@ -48,7 +48,7 @@ def children() -> set[int]:
     found = set()
     for one in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "tests.made_up_process" in one.cmdline():
+            if "tests.made_up_process" in "".join(one.cmdline()):
                 found.add(one.pid)
     return found
 
@@ -112,7 +112,7 @@ from sparkinfer.models.backends import processes
 from sparkinfer.models.checkpoint import Checkpoint
 from tests.model_options import options_of
 from tests.test_model_processes import WAY
-processes.MODULE = "tests.made_up_process"
+processes.HOME = "tests.made_up_process:serve"
 runtime = processes.ProcessesRuntime(Checkpoint(Path(sys.argv[1]), options_of(), "cpu"), WAY)
 print("started", flush=True)
 sys.stdin.read()

@@ -33,6 +33,7 @@ GATEWAY = "org.apache.spark.deploy.SparkSubmit"
 SPARK = ("--engine", "pandas_udf", "--master", "local[2]")
 RANKS = ("--engine", "horovod", "--master", "local[2]", "--set", "horovod.launcher=torch")
 LOCAL = ("--engine", "local")
+LOCAL_PROCESSES = (*LOCAL, "--num-workers", "2")
 
 
 @pytest.fixture
@@ -135,14 +136,22 @@ def signal_group_and_process(command: Command) -> None:
     command.process.send_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("send", [signal_alone, signal_group_and_process])
+@pytest.mark.parametrize(
+    ("engine", "send"),
+    [
+        (LOCAL, signal_alone),
+        (LOCAL, signal_group_and_process),
+        (LOCAL_PROCESSES, signal_group_and_process),
+    ],
+)
 def test_sigterm_to_a_local_run_is_one_line_and_the_run_resumes(
     source: Path,
     classifier: Path,
+    engine: tuple[str, ...],
     send: Callable[[Command], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with Command(source, classifier, *LOCAL) as command:
+    with Command(source, classifier, *engine) as command:
         command.wait_until(lambda: command.done() >= 2)
         send(command)
         assert command.end() == (143, "", stopped_at(command.done()))

@@ -9,7 +9,8 @@ from typing import Any
 from sparkinfer.api.functions import NOT_OF_SCORE
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines import make_source
-from sparkinfer.engines.local import LocalEngine, local_slot
+from sparkinfer.engines.local import here
+from sparkinfer.engines.this_process import slot_of
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.models.requests import BATCH_ROWS, TIMEOUT_MS, Requests, Row
 from sparkinfer.option_groups import DEFAULT_TASK
@@ -112,10 +113,10 @@ def load(
     if "input_template" not in options:
         options.setdefault("input_col", "text")
     config = ScoringConfig(model=model, task=task, engine="local", **options)
-    prelude = Prelude(config, make_source(config, None), LocalEngine(config))
+    prelude = Prelude(config, make_source(config, None), here(config))
     prelude.check()
     processor: PlannedProcessor = prelude.processor
-    scorer = processor.open(local_slot(prelude.workers), _untold)
+    scorer = processor.open(slot_of(prelude.workers), _untold)
     resident.release()  # it is the scorer's alone
     requests = Requests(
         scorer.process, processor.inputs, processor.check_types, batch_rows, timeout_ms

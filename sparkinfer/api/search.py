@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.file_input import FileInput
-from sparkinfer.engines.local import LocalEngine, local_slot
+from sparkinfer.engines.local import here
+from sparkinfer.engines.this_process import ThisProcess, slot_of
 from sparkinfer.exceptions import ConfigError, InputError, OutputError
 from sparkinfer.messages import shown
 from sparkinfer.models.processor import ModelScoring
@@ -98,12 +99,12 @@ def _embedded(
     config: ScoringConfig, text: str, about: About
 ) -> tuple[npt.NDArray[np.float32], Mapping[str, Any]]:
     """Returns a text's vector, float32 (dimension,), and the settings of what made it."""
-    engine = LocalEngine(config)
+    engine = here(config)
     try:
         prelude = _prelude(config, engine)
         _refuse_other_files(about, prelude)
         processor = prelude.processor
-        scoring = processor.open(local_slot(prelude.workers), lambda statistics: None)
+        scoring = processor.open(slot_of(prelude.workers), lambda statistics: None)
         rows = pa.RecordBatch.from_arrays([pa.array([text], pa.string())], [TEXT])
         scored = pa.Table.from_batches(scoring.process([rows]))
     finally:
@@ -114,7 +115,7 @@ def _embedded(
     return np.array(vector, np.float32), space_of(processor.settings())
 
 
-def _prelude(config: ScoringConfig, engine: LocalEngine) -> Prelude:
+def _prelude(config: ScoringConfig, engine: ThisProcess) -> Prelude:
     """Returns the steps before a text is embedded, with the prompt for what is looked for."""
     prelude = Prelude(config, FileInput(config), engine)
     prelude.check()

@@ -1,152 +1,109 @@
-"""The `local` engine: one process, no Spark. The reference engine, and a way to try out a model."""
+"""The `local` engine: this machine without Spark, by this process or by several that it starts."""
 
 from __future__ import annotations
 
 import socket
-import sys
-import time
-import uuid
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from functools import cached_property
 from typing import TypeVar
 
 from sparkinfer.config import ScoringConfig
-from sparkinfer.engines.deaths import Deaths
-from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
+from sparkinfer.engines.local_processes import LocalProcesses
+from sparkinfer.engines.this_process import ThisProcess
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.plan.plan import Plan, Workers
-from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
-from sparkinfer.plan.progress import SCORE, Progress
-from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
-from sparkinfer.rows.writing import ScoredWriter
-from sparkinfer.storage import make_folder
-from sparkinfer.workers import resident
-from sparkinfer.workers.channel import WorkerReport
+from sparkinfer.plan.ports import ChunkLedger, ChunkTask
+from sparkinfer.plan.progress import Progress
 from sparkinfer.workers.slot import WorkerSlot
-from sparkinfer.workers.statistics import ScoringStatistics
-from sparkinfer.workers.steps import watched_from_beside
-from sparkinfer.workers.watchdog import StallReport, stacks
 
 T = TypeVar("T")
 
-COMMITS_AT_ONCE = 2
-"""Chunks that are committed while the next one is scored: on an object store a commit takes a few
-round trips."""
-
 
 class LocalEngine:
-    """Scores in this process; see `Engine`.
+    """Scores on this machine; see `Engine`.
 
     Args:
-        config: says where the model runs.
+        config: which device, and how many replicas.
     """
 
     def __init__(self, config: ScoringConfig) -> None:
-        self._device = config.device
-        self._gpus_each = config.parallel.tensor
-        self._step_timeout_s = config.step_timeout_s
+        self._config = config
 
     def __str__(self) -> str:
-        return "local: one process without Spark"
+        count = self.workers().count
+        return f"local: {'one process' if count == 1 else f'{count} processes'} without Spark"
 
     def workers(self) -> Workers:
-        """Returns one replica on this machine's GPU, else on its CPU."""
-        import torch
+        """Returns one replica per GPU of this machine, else one on its CPU; see `Engine`.
 
-        if self._device == "cuda" and not torch.cuda.is_available():
-            raise EngineUnavailableError(
-                f"device='cuda': {socket.gethostname()} has no GPU that torch can use; use "
-                "--device cpu, or check the driver and the torch build"
-            )
-        kind = "cuda" if self._device != "cpu" and torch.cuda.is_available() else "cpu"
-        found, wanted = torch.cuda.device_count(), self._gpus_each
-        if kind == "cuda" and found < wanted:
-            raise ConfigError(
-                f"parallel.tensor={wanted}: {socket.gethostname()} has {found} GPU(s); lower it, "
-                "or use --device cpu"
-            )
-        return Workers(kind, 1, torch.get_num_threads(), wanted)
+        Raises:
+            ConfigError: more of them are asked for than there are GPUs for.
+        """
+        return self._engine.workers()
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
-        """Calls a function here and returns its result: this process is the only worker.
-
-        A step that hangs is only reported on stderr; see `score`.
-        """
-        slot = local_slot(self.workers())
-        with watched_from_beside("the model's trial", self._step_timeout_s, _tell_hang):
-            return act(slot)
-
-    def close(self) -> None:
-        """Releases the model that this process kept."""
-        resident.release()
+        """Calls a function in a process that scores later and returns its result; see `Engine`."""
+        return self._engine.on_one_worker(act, warm_up)
 
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:
-        """Scores one chunk after the other; see `Engine`.
-
-        A processor that hangs is only reported on stderr: nothing would restart this process.
-        """
-        progress.enter(SCORE)
-        slot = local_slot(plan.workers)
-        reporter = _Reporter(progress, f"{slot.device} on {socket.gethostname()}")
-        watch = Watch(plan.stall_timeout_s, _tell_stall, plan.step_timeout_s)
-        commits: deque[Future[None]] = deque()
-        deaths, launch = Deaths(plan.notes), uuid.uuid4().hex
-        with (
-            ThreadPoolExecutor(COMMITS_AT_ONCE, thread_name_prefix="sparkinfer-commit") as pool,
-            ScoringLoop(plan.processor, slot, reporter, watch) as loop,
-        ):
-            for task in tasks:
-                with loop.at(
-                    f"chunk {task.chunk.number}", deaths.attempt(task.chunk.number, launch)
-                ):
-                    scored = _score_chunk(loop, plan, task)
-                commits.append(pool.submit(ledger.commit, scored))
-                while len(commits) > COMMITS_AT_ONCE or (commits and commits[0].done()):
-                    commits.popleft().result()
-            for commit in commits:
-                commit.result()
-
-
-def _score_chunk(loop: ScoringLoop, plan: Plan, task: ChunkTask) -> ScoredChunk:
-    started = time.perf_counter()
-    make_folder(task.staging)
-    writer = ScoredWriter(task.staging, plan.columns, plan.measure)
-    name = f"{uuid.uuid4().hex}.parquet"
-    file = loop.write(name, writer, plan.reader.read(task.chunk.pieces))
-    return ScoredChunk(task.chunk, task.staging, (file,), time.perf_counter() - started)
-
-
-def local_slot(workers: Workers) -> WorkerSlot:
-    """Returns what this process scores with."""
-    if workers.device_type == "cpu":
-        return WorkerSlot("cpu", workers.cores)
-    device, *others = (f"cuda:{index}" for index in range(workers.gpus_each))
-    return WorkerSlot(device, workers.cores, others=tuple(others))
-
-
-class _Reporter:
-    """Updates the progress directly: the worker is in the driver's process."""
-
-    def __init__(self, progress: Progress, device: str) -> None:
-        self._progress = progress
-        self._device = device
-
-    def send(self, statistics: ScoringStatistics) -> None:
-        self._progress.update(WorkerReport("worker 0", 0, self._device, replace(statistics)))
-
-    def finish(self, statistics: ScoringStatistics) -> None:
-        self.send(statistics)
+        """Scores chunks here or in the processes; see `Engine`."""
+        self._engine.score(plan, tasks, ledger, progress)
 
     def close(self) -> None:
-        pass
+        """Releases the model that this process kept, and ends the others."""
+        self._engine.close()
+
+    @cached_property
+    def _engine(self) -> ThisProcess | LocalProcesses:
+        workers, timeout_s = count_replicas(self._config), self._config.step_timeout_s
+        if workers.count == 1:
+            return ThisProcess(workers, timeout_s)
+        return LocalProcesses(workers, timeout_s)
 
 
-def _tell_hang(error: JobError) -> None:
-    _tell_stall(StallReport(error.message, stacks()))
+def here(config: ScoringConfig) -> ThisProcess:
+    """Returns an engine that scores in this process, whatever the machine has.
+
+    Raises:
+        ConfigError: a replica takes more GPUs than there are.
+    """
+    return ThisProcess(count_replicas(config, most=1), config.step_timeout_s)
 
 
-def _tell_stall(report: StallReport) -> None:
-    print(report, file=sys.stderr, flush=True)
+def count_replicas(config: ScoringConfig, most: int | None = None) -> Workers:
+    """Returns the replicas on this machine: one per GPU, or per `parallel.tensor` of them.
+
+    Args:
+        config: which device, and how many replicas; on the CPU one if it does not say.
+        most: in place of `num_workers`.
+
+    Raises:
+        EngineUnavailableError: `device="cuda"` and there is no GPU.
+        ConfigError: there are fewer GPUs than are asked for.
+    """
+    import torch
+
+    host, each, wanted = socket.gethostname(), config.parallel.tensor, most or config.num_workers
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise EngineUnavailableError(
+            f"device='cuda': {host} has no GPU that torch can use; use --device cpu, or check the "
+            "driver and the torch build"
+        )
+    if config.device == "cpu" or not torch.cuda.is_available():
+        count = wanted or 1
+        return Workers("cpu", count, max(1, torch.get_num_threads() // count), each)
+    found = torch.cuda.device_count()
+    if each > found:
+        raise ConfigError(
+            f"parallel.tensor={each}: {host} has {found} GPU(s); lower it, or use --device cpu"
+        )
+    count = wanted or found // each
+    if count * each > found:
+        taken = f", {each} of which a copy of the model takes" if each > 1 else ""
+        raise ConfigError(
+            f"num_workers={count} with engine='local': {host} has {found} GPU(s){taken}; use "
+            f"num_workers={found // each} or fewer, or leave it out"
+        )
+    return Workers("cuda", count, max(1, torch.get_num_threads() // count), each)

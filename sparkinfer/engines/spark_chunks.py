@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import time
 from collections.abc import Iterable, Iterator
@@ -29,10 +28,6 @@ from sparkinfer.workers.suspects import Attempt
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-LEAST_ROWS = {"cpu": 128, "cuda": 4096}
-"""Worth a task of their own: its start and first window cost as much as about a second of rows."""
-
 
 TALLY_POOL = "sparkinfer-tally"
 """Where Spark shares fairly, what is scored is counted before the chunks that wait for slots."""
@@ -123,8 +118,7 @@ class SparkChunks:
 
     def spread(self, rows: int) -> int:
         """Returns the number of Spark tasks in which this many rows are scored."""
-        workers = self._plan.workers
-        return max(1, min(workers.count, math.ceil(rows / LEAST_ROWS[workers.device_type])))
+        return self._plan.workers.spread(rows)
 
     def _tallied(self, task: ChunkTask, attempt: str) -> list[WrittenFile]:
         """Returns what Spark has committed to an attempt's folder, counted by Spark tasks.

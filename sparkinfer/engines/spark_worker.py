@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
 import socket
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from sparkinfer.workers import resident, worker_reuse
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.suspects import Attempt
+from sparkinfer.workers.threads import limit_threads
 
 resident.on_change(worker_reuse.settle_or_unsettle)
 
@@ -128,20 +127,3 @@ def read_result(outcome: bytes) -> Any:
     if isinstance(result, SparkInferError):
         raise result
     return result
-
-
-def limit_threads(cores: int, uses_torch: bool = True) -> None:
-    """Gives torch and the tokenizer as many threads as the worker has cores.
-
-    Args:
-        cores: of the worker.
-        uses_torch: whether it will need torch; if that is not known, it is not imported for this.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
-    if not uses_torch and "torch" not in sys.modules:
-        os.environ["OMP_NUM_THREADS"] = str(cores)
-        return
-    import torch
-
-    torch.set_num_threads(cores)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 from sparkinfer.exceptions import JobError, SparkInferError
 from sparkinfer.functions.columns import fit
 from sparkinfer.functions.stages import FunctionStage, Item, StageStatistics
 from sparkinfer.functions.user_function import UserFunction
+from sparkinfer.workers.child import end_with_parent, start_child
 from sparkinfer.workers.devices import as_visible
 from sparkinfer.workers.lookahead import LookAhead
 from sparkinfer.workers.slot import WorkerSlot
@@ -27,7 +25,7 @@ from sparkinfer.workers.watchdog import Activity
 _READY, _ITEM, _AT, _END, _ERROR = "ready", "item", "at", "end", "error"
 """Kinds of messages, each a pair of its kind and what it carries."""
 
-_START = "from sparkinfer.functions.child_stage import serve; serve({})"
+_HOME = "sparkinfer.functions.child_stage:serve"
 
 
 class ChildStage:
@@ -131,16 +129,10 @@ class _Child:
 
     def __init__(self, name: str, slot: WorkerSlot) -> None:
         self._name = name
-        self._connection, theirs = Pipe()
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(one for one in sys.path if one),
-            "OMP_NUM_THREADS": str(slot.cores),
-            **as_visible(slot.device, os.environ),
-        }
-        start = [sys.executable, "-c", _START.format(theirs.fileno())]
-        self._process = subprocess.Popen(start, pass_fds=[theirs.fileno()], env=environment)
-        theirs.close()
+        visible = as_visible(slot.device, os.environ)
+        self._process, self._connection = start_child(
+            _HOME, {"OMP_NUM_THREADS": str(slot.cores), **visible}
+        )
         # Its descriptor may be another file's once it is closed: not while a thread is using it.
         self._sending, self._receiving = threading.Lock(), threading.Lock()
 
@@ -205,21 +197,13 @@ def serve(descriptor: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends, and so ends this
     connection = Connection(descriptor)
-    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
+    end_with_parent(descriptor)
     try:
         function, keeps_failed = connection.recv()
         _serve(connection, function, keeps_failed)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has ended
     os._exit(0)  # whatever threads the user's code has left
-
-
-def _end_with_parent(descriptor: int) -> None:
-    """Ends this process with its parent, whatever the function is at."""
-    watched = select.poll()
-    watched.register(descriptor, 0)  # that the other end is closed is always told
-    watched.poll()
-    os._exit(0)
 
 
 def _serve(connection: Connection, function: UserFunction, keeps_failed: bool) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import pickle
 import queue
-import sys
 import threading
 import warnings
 from multiprocessing.connection import Connection
@@ -23,8 +22,12 @@ from sparkinfer.models.running import RunningModel
 from sparkinfer.workers.devices import is_out_of_memory, release_memory
 
 
-def main(connection: Connection) -> None:
-    """Runs a model for whoever is at the other end, until that is closed."""
+def serve(descriptor: int) -> None:
+    """Runs a model for whoever is at the other end of a connection, until that is closed."""
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    warnings.simplefilter("ignore")  # other libraries' notes to their callers
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what they print
+    connection = Connection(descriptor)
     asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     job: Job = pickle.loads(connection.recv_bytes())
     threading.Thread(target=_listen, args=(connection, asked), daemon=True).start()
@@ -93,9 +96,3 @@ def _failure(error: Exception, device: str = "cpu") -> Answer:
 
 def _answer(connection: Connection, answer: Answer) -> None:
     connection.send_bytes(pickle.dumps(answer))
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")  # other libraries' notes to their callers
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
-    main(Connection(int(sys.argv[1])))

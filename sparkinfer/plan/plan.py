@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sparkinfer.metrics.several import Measures
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.processor import ProcessorSpec
 from sparkinfer.rows.reading import ChunkReader, InputFolders
+
+LEAST_ROWS = {"cpu": 128, "cuda": 4096}
+"""Worth a worker of their own: their first window costs as much as about a second of rows."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class Workers:
     count: int
     cores: int = 1
     gpus_each: int = 1
+
+    def spread(self, rows: int) -> int:
+        """Returns among how many workers this many rows are shared."""
+        return max(1, min(self.count, math.ceil(rows / LEAST_ROWS[self.device_type])))
 
 
 @dataclass(frozen=True)

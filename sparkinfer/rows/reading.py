@@ -80,6 +80,10 @@ class Piece:
             for start, end in itertools.pairwise(ends)
         ]
 
+    def first_rows(self, rows: int) -> Piece:
+        """Returns the first rows of the piece alone."""
+        return replace(self, rows=rows, after=self.after + self.rows - rows)
+
     def beyond(self, rows: int) -> Piece:
         """Returns the piece without its first rows."""
         return replace(

@@ -108,17 +108,17 @@ def run_alone(given: dict[str, Any]) -> Seconds:
 def score(given: dict[str, Any]) -> Seconds:
     """Returns the seconds of scoring, and what the processor worked meanwhile."""
     import sparkinfer
-    from sparkinfer.engines.local import LocalEngine
+    from sparkinfer.engines.this_process import ThisProcess
 
     used: list[float] = []
-    whole = LocalEngine.score
+    whole = ThisProcess.score
 
     def timed(self: Any, *arguments: Any) -> None:
         before = time.process_time()
         whole(self, *arguments)
         used.append(time.process_time() - before)
 
-    LocalEngine.score = timed  # type: ignore[method-assign]
+    ThisProcess.score = timed  # type: ignore[method-assign]
     config = sparkinfer.ScoringConfig(input_col="text", engine="local", **given)
     result = sparkinfer.run(config)
     return {"scoring": result.phases["score"], "scoring cpu": sum(used)}

@@ -217,6 +217,33 @@ def test_under_horovod_a_deadly_text_costs_two_deaths_in_one_call(
     assert_only_these_are_lost(config, LOST)
 
 
+@pytest.mark.parametrize(
+    ("odd", "lost", "ends"),
+    [
+        pytest.param(
+            {29: DEADLY, 30: f"{DEADLY} red", 77: DEADLY}, (29, 30, 77), 5, id="two chunks"
+        ),
+        pytest.param({29: HANGING}, (29,), 2, id="hang"),
+        pytest.param({29: DEADLY_ONCE}, (), 1, id="an innocent"),
+    ],
+)
+def test_in_processes_of_local_a_deadly_text_costs_its_row_and_few_ends(
+    config: ScoringConfig,
+    model: Path,
+    caplog: pytest.LogCaptureFixture,
+    odd: Mapping[int, str],
+    lost: Collection[int],
+    ends: int,
+) -> None:
+    write_input(config, odd)
+    config = config.replace(engine="local", num_workers=2, stall_timeout_s=STALL_S)
+    with caplog.at_level(logging.WARNING):
+        result = sparkinfer.run(config)
+    assert (result.rows, result.error_rows) == (100, len(lost))
+    assert ends_of(model) == deaths_in(caplog) == ends
+    assert_only_these_are_lost(config, lost)
+
+
 def test_under_local_the_third_command_has_all_other_rows(
     config: ScoringConfig, tmp_path: Path
 ) -> None:

@@ -24,7 +24,6 @@ from sparkinfer.engines.horovod.placement import Placement
 from sparkinfer.engines.horovod.rank_beat import RankBeat
 from sparkinfer.engines.horovod.readers import READERS, read_carried, read_row_groups
 from sparkinfer.engines.horovod.shares import RankShare, read_shares
-from sparkinfer.engines.spark_worker import limit_threads
 from sparkinfer.exceptions import RowConservationError
 from sparkinfer.logs import get_logger
 from sparkinfer.models.encoded import EncodedWindow
@@ -38,6 +37,7 @@ from sparkinfer.workers.channel import ProgressAddress, ProgressClient
 from sparkinfer.workers.devices import worker_device
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.threads import limit_threads
 from sparkinfer.workers.watchdog import StallReport, end_process
 
 logger = get_logger(__name__)

@@ -9,11 +9,8 @@ the batch raises `DeviceError`: what waits in a collective operation waits for e
 from __future__ import annotations
 
 import builtins
-import os
 import pickle
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -31,11 +28,12 @@ from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.tasks.base import Tensors
+from sparkinfer.workers.child import start_child
 
 if TYPE_CHECKING:
     from sparkinfer.models.options import ModelOptions
 
-MODULE = "sparkinfer.models.model_process"
+HOME = "sparkinfer.models.model_process:serve"
 """What a process runs."""
 
 GRACE_S = 10.0
@@ -192,7 +190,7 @@ class _Processes:
         cores = max(1, torch.get_num_threads() // way.processes)
         try:
             for rank in range(way.processes):
-                self._started.append(_start())
+                self._started.append(start_child(HOME, {}))
                 job = Job(
                     path=checkpoint.path,
                     options=checkpoint.options,
@@ -265,21 +263,6 @@ class _Processes:
             "for lack of memory if nothing else is said above; run again to go on, with more of it "
             "or a smaller batching.max_batch_tokens"
         )
-
-
-def _start() -> tuple[subprocess.Popen[bytes], Connection]:
-    """Returns a process, and the connection with it."""
-    ours, theirs = socket.socketpair()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", MODULE, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # a worker's own may be how Spark talks to it
-            pass_fds=[theirs.fileno()],
-            env=environment,
-        )
-    return process, Connection(ours.detach())
 
 
 def _end(started: list[tuple[subprocess.Popen[bytes], Connection]], folder: str) -> None:
