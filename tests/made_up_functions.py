@@ -186,16 +186,28 @@ class WaitsForFile:
 
 
 class CountsAtOnce:
-    """Notes in files how many of it are at work at the same time."""
+    """Notes in files how many of it are at work at the same time.
 
-    def __init__(self, folder: str) -> None:
+    Args:
+        folder: for the files.
+        expected: how many are waited for, once.
+    """
+
+    def __init__(self, folder: str, expected: int) -> None:
         self._folder = Path(folder)
+        self._expected = expected
 
     def __call__(self, batch: Batch) -> Batch:
-        mine = self._folder / f"{os.getpid()}-{threading.get_ident()}"
+        mine = self._folder / f"{os.getpid()}-{threading.get_ident()}.at-work"
+        reached = self._folder / f"{self._expected}.reached"
         mine.touch()
-        time.sleep(0.3)
-        seen = len(list(self._folder.iterdir()))
+        deadline = time.monotonic() + 60
+        while (seen := len(list(self._folder.glob("*.at-work")))) < self._expected:
+            if reached.exists() or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        else:
+            reached.touch()
         mine.unlink()
         return {"id": batch["id"], "seen": np.full(len(batch["id"]), seen)}
 

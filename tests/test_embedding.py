@@ -20,6 +20,7 @@ from sparkinfer.models.layout import Layout
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import NOT_FINITE, Scorer
 from sparkinfer.models.sentence_files import POOLING_MODES
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.sentence_models import (
     NORMALIZE,
@@ -320,7 +321,7 @@ def test_the_names_of_the_task_mean_the_same() -> None:
 
 
 def gated(folder: Path, longest_text: int | None = None, **options: Any) -> Verdict:
-    return run_gate(folder, options_of("embedding", **options), "cpu", longest_text)[1]
+    return run_gate(folder, options_of("embedding", **options), WorkerSlot("cpu"), longest_text)[1]
 
 
 def test_the_gate_says_what_options_and_files_come_to(folder: Path) -> None:

@@ -20,6 +20,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict, run_gate
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.scorer import Scorer
+from sparkinfer.workers.slot import WorkerSlot
 from tests import model_options
 from tests.odd_models import phi3_with_long_rope, save_model
 from tests.tiny_models import SPECIAL_TOKENS, WORDS, save_tokenizer, sentences
@@ -31,7 +32,7 @@ def options_of(**options: Any) -> ModelOptions:
 
 
 def verdict_of(folder: Path, longest_text: int | None = None, **options: Any) -> Verdict:
-    return run_gate(folder, options_of(**options), "cpu", longest_text)[1]
+    return run_gate(folder, options_of(**options), WorkerSlot("cpu"), longest_text)[1]
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_a_models_memory_of_earlier_texts_is_put_back(
     classifier: Path, spoiled: Callable[[Callable[[Any], None]], None]
 ) -> None:
     spoiled(lambda module: setattr(module, "dropout", _Reservoir()))
-    model, verdict = run_gate(classifier, options_of(), "cpu")
+    model, verdict = run_gate(classifier, options_of(), WorkerSlot("cpu"))
     assert verdict.layout.resets == ("dropout",)
     texts = sentences(30)
     scores = []

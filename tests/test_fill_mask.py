@@ -17,6 +17,7 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import NOT_FINITE, Scorer
 from sparkinfer.option_groups import BatchingConfig
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.tiny_models import make_bert, sentences
 
@@ -124,17 +125,17 @@ def test_an_output_that_is_not_finite_is_an_error_of_its_row(tmp_path: Path) -> 
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 def test_the_gate_finds_padding_and_limit(tmp_path: Path, padding_side: str) -> None:
     folder = make_masked(tmp_path / "model", padding_side=padding_side, model_max_length=10**6)
-    _, verdict = run_gate(folder, options_of("fill-mask", acceleration="none"), "cpu")
+    _, verdict = run_gate(folder, options_of("fill-mask", acceleration="none"), WorkerSlot("cpu"))
     assert (verdict.max_length, verdict.unpadded, verdict.labels) == (64, "", ())
 
 
 def test_the_gate_compares_probabilities_of_masked_tokens(masked: Path) -> None:
     options = options_of("fill-mask", acceleration="none", dtype="bfloat16", tolerance=1e-5)
-    _, verdict = run_gate(masked, options, "cpu")
+    _, verdict = run_gate(masked, options, WorkerSlot("cpu"))
     assert str(verdict.accepted) == "none in float32"
     assert "differs from float32 by" in verdict.rejected[0][1]
     options = options_of("fill-mask", acceleration="none", dtype="bfloat16", tolerance=0.3)
-    _, verdict = run_gate(masked, options, "cpu")
+    _, verdict = run_gate(masked, options, WorkerSlot("cpu"))
     assert str(verdict.accepted) == "none in bfloat16"
     assert 0 < verdict.max_difference < 0.3
 

@@ -16,6 +16,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import native_dtypes, run_gate
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.option_groups import DeepSpeedConfig
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 
 
@@ -28,7 +29,9 @@ def parameter(model: RunningModel) -> torch.Tensor:
 
 
 def test_without_acceleration_the_model_is_the_plain_one(classifier: Path) -> None:
-    model, verdict = run_gate(classifier, options_of(acceleration="none", dtype="float32"), "cpu")
+    model, verdict = run_gate(
+        classifier, options_of(acceleration="none", dtype="float32"), WorkerSlot("cpu")
+    )
     assert verdict.accepted == Acceleration("none", "float32")
     assert (verdict.max_difference, verdict.rejected) == (0.0, ())
     assert (verdict.labels, verdict.max_length) == (("NEGATIVE", "POSITIVE"), 64)
@@ -38,7 +41,7 @@ def test_without_acceleration_the_model_is_the_plain_one(classifier: Path) -> No
 def test_deepspeed_wraps_the_pipelines_model(classifier: Path) -> None:
     deepspeed = pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
     model, verdict = run_gate(
-        classifier, options_of(acceleration="deepspeed", dtype="float32"), "cpu"
+        classifier, options_of(acceleration="deepspeed", dtype="float32"), WorkerSlot("cpu")
     )
     assert verdict.accepted == Acceleration("deepspeed", "float32")
     assert isinstance(module(model), deepspeed.InferenceEngine)
@@ -53,7 +56,7 @@ def test_kernel_injection_that_fails_falls_back_and_is_recorded(
         acceleration="deepspeed", dtype="float32", deepspeed=DeepSpeedConfig(kernel_inject=True)
     )
     with caplog.at_level(logging.WARNING, logger=gate.__name__):
-        _, verdict = run_gate(classifier, config, "cpu")
+        _, verdict = run_gate(classifier, config, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("deepspeed", "float32")
     [(name, reason)] = verdict.rejected
     assert name == "deepspeed with kernel injection in float32"
@@ -72,7 +75,7 @@ def test_a_wrong_result_is_rejected_and_the_model_loaded_anew(
     monkeypatch.setattr(DeepSpeedBackend, "_wrap", spoil)
     monkeypatch.setattr(DeepSpeedBackend, "problem", lambda self: None)
     plain = load_way(Checkpoint(classifier, options_of(), "cpu"), PLAIN)
-    model, verdict = run_gate(classifier, options_of(dtype="float32"), "cpu")
+    model, verdict = run_gate(classifier, options_of(dtype="float32"), WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "float32")
     [(name, reason)] = verdict.rejected
     assert name == "deepspeed in float32"
@@ -82,7 +85,7 @@ def test_a_wrong_result_is_rejected_and_the_model_loaded_anew(
 
 def test_a_dtype_beyond_the_tolerance_falls_back_to_float32(classifier: Path) -> None:
     config = options_of(acceleration="none", dtype="bfloat16", tolerance=1e-9)
-    model, verdict = run_gate(classifier, config, "cpu")
+    model, verdict = run_gate(classifier, config, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "float32")
     assert [name for name, _ in verdict.rejected] == ["none in bfloat16"]
     assert parameter(model).dtype == torch.float32
@@ -90,7 +93,7 @@ def test_a_dtype_beyond_the_tolerance_falls_back_to_float32(classifier: Path) ->
 
 def test_bfloat16_passes_within_its_tolerance(classifier: Path) -> None:
     config = options_of(acceleration="none", dtype="bfloat16")
-    model, verdict = run_gate(classifier, config, "cpu")
+    model, verdict = run_gate(classifier, config, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "bfloat16")
     assert 0 < verdict.max_difference <= verdict.tolerance
     assert parameter(model).dtype == torch.bfloat16
@@ -116,7 +119,7 @@ def test_a_backend_that_was_asked_for_and_that_a_worker_lacks_is_told(
     monkeypatch.setattr(DeepSpeedBackend, "problem", lambda self: "not there")
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     config = options_of(acceleration="deepspeed", dtype="float32")
-    _, verdict = run_gate(classifier, config, "cpu")
+    _, verdict = run_gate(classifier, config, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "float32")
     [(name, reason)] = verdict.rejected
     assert name == "deepspeed in float32"
@@ -130,7 +133,7 @@ def test_an_unknown_acceleration_names_the_known_ones() -> None:
 
 def test_float16_on_a_cpu_is_refused(classifier: Path) -> None:
     with pytest.raises(ConfigError, match="dtype='float16' on device cpu"):
-        run_gate(classifier, options_of(dtype="float16"), "cpu")
+        run_gate(classifier, options_of(dtype="float16"), WorkerSlot("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import run_gate
 from sparkinfer.models.generation.draws import Draws, keys_of
 from sparkinfer.models.options import ModelOptions
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.tiny_generators import VOCABULARY, make_generator
 from tests.tiny_models import save_tokenizer
@@ -115,7 +116,7 @@ def test_a_way_to_search_that_the_library_refuses_shows_in_the_gate(tmp_path: Pa
     (folder / "generation_config.json").write_text(json.dumps(own))
     options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
     with pytest.raises(ModelLoadError, match="fails in plain float32|json cannot be used"):
-        run_gate(folder, options, "cpu")
+        run_gate(folder, options, WorkerSlot("cpu"))
 
 
 def test_a_seed_is_for_a_model_whose_files_draw_too(tmp_path: Path) -> None:
@@ -128,20 +129,20 @@ def test_the_prompt_needs_room(gpt2: Path, most: int) -> None:
     options = options_of("text-generation", generation={"max_new_tokens": most})
     message = f"max_new_tokens={most}: this model takes 96 tokens, those of the prompt included"
     with pytest.raises(ConfigError, match=message):
-        run_gate(gpt2, options, "cpu", 100)
+        run_gate(gpt2, options, WorkerSlot("cpu"), 100)
 
 
 def test_a_limit_leaves_room_for_what_is_generated(gpt2: Path) -> None:
     options = options_of("text-generation", generation={"max_new_tokens": 90}, max_length=7)
     with pytest.raises(ConfigError, match="max_length=7: this model takes at most 6 tokens"):
-        run_gate(gpt2, options, "cpu", 100)
+        run_gate(gpt2, options, WorkerSlot("cpu"), 100)
 
 
 def test_the_gate_pads_on_the_left_and_leaves_room(gpt2: Path) -> None:
     options = options_of(
         "text-generation", generation={"max_new_tokens": 16}, acceleration="none", dtype="float32"
     )
-    model, verdict = run_gate(gpt2, options, "cpu")
+    model, verdict = run_gate(gpt2, options, WorkerSlot("cpu"))
     assert model.encoder.tokenizer.padding_side == "right"
     assert (verdict.layout.padding_side, verdict.layout.shared) == ("left", "any length")
     assert verdict.max_length == model.encoder.max_length == 80
@@ -150,7 +151,7 @@ def test_the_gate_pads_on_the_left_and_leaves_room(gpt2: Path) -> None:
 def test_the_gate_tries_what_generates_where_a_model_prepares_its_inputs(tmp_path: Path) -> None:
     folder = make_generator(tmp_path / "model", "xlnet")
     options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
-    _, verdict = run_gate(folder, options, "cpu", 100)
+    _, verdict = run_gate(folder, options, WorkerSlot("cpu"), 100)
     assert verdict.layout.shared == "equal length"  # its `generate` takes padding for text
 
 
@@ -161,7 +162,7 @@ def test_a_model_that_reads_both_ways_generates_nothing(tmp_path: Path) -> None:
     save_tokenizer(tmp_path)
     options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
     with pytest.raises(ModelLoadError, match=r"keeps no keys and values.*is_decoder"):
-        run_gate(tmp_path, options, "cpu", 100)
+        run_gate(tmp_path, options, WorkerSlot("cpu"), 100)
 
 
 def test_a_model_of_the_other_kind_is_refused(gpt2: Path, t5: Path) -> None:
@@ -230,7 +231,7 @@ def test_a_token_that_there_is_not_ends_nothing(tmp_path: Path, named: Any, ends
     own = {"eos_token_id": named, "min_new_tokens": 3, "max_new_tokens": 4}
     folder = make_generator(tmp_path / "model", "gpt2", generation=own)
     options = options_of("text-generation", dtype="float32")
-    model, _ = run_gate(folder, options, "cpu", 100)
+    model, _ = run_gate(folder, options, WorkerSlot("cpu"), 100)
     assert model.task.settings.ends == ends
     encoded = model.encode([["good"]]).encoded
     (row,) = model.score(model.encoder.collate(encoded, np.arange(1))).to_pylist()

@@ -21,6 +21,7 @@ from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.gate import run_gate
 from sparkinfer.models.sources import resolve, stage
 from sparkinfer.option_groups import LoadingConfig
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 
 TIME_LIMIT_S = 60
@@ -65,7 +66,7 @@ def folder(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def load(folder: Path, **allowed: bool) -> None:
     loading = LoadingConfig(**allowed)
     path = stage(resolve(str(folder), loading=loading), loading)
-    run_gate(path, options_of(loading=loading), "cpu")
+    run_gate(path, options_of(loading=loading), WorkerSlot("cpu"))
 
 
 def changed(name: str = "config.json", **settings: Any) -> Harm:

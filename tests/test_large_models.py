@@ -39,6 +39,7 @@ from sparkinfer.models.weights import weights_of
 from sparkinfer.option_groups import DeepSpeedConfig, ParallelConfig
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.workers.host_memory import free_host_memory
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.sentence_models import make_encoder
 from tests.tiny_generators import make_generator
@@ -206,6 +207,17 @@ def test_a_model_that_the_one_fitting_way_cannot_run_is_refused(
         examine(Checkpoint(folders["text-generation"], options, "cpu"), 100, SPLIT)
 
 
+def test_replicas_on_one_host_share_its_memory(large: Path, memory_of: Any) -> None:
+    memory_of(None, 100 * GIGA)
+    checkpoint = Checkpoint(large, generating(dtype="bfloat16"), "cpu")
+    assert fitting(checkpoint, [HALF], 4000, 3).ways == ()
+    assert fitting(checkpoint, [HALF], 4000, 3).reference == HALF
+    with pytest.raises(ConfigError) as caught:
+        fitting(checkpoint, [HALF], 4000, 4)
+    assert "this host has 25.0 GB free for each of 4 replicas: " in caught.value.message
+    assert "use fewer workers (num_workers), 3 on this host" in caught.value.message
+
+
 def test_a_split_model_needs_its_part_on_each_gpu(large: Path, memory_of: Any) -> None:
     memory_of(16 * GIGA, 200 * GIGA)
     options = generating(acceleration="deepspeed", parallel=ParallelConfig(tensor=2))
@@ -254,7 +266,7 @@ def test_a_model_that_does_not_fit_in_float32_is_at_no_time_in_it(
 
     monkeypatch.setattr(Checkpoint, "_load_module", noting)
     options = options_of(acceleration="none", dtype="bfloat16")
-    model, verdict = run_gate(classifier, options, "cpu", 100)
+    model, verdict = run_gate(classifier, options, WorkerSlot("cpu"), 100)
     assert {dtype for dtype, _ in loaded} == {"bfloat16"}
     assert {found for _, kinds in loaded for found in kinds} == {torch.bfloat16}
     assert (verdict.accepted, verdict.reference) == (HALF, "none in bfloat16")
@@ -388,7 +400,7 @@ def test_the_gate_takes_a_split_model_as_it_is_in_float32(folders: dict[str, Pat
         acceleration="deepspeed",
         parallel=ParallelConfig(tensor=2),
     )
-    model, verdict = run_gate(folders["text-classification"], options, "cpu", 100)
+    model, verdict = run_gate(folders["text-classification"], options, WorkerSlot("cpu"), 100)
     model.runtime.close()  # type: ignore[union-attr]
     assert verdict.accepted == SPLIT
     assert (verdict.rejected, verdict.reference) == ((), "float32")

@@ -21,6 +21,7 @@ from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import NOT_FINITE, Scorer
 from sparkinfer.models.tasks.question_answering import best_spans
 from sparkinfer.option_groups import BatchingConfig
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.tiny_models import WORDS, make_bert
 
@@ -219,9 +220,9 @@ def test_an_output_that_is_not_finite_is_an_error_of_its_row(tmp_path: Path) -> 
 
 def test_the_gate_finds_padding_and_limit(tmp_path: Path) -> None:
     folder = make_reader(tmp_path / "model", model_max_length=10**6)
-    _, verdict = run_gate(folder, options_with(), "cpu")
+    _, verdict = run_gate(folder, options_with(), WorkerSlot("cpu"))
     assert (verdict.max_length, verdict.unpadded) == (64, "")
-    _, verdict = run_gate(folder, options_with(max_seq_len=40), "cpu")
+    _, verdict = run_gate(folder, options_with(max_seq_len=40), WorkerSlot("cpu"))
     assert verdict.max_length == 40
 
 
@@ -230,7 +231,7 @@ def test_the_gate_compares_probabilities(reader: Path) -> None:
         "question-answering", ("question", "context"),
         acceleration="none", dtype="bfloat16", tolerance=1e-5,
     )  # fmt: skip
-    _, verdict = run_gate(reader, options, "cpu")
+    _, verdict = run_gate(reader, options, WorkerSlot("cpu"))
     assert str(verdict.accepted) == "none in float32"
     assert "differs from float32 by" in verdict.rejected[0][1]
 

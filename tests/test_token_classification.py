@@ -22,6 +22,7 @@ from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import NOT_FINITE, NULL_TEXT, Scorer
 from sparkinfer.models.tasks import make_task
 from sparkinfer.option_groups import BatchingConfig, TaskConfig
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.test_scorer import as_rows
 from tests.tiny_models import SPECIAL_TOKENS, WORDS, make_classifier, make_tagger, sentences
@@ -207,7 +208,7 @@ def test_what_takes_places_is_refused_for_a_slow_tokenizer(
     slow_tagger: Path, task_options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        run_gate(slow_tagger, options_for(**task_options), "cpu")
+        run_gate(slow_tagger, options_for(**task_options), WorkerSlot("cpu"))
 
 
 def test_padding_on_the_left_leaves_the_entities(tagger: Path) -> None:
@@ -245,7 +246,7 @@ def test_the_gate_takes_a_tagger_with_windows(tagger: Path) -> None:
     options = replace(
         options_for(aggregation_strategy="max", stride=8), dtype="float32", acceleration="none"
     )
-    model, verdict = run_gate(tagger, options, "cpu", longest_text=5000)
+    model, verdict = run_gate(tagger, options, WorkerSlot("cpu"), longest_text=5000)
     assert (verdict.max_length, verdict.labels) == (64, model.labels)
     assert verdict.layout.shared == "any length"
 
@@ -287,19 +288,19 @@ def test_options_that_cannot_be_followed_are_refused(
 def test_a_stride_that_leaves_a_window_nothing_new_is_refused(tagger: Path) -> None:
     options = replace(options_for(aggregation_strategy="simple", stride=14), max_length=16)
     with pytest.raises(ConfigError, match="task.stride=14: a window has 16 tokens, 14 of them"):
-        run_gate(tagger, options, "cpu")
+        run_gate(tagger, options, WorkerSlot("cpu"))
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     of_texts = make_classifier(tmp_path / "of texts")
     with pytest.raises(ModelLoadError, match="expected one that ends with ForTokenClassification"):
-        run_gate(of_texts, options_for(), "cpu")
+        run_gate(of_texts, options_for(), WorkerSlot("cpu"))
     from transformers import AutoModel
 
     headless = make_tagger(tmp_path / "headless")
     AutoModel.from_pretrained(headless).save_pretrained(headless)
     with pytest.raises(ModelLoadError, match="no weights for .*trained for 'token-classification'"):
-        run_gate(headless, options_for(), "cpu")
+        run_gate(headless, options_for(), WorkerSlot("cpu"))
 
 
 def test_a_tokenizer_that_makes_no_words_is_refused_where_words_are_made(

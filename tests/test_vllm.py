@@ -25,6 +25,7 @@ from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.option_groups import ParallelConfig
 from sparkinfer.plan.processors import make_processor
+from sparkinfer.workers.slot import WorkerSlot
 from tests import fake_vllm
 from tests.engines.test_suite import write
 from tests.model_options import options_of
@@ -163,7 +164,7 @@ def test_vectors_have_the_length_that_the_model_gives_them(tmp_path: Path) -> No
 
 def test_the_gate_compares_it_with_float32(folders: dict[str, Path]) -> None:
     for task, folder in folders.items():
-        model, verdict = run_gate(folder, options_for(task), "cpu", 200)
+        model, verdict = run_gate(folder, options_for(task), WorkerSlot("cpu"), 200)
         assert verdict.accepted == WAY, verdict.rejected
         assert (verdict.rejected, verdict.reference) == ((), "float32")
         assert verdict.max_difference < 1e-4
@@ -183,7 +184,7 @@ def test_another_result_is_rejected(
 
     monkeypatch.setattr(fake_vllm.LLM, "classify", turned)
     _, verdict = run_gate(
-        folders["text-classification"], options_for("text-classification"), "cpu", 200
+        folders["text-classification"], options_for("text-classification"), WorkerSlot("cpu"), 200
     )
     assert verdict.accepted == PLAIN
     assert verdict.rejected[0][0] == "vllm in float32"

@@ -16,6 +16,7 @@ from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import NOT_FINITE, NULL_TEXT, Scorer
 from sparkinfer.models.tasks import make_task
 from sparkinfer.option_groups import BatchingConfig, TaskConfig
+from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.test_scorer import as_rows
 from tests.tiny_models import make_entailer, make_tagger, sentences
@@ -155,7 +156,7 @@ def test_great_logits_have_finite_scores(entailer: Path, monkeypatch: pytest.Mon
 
 def test_the_gate_tries_pairs(entailer: Path) -> None:
     options = replace(options_for(), dtype="float32", acceleration="none")
-    _, verdict = run_gate(entailer, options, "cpu", longest_text=100)
+    _, verdict = run_gate(entailer, options, WorkerSlot("cpu"), longest_text=100)
     assert (verdict.labels, verdict.max_length) == (tuple(LABELS), 64)
     assert verdict.layout.shared == "any length"
 
@@ -183,15 +184,15 @@ def test_a_hypothesis_that_leaves_no_room_for_a_text_is_refused(entailer: Path) 
     with pytest.raises(
         ConfigError, match="takes 69 tokens, and the model at most 64 with the text"
     ):
-        run_gate(entailer, options, "cpu")
+        run_gate(entailer, options, WorkerSlot("cpu"))
 
 
 def test_a_model_that_cannot_tell_is_refused(tmp_path: Path) -> None:
     single = make_entailer(tmp_path / "single", labels=("entailment",))
     with pytest.raises(ModelLoadError, match="has one output"):
-        run_gate(single, options_for(multi_label=True), "cpu")
+        run_gate(single, options_for(multi_label=True), WorkerSlot("cpu"))
     with pytest.raises(
         ModelLoadError,
         match="is a BertForTokenClassification .*ends with ForSequenceClassification",
     ):
-        run_gate(make_tagger(tmp_path / "tagger"), options_for(), "cpu")
+        run_gate(make_tagger(tmp_path / "tagger"), options_for(), WorkerSlot("cpu"))

@@ -93,7 +93,7 @@ def count_replicas(config: ScoringConfig, most: int | None = None) -> Workers:
         )
     if config.device == "cpu" or not torch.cuda.is_available():
         count = wanted or 1
-        return Workers("cpu", count, max(1, torch.get_num_threads() // count), each)
+        return Workers("cpu", count, max(1, torch.get_num_threads() // count), each, count)
     found = torch.cuda.device_count()
     if each > found:
         raise ConfigError(
@@ -106,4 +106,4 @@ def count_replicas(config: ScoringConfig, most: int | None = None) -> Workers:
             f"num_workers={count} with engine='local': {host} has {found} GPU(s){taken}; use "
             f"num_workers={found // each} or fewer, or leave it out"
         )
-    return Workers("cuda", count, max(1, torch.get_num_threads() // count), each)
+    return Workers("cuda", count, max(1, torch.get_num_threads() // count), each, count)

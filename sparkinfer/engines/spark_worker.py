@@ -109,7 +109,7 @@ def task_slot(
     """Sets up this process for the running task and yields the task's slot."""
     limit_threads(workers.cores, uses_torch)
     with task_devices(workers.device_type, workers.gpus_each) as (device, *others):
-        yield WorkerSlot(device, workers.cores, scores_later, tuple(others))
+        yield WorkerSlot(device, workers.cores, scores_later, tuple(others), workers.on_host)
 
 
 def call_in_worker(act: Callable[[WorkerSlot], Any], workers: Workers, scores_later: bool) -> bytes:

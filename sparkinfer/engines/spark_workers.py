@@ -16,6 +16,7 @@ from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain, installation_problem
+from sparkinfer.spark.hosts import replicas_on_host
 from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.workers.channel import (
     ProgressAddress,
@@ -55,7 +56,10 @@ class SparkWorkers:
                 self._spark, self._config.device, self._config.num_workers, self._gpus_each
             )
         found = self._found
-        return Workers(found.device_type, found.count, found.cores_per_task, self._gpus_each)
+        on_host = replicas_on_host(self._spark, found.count)
+        return Workers(
+            found.device_type, found.count, found.cores_per_task, self._gpus_each, on_host
+        )
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Calls a function in one Python worker and returns its result; see `Engine`.

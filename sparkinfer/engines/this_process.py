@@ -104,10 +104,10 @@ def _score_chunk(loop: ScoringLoop, plan: Plan, task: ChunkTask) -> ScoredChunk:
 def slot_of(workers: Workers, index: int = 0) -> WorkerSlot:
     """Returns what one of this machine's replicas has been given."""
     if workers.device_type == "cpu":
-        return WorkerSlot("cpu", workers.cores)
+        return WorkerSlot("cpu", workers.cores, on_host=workers.on_host)
     first = index * workers.gpus_each
     device, *others = (f"cuda:{first + number}" for number in range(workers.gpus_each))
-    return WorkerSlot(device, workers.cores, others=tuple(others))
+    return WorkerSlot(device, workers.cores, others=tuple(others), on_host=workers.on_host)
 
 
 class _Reporter:

@@ -30,6 +30,7 @@ from sparkinfer.models.probes import difference, score_in_batches
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.tokens import NO_LIMIT
 from sparkinfer.workers.devices import release_memory
+from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.steps import step
 
 logger = get_logger(__name__)
@@ -98,9 +99,8 @@ class Verdict:
 def run_gate(
     path: Path,
     options: ModelOptions,
-    device: str,
+    slot: WorkerSlot,
     longest_text: int | None = None,
-    others: tuple[str, ...] = (),
 ) -> tuple[RunningModel, Verdict]:
     """Returns the model, run in the best way that passes, and the verdict.
 
@@ -113,9 +113,8 @@ def run_gate(
     Args:
         path: folder with the model's files.
         options: how it is to be run.
-        device: torch device.
+        slot: what the worker has been given.
         longest_text: an upper bound of the UTF-8 bytes of the job's longest text, None if unknown.
-        others: further devices of a replica; see `WorkerSlot`.
 
     Raises:
         ModelLoadError: the model does not load, fails in the reference, or gives a text another
@@ -124,9 +123,10 @@ def run_gate(
             is too low for the task.
         JobError: the model can no longer be run in the one way that is allowed.
     """
-    checkpoint = Checkpoint(path, options, device, others=others)
+    device = slot.device
+    checkpoint = Checkpoint(path, options, device, others=slot.others)
     _ = checkpoint.task  # refuses what it cannot do, before any weights
-    fit = fitting(checkpoint, candidates(options, device), longest_text)
+    fit = fitting(checkpoint, candidates(options, device), longest_text, slot.on_host)
     with step(f"scoring probe texts in {fit.shown}"):
         found = examine(checkpoint, longest_text, fit.reference)
     choice = _choose(checkpoint, fit, found)

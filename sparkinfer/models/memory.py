@@ -84,13 +84,19 @@ class Fit:
         return "float32" if exact else str(self.reference)
 
 
-def fitting(checkpoint: Checkpoint, ways: Sequence[Acceleration], longest_text: int | None) -> Fit:
+def fitting(
+    checkpoint: Checkpoint,
+    ways: Sequence[Acceleration],
+    longest_text: int | None,
+    on_host: int = 1,
+) -> Fit:
     """Returns the ways that fit, and what they are compared with: float32 if it does.
 
     Args:
         checkpoint: the model, of which nothing is loaded yet.
         ways: the preferred one first, plain float32 last.
         longest_text: an upper bound of the UTF-8 bytes of the job's longest text, None if unknown.
+        on_host: replicas that load it on this host.
 
     Raises:
         ConfigError: none fits; says what would.
@@ -99,7 +105,7 @@ def fitting(checkpoint: Checkpoint, ways: Sequence[Acceleration], longest_text: 
     *others, plain = ways
     if weights is None:
         return Fit(plain, tuple(others))
-    plan = _Plan(checkpoint, weights, longest_text)
+    plan = _Plan(checkpoint, weights, longest_text, on_host)
     fit = plan.fit(others, plain)
     return replace(fit, plan=plan.shown([*fit.ways, fit.reference][0]))
 
@@ -111,12 +117,16 @@ class _Plan:
         checkpoint: the model.
         weights: of it.
         longest_text: see `fitting`.
+        on_host: see `fitting`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, weights: Weights, longest_text: int | None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, weights: Weights, longest_text: int | None, on_host: int
+    ) -> None:
         self._checkpoint = checkpoint
         self._weights = weights
         self._longest_text = longest_text
+        self._on_host = on_host
         self._on_gpu = checkpoint.device.startswith("cuda")
 
     def fit(self, others: Sequence[Acceleration], plain: Acceleration) -> Fit:
@@ -179,7 +189,8 @@ class _Plan:
         devices = [self._checkpoint.device, *self._checkpoint.others]
         free = [free_memory(device) for device in devices]
         known = [one for one in free if one is not None]
-        return Room(min(known, default=None), free_host_memory())
+        host = free_host_memory()
+        return Room(min(known, default=None), None if host is None else host // self._on_host)
 
     def _too_large(self, way: Acceleration) -> str:
         return f"it does not fit: {self.shown(way)}"
@@ -193,7 +204,8 @@ class _Plan:
         on_device, on_host = Need(need.device, 0), Need(0, need.host)
         if not need.device or (room.holds(on_device) and not room.holds(on_host)):
             beside = f" of which {_shown(need.host)} are needed" if need.device else ""
-            return f"this host has {_shown(room.host or 0)} free{beside}"
+            each = f" for each of {self._on_host} replicas" if self._on_host > 1 else ""
+            return f"this host has {_shown(room.host or 0)} free{each}{beside}"
         return f"this GPU has {_shown(room.device or 0)} free"
 
     def _nothing_fits(self, way: Acceleration) -> str:
@@ -207,6 +219,8 @@ class _Plan:
     def _advice(self, way: Acceleration) -> list[str]:
         """Returns what would fit, of what was not asked for."""
         found = []
+        if 0 < (most := self._most_replicas(way)) < self._on_host:
+            found.append(f"use fewer workers (num_workers), {most} on this host")
         half = replace(way, dtype="bfloat16")
         if way.dtype == "float32" and self._room.holds(self.need(half)):
             found.append(f"give dtype=bfloat16, which {self._needs(half)}")
@@ -220,6 +234,13 @@ class _Plan:
                 found.append(f"parallel.tensor={processes}, with as many such GPUs on a host")
                 break
         return found
+
+    def _most_replicas(self, way: Acceleration) -> int:
+        """Returns how many replicas the host holds; 0 if the device does not hold one."""
+        need = self.need(way)
+        if self._room.host is None or not self._room.holds(Need(need.device, 0)):
+            return 0
+        return self._room.host * self._on_host // need.host
 
 
 class _Shape:

@@ -181,7 +181,7 @@ class ModelScoring:
     ) -> tuple[RunningModel, Verdict]:
         """Returns the model as every worker is to run it, and how that is."""
         path = stage(self.found, self.options.loading)
-        return run_gate(path, self.options, slot.device, longest_text, slot.others)
+        return run_gate(path, self.options, slot, longest_text)
 
     def open(self, slot: WorkerSlot, report: Callable[[ScoringStatistics], None]) -> Scorer:
         """Returns a scorer of this process's one copy of the model; loads it if needed."""

@@ -23,12 +23,14 @@ class Workers:
         count: replicas.
         cores: CPU cores of each.
         gpus_each: GPUs of each, if they are on GPUs.
+        on_host: how many of them share the memory of a host; at least those known of.
     """
 
     device_type: str
     count: int
     cores: int = 1
     gpus_each: int = 1
+    on_host: int = 1
 
     def spread(self, rows: int) -> int:
         """Returns among how many workers this many rows are shared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,19 @@ from sparkinfer.spark.classic import is_classic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+def replicas_on_host(spark: SparkSession, replicas: int) -> int:
+    """Returns how many replicas share the memory of a host, about; 1 if nobody knows.
+
+    An executor has its own container or host with most cluster managers.
+    """
+    if not is_classic(spark):
+        return 1
+    sc = spark.sparkContext
+    executors = sc._jsc.sc().statusStore().executorList(True)  # type: ignore[attr-defined, unused-ignore]
+    found = [executors.apply(index).totalCores() for index in range(executors.size())]
+    return math.ceil(replicas / max(1, sum(int(cores) > 0 for cores in found)))
 
 
 def hosts_of(spark: SparkSession) -> tuple[str, dict[str, int]]:

@@ -14,9 +14,11 @@ class WorkerSlot:
         others: further devices that it owns, for a model that is split among several.
         cores: CPU cores for its threads.
         scores_later: whether it is likely to score rows later.
+        on_host: replicas that share the host's memory, itself included; at least those known of.
     """
 
     device: str
-    cores: int
+    cores: int = 1
     scores_later: bool = True
     others: tuple[str, ...] = ()
+    on_host: int = 1

@@ -23,6 +23,7 @@ from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.workers import gpus
 from sparkinfer.workers.devices import worker_device
+from sparkinfer.workers.slot import WorkerSlot
 from tests import model_options
 from tests.gpu.models import Shape, heavy_lengths, make_model, texts_of
 from tests.gpu.scoring import options_of, reference_of, score, scores_of
@@ -168,7 +169,7 @@ def test_half_precision_passes_the_gate_and_gives_the_scores_of_float32(
 ) -> None:
     path = make_model(folder / kind, kind, SHAPE, **SPREAD)
     options = options_of(dtype)
-    model, verdict = run_gate(path, options, GPU)
+    model, verdict = run_gate(path, options, WorkerSlot(GPU))
     assert (verdict.accepted, verdict.rejected) == (Acceleration("none", dtype), ())
     assert verdict.device == "cuda"
     assert next(model.runtime.pipe.model.parameters()).device == torch.device(GPU)
@@ -192,7 +193,7 @@ def test_embeddings_are_pooled_and_changed_by_layers_on_the_gpu(folder: Path, dt
     norm = ("LayerNorm", {"dimension": 16}, {"norm.weight": (16,), "norm.bias": (16,)})
     add_sentence_files(path, pooling("mean", "max"), dense(2 * WIDTH, 16), norm, NORMALIZE)
     options = model_options.options_of("embedding", dtype=dtype, acceleration="none")
-    model, verdict = run_gate(path, options, GPU)
+    model, verdict = run_gate(path, options, WorkerSlot(GPU))
     assert (verdict.accepted, verdict.rejected) == (Acceleration("none", dtype), ())
     plain = load_way(Checkpoint(path, options, "cpu"), PLAIN)
     texts = sentences(300)
@@ -208,7 +209,7 @@ def test_an_overflow_in_float16_falls_back_to_bfloat16(folder: Path, texts: list
         folder / "overflow", "Bert", SHAPE, overflow_in_half_precision, hidden_act="relu", **SPREAD
     )
     options = options_of("auto")
-    model, verdict = run_gate(path, options, GPU)
+    model, verdict = run_gate(path, options, WorkerSlot(GPU))
     assert verdict.rejected[0] == ("none in float16", "gives an output that is not finite")
     assert verdict.accepted == Acceleration("none", "bfloat16")
     difference = np.abs(scores_of(model, options, texts) - reference_of(path, texts)).max()
@@ -222,11 +223,12 @@ import json, sys
 import numpy as np
 from pathlib import Path
 from sparkinfer.models.gate import run_gate
+from sparkinfer.workers.slot import WorkerSlot
 from tests.gpu.models import Shape, heavy_lengths, texts_of
 from tests.gpu.scoring import options_of, reference_of, scores_of
 path, kernel_inject = Path(sys.argv[1]), sys.argv[2] == "True"
 options = options_of("float16", "deepspeed", kernel_inject)
-model, verdict = run_gate(path, options, "cuda:0")
+model, verdict = run_gate(path, options, WorkerSlot("cuda:0"))
 texts = texts_of(Shape(), heavy_lengths(300, Shape().length))
 difference = np.abs(scores_of(model, options, texts) - reference_of(path, texts)).max()
 print(json.dumps([str(verdict.accepted), verdict.rejected, float(difference)]))

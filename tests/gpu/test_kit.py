@@ -15,6 +15,7 @@ from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import TOLERANCES, load_way, run_gate
 from sparkinfer.models.scorer import Scorer
+from sparkinfer.workers.slot import WorkerSlot
 from tests.gpu import bench
 from tests.gpu.models import Shape, heavy_lengths, make_model, review_lengths, texts_of
 from tests.gpu.scoring import options_of, reference_of, score, scores_of
@@ -34,7 +35,7 @@ TEXTS = texts_of(SHAPE, heavy_lengths(40, SHAPE.length))
 def test_the_models_pass_the_gate_in_half_precision(folder: Path, kind: str) -> None:
     path = make_model(folder / kind, kind, SHAPE, **SPREAD)
     options = options_of("bfloat16")
-    model, verdict = run_gate(path, options, "cpu")
+    model, verdict = run_gate(path, options, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "bfloat16")
     expected = reference_of(path, TEXTS)
     assert np.ptp(expected, axis=0).max() > 0.1
@@ -52,7 +53,7 @@ def test_the_scaled_model_overflows_in_float16_alone(folder: Path) -> None:
     model = load_way(Checkpoint(path, options, "cpu"), Acceleration("none", "float16"))
     errors = score(Scorer(model, options), TEXTS)["error"].to_pylist()
     assert set(errors) == {"model: the output is not finite (NaN or infinity)"}
-    model, verdict = run_gate(path, options, "cpu")
+    model, verdict = run_gate(path, options, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "bfloat16")
     found = scores_of(model, options, TEXTS)
     assert np.abs(found - reference_of(path, TEXTS)).max() <= TOLERANCES["bfloat16"]
