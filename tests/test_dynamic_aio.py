@@ -491,3 +491,56 @@ def test_a_call_has_its_own_results_or_an_error_whatever_others_do(
             expected = {"cancel": asyncio.CancelledError, "time out": CallTimeoutError}
             assert fate is not None
             assert isinstance(result, expected[fate])
+
+
+def test_a_function_that_calls_itself_in_another_task_is_told_so() -> None:
+    @aio.dynamically
+    async def nested(numbers: list[int]) -> list[int]:
+        return list(await asyncio.gather(*map(nested, numbers)))
+
+    with pytest.raises(CallError, match="called from within itself"):
+        run(nested(1))
+
+
+def test_it_takes_calls_at_once_when_it_is_opened_again() -> None:
+    batcher = AsyncBatchProcessor(double)
+
+    async def main() -> None:
+        assert await batcher(1) == 2
+        batcher.close()
+        batcher.start()
+        assert await batcher(2) == 4
+
+    run(main())
+
+
+def test_an_item_class_of_the_user_sees_that_the_batcher_was_closed() -> None:
+    seen: list[Any] = []
+
+    class Seen(AsyncBatchItem[int, int]):
+        def set_result(self, result: int) -> None:
+            seen.append(result)
+
+        def set_exception(self, exception: Exception) -> None:
+            seen.append(type(exception))
+
+    batcher = AsyncBatchProcessor(double, batch_item_cls=Seen, timeout_ms=LONG_MS)
+
+    async def main() -> None:
+        call = asyncio.ensure_future(batcher(1))
+        while not batcher.stats.queue_size:
+            await asyncio.sleep(0)
+        batcher.close()
+        with pytest.raises(BatcherClosedError):
+            await call
+
+    run(main())
+    assert seen == [BatcherClosedError]
+
+
+def test_what_ends_the_task_of_a_batch_is_an_error_of_its_calls() -> None:
+    async def stop(numbers: list[int]) -> list[int]:
+        raise GeneratorExit
+
+    with pytest.raises(CallError, match="raised GeneratorExit"):
+        run(AsyncBatchProcessor(stop)(1))

@@ -494,3 +494,59 @@ def test_a_call_has_its_own_results_or_an_error_whatever_others_do(
             else:
                 assert isinstance(error, ValueError)
                 assert on_error == "raise" or max(numbers) > 55
+
+
+def test_a_generator_function_runs_in_the_context_of_its_first_caller() -> None:
+    number = contextvars.ContextVar("number", default=0)
+
+    @dynamically
+    def numbers(items: list[int]) -> Any:
+        for _ in items:
+            yield number.get()
+
+    number.set(7)
+    assert numbers(1) == 7
+
+
+def test_a_function_that_calls_itself_through_another_is_told_so() -> None:
+    @dynamically
+    def here(numbers: list[int]) -> list[int]:
+        return [there(number, timeout_s=FOR_EVER_S) for number in numbers]
+
+    @dynamically
+    def there(numbers: list[int]) -> list[int]:
+        return [here(number, timeout_s=FOR_EVER_S) for number in numbers]
+
+    with pytest.raises(CallError, match="here was called from within itself"):
+        here(1, timeout_s=FOR_EVER_S)
+
+
+def test_a_callback_that_would_end_the_thread_ends_nobody_elses_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    held = Held()
+
+    def leave(_: Any) -> None:
+        raise SystemExit(3)
+
+    with BatchProcessor(held) as batcher:
+        promised = batcher.submit(1)
+        promised.add_done_callback(leave)
+        held.may_go.release(2)
+        assert promised.result(FOR_EVER_S) == 2
+        assert batcher(2, timeout_s=FOR_EVER_S) == 4
+    assert "callback of a promised result failed" in caplog.text
+
+
+def test_a_promise_of_a_function_that_stops_an_iteration_ends_in_a_coroutine() -> None:
+    def stop(numbers: list[int]) -> list[int]:
+        raise StopIteration
+
+    async def ask(batcher: BatchProcessor[int, int]) -> None:
+        with pytest.raises(CallError, match="raised StopIteration"):
+            await asyncio.wait_for(asyncio.wrap_future(batcher.submit(1)), FOR_EVER_S)
+        with pytest.raises(CallError, match="raised StopIteration"):
+            await batcher.acall(1)
+
+    with BatchProcessor(stop) as batcher:
+        asyncio.run(ask(batcher))

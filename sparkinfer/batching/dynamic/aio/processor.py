@@ -100,7 +100,7 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
     @property
     def stats(self) -> BatchProcessorStats:
         """Returns what was counted so far."""
-        waiting = sum(room.count for room in list(self._rooms.values()))
+        waiting = sum(room.count for room in self._known_rooms())
         return self._tally.stats(waiting, self._stored.cache.stats() if self._stored else None)
 
     @overload
@@ -132,9 +132,11 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
     def close(self) -> None:
         """Ends calls that wait with BatcherClosedError; batches that are under way go on."""
         self._is_closed = True
-        for loop, room in list(self._rooms.items()):
+        rooms = self._known_rooms()
+        self.reset()  # what comes after start() has rooms of its own
+        for room in rooms:
             try:
-                loop.call_soon_threadsafe(room.close)
+                room.loop.call_soon_threadsafe(room.close)
             except RuntimeError:
                 continue  # the loop was closed: nobody waits there
 
@@ -166,7 +168,7 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
         room.enter(call)
         await call.arrival(room.leave)
         if made:
-            pass_through(made, items)
+            pass_through(made, call)
         return call.results()
 
     def _made_of(self, item: Item, loop: asyncio.AbstractEventLoop) -> AsyncBatchItem[Any, Any]:
@@ -181,11 +183,17 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
             item.length = len(made)
         return made
 
+    def _known_rooms(self) -> list[LoopRoom]:
+        """Returns the rooms of all loops; other loops' threads may add some meanwhile."""
+        rooms = self._rooms
+        loops = [loop for one in rooms.keyrefs() if (loop := one()) is not None]
+        return [room for loop in loops if (room := rooms.get(loop)) is not None]
+
     def _room_of(self, loop: asyncio.AbstractEventLoop) -> LoopRoom:
         room = self._rooms.get(loop)
         if room is None:
-            for old in [old for old in list(self._rooms) if old.is_closed()]:
-                del self._rooms[old]
+            for old in [old for old in self._known_rooms() if old.loop.is_closed()]:
+                self._rooms.pop(old.loop, None)
             is_padded = self._payload.is_padded
             room = LoopRoom(loop, self._run, self._options, is_padded=is_padded, name=self._name)
             self._rooms[loop] = room
