@@ -20,6 +20,7 @@ from sparkinfer.exceptions import (
     BatchOutputError,
     CallError,
     CallTimeoutError,
+    ConfigError,
     QueueFullError,
 )
 
@@ -544,3 +545,55 @@ def test_what_ends_the_task_of_a_batch_is_an_error_of_its_calls() -> None:
 
     with pytest.raises(CallError, match="raised GeneratorExit"):
         run(AsyncBatchProcessor(stop)(1))
+
+
+@pytest.mark.parametrize("priority", ["high", None, (1, 2), [1], float("nan")])
+def test_a_priority_that_cannot_be_compared_is_an_error_of_its_call_alone(priority: Any) -> None:
+    @dataclass(order=True)
+    class Own(AsyncBatchItem[int, int]):
+        def __post_init__(self) -> None:
+            self.priority = priority if self.content == 1 else self.content
+
+    batcher = AsyncBatchProcessor(
+        double, batch_item_cls=Own, priority_strategy=PriorityStrategy.PRIORITY
+    )
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*map(batcher, range(3)), return_exceptions=True)
+
+    first, error, last = run(main())
+    assert (first, last) == (0, 4)
+    assert str(error) == f"priority={priority!r} of Own: expected a number, lower ones leave first"
+
+
+def test_a_cache_keeps_results_as_they_were_before_their_caller_changed_them() -> None:
+    class Copies:
+        def __init__(self) -> None:
+            self.kept: dict[int, tuple[int, ...]] = {}
+
+        async def get(self, key: int) -> list[int] | None:
+            return list(self.kept[key]) if key in self.kept else None
+
+        async def set(self, key: int, value: list[int]) -> None:
+            self.kept[key] = tuple(value)
+
+    batcher = AsyncBatchProcessor(lambda numbers: [[number] for number in numbers], cache=Copies())
+
+    async def main() -> None:
+        result = await batcher(1)
+        result.append(99)
+        assert await batcher(1) == [1]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": {}}, r"cache={}: expected an object with the coroutines get\(key\)"),
+        ({"priority_strategy": "LENGTH"}, "'LENGTH': expected one of PriorityStrategy.NONE"),
+    ],
+)
+def test_a_cache_and_a_strategy_that_are_none_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AsyncBatchProcessor(double, **options)

@@ -246,7 +246,8 @@ def wake(calls: Iterable[Call]) -> None:
 def was_closed(name: str) -> BatcherClosedError:
     """Returns the error of calls of a batcher that was closed."""
     return BatcherClosedError(
-        f"{name} was closed: what waits gets no result and no call is taken; start() opens it again"
+        f"{name} was closed: what waits gets no result and no call is taken; start it again, or "
+        "make another"
     )
 
 
