@@ -49,8 +49,8 @@ def checked_length(length: Any, content: Any) -> int:
     Raises:
         ConfigError: it is none.
     """
-    if isinstance(length, Real) and 0 <= length <= MOST_LENGTH:
-        return math.ceil(length)
+    if isinstance(length, Real) and 0 <= float(length) <= MOST_LENGTH:
+        return math.ceil(float(length))
     raise ConfigError(
         f"length={shown(length)} of the item {shown(content)}: expected a number from 0 to 2**40; "
         "change what the option 'length' returns"
@@ -85,7 +85,7 @@ class Batcher:
     ) -> None:
         if not callable(function):
             raise ConfigError(f"func={shown(function)}: expected a function of a batch")
-        if not isinstance(strategy, PriorityStrategy):
+        if strategy not in list(PriorityStrategy):
             known = ", ".join(f"PriorityStrategy.{one.name}" for one in PriorityStrategy)
             raise ConfigError(f"priority_strategy={shown(strategy)}: expected one of {known}")
         self.batch_func = function

@@ -116,7 +116,7 @@ class Call:
     @property
     def is_within_itself(self) -> bool:
         """Returns whether a batch that is under way would wait for another of the same work."""
-        return any(batch.work is self.work for batch in self.within if not batch.is_over)
+        return any(batch.work is self.work for batch in self.within if batch.is_running)
 
     def results(self) -> list[Any]:
         """Returns the results, and lets go of the items.

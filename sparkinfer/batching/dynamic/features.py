@@ -117,7 +117,8 @@ class Features:
         longest = tuple(map(max, zip(*shapes, strict=True)))
         padded = _full(rows, (len(rows), *longest), self._fill(name, rows))
         for place, (row, shape) in enumerate(zip(rows, shapes, strict=True)):
-            padded[(place, *self._within(shape, longest))] = row
+            where = (place, *self._within(shape, longest))
+            padded[where] = row
         return padded
 
     def _fill(self, name: str, rows: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,14 +13,22 @@ class Batch:
 
     Attributes:
         work: that is done with it.
-        is_over: whether the function has returned.
     """
 
-    __slots__ = ("is_over", "work")
+    __slots__ = ("_process", "work")
 
     def __init__(self, work: object) -> None:
         self.work = work
-        self.is_over = False
+        self._process: int | None = os.getpid()
+
+    @property
+    def is_running(self) -> bool:
+        """Returns whether the function has not returned; in a forked child it never will."""
+        return self._process == os.getpid()
+
+    def end(self) -> None:
+        """Takes note that the function has returned."""
+        self._process = None
 
 
 _around: ContextVar[tuple[Batch, ...]] = ContextVar("batches_around", default=())
@@ -39,8 +48,8 @@ def batch_of(work: object, outer: Iterable[Batch]) -> Iterator[None]:
         outer: what the callers are a part of.
     """
     batch = Batch(work)
-    _around.set((batch, *{one for one in outer if not one.is_over}))
+    _around.set((batch, *{one for one in outer if one.is_running}))
     try:
         yield
     finally:
-        batch.is_over = True
+        batch.end()
