@@ -20,6 +20,7 @@ from sparkinfer.exceptions import (
     BatchOutputError,
     CallError,
     CallTimeoutError,
+    ConfigError,
     QueueFullError,
 )
 
@@ -491,3 +492,108 @@ def test_a_call_has_its_own_results_or_an_error_whatever_others_do(
             expected = {"cancel": asyncio.CancelledError, "time out": CallTimeoutError}
             assert fate is not None
             assert isinstance(result, expected[fate])
+
+
+def test_a_function_that_calls_itself_in_another_task_is_told_so() -> None:
+    @aio.dynamically
+    async def nested(numbers: list[int]) -> list[int]:
+        return list(await asyncio.gather(*map(nested, numbers)))
+
+    with pytest.raises(CallError, match="called from within itself"):
+        run(nested(1))
+
+
+def test_it_takes_calls_at_once_when_it_is_opened_again() -> None:
+    batcher = AsyncBatchProcessor(double)
+
+    async def main() -> None:
+        assert await batcher(1) == 2
+        batcher.close()
+        batcher.start()
+        assert await batcher(2) == 4
+
+    run(main())
+
+
+def test_an_item_class_of_the_user_sees_that_the_batcher_was_closed() -> None:
+    seen: list[Any] = []
+
+    class Seen(AsyncBatchItem[int, int]):
+        def set_result(self, result: int) -> None:
+            seen.append(result)
+
+        def set_exception(self, exception: Exception) -> None:
+            seen.append(type(exception))
+
+    batcher = AsyncBatchProcessor(double, batch_item_cls=Seen, timeout_ms=LONG_MS)
+
+    async def main() -> None:
+        call = asyncio.ensure_future(batcher(1))
+        while not batcher.stats.queue_size:
+            await asyncio.sleep(0)
+        batcher.close()
+        with pytest.raises(BatcherClosedError):
+            await call
+
+    run(main())
+    assert seen == [BatcherClosedError]
+
+
+def test_what_ends_the_task_of_a_batch_is_an_error_of_its_calls() -> None:
+    async def stop(numbers: list[int]) -> list[int]:
+        raise GeneratorExit
+
+    with pytest.raises(CallError, match="raised GeneratorExit"):
+        run(AsyncBatchProcessor(stop)(1))
+
+
+@pytest.mark.parametrize("priority", ["high", None, (1, 2), [1], float("nan")])
+def test_a_priority_that_cannot_be_compared_is_an_error_of_its_call_alone(priority: Any) -> None:
+    @dataclass(order=True)
+    class Own(AsyncBatchItem[int, int]):
+        def __post_init__(self) -> None:
+            self.priority = priority if self.content == 1 else self.content
+
+    batcher = AsyncBatchProcessor(
+        double, batch_item_cls=Own, priority_strategy=PriorityStrategy.PRIORITY
+    )
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*map(batcher, range(3)), return_exceptions=True)
+
+    first, error, last = run(main())
+    assert (first, last) == (0, 4)
+    assert str(error) == f"priority={priority!r} of Own: expected a number, lower ones leave first"
+
+
+def test_a_cache_keeps_results_as_they_were_before_their_caller_changed_them() -> None:
+    class Copies:
+        def __init__(self) -> None:
+            self.kept: dict[int, tuple[int, ...]] = {}
+
+        async def get(self, key: int) -> list[int] | None:
+            return list(self.kept[key]) if key in self.kept else None
+
+        async def set(self, key: int, value: list[int]) -> None:
+            self.kept[key] = tuple(value)
+
+    batcher = AsyncBatchProcessor(lambda numbers: [[number] for number in numbers], cache=Copies())
+
+    async def main() -> None:
+        result = await batcher(1)
+        result.append(99)
+        assert await batcher(1) == [1]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": {}}, r"cache={}: expected an object with the coroutines get\(key\)"),
+        ({"priority_strategy": "LENGTH"}, "'LENGTH': expected one of PriorityStrategy.NONE"),
+    ],
+)
+def test_a_cache_and_a_strategy_that_are_none_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AsyncBatchProcessor(double, **options)

@@ -44,6 +44,7 @@ def test_the_decorators_take_their_options_and_calls() -> None:
     async def main() -> None:
         assert await lengths.acall("hello") == 5
         assert await lengths.acall(["hello"]) == [5]
+        assert await lengths.acall(item="hello") == 5
         assert (await doubled.acall(a=np.array([[1]]))).tolist() == [[2]]
 
     asyncio.run(main())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -170,6 +171,10 @@ def test_outputs_that_depend_on_the_padding_are_not_joined() -> None:
         ({"a": np.zeros((0, 1))}, "a: 0; give each"),
         ({}, "none; give each"),
         ([1], "the features are list; expected a dict"),
+        ({"a": "abc"}, "the feature 'a' is 'abc'; expected an array or tensor"),
+        ({"a": np.array(3)}, "the feature 'a' is array(3); expected an array or tensor"),
+        ({"a": {0: 1}}, "the feature 'a' is {0: 1}; expected an array or tensor"),
+        ({"a": np.ma.array([[1]], mask=[[True]])}, "'a' is a masked array"),
     ],
 )
 def test_features_that_do_not_fit_are_refused(features: Any, message: str) -> None:
@@ -215,3 +220,79 @@ def test_a_coroutine_can_call_the_one_for_threads() -> None:
     with ModelBatchProcessor(lambda features: features["x"] + 1) as batcher:
         made = asyncio.run(batcher.acall(x=np.zeros((2, 2)), timeout_s=60))
     assert made.tolist() == [[1, 1], [1, 1]]
+
+
+def test_rows_of_pandas_are_taken_by_their_place() -> None:
+    @inference.dynamically
+    def sums(features: dict[str, Any]) -> Any:
+        return features["a"] + 10 * features["b"]
+
+    assert sums(a=pd.Series([1, 2], index=[1, 0]), b=np.array([1, 2])).tolist() == [11, 22]
+
+
+def test_outputs_of_pandas_are_no_arrays() -> None:
+    by_label = inference.dynamically(lambda features: pd.Series(features["a"], index=[1, 0]))
+    with pytest.raises(BatchOutputError, match="returned Series"):
+        by_label(a=np.array([1, 2]))
+
+
+def test_an_empty_list_has_the_dtype_of_the_others() -> None:
+    [first, second] = rows_of({"a": [[1, 2], []]}, {})
+    assert first["a"].dtype == second["a"].dtype == np.int64
+    assert second["a"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [("uint8", -100), ("int8", 300), ("int64", 0.5), ("int64", float("nan")), ("bool", 7)],
+)
+@pytest.mark.parametrize("is_tensor", [False, True])
+def test_padding_that_a_dtype_cannot_hold_is_refused(
+    dtype: str, fill: float, is_tensor: bool
+) -> None:
+    rows: list[Any] = [np.ones(size, dtype) for size in (1, 2)]
+    if is_tensor:
+        rows = [torch.from_numpy(row) for row in rows]
+    with pytest.raises(ConfigError, match=rf"pad_tokens={{'a': {fill}}}: .* has dtype .*{dtype}"):
+        padded([{"a": row} for row in rows], pad_tokens={"a": fill})
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("float16", -float("inf")), ("float32", 0.1)])
+def test_padding_may_be_infinite_or_rounded(dtype: str, fill: float) -> None:
+    rows = [{"a": np.ones(size, dtype)} for size in (1, 2)]
+    assert padded(rows, pad_tokens={"a": fill})["a"][0, 1] == np.array(fill, dtype)
+
+
+def test_tensors_with_gradients_are_padded() -> None:
+    values = torch.ones(2, 2, requires_grad=True)
+    made = padded(rows_of({"a": [values[0], values[1][:1]]}, {}))["a"]
+    made.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [[1, 1], [1, 0]]
+
+
+def test_outputs_are_not_overwritten_by_the_next_batch() -> None:
+    kept = np.zeros((2, 1))
+    own = Features(PaddingOptions())
+    results = own.results({"a": kept, "b": [torch.zeros(2, 1)]}, 2)
+    kept[:] = 9
+    assert [one["a"].tolist() for one in results] == [[0], [0]]
+    first, second = (one["b"][0] for one in results)
+    assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("module", [inference, aio.inference])
+def test_an_unknown_option_is_told_the_nearest_of_all(module: Any) -> None:
+    with pytest.raises(ConfigError, match="'pad_token'; did you mean 'pad_tokens'"):
+        module.dynamically(lambda features: features, pad_token={"a": 0})
+
+
+@pytest.mark.parametrize("array", [np.array([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]])])
+def test_what_the_function_changes_is_not_the_callers(array: Any) -> None:
+    @inference.dynamically
+    def change(features: dict[str, Any]) -> Any:
+        features["a"] *= 0
+        return features["a"]
+
+    result = change(a=array)
+    assert (array.tolist(), result.tolist()) == ([[1, 2]], [[0, 0]])

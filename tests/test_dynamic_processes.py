@@ -145,6 +145,20 @@ def test_a_forked_child_starts_with_an_empty_batcher() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_by_the_function_can_call_it() -> None:
+    def fork(numbers: list[int]) -> list[int]:
+        return [in_forked_child(child) if number == 1 else number for number in numbers]
+
+    batcher = BatchProcessor(fork)
+
+    def child() -> None:
+        assert batcher(7) == 7
+
+    assert batcher(1) == 0
+    batcher.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_forked_while_others_call_never_hangs() -> None:
     stop = threading.Event()
     batcher = BatchProcessor(lambda numbers: numbers, timeout_ms=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -494,3 +496,118 @@ def test_a_call_has_its_own_results_or_an_error_whatever_others_do(
             else:
                 assert isinstance(error, ValueError)
                 assert on_error == "raise" or max(numbers) > 55
+
+
+def test_a_generator_function_runs_in_the_context_of_its_first_caller() -> None:
+    number = contextvars.ContextVar("number", default=0)
+
+    @dynamically
+    def numbers(items: list[int]) -> Any:
+        for _ in items:
+            yield number.get()
+
+    number.set(7)
+    assert numbers(1) == 7
+
+
+def test_a_function_that_calls_itself_through_another_is_told_so() -> None:
+    @dynamically
+    def here(numbers: list[int]) -> list[int]:
+        return [there(number, timeout_s=FOR_EVER_S) for number in numbers]
+
+    @dynamically
+    def there(numbers: list[int]) -> list[int]:
+        return [here(number, timeout_s=FOR_EVER_S) for number in numbers]
+
+    with pytest.raises(CallError, match="here was called from within itself"):
+        here(1, timeout_s=FOR_EVER_S)
+
+
+def test_a_callback_that_would_end_the_thread_ends_nobody_elses_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    held = Held()
+
+    def leave(_: Any) -> None:
+        raise SystemExit(3)
+
+    with BatchProcessor(held) as batcher:
+        promised = batcher.submit(1)
+        promised.add_done_callback(leave)
+        held.may_go.release(2)
+        assert promised.result(FOR_EVER_S) == 2
+        assert batcher(2, timeout_s=FOR_EVER_S) == 4
+    assert "callback of a promised result failed" in caplog.text
+
+
+def test_a_promise_of_a_function_that_stops_an_iteration_ends_in_a_coroutine() -> None:
+    def stop(numbers: list[int]) -> list[int]:
+        raise StopIteration
+
+    async def ask(batcher: BatchProcessor[int, int]) -> None:
+        with pytest.raises(CallError, match="raised StopIteration"):
+            await asyncio.wait_for(asyncio.wrap_future(batcher.submit(1)), FOR_EVER_S)
+        with pytest.raises(CallError, match="raised StopIteration"):
+            await batcher.acall(1)
+
+    with BatchProcessor(stop) as batcher:
+        asyncio.run(ask(batcher))
+
+
+@pytest.mark.parametrize("timeout_s", ["10", float("nan")])
+def test_a_time_that_is_no_number_is_refused_before_anything_waits(timeout_s: Any) -> None:
+    with BatchProcessor(double) as batcher:
+        with pytest.raises(ConfigError, match=r"timeout_s=.*expected seconds"):
+            batcher(1, timeout_s=timeout_s)
+        with pytest.raises(ConfigError, match=r"timeout_s=.*expected seconds"):
+            asyncio.run(batcher.acall(1, timeout_s=timeout_s))
+        assert batcher.stats.total_processed == 0
+
+
+def test_a_time_without_end_is_as_long_as_it_takes() -> None:
+    with BatchProcessor(double) as batcher:
+        assert batcher(1, timeout_s=float("inf")) == 2
+        assert asyncio.run(batcher.acall(1, timeout_s=float("inf"))) == 2
+
+
+@pytest.mark.parametrize("length", [None, "3", -1, float("nan"), float("inf"), 2**62])
+def test_a_length_that_is_none_is_an_error_of_its_call_alone(length: Any) -> None:
+    lengths = {1: 1.5, 2: length}
+    options: dict[str, Any] = {"length": lengths.__getitem__, "max_batch_tokens": 10}
+    with BatchProcessor(double, **options) as batcher:
+        with pytest.raises(ConfigError, match=r"length=.* of the item 2: expected a number"):
+            batcher([1, 2], timeout_s=FOR_EVER_S)
+        assert batcher(1, timeout_s=FOR_EVER_S) == 2
+
+
+def test_results_are_not_overwritten_by_the_next_batch() -> None:
+    rows = np.zeros((4, 2))
+
+    @dynamically
+    def fill(numbers: list[int]) -> Any:
+        rows[: len(numbers)] = np.array(numbers)[:, None]
+        return rows[: len(numbers)]
+
+    first, second = fill(1), fill(2)
+    assert first.tolist() == [1, 1]
+    assert second.tolist() == [2, 2]
+    assert first.base is None  # who keeps it keeps nobody else's
+
+
+def test_results_without_end_are_an_error() -> None:
+    with (
+        BatchProcessor(lambda numbers: itertools.repeat(1)) as batcher,  # type: ignore[arg-type,return-value]
+        pytest.raises(BatchOutputError, match="returned at least 3 results for a batch of 2 items"),
+    ):
+        batcher([1, 2], timeout_s=FOR_EVER_S)
+
+
+def test_a_table_is_no_list_of_results() -> None:
+    class Table(list[str]):
+        columns = ("a", "b")
+
+    with (
+        BatchProcessor(lambda numbers: Table(["a", "b"])) as batcher,
+        pytest.raises(BatchOutputError, match="returned Table"),
+    ):
+        batcher([1, 2])

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -119,8 +120,21 @@ def test_a_model_of_several_columns_takes_rows(classifier: Path) -> None:
     ):
         row = templated({"title": "a", "body": 7, "unread": None})
         check([row], [plain("a: 7")])  # both models are there at the same time
+        null = templated({"title": None, "body": 7})
+        assert (null["prediction"], null["error"]) == (None, "column 'title' is null")
         with pytest.raises(InputError, match="the model reads title, body: give a mapping"):
             templated("a: b")
+
+
+def test_a_row_that_cannot_be_read_is_told_of_in_one_line(model: sparkinfer.LoadedModel) -> None:
+    with pytest.raises(InputError, match="cannot be read") as refused:
+        model(pd.Series(["a", "b"]))
+    assert "\n" not in str(refused.value)
+
+
+def test_how_many_rows_wait_is_checked_before_the_model_is_there() -> None:
+    with pytest.raises(ConfigError, match="batch_rows=0"):
+        sparkinfer.load("no-such-model", batch_rows=0)
 
 
 def test_closed_it_takes_no_more(classifier: Path) -> None:
@@ -135,7 +149,7 @@ def test_closed_it_takes_no_more(classifier: Path) -> None:
     [
         ({"output": "out"}, "output with load: the option has no effect"),
         ({"num_workers": 2}, "num_workers with load"),
-        ({"batch_rows": 0}, "batch_size=0: expected an integer of at least 1"),
+        ({"batch_rows": 0}, "batch_rows=0: expected an integer of at least 1"),
         ({"max_lenght": 3}, "did you mean 'max_length'?"),
     ],
 )

@@ -12,7 +12,7 @@ from sparkinfer.engines import make_source
 from sparkinfer.engines.local import here
 from sparkinfer.engines.this_process import slot_of
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
-from sparkinfer.models.requests import BATCH_ROWS, TIMEOUT_MS, Requests, Row
+from sparkinfer.models.requests import BATCH_ROWS, TIMEOUT_MS, RequestOptions, Requests, Row
 from sparkinfer.option_groups import DEFAULT_TASK
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.rows.processor import PlannedProcessor
@@ -110,6 +110,7 @@ def load(
             f"{refused[0]} with load: the option has no effect on texts that come one by one; "
             "leave it out, or use sparkinfer.run"
         )
+    shared = RequestOptions(batch_rows=batch_rows, timeout_ms=timeout_ms)
     if "input_template" not in options:
         options.setdefault("input_col", "text")
     config = ScoringConfig(model=model, task=task, engine="local", **options)
@@ -118,9 +119,7 @@ def load(
     processor: PlannedProcessor = prelude.processor
     scorer = processor.open(slot_of(prelude.workers), _untold)
     resident.release()  # it is the scorer's alone
-    requests = Requests(
-        scorer.process, processor.inputs, processor.check_types, batch_rows, timeout_ms
-    )
+    requests = Requests(scorer.process, processor.inputs, processor.check_types, shared)
     return LoadedModel(requests, processor.verdict, scorer.statistics)
 
 

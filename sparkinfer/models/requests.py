@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from sparkinfer.batching.dynamic import BatchProcessor
 from sparkinfer.exceptions import InputError
-from sparkinfer.messages import shown
+from sparkinfer.messages import first_line, shown
+from sparkinfer.validation import Options, at_least
 
 Row = dict[str, Any]
 """A scored row: the columns that a job would add."""
@@ -23,6 +24,16 @@ BATCH_ROWS, TIMEOUT_MS = 256, 5.0
 
 TEXTS = "texts"
 """Kind of rows that are a text each, which need no schema of their own."""
+
+
+@dataclass(frozen=True, init=False)
+class RequestOptions(Options):
+    """How many rows wait for one another, and how long."""
+
+    batch_rows: int = field(default=BATCH_ROWS, metadata=at_least(1))
+    """Most rows that are scored together."""
+    timeout_ms: float = field(default=TIMEOUT_MS, metadata=at_least(0))
+    """How long the first of fewer waits for others, in milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,7 @@ class Requests:
         process: adds columns to rows; called in one thread. See `Processor.process`.
         columns: that it reads, in its order.
         check_types: raises InputError for columns that it cannot read.
-        batch_rows: most rows that are scored together.
-        timeout_ms: how long the first of fewer waits for others, in milliseconds.
+        options: how many rows wait for one another.
     """
 
     def __init__(
@@ -54,8 +64,7 @@ class Requests:
         process: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
         columns: Sequence[str],
         check_types: Callable[[pa.Schema], None],
-        batch_rows: int = BATCH_ROWS,
-        timeout_ms: float = TIMEOUT_MS,
+        options: RequestOptions | None = None,
     ) -> None:
         self._process = process
         self._columns = tuple(columns)
@@ -65,7 +74,10 @@ class Requests:
             return self._score(requests)
 
         score.__qualname__ = "the model"  # in messages
-        self._batcher: BatchProcessor[Request, Row] = BatchProcessor(score, batch_rows, timeout_ms)
+        options = options or RequestOptions()
+        self._batcher: BatchProcessor[Request, Row] = BatchProcessor(
+            score, options.batch_rows, options.timeout_ms
+        )
 
     @property
     def stats(self) -> Any:
@@ -114,9 +126,10 @@ class Requests:
                 for value in values.values():
                     (value or "").encode()
                 return Request(TEXTS, values)
-            schema = pa.RecordBatch.from_pylist([values]).schema
+            schema = _schema_of(values)
         except (pa.ArrowException, UnicodeEncodeError, TypeError, OverflowError) as error:
-            raise InputError(f"the row {shown(values)} cannot be read: {error}") from error
+            row_text = " ".join(shown(values).split())
+            raise InputError(f"the row {row_text} cannot be read: {first_line(error)}") from error
         self._check_types(schema)
         return Request(schema, values)
 
@@ -139,3 +152,11 @@ class Requests:
             for scored in self._process([rows]):
                 found += scored.to_pylist()
         return found
+
+
+def _schema_of(values: Mapping[str, Any]) -> pa.Schema:
+    """Returns the types of a row's values; a null, which has none, is that of a text."""
+    fields = pa.RecordBatch.from_pylist([values]).schema
+    return pa.schema(
+        [(one.name, pa.string() if pa.types.is_null(one.type) else one.type) for one in fields]
+    )

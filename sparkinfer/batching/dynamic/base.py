@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 from collections.abc import Callable, Coroutine
+from numbers import Real
 from typing import Any, TypeVar
 
 from sparkinfer.batching.dynamic.calls import Item
@@ -19,6 +22,39 @@ R = TypeVar("R")
 
 FIRST = -(2**62)
 """Priority of small calls where that of others is their length, negative."""
+
+
+MOST_LENGTH = 2**40
+"""Of an item; sums of lengths stay below what an int64 holds."""
+
+
+def seconds_of(timeout_s: Any) -> float | None:
+    """Returns how long to wait, as locks and loops take it; None: as long as it takes.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    if timeout_s is None:
+        return None
+    if not isinstance(timeout_s, Real) or math.isnan(timeout_s):
+        raise ConfigError(
+            f"timeout_s={shown(timeout_s)}: expected seconds, or None to wait as long as it takes"
+        )
+    return min(max(float(timeout_s), 0.0), threading.TIMEOUT_MAX)
+
+
+def checked_length(length: Any, content: Any) -> int:
+    """Returns the length of an item, a part of one as a whole.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(length, Real) and 0 <= float(length) <= MOST_LENGTH:
+        return math.ceil(float(length))
+    raise ConfigError(
+        f"length={shown(length)} of the item {shown(content)}: expected a number from 0 to 2**40; "
+        "change what the option 'length' returns"
+    )
 
 
 def is_async(function: Any) -> bool:
@@ -49,6 +85,9 @@ class Batcher:
     ) -> None:
         if not callable(function):
             raise ConfigError(f"func={shown(function)}: expected a function of a batch")
+        if strategy not in list(PriorityStrategy):
+            known = ", ".join(f"PriorityStrategy.{one.name}" for one in PriorityStrategy)
+            raise ConfigError(f"priority_strategy={shown(strategy)}: expected one of {known}")
         self.batch_func = function
         self.small_batch_threshold = options.small_batch_threshold
         self.priority_strategy = strategy
@@ -71,7 +110,7 @@ class Batcher:
         if self.priority_strategy is PriorityStrategy.NONE:
             priority = 0
         elif self.priority_strategy is PriorityStrategy.LENGTH and not is_small:
-            return [self._item(content, -self._measure(content)) for content in contents]
+            return [self._item(content, -self._length(content)) for content in contents]
         elif self.priority_strategy is PriorityStrategy.LENGTH:
             priority = FIRST
         else:
@@ -81,8 +120,11 @@ class Batcher:
         return [Item(content, priority) for content in contents]
 
     def _item(self, content: Any, priority: int) -> Item:
-        length = self._measure(content) if self._needs_lengths else 1
+        length = self._length(content) if self._needs_lengths else 1
         return Item(content, priority, length, self._payload.kind(content))
+
+    def _length(self, content: Any) -> int:
+        return checked_length(self._measure(content), content)
 
     def _too_late(self, timeout_s: float | None) -> CallTimeoutError:
         return CallTimeoutError(
@@ -94,13 +136,19 @@ class Batcher:
         """Returns what a coroutine returns.
 
         Raises:
+            ConfigError: the time is no number.
             CallTimeoutError: it did not within the time, and was cancelled.
         """
-        if timeout_s is None:
+        try:
+            most_s = seconds_of(timeout_s)
+        except ConfigError:
+            results.close()
+            raise
+        if most_s is None:
             return await results
         task = asyncio.ensure_future(results)
         try:
-            await asyncio.wait([task], timeout=timeout_s)
+            await asyncio.wait([task], timeout=most_s)
             if task.done():
                 return task.result()
         finally:

@@ -14,10 +14,15 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sparkinfer.batching.dynamic.nesting import batches_around
 from sparkinfer.exceptions import BatcherClosedError, CallError
+from sparkinfer.logs import get_logger
 
 if TYPE_CHECKING:
     from sparkinfer.batching.dynamic.work import Work
+
+
+_log = get_logger(__name__)
 
 
 class Failure(NamedTuple):
@@ -33,12 +38,16 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Returns the failure that callers see: of what would end their thread, an error."""
-        if isinstance(error, Exception):
+        """Returns the failure that callers see: of what would end their thread, an error.
+
+        No coroutine can raise StopIteration, and no future of asyncio hold it.
+        """
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
             return cls(error, error.__traceback__)
+        ended = "loop" if isinstance(error, StopIteration) else "program"
         stopped = CallError(
-            f"the function raised {type(error).__name__}({error}), which ends a program and no "
-            "call; raise an Exception in its place"
+            f"the function raised {type(error).__name__}({error}), which ends a {ended} and no "
+            "call; raise another exception in its place"
         )
         stopped.__cause__ = error
         return cls(stopped, None)
@@ -87,10 +96,11 @@ class Call:
         failure: of the call as a whole.
         born: when it was made, in seconds of `time.monotonic`.
         context: of the caller.
+        within: batches under way of whose function the caller is a part.
         work: that is done with the items.
     """
 
-    __slots__ = ("born", "context", "failure", "items", "left", "work")
+    __slots__ = ("born", "context", "failure", "items", "left", "within", "work")
 
     def __init__(self, items: list[Item], work: Work) -> None:
         self.items = items
@@ -99,8 +109,14 @@ class Call:
         self.failure: Failure | None = None
         self.born = time.monotonic()
         self.context = copy_context()
+        self.within = batches_around()
         for item in items:
             item.call = self
+
+    @property
+    def is_within_itself(self) -> bool:
+        """Returns whether a batch that is under way would wait for another of the same work."""
+        return any(batch.work is self.work for batch in self.within if batch.is_running)
 
     def results(self) -> list[Any]:
         """Returns the results, and lets go of the items.
@@ -168,8 +184,15 @@ class PromisedCall(Call):
 
     def keep(self) -> None:
         """Gives the result, or why there is none, to whoever asks for it."""
-        if not self.future.set_running_or_notify_cancel():
-            return
+        try:
+            if self.future.set_running_or_notify_cancel():
+                self._tell()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # by who wants to be told: others wait for what comes after
+            _log.exception("a callback of a promised result failed")
+
+    def _tell(self) -> None:
         try:
             [result] = self.results()
         except Exception as error:
@@ -223,7 +246,8 @@ def wake(calls: Iterable[Call]) -> None:
 def was_closed(name: str) -> BatcherClosedError:
     """Returns the error of calls of a batcher that was closed."""
     return BatcherClosedError(
-        f"{name} was closed: what waits gets no result and no call is taken; start() opens it again"
+        f"{name} was closed: what waits gets no result and no call is taken; start it again, or "
+        "make another"
     )
 
 

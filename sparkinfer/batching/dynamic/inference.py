@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sparkinfer.batching.dynamic.decorator import batched
 from sparkinfer.batching.dynamic.features import Features, joined, rows_of
-from sparkinfer.batching.dynamic.options import BatchOptions, PaddingOptions
+from sparkinfer.batching.dynamic.options import ModelOptions
 from sparkinfer.batching.dynamic.processor import BatchProcessor
 from sparkinfer.batching.dynamic.types import BatchInfer, Feature
 
@@ -48,16 +48,16 @@ class ModelBatchProcessor(BatchProcessor[dict[str, Feature], Feature]):
         spread_kwargs: bool = False,
         **options: Any,
     ) -> None:
-        made = BatchOptions(
+        made = ModelOptions(
             batch_size=batch_size,
             timeout_ms=timeout_ms,
             small_batch_threshold=small_batch_threshold,
+            pad_tokens=pad_tokens or {},
+            padding_side=padding_side,
+            spread_kwargs=spread_kwargs,
             **options,
         )
-        padding = PaddingOptions(
-            pad_tokens=pad_tokens or {}, padding_side=padding_side, spread_kwargs=spread_kwargs
-        )
-        self._set_up(_func, made, Features(padding))
+        self._set_up(_func, made, Features(made))
 
     def __call__(  # type: ignore[override]
         self,

@@ -52,3 +52,8 @@ class PaddingOptions(Options):
     """Whether the padding comes after the values or before them."""
     spread_kwargs: bool = False
     """Whether the function takes the features as keyword arguments."""
+
+
+@dataclass(frozen=True, init=False)
+class ModelOptions(BatchOptions, PaddingOptions):
+    """The options of a batcher of dicts of arrays."""

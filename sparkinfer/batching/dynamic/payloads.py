@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Set, Sized
+from itertools import islice
 from typing import Any, Protocol
+
+import numpy as np
 
 from sparkinfer.exceptions import BatchOutputError
 
@@ -34,6 +37,26 @@ class Payload(Protocol):
         """
 
 
+_UNORDERED = (str, bytes, Mapping, Set)
+"""Can be gone through, and are no sequence of results."""
+
+
+def _is_table(outputs: Any) -> bool:
+    """Returns whether it would be gone through by columns."""
+    return hasattr(outputs, "columns")
+
+
+def own(row: Any) -> Any:
+    """Returns a copy of a row of an array or tensor.
+
+    The function may use the array again for its next batch, and who keeps one row would keep those
+    of all other callers.
+    """
+    if isinstance(row, np.ndarray):
+        return row.copy()
+    return row.clone() if hasattr(row, "clone") else row
+
+
 class Lists:
     """A list of items in, a sequence of results out."""
 
@@ -53,18 +76,24 @@ class Lists:
 
     def results(self, outputs: Any, count: int) -> list[Any]:
         """Returns the outputs, checked."""
-        if not isinstance(outputs, Iterable) or isinstance(outputs, str | bytes | Mapping | Set):
+        if (
+            not isinstance(outputs, Iterable)
+            or isinstance(outputs, _UNORDERED)
+            or _is_table(outputs)
+        ):
             raise BatchOutputError(
                 f"the function returned {type(outputs).__name__} for a batch of {count} items; it "
                 "must return a list with one result for each, in order"
             )
-        results = list(outputs)
+        results = list(islice(outputs, count + 1))  # of some there is no end
         if len(results) != count:
+            found = len(outputs) if isinstance(outputs, Sized) else len(results)
+            at_least = "at least " if found == count + 1 and not isinstance(outputs, Sized) else ""
             raise BatchOutputError(
-                f"the function returned {len(results)} results for a batch of {count} items; it "
-                "must return one for each, in order"
+                f"the function returned {at_least}{found} results for a batch of {count} items; "
+                "it must return one for each, in order"
             )
-        return results
+        return [own(row) for row in results] if hasattr(outputs, "dtype") else results
 
 
 def length_of(content: Any) -> int:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
-from sparkinfer.batching.dynamic.base import Batcher, is_async
+from sparkinfer.batching.dynamic.base import Batcher, is_async, seconds_of
 from sparkinfer.batching.dynamic.calls import AwaitedCall, BlockedCall, Call, PromisedCall
 from sparkinfer.batching.dynamic.decorator import batched
 from sparkinfer.batching.dynamic.options import BatchOptions
@@ -112,16 +112,16 @@ class BatchProcessor(Batcher, Generic[T, U]):
             self._room.leave(call)
 
     @overload
-    async def acall(self, items: list[T], *, timeout_s: float | None = None) -> list[U]: ...
+    async def acall(self, item: list[T], *, timeout_s: float | None = None) -> list[U]: ...
 
     @overload
-    async def acall(self, items: T, *, timeout_s: float | None = None) -> U: ...
+    async def acall(self, item: T, *, timeout_s: float | None = None) -> U: ...
 
-    async def acall(self, items: T | list[T], *, timeout_s: float | None = None) -> U | list[U]:
+    async def acall(self, item: T | list[T], *, timeout_s: float | None = None) -> U | list[U]:
         """Returns the same as a call, without keeping the event loop waiting."""
-        if isinstance(items, list):
-            return await self._within(self._awaited_results(items), timeout_s)
-        result: U = (await self._within(self._awaited_results([items]), timeout_s))[0]
+        if isinstance(item, list):
+            return await self._within(self._awaited_results(item), timeout_s)
+        result: U = (await self._within(self._awaited_results([item]), timeout_s))[0]
         return result
 
     def start(self) -> None:
@@ -145,12 +145,13 @@ class BatchProcessor(Batcher, Generic[T, U]):
         self.close()
 
     def _results(self, contents: list[Any], timeout_s: float | None) -> list[Any]:
+        most_s = seconds_of(timeout_s)
         if not contents:
             return []
         call = BlockedCall(self._items(contents), self._work)
         self._room.enter(call)
         try:
-            is_over = call.lock.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0))
+            is_over = call.lock.acquire(timeout=-1 if most_s is None else most_s)
         except BaseException:  # Ctrl-C
             self._room.leave(call)
             raise

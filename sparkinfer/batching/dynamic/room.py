@@ -77,10 +77,10 @@ class Room:
         with self._lock:
             if self._is_closed:
                 raise was_closed(self._name)
+            if call.is_within_itself or threading.get_ident() in self._threads:
+                raise called_itself(self._name)
             if not self._threads:
                 self._start_threads()
-            elif threading.get_ident() in self._threads:
-                raise called_itself(self._name)
             waiting = self._waiting
             was_empty = not waiting.count
             waiting.enter(call, call.born)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sparkinfer.batching.dynamic.calls import Failure, Item
+from sparkinfer.batching.dynamic.nesting import Batch, batch_of
 from sparkinfer.batching.dynamic.options import BatchOptions
 from sparkinfer.batching.dynamic.payloads import Payload
 from sparkinfer.batching.dynamic.tally import Tally
@@ -70,17 +71,22 @@ class Work:
     def _attempt(self, items: Sequence[Item]) -> Outcome:
         context = items[0].call.context.copy()  # one can be entered once at a time
         try:
-            inputs = self._payload.inputs([item.content for item in items])
-            outputs = context.run(self._payload.call, self.function, inputs)
-            return self._payload.results(outputs, len(items))
+            return context.run(self._results, items)
         except BaseException as error:
             return Failure.of(error)
 
+    def _results(self, items: Sequence[Item]) -> list[Any]:
+        with batch_of(self, _around(items)):
+            inputs = self._payload.inputs([item.content for item in items])
+            outputs = self._payload.call(self.function, inputs)
+            return self._payload.results(outputs, len(items))
+
     async def _attempt_async(self, items: Sequence[Item]) -> Outcome:
         try:
-            inputs = self._payload.inputs([item.content for item in items])
-            outputs = await self._payload.call(self.function, inputs)
-            return self._payload.results(outputs, len(items))
+            with batch_of(self, _around(items)):
+                inputs = self._payload.inputs([item.content for item in items])
+                outputs = await self._payload.call(self.function, inputs)
+                return self._payload.results(outputs, len(items))
         except (Exception, SystemExit) as error:
             return Failure.of(error)
 
@@ -100,6 +106,12 @@ class Work:
         self._tally.add_settled(items)
         settle(items)
         return []
+
+
+def _around(items: Sequence[Item]) -> Iterator[Batch]:
+    """Yields what the callers of the items are a part of."""
+    for item in items:
+        yield from item.call.within
 
 
 def _halves(items: Sequence[Item]) -> list[Sequence[Item]]:

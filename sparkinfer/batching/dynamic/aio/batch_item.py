@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-from sparkinfer.batching.dynamic.calls import Item
+from sparkinfer.batching.dynamic.calls import Call
 from sparkinfer.batching.dynamic.payloads import length_of
 from sparkinfer.batching.dynamic.types import T, U
 
@@ -46,11 +46,12 @@ class AsyncBatchItem(Generic[T, U]):
         return length_of(self.content)
 
 
-def pass_through(made: Sequence[AsyncBatchItem[Any, Any]], items: Sequence[Item]) -> None:
-    """Lets a subclass see what became of its items, and change results."""
-    for one, item in zip(made, items, strict=True):
-        if item.failure is not None:
-            one.set_exception(item.failure.error)
+def pass_through(made: Sequence[AsyncBatchItem[Any, Any]], call: Call) -> None:
+    """Lets a subclass see what became of its items of a call, and change results."""
+    for one, item in zip(made, call.items, strict=True):
+        failure = call.failure or item.failure
+        if failure is not None:
+            one.set_exception(failure.error)
             if one.done():
                 one.future.exception()  # was seen: asyncio would tell of it otherwise
         else:

@@ -10,7 +10,7 @@ from sparkinfer.batching.dynamic.aio.batch_item import AsyncBatchItem
 from sparkinfer.batching.dynamic.aio.processor import AsyncBatchProcessor
 from sparkinfer.batching.dynamic.decorator import batched
 from sparkinfer.batching.dynamic.features import Features, joined, rows_of
-from sparkinfer.batching.dynamic.options import BatchOptions, PaddingOptions
+from sparkinfer.batching.dynamic.options import ModelOptions
 from sparkinfer.batching.dynamic.types import AsyncCache, BatchInfer, Feature, PriorityStrategy
 
 __all__ = ["AsyncModelBatchProcessor", "dynamically"]
@@ -55,16 +55,16 @@ class AsyncModelBatchProcessor(AsyncBatchProcessor[dict[str, Feature], Feature])
         spread_kwargs: bool = False,
         **options: Any,
     ) -> None:
-        made = BatchOptions(
+        made = ModelOptions(
             batch_size=batch_size,
             timeout_ms=timeout_ms,
             small_batch_threshold=small_batch_threshold,
+            pad_tokens=pad_tokens or {},
+            padding_side=padding_side,
+            spread_kwargs=spread_kwargs,
             **options,
         )
-        padding = PaddingOptions(
-            pad_tokens=pad_tokens or {}, padding_side=padding_side, spread_kwargs=spread_kwargs
-        )
-        self._set_up(_func, made, Features(padding), priority_strategy)
+        self._set_up(_func, made, Features(made), priority_strategy)
         self._store_in(cache, batch_item_cls)
 
     async def __call__(  # type: ignore[override]

@@ -10,6 +10,7 @@ from typing import Any
 
 from sparkinfer.batching.dynamic.calls import (
     Call,
+    Failure,
     Item,
     called_itself,
     count_down,
@@ -66,7 +67,7 @@ class LoopRoom:
             QueueFullError: there is no room, and the call is not to wait for it.
             CallError: the caller is the function itself.
         """
-        if asyncio.current_task() in self._tasks:
+        if call.is_within_itself:
             raise called_itself(self._name)
         self._waiting.enter(call, self.loop.time())
         if self._timer is None or self._waiting.is_full:
@@ -116,17 +117,20 @@ class LoopRoom:
     def _end(self, items: Sequence[Item], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._last_end = self.loop.time()
-        if task.cancelled() or task.exception():
-            self._give_up(items)
+        if task.cancelled():
+            error = CallError("the function was cancelled before it had a result; call it again")
+            self._give_up(items, error)
+        elif raised := task.exception():
+            self._give_up(items, Failure.of(raised).error)
         # After those who were woken: what they ask for next can be in the batch.
         self.loop.call_soon(self._look)
 
-    def _give_up(self, items: Sequence[Item]) -> None:
-        """Ends the calls of a batch that was cancelled, as it is when the loop ends."""
+    def _give_up(self, items: Sequence[Item], error: Exception) -> None:
+        """Ends the calls of a batch that was stopped, as it is when the loop ends."""
         calls = [call for call in dict.fromkeys(item.call for item in items) if call.left]
         for call in calls:
             self._waiting.leave(call, self.loop.time())
-        fail(calls, CallError("the function was cancelled before it had a result; call it again"))
+        fail(calls, error)
         wake(calls)
 
     def _settle(self, items: Sequence[Item]) -> None:

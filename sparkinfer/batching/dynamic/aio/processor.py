@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from typing import Any, Generic, TypeVar, get_origin, overload
 
 from sparkinfer.batching.dynamic.aio.batch_item import AsyncBatchItem, pass_through
 from sparkinfer.batching.dynamic.aio.loop_room import LoopRoom
 from sparkinfer.batching.dynamic.aio.stored import StoredResults
-from sparkinfer.batching.dynamic.base import Batcher, is_async
+from sparkinfer.batching.dynamic.base import Batcher, checked_length, is_async
 from sparkinfer.batching.dynamic.calls import AwaitedCall, Item, was_closed
 from sparkinfer.batching.dynamic.decorator import batched
 from sparkinfer.batching.dynamic.forks import reset_in_children
@@ -25,6 +27,11 @@ from sparkinfer.batching.dynamic.types import (
     T,
     U,
 )
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.messages import shown
+
+_NEEDS = ("get", "set")
+"""What is called of a cache."""
 
 Self = TypeVar("Self", bound="AsyncBatchProcessor[Any, Any]")
 
@@ -87,6 +94,11 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
         reset_in_children(self)
 
     def _store_in(self, cache: AsyncCache[Any, Any] | None, batch_item_cls: Any) -> None:
+        if cache is not None and not all(callable(getattr(cache, name, None)) for name in _NEEDS):
+            raise ConfigError(
+                f"cache={shown(cache)}: expected an object with the coroutines get(key) and "
+                "set(key, value), see types.AsyncCache"
+            )
         self.batch_item_cls = batch_item_cls
         is_own = (get_origin(batch_item_cls) or batch_item_cls) is not AsyncBatchItem
         self._make_item: Any = batch_item_cls if is_own else None
@@ -100,7 +112,7 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
     @property
     def stats(self) -> BatchProcessorStats:
         """Returns what was counted so far."""
-        waiting = sum(room.count for room in list(self._rooms.values()))
+        waiting = sum(room.count for room in self._known_rooms())
         return self._tally.stats(waiting, self._stored.cache.stats() if self._stored else None)
 
     @overload
@@ -132,9 +144,11 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
     def close(self) -> None:
         """Ends calls that wait with BatcherClosedError; batches that are under way go on."""
         self._is_closed = True
-        for loop, room in list(self._rooms.items()):
+        rooms = self._known_rooms()
+        self.reset()  # what comes after start() has rooms of its own
+        for room in rooms:
             try:
-                loop.call_soon_threadsafe(room.close)
+                room.loop.call_soon_threadsafe(room.close)
             except RuntimeError:
                 continue  # the loop was closed: nobody waits there
 
@@ -166,7 +180,7 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
         room.enter(call)
         await call.arrival(room.leave)
         if made:
-            pass_through(made, items)
+            pass_through(made, call)
         return call.results()
 
     def _made_of(self, item: Item, loop: asyncio.AbstractEventLoop) -> AsyncBatchItem[Any, Any]:
@@ -175,21 +189,39 @@ class AsyncBatchProcessor(Batcher, Generic[T, U]):
             content=item.content, priority=item.priority, future=loop.create_future()
         )
         item.content = made.content
+        item.kind = self._payload.kind(made.content)
         if self.priority_strategy is not PriorityStrategy.NONE:
-            item.priority = made.priority
+            item.priority = _checked_priority(made)
         if self._needs_lengths:
-            item.length = len(made)
+            item.length = checked_length(len(made), made.content)
         return made
+
+    def _known_rooms(self) -> list[LoopRoom]:
+        """Returns the rooms of all loops; other loops' threads may add some meanwhile."""
+        rooms = self._rooms
+        loops = [loop for one in rooms.keyrefs() if (loop := one()) is not None]
+        return [room for loop in loops if (room := rooms.get(loop)) is not None]
 
     def _room_of(self, loop: asyncio.AbstractEventLoop) -> LoopRoom:
         room = self._rooms.get(loop)
         if room is None:
-            for old in [old for old in list(self._rooms) if old.is_closed()]:
-                del self._rooms[old]
+            for old in [old for old in self._known_rooms() if old.loop.is_closed()]:
+                self._rooms.pop(old.loop, None)
             is_padded = self._payload.is_padded
             room = LoopRoom(loop, self._run, self._options, is_padded=is_padded, name=self._name)
             self._rooms[loop] = room
         return room
+
+
+def _checked_priority(made: AsyncBatchItem[Any, Any]) -> int:
+    """Returns the priority of a user's item, which others can be compared with."""
+    priority: Any = made.priority
+    if not isinstance(priority, Real) or math.isnan(priority):
+        raise ConfigError(
+            f"priority={shown(priority)} of {type(made).__name__}: expected a number, lower ones "
+            "leave first"
+        )
+    return made.priority
 
 
 def dynamically(

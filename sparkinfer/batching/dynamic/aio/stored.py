@@ -39,6 +39,7 @@ class StoredResults:
             for place, result in zip(unknown, made, strict=True):
                 found[place] = result
                 self._keep(contents[place], result)
+            await asyncio.sleep(0)  # the cache sees results before their caller changes them
         return found
 
     async def _get(self, content: Any) -> Any:
@@ -49,7 +50,7 @@ class StoredResults:
             return None
 
     def _keep(self, content: Any, result: Any) -> None:
-        """Has a result kept while its caller goes on."""
+        """Has a result kept, which goes on while its caller does."""
         task = asyncio.ensure_future(self._set(content, result))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
