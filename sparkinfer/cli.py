@@ -224,8 +224,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _run(config: ScoringConfig, progress: DisplayMode) -> int:
     from sparkinfer.api.functions import run
+    from sparkinfer.display import live_display
     from sparkinfer.jobs.clock import utc_now
-    from sparkinfer.report.live import live_display
     from sparkinfer.report.summary import summarize
 
     started = utc_now()

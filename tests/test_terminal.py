@@ -9,9 +9,9 @@ import pytest
 from rich.text import Text
 
 from sparkinfer.cli import main
+from sparkinfer.display import as_html, describe_devices
 from sparkinfer.doctor.findings import Finding, print_findings
 from sparkinfer.plan.progress import DeviceProgress, ProgressState
-from sparkinfer.report.live import as_html, describe_devices
 from sparkinfer.report.status import describe_status, read_status
 from sparkinfer.report.summary import first_rows
 from sparkinfer.terminal import printable, printable_lines

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.disk_errors import disk_errors_told
+from sparkinfer.display import notebook_display
 from sparkinfer.engines import find_engine, make_engine, make_source
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
@@ -115,7 +115,7 @@ def _given_of_models(models: Mapping[str, Any]) -> Iterator[str]:
 def run(
     config: ScoringConfig,
     spark: SparkSession | None = None,
-    display: Display = nullcontext,
+    display: Display = notebook_display,
     *,
     df: DataFrame | None = None,
 ) -> RunResult:
@@ -128,7 +128,9 @@ def run(
         config: what to do.
         spark: session for an engine on Spark; None: that of the DataFrame, the active one, or a
             new one.
-        display: shows the progress; `sparkinfer.report.live.live_display` prints it.
+        display: shows the progress. By default it is shown below the cell of a notebook (Jupyter,
+            Databricks), and nothing is in a script; `sparkinfer.display.live_display` shows it
+            anywhere, `contextlib.nullcontext` nowhere.
         df: the rows, in place of `config.input`.
 
     Raises:

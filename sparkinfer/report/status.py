@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from sparkinfer.display import format_seconds
 from sparkinfer.exceptions import OutputError, SparkInferError
 from sparkinfer.jobs.claims import Holder, read_holder
 from sparkinfer.jobs.done import Done
@@ -20,7 +21,6 @@ from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.plan.ports import Sink
 from sparkinfer.redaction import without_secrets
-from sparkinfer.report.live import format_seconds
 from sparkinfer.report.summary import describe_metrics
 from sparkinfer.sinks.arrivals import FilesAndMore, KnownArrivals, NoFiles
 from sparkinfer.sinks.parquet import ParquetFolder

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pyarrow.dataset as pads
 
+from sparkinfer.display import format_seconds
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.models.gate import Verdict
 from sparkinfer.redaction import without_secrets
-from sparkinfer.report.live import format_seconds
 from sparkinfer.rows.several import SeveralVerdict
 from sparkinfer.storage import file_system
 from sparkinfer.terminal import printable, printable_lines

@@ -1,5 +1,6 @@
 """Progress on the screen: a bar in a terminal or a notebook, lines of text or JSON elsewhere.
 
+The command shows it wherever it runs, a call from Python where a person looks on: in a notebook.
 An error in the display ends the display, never the run.
 """
 
@@ -13,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TextIO, get_args
@@ -82,6 +83,11 @@ def live_display(
     finally:
         done.set()
         thread.join(CLOSE_TIMEOUT_S)
+
+
+def notebook_display(progress: Progress) -> AbstractContextManager[None]:
+    """Shows progress below the notebook's cell that runs; in any other process, nothing."""
+    return live_display(progress) if _notebook() is not None else nullcontext()
 
 
 def _open(

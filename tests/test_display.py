@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from sparkinfer.exceptions import ConfigError
-from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
-from sparkinfer.report import live
-from sparkinfer.report.live import (
+from sparkinfer import display
+from sparkinfer.display import (
     as_event,
     as_html,
     describe,
     describe_devices,
     format_seconds,
     live_display,
+    notebook_display,
 )
+from sparkinfer.exceptions import ConfigError
+from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
 from sparkinfer.workers.channel import WorkerReport
 from sparkinfer.workers.statistics import ScoringStatistics
 
@@ -74,7 +75,7 @@ class BrokenStream(io.StringIO):
 @pytest.fixture(autouse=True)
 def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BAR", "NOTEBOOK", "LINES", "JSON"):
-        monkeypatch.setattr(live, f"{name}_INTERVAL_S", 0.01)
+        monkeypatch.setattr(display, f"{name}_INTERVAL_S", 0.01)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -294,7 +295,7 @@ def test_a_pipe_without_a_reader_does_not_stop_the_run() -> None:
 
 
 def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(display, "CLOSE_TIMEOUT_S", 0.05)
     release, blocked = threading.Event(), threading.Event()
 
     class Full(io.StringIO):
@@ -358,6 +359,20 @@ def test_a_notebook_updates_one_output_of_its_cell(
     assert 'value="100" max="100"' in shown[-1]
     assert "cpu on here: 100 rows" in shown[-1]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_call_from_python_shows_nothing_but_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = threading.active_count()
+    with notebook_display(scoring()):
+        assert threading.active_count() == threads
+    assert capsys.readouterr() == ("", "")
+    shown: list[str] = []
+    handle = FakeHandle(shown, "40 of 100 rows")
+    fake_ipython(monkeypatch, lambda page, *, display_id: handle, kernel=True)
+    with notebook_display(scoring()):
+        assert handle.seen.wait(5)
 
 
 def test_a_notebook_gets_lines_and_json_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
