@@ -150,6 +150,21 @@ def test_data_and_model_are_prepared(kernel: Kernel) -> None:
 
 
 @pytest.mark.spark
+def test_the_model_is_registered_where_there_is_a_name_for_it(kernel: Kernel) -> None:
+    """In a registry of MLflow's own: Unity Catalog's takes the same call, by the documentation."""
+    chosen = {"table": "reviews", "registered_model": "main.reviews.sentiment"}
+    cells = code_of("data_and_model")
+    until = next(number for number, cell in enumerate(cells) if "examine(" in cell)
+    [*_, prepared] = kernel.run(
+        *cells[:until], cells[-1], names=FAKE_DBUTILS.format(chosen=chosen)
+    )
+    assert text_of([prepared]).split("\n")[:2] == [
+        "model: models:/main.reviews.sentiment/1",
+        "input: reviews",
+    ]
+
+
+@pytest.mark.spark
 def test_a_pandas_udf_scores_with_deepspeed_and_shows_its_progress(kernel: Kernel) -> None:
     cells = kernel.run(*code_of("pandas_udf_and_deepspeed"))
     assert "model      deepspeed in" in text_of(cells)

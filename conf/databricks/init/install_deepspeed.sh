@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Init script of a cluster: DeepSpeed where the runtime has none, as from 16.4 LTS ML on. What it needs
-# is installed only where it is missing: nothing may replace what the runtime brings.
+# Init script of a cluster: DeepSpeed where the runtime has none. What it needs is installed only where
+# it is missing: nothing may replace what the runtime brings.
 set -euo pipefail
 
 python=${DATABRICKS_PYTHON:-/databricks/python/bin/python}
