@@ -204,6 +204,14 @@ def test_files_that_the_bundle_names_are_there() -> None:
         subprocess.run(["bash", "-n", script], check=True)
 
 
+def test_the_wheel_that_is_installed_is_the_one_that_is_built() -> None:
+    artifact = read_bundle()["artifacts"]["wheel"]
+    assert (BUNDLE / artifact["path"]).samefile(CHECKOUT)
+    assert artifact["build"].endswith("--wheel-dir dist .")
+    named = set(re.findall(r'"([./]+dist/\*\.whl)"', json.dumps(deployed("aws"))))
+    assert {(BUNDLE / "resources" / one).resolve().parent for one in named} == {CHECKOUT / "dist"}
+
+
 @pytest.mark.parametrize(("has_deepspeed", "calls"), [(True, 1), (False, 2)])
 def test_deepspeed_is_installed_where_the_runtime_has_none(
     tmp_path: Path, has_deepspeed: bool, calls: int
