@@ -155,9 +155,7 @@ def test_the_model_is_registered_where_there_is_a_name_for_it(kernel: Kernel) ->
     chosen = {"table": "reviews", "registered_model": "main.reviews.sentiment"}
     cells = code_of("data_and_model")
     until = next(number for number, cell in enumerate(cells) if "examine(" in cell)
-    [*_, prepared] = kernel.run(
-        *cells[:until], cells[-1], names=FAKE_DBUTILS.format(chosen=chosen)
-    )
+    [*_, prepared] = kernel.run(*cells[:until], cells[-1], names=FAKE_DBUTILS.format(chosen=chosen))
     assert text_of([prepared]).split("\n")[:2] == [
         "model: models:/main.reviews.sentiment/1",
         "input: reviews",
