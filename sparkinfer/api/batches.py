@@ -205,7 +205,7 @@ def _with_workers(
     if num_gpus:
         found = count_accelerators(spark, "cuda", workers)
         on_gpus = Workers("cuda", found.count, found.cores_per_task)
-        stages = replace(stages, workers=on_gpus, partitions=found.count)
+        stages = replace(stages, workers=on_gpus, partitions=found.most)
     elif workers is not None:
         stages = replace(stages, partitions=workers)
     if not num_cpus or num_cpus <= 1:

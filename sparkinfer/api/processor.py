@@ -172,7 +172,7 @@ def _place(
     from sparkinfer.spark.accelerators import count_accelerators
 
     launcher = _spark_launcher(engine, spark)
-    found = count_accelerators(spark, device, num_workers)
+    found = count_accelerators(spark, device, num_workers, together=True)
     launcher.check(found.device_type)
     _refuse_waiting_ranks(spark, found.count)
     return _Place(found.count, found.device_type, found.cores_per_task, launcher)
@@ -193,15 +193,14 @@ def _spark_launcher(engine: str, spark: SparkSession) -> Launcher:
 
 def _refuse_waiting_ranks(spark: SparkSession, ranks: int) -> None:
     """Raises ConfigError if not all ranks run at the same time: they would wait for one another."""
-    from sparkinfer.spark.accelerators import count_slots, why_slots_are_unknown
+    from sparkinfer.spark.slots import find_slots, is_dynamic
 
-    if why_slots_are_unknown(spark) is None:
-        slots = count_slots(spark.sparkContext)
-        if ranks > slots:
-            raise ConfigError(
-                f"num_workers={ranks}: the executors run {slots} tasks at a time, and all ranks "
-                f"must run together; use num_workers={slots} or fewer, or add executors"
-            )
+    slots = None if is_dynamic(spark) else find_slots(spark)
+    if slots is not None and slots.is_certain and ranks > slots.count:
+        raise ConfigError(
+            f"num_workers={ranks}: the executors run {slots.count} tasks at a time, and all ranks "
+            f"must run together; use num_workers={slots.count} or fewer, or add executors"
+        )
 
 
 def _session(engine: str, spark: SparkSession | None, dataset: Any) -> SparkSession | None:

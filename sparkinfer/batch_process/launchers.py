@@ -122,7 +122,9 @@ class SparkTaskLauncher:
 
     def check(self, kind: str) -> None:
         """Raises if Spark does not start barrier stages; see `Launcher`."""
-        if self._spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        from sparkinfer.spark.slots import is_dynamic
+
+        if is_dynamic(self._spark):
             raise ConfigError(
                 "engine='spark' with spark.dynamicAllocation.enabled=true: all ranks run together, "
                 "in a barrier stage, which Spark then rejects; set it to false"

@@ -24,12 +24,14 @@ from sparkinfer.spark.accelerators import (
     GPUS_PER_TASK,
     HostReport,
     choose_kind,
-    count_slots,
     owns_whole_gpus,
     probe_hosts,
     refuse_gpu_tasks_in_local_mode,
-    why_slots_are_unknown,
 )
+from sparkinfer.spark.classic import is_classic
+from sparkinfer.spark.remote import active_session, address_of, remote_address
+from sparkinfer.spark.settings import setting
+from sparkinfer.spark.slots import find_slots
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -40,10 +42,10 @@ def check_java(case: Case) -> Outcome:
     from sparkinfer.spark.java import ensure_java, pyspark_version
 
     version = pyspark_version()
-    from pyspark.sql import SparkSession
-
-    if "PYSPARK_GATEWAY_PORT" in os.environ or SparkSession.getActiveSession():
+    if "PYSPARK_GATEWAY_PORT" in os.environ or active_session():
         return Outcome("ok", "Spark is already running")
+    if remote_address(case.config.master) is not None:
+        return Outcome("ok", "none is needed here: the server of Spark Connect has its own")
     return Outcome("ok", f"{ensure_java()}, which pyspark {version} supports")
 
 
@@ -73,7 +75,7 @@ def check_settings(case: Case) -> Outcome:
         *("spark.python.worker.reuse", "spark.python.worker.idleTimeoutSeconds"),
         "spark.sql.execution.arrow.maxRecordsPerBatch",
     }
-    read = {name: case.spark.conf.get(name, None) for name in names}
+    read = {name: setting(case.spark, name) for name in names}
     settings = {name: value for name, value in read.items() if value is not None}
     # In local mode such tasks would wait forever: check this before any job.
     refuse_gpu_tasks_in_local_mode(_master(case.spark), settings.get(GPUS_PER_TASK))
@@ -158,8 +160,9 @@ def _gpu_settings_problems(settings: Mapping[str, str]) -> list[Outcome]:
 def check_executors(case: Case) -> Outcome:
     """Checks whether executors have what the driver has; keeps slots and nodes."""
     spark = case.spark
-    if why_slots_are_unknown(spark) is None:
-        case.slots = count_slots(spark.sparkContext)
+    now = find_slots(spark)
+    if now.is_certain:
+        case.slots = now.count
     report = node_reporter((*PACKAGES, *EXTRAS), STUCK_BUILD_S)
     case.nodes = [decode(text) for text in ask_executors(spark, case.tasks, report)]
     hosts = sorted({node.host for node in case.nodes})
@@ -171,7 +174,7 @@ def check_executors(case: Case) -> Outcome:
 def check_gpus(case: Case) -> Outcome:
     """Checks whether the hosts' GPUs can be used and would be."""
     device = case.config.device
-    is_assigned = owns_whole_gpus(case.spark.conf.get(GPUS_PER_TASK, None))
+    is_assigned = owns_whole_gpus(setting(case.spark, GPUS_PER_TASK))
     # If a GPU is required, torch is asked even on a host without a driver.
     asked = "cuda" if device == "cuda" or is_assigned else "auto"
     hosts = probe_hosts(case.spark, case.tasks, asked)
@@ -220,4 +223,4 @@ def gpu_problems(
 
 
 def _master(spark: SparkSession) -> str | None:
-    return spark.conf.get("spark.master", None)
+    return setting(spark, "spark.master") if is_classic(spark) else address_of(spark)

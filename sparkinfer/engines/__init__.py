@@ -65,9 +65,12 @@ def make_source(
     if spark is None:
         return FileInput(config)
     if df is None and config.input and spark_kind(config) is None:
+        from sparkinfer.engines.client_files import ClientFiles
+        from sparkinfer.spark.classic import is_classic
         from sparkinfer.spark.each_file import on_each_file
 
-        return FileInput(config, partial(on_each_file, spark))
+        files = FileInput(config, partial(on_each_file, spark))
+        return files if is_classic(spark) else ClientFiles(files)
     from sparkinfer.engines.spark_input import SparkInput
 
     return SparkInput(config, spark, df)

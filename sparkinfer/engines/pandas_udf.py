@@ -65,7 +65,7 @@ class PandasUdfEngine:
 
     def scored(self, df: DataFrame, plan: Plan) -> DataFrame:
         """Returns a DataFrame with its scored columns, evaluated lazily."""
-        return with_scores(df.repartition(plan.workers.count), WorkerJob(plan))
+        return with_scores(df.repartition(plan.workers.tasks), WorkerJob(plan))
 
     def close(self) -> None:
         """Does nothing: a model is released with its worker, which Spark ends."""
@@ -79,11 +79,11 @@ class PandasUdfEngine:
         """
         progress.enter(SCORE)
         server = self._workers.listen(progress)
-        chunks = SparkChunks(self._spark, plan, server.address if server else None)
+        address = server.address if server else None
+        chunks = SparkChunks(self._spark, plan, address, self._workers.now)
         try:
             with settings(self._spark, PLAIN_TIMES), closing(JobThreads(self._spark)) as threads:
-                scoring = _Scoring(chunks, ledger, threads, Deaths(plan.notes), plan.workers.count)
-                scoring.run(tasks)
+                _Scoring(chunks, ledger, threads, Deaths(plan.notes), self._workers.now).run(tasks)
         finally:
             if server is not None:
                 server.close()
@@ -93,7 +93,7 @@ class _Scoring:
     """The chunks of one call of `score`, several in flight.
 
     Counting and committing a chunk has a thread of its own, so that the next one is submitted
-    meanwhile.
+    meanwhile. How many are in flight follows the workers that there are.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class _Scoring:
         ledger: ChunkLedger,
         threads: JobThreads,
         deaths: Deaths,
-        slots: int,
+        workers: Callable[[], Workers],
     ) -> None:
         self._chunks = chunks
         self._ledger = ledger
         self._threads = threads
         self._deaths = deaths
-        self._slots = slots
+        self._workers = workers
         self._scoring: dict[Future[WrittenChunk], int] = {}
         self._committing: set[Future[None]] = set()
 
@@ -122,10 +122,10 @@ class _Scoring:
             self._await_one()
 
     def _is_full(self) -> bool:
-        fills_slots = sum(self._scoring.values()) >= IN_FLIGHT * self._slots
-        return len(self._committing) > MOST_COMMITS or (
-            len(self._scoring) >= IN_FLIGHT and fills_slots
-        )
+        if len(self._committing) > MOST_COMMITS:
+            return True
+        tasks = sum(self._scoring.values())
+        return len(self._scoring) >= IN_FLIGHT and tasks >= IN_FLIGHT * self._workers().count
 
     def _await_one(self) -> None:
         running: list[Future[Any]] = [*self._scoring, *self._committing]

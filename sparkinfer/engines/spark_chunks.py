@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -16,7 +16,7 @@ from sparkinfer.engines.scoring_udf import with_scores
 from sparkinfer.engines.spark_worker import WorkerJob, write_partition
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
-from sparkinfer.plan.plan import Plan
+from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
 from sparkinfer.rows.tally import WrittenFile, tally_file
 from sparkinfer.spark.errors import explain
@@ -57,12 +57,20 @@ class SparkChunks:
         spark: the session.
         plan: how rows are scored.
         progress: where workers report; None: nowhere.
+        workers: returns those that there are at the moment.
     """
 
-    def __init__(self, spark: SparkSession, plan: Plan, progress: ProgressAddress | None) -> None:
+    def __init__(
+        self,
+        spark: SparkSession,
+        plan: Plan,
+        progress: ProgressAddress | None,
+        workers: Callable[[], Workers],
+    ) -> None:
         self._spark = spark
         self._plan = plan
         self._progress = progress
+        self._workers = workers
 
     def score(self, task: ChunkTask, attempt: Attempt) -> WrittenChunk:
         """Returns a chunk once Spark has committed its files, which are not counted yet.
@@ -117,8 +125,8 @@ class SparkChunks:
         return ScoredChunk(task.chunk, task.staging, files, written.seconds)
 
     def spread(self, rows: int) -> int:
-        """Returns the number of Spark tasks in which this many rows are scored."""
-        return self._plan.workers.spread(rows)
+        """Returns the number of Spark tasks in which this many rows are scored at the moment."""
+        return self._workers().spread(rows)
 
     def _tallied(self, task: ChunkTask, attempt: str) -> list[WrittenFile]:
         """Returns what Spark has committed to an attempt's folder, counted by Spark tasks.
@@ -141,7 +149,7 @@ class SparkChunks:
                         file = pickle.dumps(WrittenFile(name, tally_file(path, measure)))
                         yield pa.RecordBatch.from_arrays([pa.array([file])], ["file"])
 
-            count = max(1, min(len(names), self._plan.workers.count))
+            count = max(1, min(len(names), self._workers().count))
             with in_pool(self._spark, TALLY_POOL):
                 rows = self._spark.range(len(names), numPartitions=count)
                 files = rows.mapInArrow(tally, "file binary").collect()
@@ -154,7 +162,7 @@ class SparkChunks:
         """Returns a chunk's rows; its pieces are read by as many tasks as there can be."""
         reader = self._plan.reader
         names = [f"c{index}" for index in range(len(reader.schema))]
-        count = max(1, min(len(chunk.pieces), self._plan.workers.count))
+        count = max(1, min(len(chunk.pieces), self._workers().count))
         shares = [chunk.pieces[index::count] for index in range(count)]
 
         def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

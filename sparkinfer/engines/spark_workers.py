@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +19,8 @@ from sparkinfer.spark.accelerators import Accelerators, count_accelerators
 from sparkinfer.spark.errors import explain, installation_problem
 from sparkinfer.spark.hosts import replicas_on_host
 from sparkinfer.spark.job_threads import watched_job
+from sparkinfer.spark.settings import setting
+from sparkinfer.spark.slots import slots_now
 from sparkinfer.workers.channel import (
     ProgressAddress,
     ProgressClient,
@@ -53,13 +56,32 @@ class SparkWorkers:
         """Returns one replica per GPU, else per CPU slot; see `Engine`."""
         if self._found is None:
             self._found = count_accelerators(
-                self._spark, self._config.device, self._config.num_workers, self._gpus_each
+                self._spark,
+                self._config.device,
+                self._config.num_workers,
+                self._gpus_each,
+                together=not self._score_later,
             )
         found = self._found
         on_host = replicas_on_host(self._spark, found.count)
         return Workers(
-            found.device_type, found.count, found.cores_per_task, self._gpus_each, on_host
+            found.device_type,
+            found.count,
+            found.cores_per_task,
+            self._gpus_each,
+            on_host,
+            found.most,
         )
+
+    def now(self) -> Workers:
+        """Returns what there is at this moment of a cluster that grows, shrinks and loses nodes.
+
+        As many as were asked for, if a number was, and as many as at first where nothing tells. It
+        takes a few milliseconds.
+        """
+        workers = self.workers()
+        count = None if self._config.num_workers else slots_now(self._spark)
+        return replace(workers, count=count) if count else workers
 
     def on_one_worker(self, act: Callable[[WorkerSlot], T], warm_up: Callable[[], None]) -> T:
         """Calls a function in one Python worker and returns its result; see `Engine`.
@@ -109,7 +131,7 @@ class SparkWorkers:
 
     def _listener(self, on_report: Callable[[WorkerReport], None]) -> ProgressServer | None:
         try:
-            host = self._spark.conf.get("spark.driver.host") or "127.0.0.1"
+            host = setting(self._spark, "spark.driver.host") or "127.0.0.1"
             return ProgressServer(on_report, host)
         except Exception:  # Spark Connect, an unreachable address: only the display suffers
             return None

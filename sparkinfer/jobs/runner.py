@@ -102,6 +102,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         lease = Lease(output.lease_folder)
         try:
             with lease:
+                prelude.output = output.lease_folder
                 run = _Run(prelude, output, lease, started, chunks, read, vectors)
                 try:
                     return run.run(display)

@@ -24,6 +24,7 @@ class Workers:
         cores: CPU cores of each.
         gpus_each: GPUs of each, if they are on GPUs.
         on_host: how many of them share the memory of a host; at least those known of.
+        most: replicas that there may be once the cluster has grown; 0: no more than now.
     """
 
     device_type: str
@@ -31,10 +32,16 @@ class Workers:
     cores: int = 1
     gpus_each: int = 1
     on_host: int = 1
+    most: int = 0
+
+    @property
+    def tasks(self) -> int:
+        """Tasks among which rows are shared out, so that a cluster grows for those that wait."""
+        return max(self.count, self.most)
 
     def spread(self, rows: int) -> int:
         """Returns among how many workers this many rows are shared."""
-        return max(1, min(self.count, math.ceil(rows / LEAST_ROWS[self.device_type])))
+        return max(1, min(self.tasks, math.ceil(rows / LEAST_ROWS[self.device_type])))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sparkinfer.metrics.base import LabelNames
 from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, Measure, check_metrics
 from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.plan.inputs import choose_columns, refuse_clash
+from sparkinfer.plan.places import Places
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable, TableTarget
 from sparkinfer.plan.processors import make_processor
@@ -44,6 +45,7 @@ class Prelude:
 
     Attributes:
         hosts: returns the name of the application, and the cores that it has on each host.
+        output: folder that this process has made, which workers must see as well; None: none yet.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Prelude:
         self.engine = engine
         self.tables = tables
         self.hosts: Callable[[], tuple[str, Mapping[str, int]]] = lambda: ("sparkinfer", {})
+        self.output: str | None = None
         self._followed: Mapping[str, Any] | None = None
 
     def check(self) -> None:
@@ -120,11 +123,15 @@ class Prelude:
                 known only now would overwrite one of the input.
             EngineUnavailableError: what an earlier trial decided for is not installed.
             JobError: it does not work as an earlier trial decided.
+            InputError: workers do not see the input's files.
+            OutputError: or not the output's folder.
         """
         resolved = self.resolved.pinned(self._followed) if self._followed else self.resolved
         if isinstance(resolved, LooksAtRows) and "table" in self.__dict__:
             resolved = resolved.looking_at(lambda: self._first_rows)
-        act = partial(_try_out, resolved, self._measured(resolved), self._longest_text)
+        act = partial(
+            _try_out, resolved, self._measured(resolved), self._longest_text, self._places
+        )
         decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
         if "table" in self.__dict__:
             refuse_clash(self.asked_columns.carried.names, decided)
@@ -151,6 +158,14 @@ class Prelude:
         if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
             return MOST_DIGITS
         return None if pa.types.is_nested(kind) else files.longest_text(name)
+
+    @property
+    def _places(self) -> Places:
+        """Where this process and all workers must see the same."""
+        files = self.table.files if "table" in self.__dict__ else None
+        found = files.found if files is not None else None
+        first = [join(found.root, one.name) for one in found.files[:1]] if found else []
+        return Places(first[0] if first else None, self.output)
 
     @cached_property
     def columns(self) -> Columns:
@@ -207,9 +222,14 @@ _Measured = Sequence[tuple[Sequence[str], PlannedProcessor]]
 
 
 def _try_out(
-    processor: PlannedProcessor, measured: _Measured, longest_text: int | None, slot: WorkerSlot
+    processor: PlannedProcessor,
+    measured: _Measured,
+    longest_text: int | None,
+    places: Places,
+    slot: WorkerSlot,
 ) -> Any:
     """Returns what one worker finds out; workers take the metrics, so they must find them too."""
+    places.look()
     for metrics, one in measured:
         check_metrics(metrics, one.evaluation)
     return processor.try_out(slot, longest_text)

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
 from sparkinfer.logs import get_logger
 from sparkinfer.spark.classic import is_classic
+from sparkinfer.spark.errors import explain, installation_problem
 from sparkinfer.spark.job_threads import watched_job
+from sparkinfer.spark.settings import setting
+from sparkinfer.spark.slots import DYNAMIC, Slots, find_slots, is_dynamic
 from sparkinfer.workers.devices import (
     count_cuda_devices,
     has_nvidia_driver,
@@ -29,17 +31,11 @@ from sparkinfer.workers.devices import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
 GPUS_PER_TASK = "spark.task.resource.gpu.amount"
 GPUS_PER_EXECUTOR = "spark.executor.resource.gpu.amount"
 CORES_PER_TASK = "spark.task.cpus"
-EXECUTORS = "spark.executor.instances"
-
-EXECUTOR_TIMEOUT_S = 60.0
-SETTLE_S = 1.0
-POLL_S = 0.1
 
 logger = get_logger(__name__)
 
@@ -52,11 +48,13 @@ class Accelerators:
         device_type: of each replica.
         count: replicas that run in parallel, over all executors.
         cores_per_task: CPU cores that Spark gives to each of them.
+        most: replicas that there may be once the cluster has grown.
     """
 
     device_type: Literal["cuda", "cpu"]
     count: int
     cores_per_task: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -79,35 +77,66 @@ def count_accelerators(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     num_workers: int | None = None,
     gpus_each: int = 1,
+    *,
+    together: bool = False,
 ) -> Accelerators:
     """Returns how many replicas run in parallel and on what; called on the driver.
 
-    The slots are those of the registered executors, whose registration is awaited. `device="auto"`
-    uses GPUs if there are any. `num_workers` overrides the count; those beyond the CPU slots run
-    after the others. Each replica takes `gpus_each` GPUs.
+    The slots are those of the registered executors, whose registration is awaited; on Spark Connect
+    they are found out by a job. `device="auto"` uses GPUs if there are any. `num_workers` overrides
+    the count; those beyond the CPU slots run after the others. Each replica takes `gpus_each` GPUs.
+
+    Args:
+        spark: the session.
+        device: what the replicas are to run on.
+        num_workers: how many; None: one for each slot.
+        gpus_each: GPUs of a replica.
+        together: whether all must run at the same time.
 
     Raises:
         ConfigError: several replicas would share one GPU, `num_workers` exceeds the GPUs, or it is
-            needed (Spark Connect, dynamic allocation) but not given.
+            needed but not given: not all of a growing cluster's run at the same time.
         EngineUnavailableError: `device="cuda"` and there is no GPU, or no executor registers.
     """
-    refuse_gpu_tasks_in_local_mode(spark.conf.get("spark.master", None), _gpus_per_task(spark))
+    gpus_per_task = setting(spark, GPUS_PER_TASK)
+    refuse_gpu_tasks_in_local_mode(setting(spark, "spark.master"), gpus_per_task)
+    slots = _slots_of(spark, num_workers, together)
     cores = cores_per_task(spark)
-    unknown = why_slots_are_unknown(spark)
-    if unknown is not None and num_workers is None:
-        raise ConfigError(f"{unknown}; give num_workers, the model replicas to run in parallel")
     if device == "cpu":
-        return Accelerators("cpu", num_workers or count_slots(spark.sparkContext), cores)
-    spark_assigns_gpus = owns_whole_gpus(_gpus_per_task(spark), gpus_each)
-    slots = None if unknown is not None else count_slots(spark.sparkContext)
-    if spark_assigns_gpus:
-        return Accelerators("cuda", choose_gpu_count(slots, num_workers), cores)
-    hosts = probe_hosts(spark, slots or num_workers or 1, device)
-    slots_known = slots is not None
-    kind = choose_kind(hosts, device, num_workers, slots_known=slots_known, gpus_each=gpus_each)
-    if kind == "cpu":
-        return Accelerators("cpu", num_workers or slots or 1, cores)
-    return Accelerators("cuda", choose_gpu_count(slots, num_workers), cores)
+        return _on_slots("cpu", slots, num_workers, cores)
+    if not owns_whole_gpus(gpus_per_task, gpus_each):
+        hosts = probe_hosts(spark, slots.count if slots else num_workers or 1, device)
+        if slots is not None and slots.of_hosts:
+            hosts = with_slots(hosts, slots.of_hosts)
+        known = slots is not None and slots.is_certain
+        kind = choose_kind(hosts, device, num_workers, slots_known=known, gpus_each=gpus_each)
+        if kind == "cpu":
+            return _on_slots("cpu", slots, num_workers, cores)
+    if slots is not None and slots.is_certain:
+        refuse_more_than_gpus(slots.count, num_workers)
+    return _on_slots("cuda", slots, num_workers, cores)
+
+
+def _slots_of(spark: SparkSession, num_workers: int | None, together: bool) -> Slots | None:
+    """Returns the slots, None if a number is given and they are not known without asking."""
+    if is_dynamic(spark) and together and num_workers is None:
+        raise ConfigError(
+            f"{DYNAMIC}=true leaves the number of executors open, and all workers must run "
+            "together; give num_workers, how many of them there are to be"
+        )
+    if num_workers is not None and (is_dynamic(spark) or not is_classic(spark)):
+        return None
+    return find_slots(spark)
+
+
+def _on_slots(
+    kind: Literal["cuda", "cpu"], slots: Slots | None, num_workers: int | None, cores: int
+) -> Accelerators:
+    if num_workers is not None or slots is None:
+        count = most = num_workers or 1
+    else:
+        count, most = slots.count, slots.most
+    return Accelerators(kind, count, cores, most)
 
 
 def task_device(kind: str) -> AbstractContextManager[str]:
@@ -128,7 +157,7 @@ def task_device(kind: str) -> AbstractContextManager[str]:
 
 def cores_per_task(spark: SparkSession) -> int:
     """Returns the CPU cores that Spark gives to each task."""
-    return int(spark.conf.get(CORES_PER_TASK, None) or 1)
+    return int(setting(spark, CORES_PER_TASK) or 1)
 
 
 @contextmanager
@@ -148,10 +177,6 @@ def task_devices(kind: str, gpus_each: int) -> Iterator[tuple[str, ...]]:
     else:
         with worker_gpus(assigned_gpus(), gpus_each) as devices:
             yield devices
-
-
-def _gpus_per_task(spark: SparkSession) -> str | None:
-    return spark.conf.get(GPUS_PER_TASK, None)
 
 
 def refuse_gpu_tasks_in_local_mode(master: str | None, gpus_per_task: str | None) -> None:
@@ -187,70 +212,14 @@ def owns_whole_gpus(gpus_per_task: str | None, gpus_each: int = 1) -> bool:
     return amount >= 1
 
 
-def why_slots_are_unknown(spark: SparkSession) -> str | None:
-    """Returns why the driver cannot tell how many tasks run in parallel, or None if it can."""
-    if not is_classic(spark):
-        return "Spark Connect does not tell how many tasks the cluster runs in parallel"
-    if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
-        return "spark.dynamicAllocation.enabled=true leaves the number of executors open"
-    return None
-
-
-def count_slots(sc: SparkContext) -> int:
-    """Returns how many tasks run in parallel on the registered executors.
+def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostReport]:
+    """Returns what each executor host has, by running a job with as many tasks as slots.
 
     Raises:
-        EngineUnavailableError: none registers in time.
+        EngineUnavailableError: the workers' Python cannot be used.
+        JobError: the job failed.
     """
-    context = sc._jsc.sc()
-    profile = context.resourceProfileManager().defaultResourceProfile()
-
-    def read() -> tuple[int, int]:
-        executors = len(context.statusTracker().getExecutorInfos()) - 1  # one is the driver
-        return executors, int(context.maxNumConcurrentTasks(profile))
-
-    if context.isLocal():
-        return read()[1]
-    slots = wait_for_slots(read, int(sc.getConf().get(EXECUTORS, "0") or 0))
-    if slots == 0:
-        raise EngineUnavailableError(
-            f"master {sc.master!r}: no executor that can run a task registered within "
-            f"{EXECUTOR_TIMEOUT_S:.0f} s; free cores, memory or GPUs of the cluster, or request "
-            "fewer per executor"
-        )
-    return slots
-
-
-def wait_for_slots(
-    read: Callable[[], tuple[int, int]],
-    expected_executors: int,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> int:
-    """Returns the slots once they no longer change and the expected executors have registered.
-
-    Args:
-        read: returns the numbers of registered executors and of their slots.
-        expected_executors: how many were requested, 0 if unknown; after the timeout, the slots of
-            fewer are returned.
-        clock: returns monotonic seconds.
-        sleep: waits for a number of seconds.
-    """
-    start = last_change = clock()
-    slots = 0
-    while clock() - start < EXECUTOR_TIMEOUT_S:
-        executors, current = read()
-        if current != slots:
-            slots, last_change = current, clock()
-        if slots and executors >= expected_executors and clock() - last_change >= SETTLE_S:
-            break
-        sleep(POLL_S)
-    return slots
-
-
-def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostReport]:
-    """Returns what each executor host has, by running a job with as many tasks as slots."""
-    here = is_classic(spark) and _is_local(spark.conf.get("spark.master", None))
+    here = is_classic(spark) and _is_local(setting(spark, "spark.master"))
     if device == "auto" and here and not has_nvidia_driver():
         return {socket.gethostname(): HostReport(tasks, 0, has_driver=False)}
     # Importing torch takes seconds, not worth it on a host without a driver.
@@ -261,7 +230,12 @@ def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostR
 
     schema = "host string, gpus int, has_driver boolean"
     asked = spark.range(0, tasks, 1, tasks).mapInArrow(report, schema)
-    rows = watched_job(spark, asked.collect, "executors that tell what GPUs they have")
+    try:
+        rows = watched_job(spark, asked.collect, "executors that tell what GPUs they have")
+    except Exception as error:  # py4j's and Spark's errors have no common root
+        if problem := installation_problem(error):
+            raise EngineUnavailableError(problem) from error
+        raise JobError(f"what GPUs the executors have is not known: {explain(error)}") from error
     return merge_reports((row["host"], row["gpus"], row["has_driver"]) for row in rows)
 
 
@@ -272,6 +246,16 @@ def merge_reports(reports: Iterable[tuple[str, int, bool]]) -> dict[str, HostRep
         tasks = hosts[host].tasks if host in hosts else 0
         hosts[host] = HostReport(tasks + 1, gpus, has_driver)
     return hosts
+
+
+def with_slots(hosts: Mapping[str, HostReport], slots: Mapping[str, int]) -> dict[str, HostReport]:
+    """Returns the reports with each host's own number of slots, as far as it is known.
+
+    Tasks may have run one after another, and on fewer hosts than there are.
+    """
+    return {
+        host: replace(report, tasks=slots.get(host, report.tasks)) for host, report in hosts.items()
+    }
 
 
 def choose_kind(
@@ -333,18 +317,13 @@ def _warn_of_unused_gpus(hosts: Mapping[str, HostReport]) -> None:
         )
 
 
-def choose_gpu_count(slots: int | None, num_workers: int | None) -> int:
-    """Returns the replicas on GPUs: as many as requested, else one per slot.
-
-    Raises:
-        ConfigError: more are requested than there are slots with a GPU.
-    """
-    if slots is not None and num_workers is not None and num_workers > slots:
+def refuse_more_than_gpus(slots: int, num_workers: int | None) -> None:
+    """Raises ConfigError if more replicas are requested than there are slots with a GPU."""
+    if num_workers is not None and num_workers > slots:
         raise ConfigError(
             f"num_workers={num_workers}: the executors run {slots} tasks with a GPU at a time; use "
             f"num_workers={slots} or fewer, or add GPUs"
         )
-    return num_workers or slots or 1
 
 
 def _report_gpus(

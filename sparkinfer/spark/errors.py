@@ -25,12 +25,24 @@ _OTHER_PYTHON = re.compile(
 
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
 
+_SQL_STATE = re.compile(r"\s*SQLSTATE: \w+\s*$")
+"""What Spark Connect puts after a message, a worker's traceback among them."""
+
+_OF_GRPC = re.compile(r'details = "(.+?)"\n')
+"""What happened to the connection with a server, in an error of gRPC."""
+
 
 def installation_problem(error: Exception) -> str | None:
     """Returns what is wrong with the workers' Python and what to do, None if nothing is."""
-    text = str(error)
+    text, on_server = _text_of(error), _is_of_connect(error)
     if other := _OTHER_PYTHON.search(text):
         workers, driver = ".".join(re.findall(r"\d+", other[1])), other[2]
+        if on_server:
+            return (
+                f"this process runs Python {driver}, the workers of the Spark Connect server "
+                f"{workers}; run it with Python {workers}, or have the server's workers use "
+                f"{driver} by PYSPARK_PYTHON where it is started"
+            )
         return (
             f"the driver runs Python {driver}, the workers {workers}; set PYSPARK_PYTHON, before "
             f"the session starts, to a Python {driver} that every node has"
@@ -39,6 +51,11 @@ def installation_problem(error: Exception) -> str | None:
     if python and (missing := _MISSING_MODULE.search(python[-1])):
         name = missing[1].partition(".")[0]
         what = "this package" if name == "sparkinfer" else "the driver's packages"
+        if on_server:
+            return (
+                f"the workers' Python has no module {name!r}; install {what} where the Spark "
+                "Connect server's workers run, or in the environment of a serverless session"
+            )
         return (
             f"the workers' Python has no module {name!r}; install {what} on every node, or set "
             "PYSPARK_PYTHON to a Python that has it"
@@ -50,7 +67,7 @@ def explain(error: Exception) -> str:
     """Returns the line of a Spark error that says what happened."""
     if problem := installation_problem(error):
         return problem
-    text = str(error)
+    text = _text_of(error)
     ours = _OUR_ERROR.findall(text)
     if ours:
         return str(ours[-1]).strip()
@@ -62,5 +79,19 @@ def explain(error: Exception) -> str:
         return str(dead[-1]).strip(": ")
     if _CUT_WORKER.search(text):
         return "Python worker exited unexpectedly (its connection was reset)"
+    if lost := _OF_GRPC.search(text):
+        return f"the Spark Connect server does not answer: {lost[1]}"
     caused = re.findall(r"Caused by: (.+)", text)
     return str(caused[-1] if caused else text).strip().split("\n", 1)[0]
+
+
+def _is_of_connect(error: Exception) -> bool:
+    return any("connect" in kind.__module__.split(".") for kind in type(error).__mro__)
+
+
+def _text_of(error: Exception) -> str:
+    """Returns an error's text; without the server's stack, in which nothing of a worker is."""
+    text = str(error)
+    if not _is_of_connect(error):
+        return text
+    return _SQL_STATE.sub("", text.partition("\n\nJVM stacktrace:\n")[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparkinfer.spark.classic import is_classic
@@ -90,7 +90,8 @@ class JobThreads:
         if is_classic(self._spark):
             self._spark.sparkContext.cancelJobGroup(self.group)
         else:
-            self._spark.interruptTag(self.group)
+            with suppress(Exception):  # a server that is gone: pyspark ends the jobs' threads
+                self._spark.interruptTag(self.group)
 
     def _in_group(self, act: Callable[P, R]) -> Callable[P, R]:
         def run(*args: P.args, **kwargs: P.kwargs) -> R:

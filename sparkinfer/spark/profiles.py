@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from sparkinfer.spark.classic import is_classic
+from sparkinfer.spark.settings import setting
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -20,7 +21,7 @@ def profile_of(spark: SparkSession, cores: int, gpus: float) -> Any:
     from pyspark.sql import DataFrame
 
     takes_profile = "profile" in inspect.signature(DataFrame.mapInArrow).parameters
-    master = spark.conf.get("spark.master", None) or ""
+    master = setting(spark, "spark.master") or ""
     if not takes_profile or not is_classic(spark) or re.match(r"local\b", master):
         return None
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests

@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, SparkInferError
 from sparkinfer.signals import handlers_kept
+from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.java import NO_PYSPARK, ensure_java
 from sparkinfer.spark.jvm import in_session_of_its_own
 from sparkinfer.spark.properties import SUBMIT_ARGS, properties_file
+from sparkinfer.spark.remote import (
+    FOR_WORKERS,
+    PORT,
+    active_session,
+    address_of,
+    plain,
+    remote_address,
+    start_remote,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -38,16 +48,15 @@ DEFAULT_CONF = {
     "spark.sql.ui.retainedExecutions": "20",
     # Lets a small job pass large ones that were submitted before it.
     "spark.scheduler.mode": "FAIR",
-    # A Python batch is what a worker holds before it can look at the rows.
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
-    # Turns "Python worker exited unexpectedly" into a traceback.
     "spark.python.worker.faulthandler.enabled": "true",
-    "spark.sql.execution.pyspark.udf.faulthandler.enabled": "true",
+    **FOR_WORKERS,
 }
 
 
 def start_session(config: ScoringConfig) -> SparkSession:
     """Returns a session on the configured master, or the one that is already active.
+
+    On Spark Connect, if the master or the environment names a server of that.
 
     Raises:
         EngineUnavailableError: pyspark or a Java that it supports is missing, or the master does
@@ -55,13 +64,16 @@ def start_session(config: ScoringConfig) -> SparkSession:
         ConfigError: a session on another master is active.
     """
     try:
-        from pyspark.sql import SparkSession
+        import pyspark.sql  # noqa: F401
     except ImportError:
         raise EngineUnavailableError(f"engine={config.engine!r}: {NO_PYSPARK}") from None
-    active = SparkSession.getActiveSession()
+    active = active_session()
     if active is not None:
         _refuse_other_master(active, config.master)
         return active
+    remote = remote_address(config.master)
+    if remote is not None:
+        return start_remote(remote, config.spark_conf, config.step_timeout_s)
     settings = dict(config.spark_conf)
     if config.master is not None:
         settings["spark.master"] = config.master
@@ -97,11 +109,18 @@ def log_file() -> Path:
 
 
 def _refuse_other_master(spark: SparkSession, master: str | None) -> None:
-    current = spark.conf.get("spark.master", None)
-    if master is not None and current != master:
+    if master is None:
+        return
+    if is_classic(spark):
+        current = spark.conf.get("spark.master", None)
+        is_other = current != master
+    else:
+        current = address_of(spark)
+        is_other = plain(master) not in (current, current.removesuffix(f":{PORT}"))
+    if is_other:
         raise ConfigError(
-            f"master={master!r}: a Spark session on {current!r} is active; leave the option out "
-            "or stop that session"
+            f"master={plain(master)!r}: a Spark session on {current!r} is active; leave the option "
+            "out or stop that session"
         )
 
 

@@ -1,10 +1,15 @@
-"""Changes settings of a session for as long as something of ours runs in it."""
+"""Reads settings of a session, and changes them for as long as something of ours runs in it.
+
+A serverless session lets neither be done with most of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from sparkinfer.spark.classic import is_classic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -18,17 +23,40 @@ PLAIN_TIMES = {
 """Times and days are written as they are, in microseconds and days since 1970."""
 
 
+def setting(spark: SparkSession, name: str) -> str | None:
+    """Returns the value of a setting, None if it has none or the session does not show it."""
+    try:
+        return spark.conf.get(name, None)
+    except Exception:  # Spark Connect's errors have no common root
+        if is_classic(spark):
+            raise
+        return None
+
+
 @contextmanager
 def settings(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
-    """Sets some settings and, at the end, sets or unsets them as they were."""
-    before = {name: spark.conf.get(name, None) for name in values}
-    for name, value in values.items():
-        spark.conf.set(name, value)
+    """Sets some settings and, at the end, sets or unsets them as they were.
+
+    Those that a session of Spark Connect does not let be set stay as they are.
+    """
+    before = {name: setting(spark, name) for name in values}
+    changed = [name for name, value in values.items() if _try_to_set(spark, name, value)]
     try:
         yield
     finally:
-        for name, earlier in before.items():
+        for name in changed:
+            earlier = before[name]
             if earlier is None:
                 spark.conf.unset(name)
             else:
                 spark.conf.set(name, earlier)
+
+
+def _try_to_set(spark: SparkSession, name: str, value: str) -> bool:
+    try:
+        spark.conf.set(name, value)
+    except Exception:  # Spark Connect's errors have no common root
+        if is_classic(spark):
+            raise
+        return False
+    return True

@@ -33,8 +33,8 @@ from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.writing import ScoredWriter
-from sparkinfer.spark.accelerators import count_slots, why_slots_are_unknown
 from sparkinfer.spark.classic import is_classic
+from sparkinfer.spark.slots import count_slots, is_dynamic
 from sparkinfer.spark.tables import spark_schema
 from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
@@ -93,7 +93,7 @@ class HorovodEngine:
                 "give each rank one GPU; use engine='pandas_udf'"
             )
         self._launcher.check(workers.device_type)
-        if why_slots_are_unknown(self._spark) is None:
+        if not is_dynamic(self._spark):
             slots = count_slots(self._spark.sparkContext)
             if workers.count > slots:
                 raise ConfigError(

@@ -29,6 +29,8 @@ from sparkinfer.plan.chunks import Chunk
 from sparkinfer.spark.accelerators import GPUS_PER_TASK, cores_per_task
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import watched_job
+from sparkinfer.spark.settings import setting
+from sparkinfer.spark.slots import is_dynamic
 from sparkinfer.spark.worker_end import end_worker
 from sparkinfer.storage import join, make_folder, names_in
 from sparkinfer.workers.suspects import Suspects
@@ -177,8 +179,8 @@ def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
     executors (standalone since Spark 3.4, YARN and Kubernetes since 3.5); with dynamic allocation
     it would request separate executors, so there the tasks keep their GPUs.
     """
-    gpus = float(spark.conf.get(GPUS_PER_TASK, None) or 0)
-    if gpus == 0 or spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+    gpus = float(setting(spark, GPUS_PER_TASK) or 0)
+    if gpus == 0 or is_dynamic(spark):
         return df.collect()
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 

@@ -1,0 +1,160 @@
+"""Sessions of Spark Connect: a client of a server that has the cluster."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.redaction import remember_secrets
+from sparkinfer.spark.errors import explain
+from sparkinfer.spark.java import ensure_java
+from sparkinfer.workers.steps import watched
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+SCHEME = "sc://"
+REMOTE = "SPARK_REMOTE"
+"""Environment variable that names a server, as pyspark reads it."""
+
+PORT = 15002
+"""A server's default. Source: `spark.connect.grpc.binding.port`."""
+
+KNOCK_TIMEOUT_S = 10.0
+"""Time within which a server's machine must take a connection; its own answer may take longer."""
+
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""Environment variables by which gRPC connects through another machine."""
+
+FOR_WORKERS = {
+    # A Python batch is what a worker holds before it can look at the rows.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "2048",
+    # Turns "Python worker exited unexpectedly" into a traceback.
+    "spark.sql.execution.pyspark.udf.faulthandler.enabled": "true",
+}
+"""What a session that is made here sets, where its server lets it."""
+
+
+def remote_address(master: str | None) -> str | None:
+    """Returns the server's address that the master or the environment names, None if neither does.
+
+    Raises:
+        ConfigError: both name something.
+    """
+    of_environment = os.environ.get(REMOTE)
+    if master is None:
+        return of_environment
+    if of_environment not in (None, master):
+        raise ConfigError(
+            f"master={master!r}: the environment variable {REMOTE} names another, "
+            f"{plain(of_environment or '')}; leave the option out, or unset the variable"
+        )
+    return master if master.startswith(SCHEME) else None
+
+
+def plain(address: str) -> str:
+    """Returns an address without its parameters, one of which may be a token."""
+    return address.partition("/;")[0]
+
+
+def address_of(spark: SparkSession) -> str:
+    """Returns the address of a session's server."""
+    builder: Any = getattr(getattr(spark, "client", None), "_builder", None)
+    place = getattr(builder, "endpoint", None) or getattr(builder, "host", None)
+    return f"{SCHEME}{place}" if place else "Spark Connect"
+
+
+def active_session() -> SparkSession | None:
+    """Returns the session that is there, in whatever thread it was made, None if there is none."""
+    from pyspark.sql import SparkSession
+    from pyspark.sql.utils import is_remote
+
+    active = SparkSession.getActiveSession()
+    if active is None and is_remote():
+        with suppress(Exception):  # there is none; the class of pyspark's error varies
+            active = SparkSession.active()
+    return active
+
+
+def start_remote(address: str, conf: Mapping[str, str], timeout_s: float | None) -> SparkSession:
+    """Returns a session of a server, which has answered.
+
+    Args:
+        address: `sc://host:port`, with parameters; `local[n]` for a server in this process.
+        conf: settings for the session.
+        timeout_s: seconds without an answer after which the wait ends; None: pyspark ends it.
+
+    Raises:
+        EngineUnavailableError: the client's packages are missing, or no server answers.
+        ConfigError: the server does not let a setting be made.
+    """
+    remember_secrets(_parameters(address))
+    named = plain(address)
+    if address.startswith(SCHEME):
+        _knock(address)
+    else:
+        ensure_java()
+    try:
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.builder.remote(address).getOrCreate()
+        watched(lambda: session.version, f"the Spark Connect server {named}", timeout_s)
+    except ImportError as error:
+        raise EngineUnavailableError(
+            f"{named}: pyspark's client for Spark Connect lacks a package ({explain(error)}); run "
+            "pip install 'sparkinfer-spark[connect]'"
+        ) from error
+    except Exception as error:  # gRPC's and Spark's errors have no common root
+        raise EngineUnavailableError(
+            f"no session on {named}: {explain(error)}; check the address, its parameters and the "
+            "server's log"
+        ) from error
+    _configure(session, conf)
+    return session
+
+
+def _parameters(address: str) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in address.partition("/;")[2].split(";"))
+    return {name: value for name, _, value in pairs}
+
+
+def _knock(address: str) -> None:
+    """Raises EngineUnavailableError if nothing takes a connection: pyspark would wait for minutes.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
+        return
+    try:
+        parts = urlsplit(plain(address))
+        place = (parts.hostname or "", parts.port or PORT)
+    except ValueError:
+        place = ("", PORT)
+    if not place[0]:
+        raise ConfigError(f"master={plain(address)!r}: expected sc://HOST:PORT")
+    try:
+        socket.create_connection(place, KNOCK_TIMEOUT_S).close()
+    except OSError as error:
+        raise EngineUnavailableError(
+            f"no Spark Connect server at {plain(address)} ({error}); start it, or check the address"
+        ) from error
+
+
+def _configure(session: SparkSession, conf: Mapping[str, str]) -> None:
+    for name, value in FOR_WORKERS.items():
+        with suppress(Exception):  # a serverless session has few settings
+            session.conf.set(name, value)
+    for name, value in conf.items():
+        try:
+            session.conf.set(name, value)
+        except Exception as error:  # Spark's errors have no common root
+            raise ConfigError(
+                f"spark_conf.{name}: the Spark Connect server does not let it be set "
+                f"({explain(error)}); leave it out, or set it where the server is started"
+            ) from error
