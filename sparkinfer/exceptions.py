@@ -4,6 +4,7 @@ SparkInferError                      the root: catch this one to catch them all
 ├── UsageError                       found before the job starts; change the call and run again
 │   ├── ConfigError (ValueError)     an option is unknown, ill-typed or contradicts another
 │   ├── InputError                   the input is missing, unreadable or lacks a column
+│   │   └── MissingInputError        a path of it does not exist (files.listing)
 │   ├── OutputError                  the output path cannot be used as asked
 │   │   └── ResumeError              the output is from a run with other settings or another input
 │   ├── ModelLoadError               the model's files are missing, unsafe or do not load

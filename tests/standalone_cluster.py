@@ -122,7 +122,7 @@ class StandaloneCluster:
     def stop(self) -> None:
         """Ends every process that was started, executors included, and waits for it."""
         for process in reversed(self._processes):
-            _end_group(process)
+            end_group(process)
         self._processes.clear()
 
     def _start_master(self) -> None:
@@ -168,14 +168,14 @@ class StandaloneCluster:
         properties = self.work_dir / f"{name}.conf"
         properties.write_text("".join(f"{key} {value}\n" for key, value in conf.items()))
         log = self.work_dir / f"{name}.log"
-        spark_home = _spark_home()
+        home = spark_home()
         environment = _environment(host.address) | {
-            "SPARK_HOME": str(spark_home),
+            "SPARK_HOME": str(home),
             "SPARK_LOCAL_DIRS": str(self.work_dir),
             "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JVM,
             "SPARK_LAUNCHER_OPTS": SHORT_LIVED_JVM,
         }
-        program = [str(spark_home / "bin" / "spark-class"), main_class]
+        program = [str(home / "bin" / "spark-class"), main_class]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 host.command([*program, "--properties-file", str(properties), *arguments]),
@@ -281,7 +281,7 @@ def _run(command: Sequence[str], cwd: str, timeout_s: float, environment: Mappin
     try:
         output, errors = process.communicate(timeout=timeout_s)
     except BaseException:
-        _end_group(process)
+        end_group(process)
         process.communicate()
         raise
     if process.returncode != 0:
@@ -300,14 +300,14 @@ def _environment(address: str) -> dict[str, str]:
     }
 
 
-def _spark_home() -> Path:
+def spark_home() -> Path:
     spec = find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise RuntimeError("pyspark is not installed in the interpreter that runs the tests")
     return Path(spec.origin).parent
 
 
-def _end_group(process: subprocess.Popen[Any]) -> None:
+def end_group(process: subprocess.Popen[Any]) -> None:
     """Ends a process that leads a group, and the group: politely, then not."""
     for sign, patience_s in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):

@@ -21,14 +21,14 @@ from sparkinfer.spark import accelerators
 from sparkinfer.spark.accelerators import (
     Accelerators,
     HostReport,
-    choose_gpu_count,
     choose_kind,
     count_accelerators,
     merge_reports,
     owns_whole_gpus,
     refuse_gpu_tasks_in_local_mode,
+    refuse_more_than_gpus,
     task_device,
-    wait_for_slots,
+    with_slots,
 )
 from sparkinfer.workers import devices, gpus, resident
 from sparkinfer.workers.devices import gpu_index, worker_gpus
@@ -52,28 +52,6 @@ class FakeConnectSession:
     @property
     def sparkContext(self) -> None:  # noqa: N802
         raise self.error("not supported in Spark Connect")
-
-
-class FakeClassicSession:
-    """What `count_accelerators` uses of a session where the slots cannot be known."""
-
-    sparkContext = object()  # noqa: N815
-
-    def __init__(self, conf: dict[str, str]) -> None:
-        self.conf = conf
-
-
-class Clock:
-    """A time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def fake_cuda(monkeypatch, count: int) -> None:
@@ -134,38 +112,6 @@ def test_gpu_tasks_in_local_mode_are_refused(master):
 )
 def test_gpu_tasks_elsewhere_are_not_refused(master, amount):
     refuse_gpu_tasks_in_local_mode(master, amount)
-
-
-def test_slots_are_returned_when_they_no_longer_change():
-    clock = Clock()
-
-    def read() -> tuple[int, int]:
-        ready = sum(clock.now >= start for start in (2.0, 2.5))
-        return ready, 4 * ready
-
-    assert wait_for_slots(read, 0, clock, clock.sleep) == 8
-    assert 3.5 <= clock.now < 3.8
-
-
-def test_slots_of_the_expected_executors_are_waited_for():
-    clock = Clock()
-
-    def read() -> tuple[int, int]:
-        ready = 1 + (clock.now >= 20)
-        return ready, ready
-
-    assert wait_for_slots(read, 2, clock, clock.sleep) == 2
-
-
-def test_slots_of_fewer_executors_are_taken_when_time_is_up():
-    clock = Clock()
-    assert wait_for_slots(lambda: (1, 3), 2, clock, clock.sleep) == 3
-    assert clock.now == pytest.approx(60, abs=1)
-
-
-def test_no_executor_gives_no_slots():
-    clock = Clock()
-    assert wait_for_slots(lambda: (0, 0), 0, clock, clock.sleep) == 0
 
 
 def test_reports_are_merged_by_host():
@@ -258,16 +204,22 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error():
     assert "--device cpu" in message
 
 
-@pytest.mark.parametrize(
-    ("slots", "num_workers", "count"), [(4, None, 4), (4, 2, 2), (4, 4, 4), (None, 7, 7)]
-)
-def test_num_workers_overrides_the_gpu_count(slots, num_workers, count):
-    assert choose_gpu_count(slots, num_workers) == count
+@pytest.mark.parametrize("num_workers", [None, 2, 4])
+def test_as_many_workers_as_gpus_are_taken(num_workers):
+    refuse_more_than_gpus(4, num_workers)
 
 
 def test_more_workers_than_gpus_are_refused():
     with pytest.raises(ConfigError, match="num_workers=5: the executors run 4 tasks with a GPU"):
-        choose_gpu_count(4, 5)
+        refuse_more_than_gpus(4, 5)
+
+
+def test_slots_of_hosts_that_are_known_count_more_than_the_tasks_that_told_of_gpus():
+    hosts = {"a": HostReport(1, 2, True), "b": HostReport(3, 2, True)}
+    found = with_slots(hosts, {"a": 4})
+    assert found == {"a": HostReport(4, 2, True), "b": HostReport(3, 2, True)}
+    with pytest.raises(ConfigError, match="host a runs 4 tasks at a time but has 2 GPU"):
+        choose_kind(found, "auto", None, slots_known=True)
 
 
 @pytest.mark.parametrize(
@@ -483,20 +435,14 @@ def test_a_gpu_is_not_let_go_during_a_task(start, locks, assigned, monkeypatch):
     resident.release()
 
 
-@pytest.mark.parametrize("error", [AttributeError, NotImplementedError])
-def test_spark_connect_needs_num_workers(error):
-    with pytest.raises(ConfigError, match="Spark Connect.*give num_workers"):
-        count_accelerators(FakeConnectSession({}, error))
-
-
 def test_spark_connect_takes_num_workers():
     session = FakeConnectSession({"spark.task.cpus": "4"})
-    assert count_accelerators(session, "cpu", 3) == Accelerators("cpu", 3, 4)
+    assert count_accelerators(session, "cpu", 3) == Accelerators("cpu", 3, 4, 3)
 
 
 def test_spark_connect_trusts_the_gpus_of_the_configuration():
     session = FakeConnectSession({"spark.task.resource.gpu.amount": "1"})
-    assert count_accelerators(session, "auto", 3) == Accelerators("cuda", 3, 1)
+    assert count_accelerators(session, "auto", 3) == Accelerators("cuda", 3, 1, 3)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
@@ -508,7 +454,7 @@ def test_a_part_of_a_gpu_is_refused_for_a_session(device):
 
 def test_a_part_of_a_gpu_does_not_matter_on_the_cpu():
     session = FakeConnectSession({"spark.task.resource.gpu.amount": "0.5"})
-    assert count_accelerators(session, "cpu", 2) == Accelerators("cpu", 2, 1)
+    assert count_accelerators(session, "cpu", 2) == Accelerators("cpu", 2, 1, 2)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
@@ -518,23 +464,27 @@ def test_gpu_tasks_on_a_local_session_are_refused(device):
         count_accelerators(FakeConnectSession(conf), device, 2)
 
 
-def test_dynamic_allocation_needs_num_workers():
-    session = FakeClassicSession({"spark.dynamicAllocation.enabled": "true"})
-    with pytest.raises(ConfigError, match="dynamicAllocation.*give num_workers"):
-        count_accelerators(session, "auto")
-    assert count_accelerators(session, "cpu", 4) == Accelerators("cpu", 4, 1)
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_workers_that_must_run_together_need_a_number_where_executors_come_and_go(device):
+    session = FakeConnectSession({"spark.dynamicAllocation.enabled": "true"})
+    with pytest.raises(ConfigError, match="dynamicAllocation.*run together; give num_workers"):
+        count_accelerators(session, device, together=True)
+    found = count_accelerators(session, "cpu", 4, together=True)
+    assert found == Accelerators("cpu", 4, 1, 4)
 
 
 @pytest.mark.spark
 def test_local_session_has_its_threads_as_cpu_slots(spark):
-    assert count_accelerators(spark, "auto") == Accelerators("cpu", 2, 1)
-    assert count_accelerators(spark, "cpu") == Accelerators("cpu", 2, 1)
+    assert count_accelerators(spark, "auto") == Accelerators("cpu", 2, 1, 2)
+    assert count_accelerators(spark, "cpu") == Accelerators("cpu", 2, 1, 2)
 
 
 @pytest.mark.spark
 @pytest.mark.parametrize("num_workers", [1, 7])
 def test_num_workers_overrides_the_cpu_slots(spark, num_workers):
-    assert count_accelerators(spark, "cpu", num_workers) == Accelerators("cpu", num_workers, 1)
+    assert count_accelerators(spark, "cpu", num_workers) == Accelerators(
+        "cpu", num_workers, 1, num_workers
+    )
 
 
 @pytest.mark.spark
@@ -651,4 +601,4 @@ def count(spark):
 @pytest.mark.spark
 def test_a_cluster_without_gpus_in_its_configuration_is_probed(standalone_cluster):
     conf = {"spark.executor.instances": "2"}
-    assert run_driver(standalone_cluster, count, conf=conf) == repr(Accelerators("cpu", 2, 1))
+    assert run_driver(standalone_cluster, count, conf=conf) == repr(Accelerators("cpu", 2, 1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparkinfer.engines.file_input import FileInput
 from sparkinfer.exceptions import InputError
+from sparkinfer.files.listing import MissingInputError
 from sparkinfer.plan.ports import InputTable
 
 
@@ -25,7 +26,7 @@ class ClientFiles:
         """
         try:
             return self._files.open()
-        except InputError as error:
+        except MissingInputError as error:
             raise InputError(
                 f"{error.message}; on Spark Connect this process lists the files: have Spark read "
                 "what only the cluster sees, by a query such as SELECT * FROM parquet.`/folder`, "

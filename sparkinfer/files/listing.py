@@ -22,6 +22,10 @@ _SHOWN = 3
 """Names that a message lists."""
 
 
+class MissingInputError(InputError):
+    """A path of the input does not exist."""
+
+
 @dataclass(frozen=True)
 class InputFile:
     """A file of the input as it was.
@@ -164,7 +168,7 @@ def _matches(path: str) -> list[str]:
     found = sorted(fs.glob(name)) if _MAGIC & set(path) else []
     shown = [one for one in found if not _is_hidden(_last(one))]
     if not shown:
-        raise InputError(
+        raise MissingInputError(
             f"input {path!r} does not exist; give a file, a folder, a pattern that matches some, "
             "or a table name"
         )

@@ -100,11 +100,12 @@ def count_accelerators(
     """
     gpus_per_task = setting(spark, GPUS_PER_TASK)
     refuse_gpu_tasks_in_local_mode(setting(spark, "spark.master"), gpus_per_task)
+    spark_assigns_gpus = device != "cpu" and owns_whole_gpus(gpus_per_task, gpus_each)
     slots = _slots_of(spark, num_workers, together)
     cores = cores_per_task(spark)
     if device == "cpu":
         return _on_slots("cpu", slots, num_workers, cores)
-    if not owns_whole_gpus(gpus_per_task, gpus_each):
+    if not spark_assigns_gpus:
         hosts = probe_hosts(spark, slots.count if slots else num_workers or 1, device)
         if slots is not None and slots.of_hosts:
             hosts = with_slots(hosts, slots.of_hosts)

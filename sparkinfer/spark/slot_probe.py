@@ -34,8 +34,9 @@ cluster is busy, holding all of them would take too long."""
 TIMEOUT_S = 60
 """Time without an answer after which the cluster is taken to tell nothing."""
 
-TASKS = (16, 128, 1024)
-"""Tasks of the probe; more of them, where all have overlapped."""
+TASKS = (16, 16, 128, 1024)
+"""Tasks of the probe, job after job: the first starts the workers, which takes each another time;
+there are more, where all have overlapped."""
 
 LASTS_S = 600.0
 """Time for which a session's answer stands."""
@@ -78,9 +79,10 @@ def probe_slots(spark: SparkSession) -> dict[str, int]:
 def _told(spark: SparkSession) -> dict[str, int]:
     slots: dict[str, int] = {}
     try:
-        for tasks in TASKS:
-            slots = overlapping(_spans(spark, tasks))
-            if sum(slots.values()) < tasks:
+        for job, tasks in enumerate(TASKS):
+            found = overlapping(_spans(spark, tasks))
+            slots = max(slots, found, key=lambda one: sum(one.values()))
+            if job and sum(slots.values()) < tasks:
                 break
     except Exception as error:  # Spark's errors have no common root
         if problem := installation_problem(error):
