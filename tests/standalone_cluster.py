@@ -87,6 +87,7 @@ class StandaloneCluster:
         self._timeout_s = timeout_s
         self._web_port = 0
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> StandaloneCluster:
         try:
@@ -115,6 +116,25 @@ class StandaloneCluster:
             with connection.getresponse() as response:
                 return json.loads(response.read())
 
+    def add_worker(self) -> None:
+        """Starts one more worker, on this machine's loopback, and waits until it is there."""
+        alive = self.state()["aliveworkers"]
+        self._start_worker(len(self._workers))
+        self._wait_until(lambda: self.state()["aliveworkers"] == alive + 1, "another worker")
+
+    def kill_worker(self, number: int) -> None:
+        """Kills a worker and its executors, as a node is lost, and waits until that is known.
+
+        Args:
+            number: of the worker, from 0 in the order of their start.
+        """
+        alive = self.state()["aliveworkers"]
+        process = self._workers[number]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._processes.remove(process)
+        self._wait_until(lambda: self.state()["aliveworkers"] == alive - 1, "the loss of a worker")
+
     def wait_until_idle(self) -> None:
         """Returns when no application holds a core any more."""
         self._wait_until(lambda: self.state()["coresused"] == 0, "the last application's executors")
@@ -139,7 +159,7 @@ class StandaloneCluster:
 
     def _start_worker(self, number: int) -> None:
         folder = self.work_dir / f"worker-{number}"
-        host = self._hosts[number]
+        host = self._hosts[number] if number < len(self._hosts) else Host()
         arguments = ("--host", host.address, "--webui-port", "0", "--cores", str(self.cores))
         arguments += ("--memory", self.memory, "--work-dir", str(folder), self.url)
         conf = {}
@@ -155,6 +175,7 @@ class StandaloneCluster:
             }
         main_class = "org.apache.spark.deploy.worker.Worker"
         self._start(f"worker-{number}", main_class, arguments, conf, host)
+        self._workers[number] = self._processes[-1]
 
     def _start(
         self,

@@ -6,6 +6,7 @@ The server is on this machine. That it could be on another is tried by a folder 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -38,6 +38,7 @@ from sparkinfer.spark.each_file import on_each_file
 from sparkinfer.spark.java import ensure_java
 from sparkinfer.spark.session import start_session
 from tests.connect_server import ConnectServer, can_hide, why_not
+from tests.made_up_holds import FUNCTION, held, let_go, write_held
 from tests.made_up_processor import handed_in
 from tests.tiny_models import sentences
 
@@ -51,8 +52,6 @@ pytestmark = [
 
 WAIT_S = 100.0
 ROWS = 300
-HELD_FROM = 300
-"""Beyond the rows that a function is tried out with."""
 
 
 @pytest.fixture(scope="module")
@@ -300,34 +299,20 @@ def test_what_no_server_can_do_is_said_at_once(
         start(master="local[2]")
 
 
-def hold(batch: pd.DataFrame) -> pd.DataFrame:
-    """Returns a batch, those of later rows not before it may go on; leaves a mark of these."""
-    folder = Path(batch["folder"].iloc[0])
-    while batch["id"].max() >= HELD_FROM and not (folder / "go").exists():
-        (folder / f"{os.getpid()}.held").touch()
-        time.sleep(0.05)
-    return batch
-
-
 def test_a_stop_ends_the_tasks_on_the_server_and_the_same_command_resumes(
     server: ConnectServer, remote: SparkSession, tmp_path: Path
 ) -> None:
-    folder, out = tmp_path / "marks", tmp_path / "out"
-    folder.mkdir()
-    table = pa.table({"id": range(2 * HELD_FROM), "folder": [str(folder)] * 2 * HELD_FROM})
-    pq.write_table(table, tmp_path / "in.parquet", row_group_size=HELD_FROM)
-    command = [sys.executable, "-m", "sparkinfer", "score", "--input", str(tmp_path / "in.parquet")]
-    command += ["--fn", f"{__name__}:hold", "--set", "fn.batch_format=pandas", "--output", str(out)]
-    command += ["--set", f"chunks.target_rows={HELD_FROM}", "--master", server.address]
+    marks, out, source = tmp_path / "marks", tmp_path / "out", tmp_path / "in.parquet"
+    write_held(source, marks, stages=[0, 1], rows=300)
+    command = [sys.executable, "-m", "sparkinfer", "score", "--input", str(source)]
+    command += ["--fn", FUNCTION, "--set", "fn.batch_format=pandas", "--output", str(out)]
+    command += ["--set", "chunks.target_rows=300", "--master", server.address]
     command += ["--progress", "none", "--num-workers", "2"]
     environment = {k: v for k, v in os.environ.items() if k != "SPARK_CONNECT_MODE_ENABLED"}
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         deadline = time.monotonic() + WAIT_S
-        records = out / "_sparkinfer" / "chunks"
-        while len(list(folder.glob("*.held"))) < 2 or not list(records.glob("*.json")):
+        while len(held(marks, 1)) < 2:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -335,18 +320,18 @@ def test_a_stop_ends_the_tasks_on_the_server_and_the_same_command_resumes(
         _, said = process.communicate(timeout=WAIT_S)
     finally:
         if process.poll() is None:
-            (folder / "go").touch()
+            let_go(marks, 1)
             process.kill()
             process.communicate()
     assert process.returncode == 130, said
-    assert "stopped; 1 of 2 chunks are done" in said
+    assert re.search(r"stopped; [01] of 2 chunks are done\. Run the same command to resume", said)
     # On both slots, which were held.
     both = remote.range(0, 2, 1, 2).mapInArrow(lambda batches: batches, "id bigint")
     assert len(both.collect()) == 2
-    (folder / "go").touch()
+    let_go(marks, 1)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WAIT_S)
     assert done.returncode == 0, done.stderr
-    assert rows_in(out)["id"].to_pylist() == list(range(2 * HELD_FROM))
+    assert rows_in(out)["id"].to_pylist() == list(range(600))
 
 
 needs_own = pytest.mark.skipif(
