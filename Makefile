@@ -26,7 +26,7 @@ ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_scoring_udf.py tests/engines/test_horovod.py \
 	tests/engines/test_embedding.py tests/engines/test_entities.py \
 	tests/engines/test_generation.py tests/engines/test_several_models.py \
-	tests/engines/test_map_batches.py \
+	tests/engines/test_map_batches.py tests/engines/test_connect.py \
 	tests/test_accelerators.py tests/test_readers.py
 # What meets the libraries whose oldest versions are tried. Those of the engines stand together: after
 # others, pytest does not find their conftest again.
@@ -99,7 +99,7 @@ $(VENV_SPARK4)/.python-$(PYTHON_VERSION): $(SPARK4)
 $(VENV_SPARK4)/.ready: setup.py $(VENV_SPARK4)/.python-$(PYTHON_VERSION)
 	@echo "$(VENV_SPARK4): the package on Spark 4 with the extras; takes about three minutes"
 	$(call install,$(VENV_SPARK4),$(SPARK4),torch $(BUILD_TOOLS))
-	$(call install,$(VENV_SPARK4),$(SPARK4),-e '.[spark$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev$(COMMA)reference]')
+	$(call install,$(VENV_SPARK4),$(SPARK4),-e '.[spark$(COMMA)connect$(COMMA)deepspeed$(COMMA)mlflow$(COMMA)dev$(COMMA)reference]')
 	@touch $@
 
 $(VENV_OLDEST)/.python-$(PYTHON_VERSION): $(OLDEST)

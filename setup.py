@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "spark": ["pyspark>=3.5,<5"],
+    "connect": ["pyspark[connect]>=3.5,<5"],
     # accelerate: what transformers loads a model by that does not fit on the device.
     "deepspeed": ["deepspeed>=0.14", "accelerate>=0.31"],
     "delta": ["deltalake>=1.0"],

@@ -17,6 +17,7 @@ from sparkinfer.functions.user_function import UserFunction
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.plan import Workers
 from sparkinfer.rows.first_rows import FirstOfTable
+from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.spark.tables import arrow_schema, in_types, spark_schema, with_plain_names
@@ -133,9 +134,17 @@ def stages_of(df: DataFrame) -> Stages | None:
     One that is cached stands for its rows: they are not made again.
     """
     found: Stages | None = vars(df).get(STAGES)
-    if found is None or df.storageLevel.useMemory or df.storageLevel.useDisk:
-        return None
-    return found
+    return None if found is None or _is_cached(df) else found
+
+
+def _is_cached(df: DataFrame) -> bool:
+    try:
+        level = df.storageLevel
+    except Exception:  # a serverless session caches nothing; Spark's errors have no common root
+        if is_classic(df.sparkSession):
+            raise
+        return False
+    return level.useMemory or level.useDisk
 
 
 def _run(

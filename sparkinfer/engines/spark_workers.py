@@ -16,6 +16,7 @@ from sparkinfer.exceptions import EngineUnavailableError, JobError
 from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import Accelerators, count_accelerators
+from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.errors import explain, installation_problem
 from sparkinfer.spark.hosts import replicas_on_host
 from sparkinfer.spark.job_threads import watched_job
@@ -130,10 +131,12 @@ class SparkWorkers:
         return self._listener(progress.update)
 
     def _listener(self, on_report: Callable[[WorkerReport], None]) -> ProgressServer | None:
+        host = setting(self._spark, "spark.driver.host")
+        if host is None and not is_classic(self._spark):
+            return None
         try:
-            host = setting(self._spark, "spark.driver.host") or "127.0.0.1"
-            return ProgressServer(on_report, host)
-        except Exception:  # Spark Connect, an unreachable address: only the display suffers
+            return ProgressServer(on_report, host or "127.0.0.1")
+        except Exception:  # a server of Spark Connect is elsewhere: only the display suffers
             return None
 
 

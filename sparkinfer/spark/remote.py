@@ -6,10 +6,12 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.messages import first_line
 from sparkinfer.redaction import remember_secrets
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.java import ensure_java
@@ -100,14 +102,15 @@ def start_remote(address: str, conf: Mapping[str, str], timeout_s: float | None)
     else:
         ensure_java()
     try:
+        import_module("pyspark.sql.connect.session")
         from pyspark.sql import SparkSession
 
         session = SparkSession.builder.remote(address).getOrCreate()
         watched(lambda: session.version, f"the Spark Connect server {named}", timeout_s)
     except ImportError as error:
         raise EngineUnavailableError(
-            f"{named}: pyspark's client for Spark Connect lacks a package ({explain(error)}); run "
-            "pip install 'sparkinfer-spark[connect]'"
+            f"{named}: pyspark's client for Spark Connect lacks a package "
+            f"({first_line(error)}); run pip install 'pyspark[connect]'"
         ) from error
     except Exception as error:  # gRPC's and Spark's errors have no common root
         raise EngineUnavailableError(

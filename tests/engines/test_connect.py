@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from sparkinfer.exceptions import (
     EngineUnavailableError,
     InputError,
     JobError,
+    ModelLoadError,
     OutputError,
 )
 from sparkinfer.jobs.committer import Committer
@@ -351,6 +353,11 @@ def test_folders_that_client_and_cluster_do_not_share_are_refused(
     more["input"] = str(own / "in.parquet")
     with pytest.raises(InputError, match="own0/in.parquet' is there .* not for its worker"):
         sparkinfer.run(config_of(classifier, tmp_path / "out", **more), remote)
+    model = own / "model"
+    shutil.copytree(classifier, model)
+    more["input"] = str(source)
+    with pytest.raises(ModelLoadError, match="own0/model"):
+        sparkinfer.run(config_of(model, tmp_path / "out", **more), remote)
 
 
 @needs_own
