@@ -109,7 +109,8 @@ class ScoringConfig(ModelSection):
     num_workers: int | None = field(default=None, metadata=at_least(1))
     """Model replicas; None: one per GPU, else one per CPU slot (`local`: one)."""
     master: str | None = None
-    """Spark master to start a session on; None: as the environment specifies."""
+    """Spark master to start a session on, or a server of Spark Connect (`sc://host:port`); None: as
+    the environment specifies."""
     spark_conf: dict[str, str] = field(default_factory=dict, metadata=NOT_SHOWN)
     """Spark settings for a session that sparkinfer starts."""
 

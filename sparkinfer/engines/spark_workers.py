@@ -15,7 +15,7 @@ from sparkinfer.engines.spark_worker import call_in_worker, read_result
 from sparkinfer.exceptions import EngineUnavailableError, JobError
 from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
-from sparkinfer.spark.accelerators import Accelerators, count_accelerators
+from sparkinfer.spark.accelerators import count_accelerators
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.errors import explain, installation_problem
 from sparkinfer.spark.hosts import replicas_on_host
@@ -51,26 +51,28 @@ class SparkWorkers:
         self._spark = spark
         self._score_later = score_later
         self._gpus_each = config.parallel.tensor
-        self._found: Accelerators | None = None
+        self._found: Workers | None = None
 
     def workers(self) -> Workers:
         """Returns one replica per GPU, else per CPU slot; see `Engine`."""
         if self._found is None:
-            self._found = count_accelerators(
-                self._spark,
-                self._config.device,
-                self._config.num_workers,
-                self._gpus_each,
-                together=not self._score_later,
-            )
-        found = self._found
-        on_host = replicas_on_host(self._spark, found.count)
+            self._found = self._counted()
+        return self._found
+
+    def _counted(self) -> Workers:
+        found = count_accelerators(
+            self._spark,
+            self._config.device,
+            self._config.num_workers,
+            self._gpus_each,
+            together=not self._score_later,
+        )
         return Workers(
             found.device_type,
             found.count,
             found.cores_per_task,
             self._gpus_each,
-            on_host,
+            replicas_on_host(self._spark, found.count),
             found.most,
         )
 
