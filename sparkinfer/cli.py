@@ -392,7 +392,9 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         help="where vectors go, too: chroma:FOLDER#collection or postgresql://…/database#table",
     )
     add("--input-format", choices=get_args(InputFormat), help="if the name does not show it")
-    add("--master", metavar="URL", help="Spark master: local[2], spark://host:7077, sc://host:15002")
+    add(
+        "--master", metavar="URL", help="Spark master: local[2], spark://host:7077, sc://host:15002"
+    )
     add("--overwrite", action="store_true", default=None, help="replace an earlier run's output")
     add(
         "--incremental",
