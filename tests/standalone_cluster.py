@@ -61,6 +61,7 @@ class StandaloneCluster:
             The GPUs need not exist; only sessions that ask for GPUs get any.
         hosts: one for each worker; this machine's loopback for all if not given.
         address: at which the workers reach the master and drivers.
+        worker_environment: variables of workers and executors, in place of this process's.
         timeout_s: limit for the start, in seconds.
     """
 
@@ -74,6 +75,7 @@ class StandaloneCluster:
         gpu_addresses: Sequence[Sequence[str]] = (),
         hosts: Sequence[Host] = (),
         address: str = LOOPBACK,
+        worker_environment: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> None:
         self.work_dir = work_dir
@@ -82,6 +84,7 @@ class StandaloneCluster:
         self.memory = memory
         self.gpu_addresses = gpu_addresses
         self.address = address
+        self._worker_environment = worker_environment
         self._hosts = hosts or [Host()] * num_workers
         self.url = ""
         self._timeout_s = timeout_s
@@ -122,7 +125,7 @@ class StandaloneCluster:
     def stop(self) -> None:
         """Ends every process that was started, executors included, and waits for it."""
         for process in reversed(self._processes):
-            _end_group(process)
+            end_group(process)
         self._processes.clear()
 
     def _start_master(self) -> None:
@@ -154,7 +157,8 @@ class StandaloneCluster:
                 "spark.worker.resource.gpu.discoveryScript": str(script),
             }
         main_class = "org.apache.spark.deploy.worker.Worker"
-        self._start(f"worker-{number}", main_class, arguments, conf, host)
+        name, environment = f"worker-{number}", self._worker_environment
+        self._start(name, main_class, arguments, conf, host, environment)
 
     def _start(
         self,
@@ -163,23 +167,25 @@ class StandaloneCluster:
         arguments: Sequence[str],
         conf: Mapping[str, str],
         host: Host,
+        environment: Mapping[str, str] | None = None,
     ) -> Path:
         """Starts a daemon and returns its log file."""
         properties = self.work_dir / f"{name}.conf"
         properties.write_text("".join(f"{key} {value}\n" for key, value in conf.items()))
         log = self.work_dir / f"{name}.log"
-        spark_home = _spark_home()
-        environment = _environment(host.address) | {
-            "SPARK_HOME": str(spark_home),
+        home = spark_home()
+        own = _environment(host.address) if environment is None else dict(environment)
+        variables = own | {
+            "SPARK_HOME": str(home),
             "SPARK_LOCAL_DIRS": str(self.work_dir),
             "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JVM,
             "SPARK_LAUNCHER_OPTS": SHORT_LIVED_JVM,
         }
-        program = [str(spark_home / "bin" / "spark-class"), main_class]
+        program = [str(home / "bin" / "spark-class"), main_class]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 host.command([*program, "--properties-file", str(properties), *arguments]),
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -281,7 +287,7 @@ def _run(command: Sequence[str], cwd: str, timeout_s: float, environment: Mappin
     try:
         output, errors = process.communicate(timeout=timeout_s)
     except BaseException:
-        _end_group(process)
+        end_group(process)
         process.communicate()
         raise
     if process.returncode != 0:
@@ -300,14 +306,14 @@ def _environment(address: str) -> dict[str, str]:
     }
 
 
-def _spark_home() -> Path:
+def spark_home() -> Path:
     spec = find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise RuntimeError("pyspark is not installed in the interpreter that runs the tests")
     return Path(spec.origin).parent
 
 
-def _end_group(process: subprocess.Popen[Any]) -> None:
+def end_group(process: subprocess.Popen[Any]) -> None:
     """Ends a process that leads a group, and the group: politely, then not."""
     for sign, patience_s in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
