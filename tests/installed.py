@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
 from pathlib import Path
 
 from tests.standalone_cluster import CHECKOUT
@@ -40,10 +39,10 @@ def make_environment(folder: Path, wheel: Path) -> Path:
     transformers themselves would take minutes to make, and more than a gigabyte.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    packages = site_packages(folder)
-    pip("install", "--no-deps", "--no-index", "--target", str(packages), str(wheel))
+    python = folder / "bin" / "python"
+    pip("--python", str(python), "install", "--no-deps", "--no-index", str(wheel))
     others = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (packages / "others.pth").write_text("\n".join(sorted(others)))
+    (site_packages(folder) / "others.pth").write_text("\n".join(sorted(others)))
     return folder
 
 
@@ -53,7 +52,7 @@ def site_packages(environment: Path) -> Path:
     return environment / "lib" / version / "site-packages"
 
 
-def pip(command: str, *arguments: str) -> None:
-    """Runs pip without the network's help."""
-    quiet: Sequence[str] = ("--quiet", "--disable-pip-version-check")
-    subprocess.run([sys.executable, "-m", "pip", command, *quiet, *arguments], check=True)
+def pip(*arguments: str) -> None:
+    """Runs pip and shows what it says only if it fails."""
+    quiet = ("--quiet", "--disable-pip-version-check")
+    subprocess.run([sys.executable, "-m", "pip", *quiet, *arguments], check=True)
