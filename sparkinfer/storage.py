@@ -28,6 +28,9 @@ WORK_FOLDER = "_sparkinfer"
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 """These have no folders: a folder is a common prefix of its files' names."""
 
+S3 = frozenset({"s3", "s3a"})
+OTHER_STORE = "install the fsspec package for this kind of path"
+
 
 def absolute(path: str) -> str:
     """Returns a local path as this process means it now: from the root, without `~`.
@@ -53,7 +56,7 @@ def file_system(path: str) -> tuple[Any, str]:
     Raises:
         ConfigError: no file system for this kind of path is known or installed.
     """
-    from fsspec import filesystem  # not needed to find a model
+    from fsspec import __version__, filesystem  # not needed to find a model
     from fsspec.core import url_to_fs
 
     path = mounted(path)
@@ -63,9 +66,10 @@ def file_system(path: str) -> tuple[Any, str]:
     try:
         return url_to_fs(path, use_listings_cache=False)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"path {path!r}: {str(error).strip()}; install the fsspec package for this kind of path"
-        ) from None
+        # Another s3fs would replace the fsspec that is there.
+        is_s3 = path.partition(":")[0] in S3
+        need = f"run pip install s3fs=={__version__} (the extra [s3])" if is_s3 else OTHER_STORE
+        raise ConfigError(f"path {path!r}: {str(error).strip()}; {need}") from None
 
 
 def mounted(path: str) -> str:

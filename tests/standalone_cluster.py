@@ -61,6 +61,7 @@ class StandaloneCluster:
             The GPUs need not exist; only sessions that ask for GPUs get any.
         hosts: one for each worker; this machine's loopback for all if not given.
         address: at which the workers reach the master and drivers.
+        worker_environment: variables of workers and executors, in place of this process's.
         timeout_s: limit for the start, in seconds.
     """
 
@@ -74,6 +75,7 @@ class StandaloneCluster:
         gpu_addresses: Sequence[Sequence[str]] = (),
         hosts: Sequence[Host] = (),
         address: str = LOOPBACK,
+        worker_environment: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> None:
         self.work_dir = work_dir
@@ -82,6 +84,7 @@ class StandaloneCluster:
         self.memory = memory
         self.gpu_addresses = gpu_addresses
         self.address = address
+        self._worker_environment = worker_environment
         self._hosts = hosts or [Host()] * num_workers
         self.url = ""
         self._timeout_s = timeout_s
@@ -174,7 +177,8 @@ class StandaloneCluster:
                 "spark.worker.resource.gpu.discoveryScript": str(script),
             }
         main_class = "org.apache.spark.deploy.worker.Worker"
-        self._start(f"worker-{number}", main_class, arguments, conf, host)
+        name, environment = f"worker-{number}", self._worker_environment
+        self._start(name, main_class, arguments, conf, host, environment)
         self._workers[number] = self._processes[-1]
 
     def _start(
@@ -184,13 +188,15 @@ class StandaloneCluster:
         arguments: Sequence[str],
         conf: Mapping[str, str],
         host: Host,
+        environment: Mapping[str, str] | None = None,
     ) -> Path:
         """Starts a daemon and returns its log file."""
         properties = self.work_dir / f"{name}.conf"
         properties.write_text("".join(f"{key} {value}\n" for key, value in conf.items()))
         log = self.work_dir / f"{name}.log"
         home = spark_home()
-        environment = _environment(host.address) | {
+        own = _environment(host.address) if environment is None else dict(environment)
+        variables = own | {
             "SPARK_HOME": str(home),
             "SPARK_LOCAL_DIRS": str(self.work_dir),
             "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JVM,
@@ -200,7 +206,7 @@ class StandaloneCluster:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 host.command([*program, "--properties-file", str(properties), *arguments]),
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

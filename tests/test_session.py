@@ -6,11 +6,18 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from sparkinfer.exceptions import ConfigError, JobError
+from sparkinfer.spark import jvm
 from sparkinfer.spark.java import ensure_java
+from sparkinfer.spark.session import _refuse_second_master
 from tests.standalone_cluster import CHECKOUT, DRIVER_CONF, LOOPBACK, StandaloneCluster
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
 
@@ -82,3 +89,25 @@ def test_settings_reach_jvm_and_executors_by_no_command_line_and_the_clusters_co
     assert "spark.hadoop.fs.s3a.secret.key" in found["repr"]
     assert secret[5:37] not in found["repr"]
     assert not list(tmp_path.glob("sparkinfer-*.conf"))
+
+
+def test_another_master_than_that_of_spark_submit_is_refused(spark: SparkSession) -> None:
+    _refuse_second_master(None)
+    _refuse_second_master("local[2]")
+    with pytest.raises(ConfigError, match=r"spark-submit runs this on 'local\[2\]'; leave"):
+        _refuse_second_master("local[3]")
+
+
+def test_the_end_of_a_submitted_application_is_told_in_place_of_what_fails_then(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        with jvm.death_told():
+            raise ValueError("a call of py4j")
+
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    with pytest.raises(ValueError, match="py4j"):  # its context runs
+        fail()
+    monkeypatch.setattr(spark.sparkContext, "_jsc", None)
+    with pytest.raises(JobError, match="has ended this application; run the same command"):
+        fail()

@@ -151,6 +151,26 @@ def test_workers_without_a_package_are_told_what_to_install(error: str, said: st
     assert said in explain(Exception(text))
 
 
+# As of a real run on Spark 3.5.9.
+NO_PYTHON = """Task 0 in stage 0.0 failed 1 times: java.io.IOException: \
+Cannot run program "./environment/bin/python": error=2, No such file or directory
+\tat java.base/java.lang.ProcessBuilder.start(ProcessBuilder.java:1143)
+\tat org.apache.spark.api.python.PythonWorkerFactory.startDaemon(PythonWorkerFactory.scala:239)
+"""
+
+
+def test_nodes_without_the_python_are_told_how_to_send_one_along() -> None:
+    said = installation_problem(Exception(NO_PYTHON))
+    assert said is not None
+    assert said.startswith("the nodes have no Python './environment/bin/python'; set ")
+    assert said.endswith("or send one along by spark-submit --archives (docs/spark_submit.md)")
+
+
+def test_another_program_that_is_missing_is_no_problem_of_the_installation() -> None:
+    text = NO_PYTHON.replace("PythonWorkerFactory", "ShellBasedGroups")
+    assert installation_problem(Exception(text)) is None
+
+
 def test_another_error_is_no_problem_of_the_installation() -> None:
     text = f"Job aborted: {PYTHON}{traceback('ValueError: No module named x')}{FRAMES}"
     assert installation_problem(Exception(text)) is None

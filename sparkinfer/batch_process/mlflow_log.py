@@ -39,7 +39,7 @@ class MlflowLog:
         except ImportError:
             raise EngineUnavailableError(
                 f"mlflow_experiment={experiment!r}: mlflow is not installed; run pip "
-                "install mlflow, or leave it out"
+                "install mlflow (the extra [mlflow]), or leave it out"
             ) from None
         self._client: Any = MlflowClient()
         self._waiting: list[Commit] = []

@@ -131,7 +131,7 @@ def check_mlflow(case: Case) -> Outcome:
     models = [str(one.model) for one in case.config.by_model.values()]
     needing = [model for model in models if model.startswith(("models:/", "runs:/"))]
     if needing:
-        advice = "run pip install mlflow"
+        advice = "run pip install mlflow (the extra [mlflow])"
         return Outcome("error", f"not installed, but model={needing[0]!r} needs it", advice)
     return Outcome("ok", "not installed; only models:/ and runs:/ need it")
 

@@ -12,12 +12,12 @@ import pandas as pd
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.spark_worker import call_in_worker, read_result
-from sparkinfer.exceptions import EngineUnavailableError, JobError
+from sparkinfer.exceptions import JobError, SparkInferError
 from sparkinfer.plan.plan import Workers
 from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.accelerators import count_accelerators
 from sparkinfer.spark.classic import is_classic
-from sparkinfer.spark.errors import explain, installation_problem
+from sparkinfer.spark.errors import explain
 from sparkinfer.spark.hosts import replicas_on_host
 from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.spark.settings import setting
@@ -116,11 +116,9 @@ class SparkWorkers:
                 self._config.step_timeout_s,
                 lambda: steps.last,
             )
-        except JobError:
+        except SparkInferError:
             raise
         except Exception as error:  # py4j's and Spark's errors have no common root
-            if problem := installation_problem(error):
-                raise EngineUnavailableError(problem) from error
             raise JobError(f"the gate's worker failed: {explain(error)}") from error
         finally:
             if server is not None:

@@ -69,7 +69,7 @@ def _opened(path: str, version: int) -> Any:
     except ImportError as error:
         raise EngineUnavailableError(
             f"input_version={version} needs a package that is not installed ({error}); run pip "
-            "install deltalake"
+            "install deltalake (the extra [delta])"
         ) from error
     try:
         return DeltaTable(mounted(path), version=version)

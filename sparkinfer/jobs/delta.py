@@ -24,7 +24,7 @@ def check_delta(prelude: Prelude, output: Output) -> None:
     except ImportError as error:
         raise EngineUnavailableError(
             f"delta.table={path!r} needs a package that is not installed ({error}); run pip "
-            "install deltalake"
+            "install deltalake (the extra [delta])"
         ) from error
     if output.overlaps(path):
         raise ConfigError(

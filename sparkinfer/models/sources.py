@@ -274,7 +274,7 @@ def _import_mlflow(shown: str) -> Any:
         return importlib.import_module("mlflow")
     except ImportError:
         raise EngineUnavailableError(
-            f"{shown}: MLflow is not installed; run pip install mlflow"
+            f"{shown}: MLflow is not installed; run pip install mlflow (the extra [mlflow])"
         ) from None
 
 

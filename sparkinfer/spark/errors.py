@@ -23,6 +23,11 @@ _OTHER_PYTHON = re.compile(
     r"than that in driver:? (\d+\.\d+)"
 )
 
+_NO_PYTHON = re.compile(r'Cannot run program "([^"]+)"(?=[\s\S]*PythonWorkerFactory)')
+"""What Java says of a program that is not there, where Spark starts Python workers."""
+
+PACKED = "send one along by spark-submit --archives (docs/spark_submit.md)"
+
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
 
 _SQL_STATE = re.compile(r"\s*SQLSTATE: \w+\s*$")
@@ -47,6 +52,11 @@ def installation_problem(error: Exception) -> str | None:
             f"the driver runs Python {driver}, the workers {workers}; set PYSPARK_PYTHON, before "
             f"the session starts, to a Python {driver} that every node has"
         )
+    if program := _NO_PYTHON.search(text):
+        return (
+            f"the nodes have no Python {program[1]!r}; set spark.pyspark.python to one that every "
+            f"node has, or {PACKED}"
+        )
     python = _PYTHON_ERROR.findall(text)
     if python and (missing := _MISSING_MODULE.search(python[-1])):
         name = missing[1].partition(".")[0]
@@ -57,8 +67,8 @@ def installation_problem(error: Exception) -> str | None:
                 "Connect server's workers run, or in the environment of a serverless session"
             )
         return (
-            f"the workers' Python has no module {name!r}; install {what} on every node, or set "
-            "PYSPARK_PYTHON to a Python that has it"
+            f"the workers' Python has no module {name!r}; install {what} on every node, set "
+            f"PYSPARK_PYTHON to a Python that has it, or {PACKED}"
         )
     return None
 

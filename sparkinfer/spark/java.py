@@ -16,8 +16,8 @@ from sparkinfer.exceptions import EngineUnavailableError
 
 RUN_TIMEOUT_S = 60
 NO_PYSPARK = (
-    "pyspark is not installed in this Python; run pip install 'pyspark>=3.5,<5', or use "
-    "--engine local, which works without Spark"
+    "pyspark is not installed in this Python; run pip install 'pyspark>=3.5,<5' (the extra "
+    "[spark]), or use --engine local, which works without Spark"
 )
 
 

@@ -8,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.spark.classic import is_classic
+from sparkinfer.spark.errors import installation_problem
 from sparkinfer.workers.steps import Step, wait_for
 
 if TYPE_CHECKING:
@@ -134,6 +136,14 @@ def watched_job(
         what: see `wait_for`.
         timeout_s: see `wait_for`.
         now: see `wait_for`; None: how many tasks are done.
+
+    Raises:
+        EngineUnavailableError: the workers' Python does not run the package.
     """
-    with closing(JobThreads(spark)) as threads:
-        return wait_for(threads.submit(act), what, timeout_s, now or threads.tasks_done)
+    try:
+        with closing(JobThreads(spark)) as threads:
+            return wait_for(threads.submit(act), what, timeout_s, now or threads.tasks_done)
+    except Exception as error:  # py4j's and Spark's errors have no common root
+        if problem := installation_problem(error):
+            raise EngineUnavailableError(problem) from error
+        raise

@@ -83,8 +83,15 @@ def death_told() -> Iterator[None]:
         raise JobError(problem) from error
 
 
+def is_submitted() -> bool:
+    """Returns whether `spark-submit` made the JVM, and started this process from it."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
 def _death() -> str | None:
-    """Returns how the JVM ended and what to do, None if it runs or was not started here."""
+    """Returns how the JVM ended and what to do, None if it runs or is of a notebook."""
+    if is_submitted():
+        return None if _application_runs() else f"spark-submit has ended this application; {GO_ON}"
     if _jvm is None:
         return None
     try:
@@ -95,6 +102,17 @@ def _death() -> str | None:
     how = f"was killed by signal {number}" if number else f"ended with exit code {code}"
     why = ", perhaps because this machine's memory was used up" if number == signal.SIGKILL else ""
     return f"Spark's JVM (process {_jvm.pid}) {how}{why}; {GO_ON}"
+
+
+def _application_runs() -> bool:
+    """Returns whether the JVM answers that its context is not stopped, or has none yet."""
+    from pyspark import SparkContext
+
+    context: Any = SparkContext._active_spark_context
+    try:
+        return context is None or not context._jsc.sc().isStopped()
+    except Exception:  # py4j's errors have no common root
+        return False
 
 
 def _killed_by(code: int) -> int:

@@ -19,7 +19,7 @@ from sparkinfer.exceptions import ConfigError, EngineUnavailableError, SparkInfe
 from sparkinfer.signals import handlers_kept
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.java import NO_PYSPARK, ensure_java
-from sparkinfer.spark.jvm import in_session_of_its_own
+from sparkinfer.spark.jvm import in_session_of_its_own, is_submitted
 from sparkinfer.spark.properties import SUBMIT_ARGS, properties_file
 from sparkinfer.spark.remote import (
     FOR_WORKERS,
@@ -61,7 +61,7 @@ def start_session(config: ScoringConfig) -> SparkSession:
     Raises:
         EngineUnavailableError: pyspark or a Java that it supports is missing, or the master does
             not respond.
-        ConfigError: a session on another master is active.
+        ConfigError: a session on another master is active, or `spark-submit` was given one.
     """
     try:
         import pyspark.sql  # noqa: F401
@@ -93,7 +93,9 @@ def start_session(config: ScoringConfig) -> SparkSession:
 def _started(settings: dict[str, str]) -> SparkSession:
     from pyspark.sql import SparkSession
 
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit made the JVM
+    if is_submitted():
+        _refuse_second_master(settings.get("spark.master"))
+    else:
         ensure_java()
         settings = {**DEFAULT_CONF, **settings}
         _start_jvm(settings)
@@ -121,6 +123,19 @@ def _refuse_other_master(spark: SparkSession, master: str | None) -> None:
         raise ConfigError(
             f"master={plain(master)!r}: a Spark session on {current!r} is active; leave the option "
             "out or stop that session"
+        )
+
+
+def _refuse_second_master(master: str | None) -> None:
+    """Raises ConfigError if `spark-submit` has another master, which ours would replace."""
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized()  # type: ignore[attr-defined, unused-ignore]
+    submitted = SparkConf().get("spark.master")
+    if master is not None and submitted != master:
+        raise ConfigError(
+            f"master={master!r}: spark-submit runs this on {submitted!r}; leave the option out and "
+            "give the master to spark-submit alone"
         )
 
 

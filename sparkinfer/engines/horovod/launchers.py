@@ -79,8 +79,8 @@ class HorovodSparkLauncher:
         if not has_horovod():
             raise EngineUnavailableError(
                 "horovod.launcher='horovod': Horovod with its torch part is not installed; run "
-                "scripts/install_horovod.py and pip install '.[horovod]' in a clone of the "
-                "package, or use --set horovod.launcher=torch"
+                "scripts/install_horovod.py and pip install '.[horovod]' (the extra [horovod]) in "
+                "a clone of the package, or use --set horovod.launcher=torch"
             )
         if threading.current_thread() is not threading.main_thread():
             raise ConfigError(

@@ -33,8 +33,8 @@ class DeepSpeedBackend:
         if importlib.util.find_spec("deepspeed") is not None:
             return None
         return (
-            "the package deepspeed is not installed; run pip install deepspeed or use "
-            "--acceleration auto"
+            "the package deepspeed is not installed; run pip install deepspeed (the extra "
+            "[deepspeed]) or use --acceleration auto"
         )
 
     def check(self, options: ModelOptions) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from packaging.specifiers import SpecifierSet
 
 from sparkinfer.models.generation.draws import Draws
 from sparkinfer.models.generation.made import LENGTH, STOP, Made, StopTexts
@@ -13,6 +15,13 @@ from sparkinfer.models.generation.settings import Settings
 
 _NO_TOKEN = -1
 """Ends no row."""
+
+_BEAMS_MIX = SpecifierSet(">=4.50,<4.57")
+"""Releases of transformers whose beam search makes of a row something else in a batch than alone.
+
+A row's search goes on as long as that of any other. Found by comparing the two: 4.49 and 4.57 make
+the same, 4.50, 4.51, 4.52 and 4.53 do not.
+"""
 
 
 def generate(
@@ -80,6 +89,9 @@ def next_logits(module: Any, ids: Any, mask: Any, token: Any) -> Any:
 
 def _groups(mask: Any, settings: Settings) -> list[npt.NDArray[np.int64]]:
     """Returns the rows that may share a batch: where the prompt's tokens count, none is padded."""
+    beams = settings.arguments.get("num_beams") or 1
+    if beams > 1 and _BEAMS_MIX.contains(version("transformers")):
+        return [np.array([row]) for row in range(len(mask))]
     if not settings.reads_tokens:
         return [np.arange(len(mask))]
     lengths = mask.sum(-1).cpu().numpy()

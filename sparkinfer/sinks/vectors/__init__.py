@@ -28,7 +28,7 @@ def open_store(uri: StoreUri) -> VectorStore:
     except ImportError as error:
         raise EngineUnavailableError(
             f"{uri} needs a package that is not installed ({error}); run pip install chromadb, or "
-            "pip install 'psycopg[binary]' pgvector for PostgreSQL"
+            "pip install 'psycopg[binary]' pgvector for PostgreSQL (the extra [vectordb])"
         ) from error
     store: VectorStore = kind(uri)
     return store
