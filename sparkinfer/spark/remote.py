@@ -30,6 +30,10 @@ PORT = 15002
 KNOCK_TIMEOUT_S = 10.0
 """Time within which a server's machine must take a connection; its own answer may take longer."""
 
+RETRIES = 6
+"""Calls after one that finds no server; the pauses grow fourfold from 50 ms, to about a minute in all;
+pyspark itself has 15, which take more than ten minutes at each call."""
+
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 """Environment variables by which gRPC connects through another machine."""
 
@@ -117,8 +121,17 @@ def start_remote(address: str, conf: Mapping[str, str], timeout_s: float | None)
             f"no session on {named}: {explain(error)}; check the address, its parameters and the "
             "server's log"
         ) from error
+    _limit_retries(session)
     _configure(session, conf)
     return session
+
+
+def _limit_retries(session: SparkSession) -> None:
+    """Has calls give up a server that is gone; one that starts its cluster has answered by now."""
+    with suppress(ImportError, AttributeError):  # pyspark 3.5 has no policies that can be set
+        policies = import_module("pyspark.sql.connect.client.retries")
+        client: Any = session.client
+        client.set_retry_policies([policies.DefaultPolicy(max_retries=RETRIES)])
 
 
 def _parameters(address: str) -> dict[str, str]:

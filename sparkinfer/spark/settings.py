@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sparkinfer.logs import get_logger
 from sparkinfer.spark.classic import is_classic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+logger = get_logger(__name__)
 
 PLAIN_TIMES = {
     # The default is INT96, which other readers take for nanoseconds: from 1677 to 2262.
@@ -44,12 +47,20 @@ def settings(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in changed:
-            earlier = before[name]
+        _restore(spark, {name: before[name] for name in changed})
+
+
+def _restore(spark: SparkSession, values: Mapping[str, str | None]) -> None:
+    try:
+        for name, earlier in values.items():
             if earlier is None:
                 spark.conf.unset(name)
             else:
                 spark.conf.set(name, earlier)
+    except Exception:  # Spark Connect's errors have no common root
+        if is_classic(spark):
+            raise
+        logger.debug("a session whose server is gone has no settings to restore", exc_info=True)
 
 
 def _try_to_set(spark: SparkSession, name: str, value: str) -> bool:
