@@ -31,7 +31,7 @@ KNOCK_TIMEOUT_S = 10.0
 """Time within which a server's machine must take a connection; its own answer may take longer."""
 
 RETRIES = 6
-"""Calls after one that finds no server; the pauses grow fourfold from 50 ms, to about a minute in all;
+"""Calls after one that finds no server; the pauses grow fourfold from 50 ms, to a minute in all.
 pyspark itself has 15, which take more than ten minutes at each call."""
 
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
