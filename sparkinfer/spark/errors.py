@@ -41,17 +41,7 @@ def installation_problem(error: Exception) -> str | None:
     """Returns what is wrong with the workers' Python and what to do, None if nothing is."""
     text, on_server = _text_of(error), _is_of_connect(error)
     if other := _OTHER_PYTHON.search(text):
-        workers, driver = ".".join(re.findall(r"\d+", other[1])), other[2]
-        if on_server:
-            return (
-                f"this process runs Python {driver}, the workers of the Spark Connect server "
-                f"{workers}; run it with Python {workers}, or have the server's workers use "
-                f"{driver} by PYSPARK_PYTHON where it is started"
-            )
-        return (
-            f"the driver runs Python {driver}, the workers {workers}; set PYSPARK_PYTHON, before "
-            f"the session starts, to a Python {driver} that every node has"
-        )
+        return _other_python(".".join(re.findall(r"\d+", other[1])), other[2], on_server)
     if program := _NO_PYTHON.search(text):
         return (
             f"the nodes have no Python {program[1]!r}; set spark.pyspark.python to one that every "
@@ -59,18 +49,34 @@ def installation_problem(error: Exception) -> str | None:
         )
     python = _PYTHON_ERROR.findall(text)
     if python and (missing := _MISSING_MODULE.search(python[-1])):
-        name = missing[1].partition(".")[0]
-        what = "this package" if name == "sparkinfer" else "the driver's packages"
-        if on_server:
-            return (
-                f"the workers' Python has no module {name!r}; install {what} where the Spark "
-                "Connect server's workers run, or in the environment of a serverless session"
-            )
-        return (
-            f"the workers' Python has no module {name!r}; install {what} on every node, set "
-            f"PYSPARK_PYTHON to a Python that has it, or {PACKED}"
-        )
+        return _no_module(missing[1].partition(".")[0], on_server)
     return None
+
+
+def _other_python(workers: str, driver: str, on_server: bool) -> str:
+    if on_server:
+        return (
+            f"this process runs Python {driver}, the workers of the Spark Connect server "
+            f"{workers}; run it with Python {workers}, or have the server's workers use "
+            f"{driver} by PYSPARK_PYTHON where it is started"
+        )
+    return (
+        f"the driver runs Python {driver}, the workers {workers}; set PYSPARK_PYTHON, before "
+        f"the session starts, to a Python {driver} that every node has"
+    )
+
+
+def _no_module(name: str, on_server: bool) -> str:
+    what = "this package" if name == "sparkinfer" else "the driver's packages"
+    if on_server:
+        return (
+            f"the workers' Python has no module {name!r}; install {what} where the Spark "
+            "Connect server's workers run, or in the environment of a serverless session"
+        )
+    return (
+        f"the workers' Python has no module {name!r}; install {what} on every node, set "
+        f"PYSPARK_PYTHON to a Python that has it, or {PACKED}"
+    )
 
 
 def explain(error: Exception) -> str:
