@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError, SparkInferError
 from sparkinfer.logs import get_logger
 from sparkinfer.spark.classic import is_classic
-from sparkinfer.spark.errors import explain, installation_problem
+from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.spark.settings import setting
 from sparkinfer.spark.slots import DYNAMIC, Slots, find_slots, is_dynamic
@@ -233,9 +233,9 @@ def probe_hosts(spark: SparkSession, tasks: int, device: str) -> dict[str, HostR
     asked = spark.range(0, tasks, 1, tasks).mapInArrow(report, schema)
     try:
         rows = watched_job(spark, asked.collect, "executors that tell what GPUs they have")
+    except SparkInferError:
+        raise
     except Exception as error:  # py4j's and Spark's errors have no common root
-        if problem := installation_problem(error):
-            raise EngineUnavailableError(problem) from error
         raise JobError(f"what GPUs the executors have is not known: {explain(error)}") from error
     return merge_reports((row["host"], row["gpus"], row["has_driver"]) for row in rows)
 

@@ -200,7 +200,8 @@ def test_carried_columns_keep_sparks_types_and_values(
     # pandas writes times without a zone, which Spark 3.5 has a type for and Arrow no second one.
     times = pd.date_range("2020-01-01 12:00:00", periods=3, freq="D").astype("datetime64[us]")
     frame = pd.DataFrame({"id": [0, 1, 2], "text": ["good", "bad", "red"], "at": times})
-    frame.to_parquet(tmp_path / "in.parquet")
+    # pandas 1.5 has them in nanoseconds alone.
+    frame.to_parquet(tmp_path / "in.parquet", coerce_timestamps="us")
     df = spark.read.parquet(str(tmp_path / "in.parquet"))
     vectors = spark.createDataFrame([(i, Vectors.dense([i, 0.5])) for i in range(3)], ["id", "v"])
     df = df.join(vectors, "id")
