@@ -83,7 +83,10 @@ def by_library(kind: str, folder: Path, texts: Sequence[str], **how: Any) -> lis
         how = {"max_new_tokens": 20, "pad_token_id": 0, **how}
         with torch.inference_mode():
             made = module.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
-        found.append(made[0, ids.shape[1] if kind in DECODERS else 1 :].tolist())
+        tokens = made[0, ids.shape[1] if kind in DECODERS else 1 :].tolist()
+        # Transformers 4.50 pads what its beams found to the longest that it might have been.
+        end = next((place for place, token in enumerate(tokens) if token in ENDS), len(tokens))
+        found.append(tokens[: end + 1])
     return found
 
 
