@@ -13,6 +13,7 @@ from sparkinfer import exceptions
 
 INTERNAL = {
     "sparkinfer.engines.horovod.control.RunAbortedError",
+    "sparkinfer.engines.local_processes.ProcessDiedError",
     "sparkinfer.files.json_rows._TwiceError",
     "sparkinfer.files.types.NotCarriedError",
     "sparkinfer.functions.formats.UnfitBatchError",

@@ -30,8 +30,7 @@ class LocalEngine:
         self._config = config
 
     def __str__(self) -> str:
-        count = self.workers().count
-        return f"local: {'one process' if count == 1 else f'{count} processes'} without Spark"
+        return "local: this machine, without Spark"
 
     def workers(self) -> Workers:
         """Returns one replica per GPU of this machine, else one on its CPU; see `Engine`.

@@ -180,7 +180,7 @@ def test_a_regression_is_measured(run: Run, tmp_path: Path) -> None:
 def test_a_resumed_run_counts_every_row_once(
     run: Run, tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparkinfer.engines import local
+    from sparkinfer.engines import this_process
 
     texts = sentences(160)
     labels = pa.array([json.dumps([])] * 160)
@@ -192,7 +192,7 @@ def test_a_resumed_run_counts_every_row_once(
         "chunks": {"target_rows": 40},
     }
     whole, _ = run(source, output=str(tmp_path / "whole"), **options)
-    score_chunk, done = local._score_chunk, []
+    score_chunk, done = this_process._score_chunk, []
 
     def broken(*arguments: Any) -> Any:
         done.append(1)
@@ -200,7 +200,7 @@ def test_a_resumed_run_counts_every_row_once(
             raise JobError("broken off")
         return score_chunk(*arguments)
 
-    monkeypatch.setattr(local, "_score_chunk", broken)
+    monkeypatch.setattr(this_process, "_score_chunk", broken)
     with pytest.raises(JobError, match="broken off"):
         run(source, **options)
     monkeypatch.undo()
