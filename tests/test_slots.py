@@ -13,6 +13,7 @@ import pytest
 
 from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.spark import slot_probe, slots
+from sparkinfer.spark.job_threads import watched_job
 from sparkinfer.spark.slot_probe import TaskSpan, overlapping, probe_slots
 from sparkinfer.spark.slots import UNTOLD_SLOTS, Slots, find_slots, wait_for_slots
 
@@ -118,7 +119,12 @@ def test_a_cluster_may_grow_to_its_most_executors_or_for_all_partitions(told):
 
 
 class Untold:
-    """A session whose cluster fails every job."""
+    """A session of Spark Connect whose cluster fails every job."""
+
+    def addTag(self, tag: str) -> None:  # noqa: N802
+        pass
+
+    removeTag = interruptTag = addTag  # noqa: N815
 
 
 def test_a_probe_that_fails_gives_no_number_and_says_so(monkeypatch, caplog):
@@ -133,12 +139,15 @@ def test_a_probe_that_fails_gives_no_number_and_says_so(monkeypatch, caplog):
 
 
 def test_workers_of_another_python_are_an_error_of_the_probe(monkeypatch):
-    def fail(*_: Any) -> Any:
+    def fail() -> Any:
         raise RuntimeError(
             "Python in worker has different version: 3.10 than that in driver: 3.11, PySpark"
         )
 
-    monkeypatch.setattr(slot_probe, "_spans", fail)
+    def spans(spark: Any, tasks: int) -> Any:
+        return watched_job(spark, fail, "tasks that fail", None)
+
+    monkeypatch.setattr(slot_probe, "_spans", spans)
     session: Any = Untold()
     with pytest.raises(EngineUnavailableError, match="driver runs Python 3.11, the workers 3.10"):
         probe_slots(session)

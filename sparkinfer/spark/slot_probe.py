@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.logs import get_logger
-from sparkinfer.spark.errors import explain, installation_problem
+from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import watched_job
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def _told(spark: SparkSession) -> dict[str, int]:
             slots = max(slots, found, key=lambda one: sum(one.values()))
             if job and sum(slots.values()) < tasks:
                 break
+    except EngineUnavailableError:
+        raise
     except Exception as error:  # Spark's errors have no common root
-        if problem := installation_problem(error):
-            raise EngineUnavailableError(problem) from error
         logger.warning(
             "the cluster does not tell how many tasks it runs at a time (%s); give num_workers if "
             "you know it",
