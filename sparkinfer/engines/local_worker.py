@@ -103,19 +103,18 @@ def serve(descriptor: int) -> None:
     slot: WorkerSlot = connection.recv()
     limit_threads(slot.cores, uses_torch=False)
     while True:
-        connection.send(_answer(connection.recv_bytes(), slot))
+        connection.send_bytes(_answer(connection.recv_bytes(), slot))
 
 
-def _answer(call: bytes, slot: WorkerSlot) -> tuple[str, Any]:
+def _answer(call: bytes, slot: WorkerSlot) -> bytes:
+    """Returns the kind of an answer and what it carries, pickled."""
     try:
-        result = cloudpickle.loads(call)(slot)
-        pickle.dumps(result)
+        return pickle.dumps((DONE, cloudpickle.loads(call)(slot)))
     except SparkInferError as error:
-        return FAILED, error
+        return pickle.dumps((FAILED, error))
     except Exception as error:  # user code may raise anything, and not all of it can be sent
         traceback.print_exc()
-        return FAILED, JobError(f"{type(error).__name__}: {error}")
-    return DONE, result
+        return pickle.dumps((FAILED, JobError(f"{type(error).__name__}: {error}")))
 
 
 def _end(stall: StallReport) -> None:

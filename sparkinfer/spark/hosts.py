@@ -17,12 +17,8 @@ def replicas_on_host(spark: SparkSession, replicas: int) -> int:
 
     An executor has its own container or host with most cluster managers.
     """
-    if not is_classic(spark):
-        return 1
-    sc = spark.sparkContext
-    executors = sc._jsc.sc().statusStore().executorList(True)  # type: ignore[attr-defined, unused-ignore]
-    found = [executors.apply(index).totalCores() for index in range(executors.size())]
-    return math.ceil(replicas / max(1, sum(int(cores) > 0 for cores in found)))
+    executors = len(_executors(spark)) if is_classic(spark) else 0
+    return math.ceil(replicas / executors) if executors else 1
 
 
 def hosts_of(spark: SparkSession) -> tuple[str, dict[str, int]]:
@@ -32,13 +28,20 @@ def hosts_of(spark: SparkSession) -> tuple[str, dict[str, int]]:
     """
     if not is_classic(spark):
         return "sparkinfer", {}
-    sc = spark.sparkContext
-    name = re.sub(r"[^A-Za-z0-9-]", "_", str(sc.applicationId))
-    executors = sc._jsc.sc().statusStore().executorList(True)  # type: ignore[attr-defined, unused-ignore]
+    name = re.sub(r"[^A-Za-z0-9-]", "_", str(spark.sparkContext.applicationId))
     cores: dict[str, int] = {}
-    for index in range(executors.size()):
-        executor = executors.apply(index)
-        if executor.totalCores():  # a cluster's driver has none
-            host = str(executor.hostPort()).rsplit(":", 1)[0]
-            cores[host] = cores.get(host, 0) + int(executor.totalCores())
+    for host, of_executor in _executors(spark):
+        cores[host] = cores.get(host, 0) + of_executor
     return name, cores
+
+
+def _executors(spark: SparkSession) -> list[tuple[str, int]]:
+    """Returns each executor's host and cores, in a classic session; a cluster's driver has none."""
+    store = spark.sparkContext._jsc.sc().statusStore()  # type: ignore[attr-defined, unused-ignore]
+    listed = store.executorList(True)
+    every = [listed.apply(index) for index in range(listed.size())]
+    return [
+        (str(one.hostPort()).rsplit(":", 1)[0], int(one.totalCores()))
+        for one in every
+        if one.totalCores()
+    ]
