@@ -123,17 +123,18 @@ def test_what_a_trial_raises_is_raised_here_and_the_next_one_works(
 
 
 _DRIVER = """
-import sys
+import time
 from sparkinfer.engines.local_processes import LocalProcesses
 from sparkinfer.plan.plan import Workers
 engine = LocalProcesses(Workers("cpu", 2, 1), None)
-engine.on_one_worker(lambda slot: None, lambda: None)
-print("started", flush=True)
-sys.stdin.read()
+def busy(slot):
+    print("started", flush=True)
+    time.sleep(3600)
+engine.on_one_worker(busy, lambda: None)
 """
 
 
-def test_processes_end_with_a_driver_that_is_killed() -> None:
+def test_processes_end_with_a_driver_that_is_killed_whatever_they_are_at() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as driver:
