@@ -95,7 +95,7 @@ $(VENV)/.ready: $(VENV)/.base scripts/install_horovod.py
 	$(call install,$(VENV),$(SPARK35),$(BUILD_TOOLS))
 	$(VENV)/bin/python scripts/install_horovod.py -c $(SPARK35)
 	@echo "$(VENV): DeepSpeed, MLflow and what the tests need; takes about two minutes"
-	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)delta$(COMMA)mlflow$(COMMA)vectordb$(COMMA)dev$(COMMA)reference]')
+	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)openvino$(COMMA)onnxruntime$(COMMA)delta$(COMMA)mlflow$(COMMA)vectordb$(COMMA)dev$(COMMA)reference]')
 	@touch $@
 
 $(VENV_SPARK4)/.python-$(PYTHON_VERSION): $(SPARK4)

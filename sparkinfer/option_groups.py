@@ -253,6 +253,13 @@ class GateConfig(Options):
     tolerance: float | None = field(default=None, metadata=above(0))
     """Largest allowed difference of a probability from float32; None: by the dtype."""
 
+    measure: Literal["auto", "always", "never"] = "auto"
+    """Whether the ways of running the model that pass are timed, and the fastest is taken: for long
+    jobs, for each, or for none, which takes the first that passes."""
+
+    remember: bool = True
+    """Whether what the gate finds is kept in the cache folder of the node, and taken from there."""
+
 
 @dataclass(frozen=True, init=False)
 class TemplateConfig(Options):

@@ -97,7 +97,7 @@ class DeadlyBackend:
     def warm_up(self) -> None:
         import torch  # noqa: F401
 
-    def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
+    def ways(self, options: ModelOptions, dtype: str, device: str) -> list[Acceleration]:
         return [Acceleration(self.name, "float32", "deadly")]
 
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> _DeadlyRuntime:

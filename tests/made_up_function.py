@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.models.tasks.base import ROW_FIELDS
 from sparkinfer.plan.processors import PROCESSORS
 from sparkinfer.rows.processor import Report
@@ -59,7 +60,7 @@ class Shout:
     def warm_up(self) -> None:
         pass
 
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> str:
+    def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> str:
         return "!"
 
     def decided(self, found: str) -> Shout:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.models.tasks.base import ROW_FIELDS
 from sparkinfer.rows.processor import Report
 from sparkinfer.workers.slot import WorkerSlot
@@ -73,7 +74,7 @@ class Words:
     def warm_up(self) -> None:
         pass
 
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> None:
+    def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> None:
         pass
 
     def decided(self, found: None) -> Words:

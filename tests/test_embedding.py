@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict, run_gate
@@ -321,7 +322,9 @@ def test_the_names_of_the_task_mean_the_same() -> None:
 
 
 def gated(folder: Path, longest_text: int | None = None, **options: Any) -> Verdict:
-    return run_gate(folder, options_of("embedding", **options), WorkerSlot("cpu"), longest_text)[1]
+    return run_gate(
+        folder, options_of("embedding", **options), WorkerSlot("cpu"), RowsAhead(longest_text)
+    )[1]
 
 
 def test_the_gate_says_what_options_and_files_come_to(folder: Path) -> None:

@@ -15,6 +15,7 @@ import transformers
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.models import examination
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.backends.torch import PipelineRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import Verdict, run_gate
@@ -32,7 +33,7 @@ def options_of(**options: Any) -> ModelOptions:
 
 
 def verdict_of(folder: Path, longest_text: int | None = None, **options: Any) -> Verdict:
-    return run_gate(folder, options_of(**options), WorkerSlot("cpu"), longest_text)[1]
+    return run_gate(folder, options_of(**options), WorkerSlot("cpu"), RowsAhead(longest_text))[1]
 
 
 @pytest.fixture

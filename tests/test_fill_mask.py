@@ -16,7 +16,7 @@ from sparkinfer.models.gate import run_gate
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import NOT_FINITE, Scorer
-from sparkinfer.option_groups import BatchingConfig
+from sparkinfer.option_groups import BatchingConfig, GateConfig
 from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.tiny_models import make_bert, sentences
@@ -130,11 +130,15 @@ def test_the_gate_finds_padding_and_limit(tmp_path: Path, padding_side: str) -> 
 
 
 def test_the_gate_compares_probabilities_of_masked_tokens(masked: Path) -> None:
-    options = options_of("fill-mask", acceleration="none", dtype="bfloat16", tolerance=1e-5)
+    options = options_of(
+        "fill-mask", acceleration="none", dtype="bfloat16", gate=GateConfig(tolerance=1e-5)
+    )
     _, verdict = run_gate(masked, options, WorkerSlot("cpu"))
     assert str(verdict.accepted) == "none in float32"
     assert "differs from float32 by" in verdict.rejected[0][1]
-    options = options_of("fill-mask", acceleration="none", dtype="bfloat16", tolerance=0.3)
+    options = options_of(
+        "fill-mask", acceleration="none", dtype="bfloat16", gate=GateConfig(tolerance=0.3)
+    )
     _, verdict = run_gate(masked, options, WorkerSlot("cpu"))
     assert str(verdict.accepted) == "none in bfloat16"
     assert 0 < verdict.max_difference < 0.3

@@ -13,9 +13,10 @@ from sparkinfer.models.backends import PLAIN, check_acceleration
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
 from sparkinfer.models.checkpoint import Checkpoint
-from sparkinfer.models.gate import native_dtypes, run_gate
+from sparkinfer.models.gate import run_gate
 from sparkinfer.models.running import RunningModel, load_way
-from sparkinfer.option_groups import DeepSpeedConfig
+from sparkinfer.option_groups import DeepSpeedConfig, GateConfig
+from sparkinfer.workers import devices
 from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 
@@ -73,9 +74,9 @@ def test_a_wrong_result_is_rejected_and_the_model_loaded_anew(
         return module
 
     monkeypatch.setattr(DeepSpeedBackend, "_wrap", spoil)
-    monkeypatch.setattr(DeepSpeedBackend, "problem", lambda self: None)
     plain = load_way(Checkpoint(classifier, options_of(), "cpu"), PLAIN)
-    model, verdict = run_gate(classifier, options_of(dtype="float32"), WorkerSlot("cpu"))
+    options = options_of(dtype="float32", acceleration="deepspeed")
+    model, verdict = run_gate(classifier, options, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "float32")
     [(name, reason)] = verdict.rejected
     assert name == "deepspeed in float32"
@@ -84,7 +85,7 @@ def test_a_wrong_result_is_rejected_and_the_model_loaded_anew(
 
 
 def test_a_dtype_beyond_the_tolerance_falls_back_to_float32(classifier: Path) -> None:
-    config = options_of(acceleration="none", dtype="bfloat16", tolerance=1e-9)
+    config = options_of(acceleration="none", dtype="bfloat16", gate=GateConfig(tolerance=1e-9))
     model, verdict = run_gate(classifier, config, WorkerSlot("cpu"))
     assert verdict.accepted == Acceleration("none", "float32")
     assert [name for name, _ in verdict.rejected] == ["none in bfloat16"]
@@ -127,7 +128,9 @@ def test_a_backend_that_was_asked_for_and_that_a_worker_lacks_is_told(
 
 
 def test_an_unknown_acceleration_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="acceleration='warp': expected one of auto, deepspeed"):
+    with pytest.raises(
+        ConfigError, match="acceleration='warp': expected one of auto, none, deepspeed, openvino"
+    ):
         check_acceleration("warp")
 
 
@@ -142,30 +145,36 @@ def test_float16_on_a_cpu_is_refused(classifier: Path) -> None:
         ("cuda:0", set(), ["float16", "bfloat16"]),
         ("cuda:1", set(), ["float16"]),
         ("cpu", {"avx2", "avx512f"}, ["float32"]),
-        ("cpu", {"avx512_bf16"}, ["bfloat16"]),
-        ("cpu", {"amx_bf16"}, ["bfloat16"]),
+        ("cpu", {"avx512_bf16"}, ["bfloat16", "float32"]),
+        ("cpu", {"amx_bf16"}, ["bfloat16", "float32"]),
     ],
 )
 def test_the_dtypes_are_what_the_device_computes_natively(
     monkeypatch: pytest.MonkeyPatch, device: str, flags: set[str], expected: list[str]
 ) -> None:
-    monkeypatch.setattr(gate, "_cpu_flags", lambda: flags)
-    monkeypatch.setattr(gate, "_has_bfloat16", lambda device: device == "cuda:0")
-    assert native_dtypes(device) == expected
+    monkeypatch.setattr(devices, "_cpu_info", lambda: {"flags": " ".join(flags)})
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda device: device == "cuda:0")
+    assert devices.native_dtypes(device) == expected
 
 
 def test_on_a_gpu_auto_tries_bfloat16_between_float16_and_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda device: True)
     ways = gate.candidates(options_of(acceleration="none"), "cuda:0")
     assert [way.dtype for way in ways] == ["float16", "bfloat16", "float32"]
 
 
-def test_the_cpus_flags_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_a_cpu_is_what_linux_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"model name": "Some CPU", "flags": "fpu avx2 sse amx_bf16"}
+    monkeypatch.setattr(devices, "_cpu_info", lambda: about)
+    assert devices.device_model("cpu") == "Some CPU amx_bf16 avx2"
+
+
+def test_a_host_tells_of_its_cpu() -> None:
     if not sys.platform.startswith("linux"):
-        pytest.skip("flags are read from /proc/cpuinfo, which is Linux's")
-    assert gate._cpu_flags()
+        pytest.skip("it is read from /proc/cpuinfo, which is Linux's")
+    assert devices._cpu_info()
 
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path: Path, classifier: Path) -> None:

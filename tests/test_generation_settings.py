@@ -13,6 +13,7 @@ import transformers
 
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import run_gate
 from sparkinfer.models.generation.draws import Draws, keys_of
@@ -129,13 +130,13 @@ def test_the_prompt_needs_room(gpt2: Path, most: int) -> None:
     options = options_of("text-generation", generation={"max_new_tokens": most})
     message = f"max_new_tokens={most}: this model takes 96 tokens, those of the prompt included"
     with pytest.raises(ConfigError, match=message):
-        run_gate(gpt2, options, WorkerSlot("cpu"), 100)
+        run_gate(gpt2, options, WorkerSlot("cpu"), RowsAhead(100))
 
 
 def test_a_limit_leaves_room_for_what_is_generated(gpt2: Path) -> None:
     options = options_of("text-generation", generation={"max_new_tokens": 90}, max_length=7)
     with pytest.raises(ConfigError, match="max_length=7: this model takes at most 6 tokens"):
-        run_gate(gpt2, options, WorkerSlot("cpu"), 100)
+        run_gate(gpt2, options, WorkerSlot("cpu"), RowsAhead(100))
 
 
 def test_the_gate_pads_on_the_left_and_leaves_room(gpt2: Path) -> None:
@@ -151,7 +152,7 @@ def test_the_gate_pads_on_the_left_and_leaves_room(gpt2: Path) -> None:
 def test_the_gate_tries_what_generates_where_a_model_prepares_its_inputs(tmp_path: Path) -> None:
     folder = make_generator(tmp_path / "model", "xlnet")
     options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
-    _, verdict = run_gate(folder, options, WorkerSlot("cpu"), 100)
+    _, verdict = run_gate(folder, options, WorkerSlot("cpu"), RowsAhead(100))
     assert verdict.layout.shared == "equal length"  # its `generate` takes padding for text
 
 
@@ -162,7 +163,7 @@ def test_a_model_that_reads_both_ways_generates_nothing(tmp_path: Path) -> None:
     save_tokenizer(tmp_path)
     options = options_of("text-generation", generation={"max_new_tokens": 4}, dtype="float32")
     with pytest.raises(ModelLoadError, match=r"keeps no keys and values.*is_decoder"):
-        run_gate(tmp_path, options, WorkerSlot("cpu"), 100)
+        run_gate(tmp_path, options, WorkerSlot("cpu"), RowsAhead(100))
 
 
 def test_a_model_of_the_other_kind_is_refused(gpt2: Path, t5: Path) -> None:
@@ -231,7 +232,7 @@ def test_a_token_that_there_is_not_ends_nothing(tmp_path: Path, named: Any, ends
     own = {"eos_token_id": named, "min_new_tokens": 3, "max_new_tokens": 4}
     folder = make_generator(tmp_path / "model", "gpt2", generation=own)
     options = options_of("text-generation", dtype="float32")
-    model, _ = run_gate(folder, options, WorkerSlot("cpu"), 100)
+    model, _ = run_gate(folder, options, WorkerSlot("cpu"), RowsAhead(100))
     assert model.task.settings.ends == ends
     encoded = model.encode([["good"]]).encoded
     (row,) = model.score(model.encoder.collate(encoded, np.arange(1))).to_pylist()

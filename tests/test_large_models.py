@@ -24,6 +24,7 @@ from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
 from sparkinfer.models import memory
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.backends import BACKENDS, PLAIN, check_options
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
@@ -266,7 +267,7 @@ def test_a_model_that_does_not_fit_in_float32_is_at_no_time_in_it(
 
     monkeypatch.setattr(Checkpoint, "_load_module", noting)
     options = options_of(acceleration="none", dtype="bfloat16")
-    model, verdict = run_gate(classifier, options, WorkerSlot("cpu"), 100)
+    model, verdict = run_gate(classifier, options, WorkerSlot("cpu"), RowsAhead(100))
     assert {dtype for dtype, _ in loaded} == {"bfloat16"}
     assert {found for _, kinds in loaded for found in kinds} == {torch.bfloat16}
     assert (verdict.accepted, verdict.reference) == (HALF, "none in bfloat16")
@@ -400,7 +401,9 @@ def test_the_gate_takes_a_split_model_as_it_is_in_float32(folders: dict[str, Pat
         acceleration="deepspeed",
         parallel=ParallelConfig(tensor=2),
     )
-    model, verdict = run_gate(folders["text-classification"], options, WorkerSlot("cpu"), 100)
+    model, verdict = run_gate(
+        folders["text-classification"], options, WorkerSlot("cpu"), RowsAhead(100)
+    )
     model.runtime.close()  # type: ignore[union-attr]
     assert verdict.accepted == SPLIT
     assert (verdict.rejected, verdict.reference) == ((), "float32")

@@ -20,7 +20,7 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import NOT_FINITE, Scorer
 from sparkinfer.models.tasks.question_answering import best_spans
-from sparkinfer.option_groups import BatchingConfig
+from sparkinfer.option_groups import BatchingConfig, GateConfig
 from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
 from tests.tiny_models import WORDS, make_bert
@@ -229,7 +229,7 @@ def test_the_gate_finds_padding_and_limit(tmp_path: Path) -> None:
 def test_the_gate_compares_probabilities(reader: Path) -> None:
     options = options_of(
         "question-answering", ("question", "context"),
-        acceleration="none", dtype="bfloat16", tolerance=1e-5,
+        acceleration="none", dtype="bfloat16", gate=GateConfig(tolerance=1e-5),
     )  # fmt: skip
     _, verdict = run_gate(reader, options, WorkerSlot("cpu"))
     assert str(verdict.accepted) == "none in float32"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sparkinfer.exceptions import JobError
 from sparkinfer.files import parquet
-from sparkinfer.files.parquet import longest_text, whole_number_bounds
+from sparkinfer.files.parquet import TextSizes, text_sizes, whole_number_bounds
 from sparkinfer.plan.chunks import placed_chunk
 from sparkinfer.rows import reading
 from sparkinfer.rows.reading import (
@@ -296,17 +296,19 @@ def test_the_longest_text_is_known_or_bounded(
     for index, one in enumerate(texts):
         table = pa.table({"Text": pa.array(one).dictionary_encode(), "id": range(len(one))})
         pq.write_table(table, tmp_path / f"{index}.parquet", use_dictionary=index == 0)
-    found = longest_text([str(tmp_path / f"{index}.parquet") for index in (0, 1)], "text")
-    assert found is not None
-    assert found == 20 if looked_at else found > 20
-    assert longest_text([str(tmp_path / "0.parquet")], "day") is None
+    found = text_sizes([str(tmp_path / f"{index}.parquet") for index in (0, 1)], "text")
+    assert found.longest is not None
+    assert found.longest == 20 if looked_at else found.longest > 20
+    assert found.total is not None
+    assert found.total > 23
+    assert text_sizes([str(tmp_path / "0.parquet")], "day") == TextSizes()
 
 
 def test_the_longest_text_is_known_if_some_files_have_none(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.parquet", "b.parquet")]
     pq.write_table(pa.table({"day": [1]}), paths[0])
     pq.write_table(pa.table({"a": [{"b": 1}], "a.b": ["good"]}), paths[1])
-    assert longest_text(paths, "a.b") == 4
+    assert text_sizes(paths, "a.b").longest == 4
 
 
 def test_the_bounds_of_a_column_are_not_those_of_a_field_or_of_no_rows(tmp_path: Path) -> None:

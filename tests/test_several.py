@@ -173,8 +173,8 @@ def test_a_worker_reads_each_model_once(
 
     keep = SeveralProcessors.try_out
 
-    def elsewhere(self: Any, slot: Any, longest_text: int | None = None) -> Any:
-        found = keep(self, slot, longest_text)
+    def elsewhere(self: Any, slot: Any, ahead: Any) -> Any:
+        found = keep(self, slot, ahead)
         resident.release()  # as if another process had tried them
         return found
 

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import run_gate
@@ -246,7 +247,7 @@ def test_the_gate_takes_a_tagger_with_windows(tagger: Path) -> None:
     options = replace(
         options_for(aggregation_strategy="max", stride=8), dtype="float32", acceleration="none"
     )
-    model, verdict = run_gate(tagger, options, WorkerSlot("cpu"), longest_text=5000)
+    model, verdict = run_gate(tagger, options, WorkerSlot("cpu"), RowsAhead(5000))
     assert (verdict.max_length, verdict.labels) == (64, model.labels)
     assert verdict.layout.shared == "any length"
 

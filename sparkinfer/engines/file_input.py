@@ -17,9 +17,10 @@ from sparkinfer.files.json_rows import JsonFile
 from sparkinfer.files.json_shapes import Shape, merged
 from sparkinfer.files.listing import FoundFiles, InputFile, find_files
 from sparkinfer.files.parquet import (
+    TextSizes,
     at_once,
-    longest_text,
     parquet_schema,
+    text_sizes,
     whole_number_bounds,
 )
 from sparkinfer.files.schema import unite
@@ -104,14 +105,15 @@ class _Files:
         """Returns the files as they are now; see `FileAccess`."""
         return _find(self.config).files
 
-    def longest_text(self, column: str) -> int | None:
-        """Returns a bound of the longest text: a file's size if no more is known of it."""
+    def text_sizes(self, column: str) -> TextSizes:
+        """Returns how much text a column has: files' sizes if no more is known of it."""
         paths = [join(self.found.root, file.name) for file in self.found.files]
         if self.found.kind == PARQUET:
-            return longest_text(paths, column)
+            return text_sizes(paths, column)
+        sizes = [file.size for file in self.found.files]
         if self.config.csv.encoding is not None or any(map(is_compressed, paths)):
-            return None
-        return max(file.size for file in self.found.files)
+            return TextSizes(None, sum(sizes))
+        return TextSizes(max(sizes), sum(sizes))
 
     def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
         """Calls a function with each name; see `FileAccess`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -95,24 +96,37 @@ def whole_number_bounds(path: str, name: str) -> tuple[int, int] | None:
     return (min(bounds), max(bounds)) if bounds else (0, 0)
 
 
-def longest_text(paths: Sequence[str], name: str) -> int | None:
-    """Returns the UTF-8 bytes of the longest text of a column in some files, or an upper bound.
+@dataclass(frozen=True)
+class TextSizes:
+    """How much text a column has.
 
-    It is a bound, what Parquet keeps of the largest row group, where there is so much text that
-    looking at each would take more than an instant, or where some cannot be read. None if the
-    column is not in the footers.
+    Attributes:
+        longest: an upper bound of the UTF-8 bytes of the longest value, None if unknown.
+        total: about the bytes of all of them, None if unknown.
     """
-    sizes = [size for found in at_once(partial(_text_sizes, name=name), paths) for size in found]
+
+    longest: int | None = None
+    total: int | None = None
+
+
+def text_sizes(paths: Sequence[str], name: str) -> TextSizes:
+    """Returns how much text a column has in some files; nothing if it is not in their footers.
+
+    The longest text is bounded by what Parquet keeps of the largest row group where there is so
+    much text that looking at each would take more than an instant, or where some cannot be read.
+    """
+    sizes = [size for found in at_once(partial(_group_sizes, name=name), paths) for size in found]
     if not sizes:
-        return None
-    if sum(sizes) <= MOST_TEXT_LOOKED_AT:
+        return TextSizes()
+    longest, total = max(sizes), sum(sizes)
+    if total <= MOST_TEXT_LOOKED_AT:
         # A row group that is damaged is named when it is scored; others may be done by then.
         with suppress(InputError):
-            return max(at_once(partial(_longest_in, name=name), paths))
-    return max(sizes)
+            longest = max(at_once(partial(_longest_in, name=name), paths))
+    return TextSizes(longest, total)
 
 
-def _text_sizes(path: str, name: str) -> list[int]:
+def _group_sizes(path: str, name: str) -> list[int]:
     """Returns the bytes of a column in each row group, as Parquet encodes them, uncompressed."""
     with readable(path), open_parquet(path) as file:
         groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))

@@ -19,6 +19,7 @@ from sparkinfer.functions.formats import UnfitBatchError
 from sparkinfer.functions.pipeline import OpenFunctions
 from sparkinfer.functions.stages import FailedRows, Item
 from sparkinfer.functions.user_function import Arguments, UserFunction
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.models.any_pipeline import PipelineVerdict
 from sparkinfer.models.ddl import columns_as_ddl, parse_columns
 from sparkinfer.rows.processor import Report, RowsOfInput
@@ -157,7 +158,7 @@ class FunctionScoring:
         """Returns the spec, to be tried on rows of the input; see `LooksAtRows`."""
         return replace(self, first_rows=first_rows())
 
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> FunctionVerdict:
+    def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> FunctionVerdict:
         """Returns what comes of the input's first rows; the run makes the functions anew.
 
         Raises:

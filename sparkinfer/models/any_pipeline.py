@@ -20,6 +20,7 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, ModelLoadError
 from sparkinfer.logs import get_logger
 from sparkinfer.messages import first_line
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.models.checkpoint import quiet_transformers
 from sparkinfer.models.ddl import columns_as_ddl, parse_columns
 from sparkinfer.models.options import settings_of_texts, texts_of
@@ -244,7 +245,7 @@ class AnyPipeline:
         quiet_transformers()
         importlib.import_module("transformers.pipelines")
 
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> PipelineVerdict:
+    def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> PipelineVerdict:
         """Returns the columns of the results, tried in this process on the first texts.
 
         Raises:

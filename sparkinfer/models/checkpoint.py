@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.files import fingerprint
 from sparkinfer.models.held_module import HeldModule
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
@@ -38,6 +39,7 @@ class Checkpoint:
             as the files claim it.
         layout: how batches are laid out, as the gate found it.
         others: further devices of the replica; see `WorkerSlot`.
+        fingerprint: of the files, as a `ModelSource` has it; None: they are read for it if needed.
 
     Attributes:
         layout: as given, or as the gate has it followed.
@@ -56,15 +58,25 @@ class Checkpoint:
         max_length: int | None = None,
         layout: Layout | None = None,
         others: tuple[str, ...] = (),
+        fingerprint: str | None = None,
     ) -> None:
         self.path = path
         self.options = options
         self.device = device
         self.others = others
+        self._fingerprint = fingerprint
         self.layout = layout or Layout()
         self._max_length = max_length
         self.vocabulary: int | None = None
         self._module: Any = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 (hex) over the model's files that matter."""
+        if self._fingerprint is not None:
+            return self._fingerprint
+        shown = f"model {str(self.path)!r}"
+        return fingerprint(self.path, shown, self.options.loading, self.options.files)
 
     @cached_property
     def config(self) -> Any:

@@ -52,11 +52,13 @@ class Examined:
     Attributes:
         probes: the texts with which it was found out.
         scored: what the reference says of them in batches of the layout.
+        alone: what it says of each alone.
         unpadded: why texts of unlike length do not share a batch; empty if they may.
     """
 
     probes: Probes
     scored: pa.RecordBatch
+    alone: pa.RecordBatch
     unpadded: str
 
 
@@ -330,7 +332,7 @@ def _lay_out(
             problem = f"a batch fails ({error})"
         if not problem:
             checkpoint.follow(layout)
-            return _found(probes, scored, layout, unpadded)
+            return _found(probes, (scored, alone), layout, unpadded)
         unpadded = unpadded or problem
     raise ModelLoadError(
         f"model {str(checkpoint.path)!r} gives a text another score each time ({problem}), "
@@ -338,13 +340,15 @@ def _lay_out(
     )
 
 
-def _found(probes: Probes, scored: pa.RecordBatch, layout: Layout, unpadded: str) -> Examined:
+def _found(
+    probes: Probes, scores: tuple[pa.RecordBatch, pa.RecordBatch], layout: Layout, unpadded: str
+) -> Examined:
     if layout.shared == "any length":
-        return Examined(probes, scored, "")
+        return Examined(probes, *scores, "")
     if layout.shared == "nothing":
         unpadded += "; nor do texts of equal length share one"
     logger.warning("texts of unlike length do not share a batch: %s", unpadded)
-    return Examined(probes, scored, unpadded)
+    return Examined(probes, *scores, unpadded)
 
 
 def _layouts(checkpoint: Checkpoint, is_padded: bool) -> Iterator[Layout]:

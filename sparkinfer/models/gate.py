@@ -1,10 +1,12 @@
 """The gate: which way of running a model may score rows.
 
-It runs once, in one worker before the job, and asks three things. What fits in memory
+It runs once, in one worker before the job, and asks four things. What fits in memory
 (`models/memory.py`)? In plain float32: does a text get one score, whatever texts it shares a batch
 with or comes after (`models/examination.py`)? Then the backends run the same texts, the preferred
 way first: an exception, an output that is not finite, or a difference from plain float32 beyond the
-tolerance rules a way out, and the next best is tried. Every worker follows its verdict.
+tolerance rules a way out, and the next best is tried. Of those that pass in one number format, the
+first is taken, or the fastest, if the job is long enough to be measured for (`models/speed.py`).
+Every worker follows its verdict.
 
 Where plain float32 does not fit, another way takes its place, and the verdict says so: what that
 way makes of a text is then its own, but nobody knows what float32 would have made of it.
@@ -12,24 +14,28 @@ way makes of a text is then its own, but nobody knows what float32 would have ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.logs import get_logger
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.models.backends import BACKENDS, PLAIN, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.graphs import GraphRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.examination import TOLERANCES, Examined, examine
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.memory import Fit, fitting
 from sparkinfer.models.options import ModelOptions
-from sparkinfer.models.probes import difference, score_in_batches
+from sparkinfer.models.probes import difference, score_alone, score_in_batches
 from sparkinfer.models.running import RunningModel, load_way
+from sparkinfer.models.speed import MARGIN, Measured, SpeedTrial
 from sparkinfer.models.tokens import NO_LIMIT
-from sparkinfer.workers.devices import release_memory
+from sparkinfer.workers.devices import device_model, native_dtypes, release_memory
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.steps import step
 
@@ -54,6 +60,9 @@ class Verdict:
         reference: what it was compared with.
         uncompared: why it was not compared with float32; empty if it was.
         memory: what it takes and what there was, by the headers of its files; empty if unknown.
+        device_model: what device it was tried on; see `workers.devices.device_model`.
+        speeds: for each way that was measured, its name and tokens per second of one replica.
+        is_remembered: whether it was found before, on this node.
     """
 
     accepted: Acceleration
@@ -69,13 +78,22 @@ class Verdict:
     reference: str = "float32"
     uncompared: str = ""
     memory: str = field(default="", compare=False)
+    device_model: str = ""
+    speeds: tuple[tuple[str, float], ...] = field(default=(), compare=False)
+    is_remembered: bool = field(default=False, compare=False)
 
     @property
     def details(self) -> str:
         """What to know of it, as a phrase."""
         if self.uncompared:
             return f"not compared with float32: {self.uncompared}"
-        return f"largest difference from float32 {self.max_difference:.1g}"
+        before = ", found before" if self.is_remembered else ""
+        return f"largest difference from float32 {self.max_difference:.1g}{before}"
+
+    @property
+    def shown_speeds(self) -> str:
+        """What was measured, as a phrase; empty if nothing was."""
+        return ", ".join(f"{way} {rate:,.0f}" for way, rate in self.speeds)
 
     @property
     def found(self) -> str:
@@ -91,6 +109,8 @@ class Verdict:
         )
         if self.memory:
             found += f"; {self.memory}"
+        if self.speeds:
+            found += f"; tokens/s measured: {self.shown_speeds}"
         if self.unpadded:
             found += f"; texts of unlike length share no batch: {self.unpadded}"
         return found
@@ -100,7 +120,8 @@ def run_gate(
     path: Path,
     options: ModelOptions,
     slot: WorkerSlot,
-    longest_text: int | None = None,
+    ahead: RowsAhead = NOTHING_KNOWN,
+    fingerprint: str | None = None,
 ) -> tuple[RunningModel, Verdict]:
     """Returns the model, run in the best way that passes, and the verdict.
 
@@ -114,7 +135,8 @@ def run_gate(
         path: folder with the model's files.
         options: how it is to be run.
         slot: what the worker has been given.
-        longest_text: an upper bound of the UTF-8 bytes of the job's longest text, None if unknown.
+        ahead: what is known of the job.
+        fingerprint: of the files, None if unknown.
 
     Raises:
         ModelLoadError: the model does not load, fails in the reference, or gives a text another
@@ -124,14 +146,16 @@ def run_gate(
         JobError: the model can no longer be run in the one way that is allowed.
     """
     device = slot.device
-    checkpoint = Checkpoint(path, options, device, others=slot.others)
+    checkpoint = Checkpoint(path, options, device, others=slot.others, fingerprint=fingerprint)
     _ = checkpoint.task  # refuses what it cannot do, before any weights
-    fit = fitting(checkpoint, candidates(options, device), longest_text, slot.on_host)
+    ways = candidates(options, device)
+    fit = fitting(checkpoint, ways, ahead.longest_text, slot.on_host)
     with step(f"scoring probe texts in {fit.shown}"):
-        found = examine(checkpoint, longest_text, fit.reference)
-    choice = _choose(checkpoint, fit, found)
-    _refuse_another_way(options, choice)
-    model = choice.model or load_way(checkpoint, fit.reference)
+        found = examine(checkpoint, ahead.longest_text, fit.reference)
+    trial = _Trial(checkpoint, fit, found, SpeedTrial(options, ahead))
+    choice = trial.choose([way for way in ways if way in fit.ways or way == fit.reference])
+    _refuse_another_way(options, choice, trial.rejected)
+    model = choice.model or load_way(checkpoint, choice.way)
     return model, Verdict(
         accepted=choice.way,
         device=device.partition(":")[0],
@@ -139,59 +163,143 @@ def run_gate(
         tolerance=_tolerance(options, choice.way),
         labels=model.labels,
         max_length=checkpoint.max_length,
-        rejected=choice.rejected,
+        rejected=tuple(trial.rejected),
         unpadded=found.unpadded,
         layout=checkpoint.layout,
         task=dict(checkpoint.task.resolved),
         reference=fit.shown,
         uncompared=fit.uncompared,
         memory=fit.plan,
+        device_model=device_model(device),
+        speeds=tuple((str(way), one.tokens_per_s) for way, one in trial.measured.items()),
     )
+
+
+def run_as(
+    verdict: Verdict,
+    path: Path,
+    options: ModelOptions,
+    slot: WorkerSlot,
+    ahead: RowsAhead,
+    fingerprint: str,
+) -> RunningModel:
+    """Returns the model, run as an earlier gate decided; for the arguments see `run_gate`.
+
+    Raises:
+        ConfigError: there is too little memory for it now.
+    """
+    found = (verdict.max_length, verdict.layout, slot.others, fingerprint)
+    checkpoint = Checkpoint(path, options, slot.device, *found)
+    way = verdict.accepted
+    fit = fitting(checkpoint, [way, PLAIN], ahead.longest_text, slot.on_host)
+    if way not in (*fit.ways, fit.reference):
+        raise ConfigError("; ".join(reason for _, reason in fit.rejected))
+    return load_way(checkpoint, way)
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """The way that is accepted.
+    """A way that passes.
 
     Attributes:
         way: which.
-        rejected: for each way tried before, its name and why.
         difference: from the reference.
-        model: run in this way; None: it is the reference, to be loaded.
+        model: run in this way; None: it is to be loaded.
     """
 
     way: Acceleration
-    rejected: tuple[tuple[str, str], ...]
     difference: float = 0.0
     model: RunningModel | None = None
 
 
-def _choose(checkpoint: Checkpoint, fit: Fit, found: Examined) -> _Choice:
-    rejected = list(fit.rejected)
-    for name, reason in rejected:
-        logger.warning("%s not used: %s", name, reason)
-    for way in fit.ways:
-        if way == fit.reference:
-            break
-        model, largest, reason = _try(checkpoint, way, found, fit.shown)
+class _Trial:
+    """The trial of the ways of running a model.
+
+    Args:
+        checkpoint: the model.
+        fit: the ways that fit, and the reference.
+        found: what the reference says of the gate's texts.
+        speed: measures them.
+
+    Attributes:
+        rejected: for each way that does not pass, its name and why.
+        measured: the speed of each way that was measured.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, fit: Fit, found: Examined, speed: SpeedTrial
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._fit = fit
+        self._found = found
+        self._speed = speed
+        self.rejected = list(fit.rejected)
+        self.measured: dict[Acceleration, Measured] = {}
+        for name, reason in self.rejected:
+            logger.warning("%s not used: %s", name, reason)
+
+    def choose(self, ways: Sequence[Acceleration]) -> _Choice:
+        """Returns the best way that passes.
+
+        Args:
+            ways: the preferred one first; those of a number format stand together.
+        """
+        reference = self._fit.reference
+        for dtype in dict.fromkeys(way.dtype for way in ways):
+            alike = [way for way in ways if way.dtype == dtype]
+            passing = self._passing(alike)
+            if passing is not None:
+                return passing
+        return _Choice(reference)
+
+    def _passing(self, ways: Sequence[Acceleration]) -> _Choice | None:
+        """Returns the best way of one number format that passes, None if none does."""
+        best: _Choice | None = None
+        for way in ways:
+            if best is not None and not self._speed.has_time(self.measured[best.way].cost_s):
+                break
+            started = time.perf_counter()
+            tried = self._try(way)
+            if tried is None:
+                continue
+            if not self._speed.is_worth_it or len(ways) == 1:
+                return tried
+            model = tried.model or load_way(self._checkpoint, way)
+            speed = self._speed.measure(model, time.perf_counter() - started)
+            self.measured[way] = speed
+            del model
+            tried = replace(tried, model=None)  # two copies may not fit on the device
+            release_memory(self._checkpoint.device)
+            fastest = 0.0 if best is None else self.measured[best.way].tokens_per_s
+            if speed.tokens_per_s > fastest * MARGIN:
+                best = tried
+        return best
+
+    def _try(self, way: Acceleration) -> _Choice | None:
+        """Returns a way if it passes."""
+        if way == self._fit.reference:
+            return _Choice(way)
+        model, largest, reason = _tried(self._checkpoint, way, self._found, self._fit.shown)
         if model is not None and not reason:
-            return _Choice(way, tuple(rejected), largest, model)
+            return _Choice(way, largest, model)
         logger.warning("%s not used: %s", way, reason)
-        rejected.append((str(way), reason))
-        del model  # two copies may not fit on the device
-        release_memory(checkpoint.device)
-    return _Choice(fit.reference, tuple(rejected))
+        self.rejected.append((str(way), reason))
+        del model
+        release_memory(self._checkpoint.device)
+        return None
 
 
 def _tolerance(options: ModelOptions, way: Acceleration) -> float:
-    return options.tolerance or TOLERANCES[way.dtype]
+    return options.gate.tolerance or TOLERANCES[way.dtype]
 
 
-def _refuse_another_way(options: ModelOptions, choice: _Choice) -> None:
+def _refuse_another_way(
+    options: ModelOptions, choice: _Choice, rejected: Sequence[tuple[str, str]]
+) -> None:
     """Raises JobError if only one way is allowed and it was rejected."""
     if options.way in (None, choice.way):
         return
-    reasons = "; ".join(reason for _, reason in choice.rejected)
+    reasons = "; ".join(reason for _, reason in rejected)
     raise JobError(
         f"the output was begun with {options.way}, which does not work now: {reasons}. Run again "
         "where it works, or give --overwrite to score everything in another way"
@@ -199,60 +307,43 @@ def _refuse_another_way(options: ModelOptions, choice: _Choice) -> None:
 
 
 def candidates(options: ModelOptions, device: str) -> list[Acceleration]:
-    """Returns the ways to try, the preferred one first and plain float32 last."""
+    """Returns the ways to try, the preferred one first, plain float32 among them.
+
+    Plain float32 comes last unless `auto` prefers it to another one in float32.
+    """
     if options.way is not None:
-        return [options.way, PLAIN] if options.way != PLAIN else [PLAIN]
+        return list(dict.fromkeys([options.way, PLAIN]))
     dtypes = [options.dtype] if options.dtype != "auto" else native_dtypes(device)
     if "float16" in dtypes and not device.startswith("cuda"):
         raise ConfigError(
             f"dtype='float16' on device {device}: CPUs compute float16 slowly or not at all; use "
             "dtype='bfloat16', 'float32' or 'auto'"
         )
-    wanted = [*wanted_backends(options.acceleration), BACKENDS[PLAIN.backend]]
-    ways = [way for dtype in dtypes for backend in wanted for way in backend.ways(options, dtype)]
-    return [*(way for way in dict.fromkeys(ways) if way != PLAIN), PLAIN]
+    wanted = wanted_backends(options.acceleration, device)
+    for_all = [*wanted, BACKENDS[PLAIN.backend]]
+    ways = [way for dtype in dtypes for one in for_all for way in one.ways(options, dtype, device)]
+    return list(dict.fromkeys([*ways, PLAIN]))
 
 
-def native_dtypes(device: str) -> list[str]:
-    """Returns the number formats that the device computes fast in hardware, the fastest first.
-
-    What float16 cannot hold, bfloat16 may: its numbers reach as far as those of float32.
-    """
-    if device.startswith("cuda"):
-        return ["float16", "bfloat16"] if _has_bfloat16(device) else ["float16"]
-    flags = _cpu_flags()
-    return ["bfloat16"] if {"avx512_bf16", "amx_bf16"} & flags else ["float32"]
-
-
-def _has_bfloat16(device: str) -> bool:
-    import torch
-
-    return bool(torch.cuda.get_device_capability(torch.device(device)) >= (8, 0))
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
-    return set(next(lines, "").split())
-
-
-def _try(
+def _tried(
     checkpoint: Checkpoint, way: Acceleration, found: Examined, reference: str
 ) -> tuple[RunningModel | None, float, str]:
     """Returns the model, its largest difference from the reference, and why it fails, if it does.
 
-    The reason is empty if the model passes.
+    The reason is empty if the model passes. A graph scores each text alone, too: what its trace of
+    a batch took for constant may be something else for other shapes.
     """
     try:
         model = load_way(checkpoint, way)
         with step(f"scoring probe texts with {way}"):
-            scored = score_in_batches(model, found.probes)
-    except Exception as error:  # a wrapper may raise anything; each failure is recorded
+            pairs = [(found.scored, score_in_batches(model, found.probes))]
+            if isinstance(model.runtime, GraphRuntime):
+                pairs.append((found.alone, score_alone(model, found.probes)))
+    except Exception as error:  # a wrapper may raise anything
         return None, float("nan"), f"{type(error).__name__}: {' '.join(str(error).split())}"
-    largest, reason = difference(model, found.scored, scored)
+    compared = [difference(model, *pair) for pair in pairs]
+    largest = max(number for number, _ in compared)
+    reason = next((why for _, why in compared if why), "")
     tolerance = _tolerance(checkpoint.options, way)
     if not reason and not largest <= tolerance:
         reason = f"differs from {reference} by {largest:.2g}, allowed {tolerance:g}"

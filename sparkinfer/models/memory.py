@@ -94,7 +94,7 @@ def fitting(
 
     Args:
         checkpoint: the model, of which nothing is loaded yet.
-        ways: the preferred one first, plain float32 last.
+        ways: the preferred one first, plain float32 among them.
         longest_text: an upper bound of the UTF-8 bytes of the job's longest text, None if unknown.
         on_host: replicas that load it on this host.
 
@@ -102,11 +102,11 @@ def fitting(
         ConfigError: none fits; says what would.
     """
     weights = weights_of(checkpoint.path)
-    *others, plain = ways
+    others = [way for way in ways if way != PLAIN]
     if weights is None:
-        return Fit(plain, tuple(others))
+        return Fit(PLAIN, tuple(others))
     plan = _Plan(checkpoint, weights, longest_text, on_host)
-    fit = plan.fit(others, plain)
+    fit = plan.fit(others, PLAIN)
     return replace(fit, plan=plan.shown([*fit.ways, fit.reference][0]))
 
 

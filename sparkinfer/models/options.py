@@ -15,6 +15,7 @@ from sparkinfer.models.text_sources import ColumnText, TemplateText, TextSource
 from sparkinfer.option_groups import (
     BatchingConfig,
     DeepSpeedConfig,
+    GateConfig,
     LoadingConfig,
     ParallelConfig,
 )
@@ -34,7 +35,7 @@ class ModelOptions:
         dtype: number format of the weights, or `auto`.
         acceleration: name of a backend, or `auto`.
         way: the one way in which it may be run, as an earlier gate decided; None: the gate decides.
-        tolerance: largest allowed difference of a probability from float32; None: by the dtype.
+        gate: what an accelerated model must show before it scores rows.
         max_length: tokens at which texts are truncated; None: the model's own limit.
         batching: budgets and window sizes.
         loading: what loading allows.
@@ -47,12 +48,12 @@ class ModelOptions:
     prefix: str = ""
     dtype: str = "auto"
     acceleration: str = "auto"
-    tolerance: float | None = None
     max_length: int | None = None
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     way: Acceleration | None = None
 
     @classmethod
@@ -69,12 +70,12 @@ class ModelOptions:
             prefix=config.output_prefix,
             dtype=config.dtype,
             acceleration=_acceleration(config),
-            tolerance=config.gate.tolerance,
             max_length=config.max_length,
             batching=config.batching,
             loading=config.loading,
             deepspeed=config.deepspeed,
             parallel=config.parallel,
+            gate=config.gate,
         )
 
     @property

@@ -10,26 +10,33 @@ from typing import Any
 
 import pyarrow as pa
 
-from sparkinfer.exceptions import EngineUnavailableError
+from sparkinfer.exceptions import EngineUnavailableError, JobError
+from sparkinfer.logs import get_logger
 from sparkinfer.metrics.base import Evaluation
-from sparkinfer.models.backends import BACKENDS, check_options, wanted_backends
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
+from sparkinfer.models.backends import BACKENDS, check_options, warm_up
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.encoded import EncodedRows
+from sparkinfer.models.fetching import node_name
 from sparkinfer.models.files import tokenizer_digest
-from sparkinfer.models.gate import Verdict, run_gate
+from sparkinfer.models.gate import Verdict, run_as, run_gate
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.sources import ModelSource, resolve, stage
+from sparkinfer.models.speed import SpeedTrial
 from sparkinfer.models.tasks.base import Task, column_metadata, scored_schema
+from sparkinfer.models.verdicts import VerdictMemory
 from sparkinfer.workers import resident
-from sparkinfer.workers.devices import release_memory
+from sparkinfer.workers.devices import device_model, release_memory
 from sparkinfer.workers.gpus import release_gpus
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,10 +161,9 @@ class ModelScoring:
 
     def warm_up(self) -> None:
         """Imports what running the model may need."""
-        for backend in wanted_backends(self.options.acceleration):
-            backend.warm_up()
+        warm_up(self.options.acceleration)
 
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> Verdict:
+    def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> Verdict:
         """Returns how every worker is to run the model, tried in this process.
 
         The model that passed stays loaded if this process is likely to score later; otherwise it is
@@ -166,7 +172,7 @@ class ModelScoring:
         for text in self.options.texts:
             text.check()  # a function of the user's must be found here, too
         resident.release()
-        model, verdict = self.tried(slot, longest_text)
+        model, verdict = self.tried(slot, ahead)
         if slot.scores_later:
             key = self.decided(verdict).key(slot)
             resident.keep(key, model, lambda: release_memory(slot.device))
@@ -176,12 +182,23 @@ class ModelScoring:
             release_gpus()
         return verdict
 
-    def tried(
-        self, slot: WorkerSlot, longest_text: int | None = None
-    ) -> tuple[RunningModel, Verdict]:
-        """Returns the model as every worker is to run it, and how that is."""
+    def tried(self, slot: WorkerSlot, ahead: RowsAhead) -> tuple[RunningModel, Verdict]:
+        """Returns the model as every worker is to run it, and how that is.
+
+        What an earlier gate found on this node is taken as it is, unless it does not work now.
+        """
         path = stage(self.found, self.options.loading)
-        return run_gate(path, self.options, slot, longest_text)
+        memory = VerdictMemory(self.found.fingerprint, self.options, slot)
+        wants_speed = SpeedTrial(self.options, ahead).is_worth_it
+        how = (path, self.options, slot, ahead, self.found.fingerprint)
+        if (known := memory.recall(ahead, wants_speed)) is not None:
+            try:
+                return run_as(known, *how), known
+            except Exception as error:  # a backend may raise anything
+                logger.warning("what the gate found before does not work now: %s", error)
+        model, verdict = run_gate(*how)
+        memory.keep(verdict, ahead)
+        return model, verdict
 
     def open(self, slot: WorkerSlot, report: Callable[[ScoringStatistics], None]) -> Scorer:
         """Returns a scorer of this process's one copy of the model; loads it if needed."""
@@ -190,9 +207,28 @@ class ModelScoring:
         return Scorer(model, self.options, report)
 
     def load(self, slot: WorkerSlot) -> RunningModel:
-        """Returns the model, run as the gate decided."""
-        checkpoint = self._checkpoint(slot.device, slot.others)
-        return load_way(checkpoint, self._decided().accepted)
+        """Returns the model, run as the gate decided.
+
+        Raises:
+            JobError: this is another device than the gate's, and that does not work here.
+        """
+        verdict = self._decided()
+        if device_model(slot.device) != verdict.device_model:
+            return self._verified(slot, verdict)
+        return load_way(self._checkpoint(slot.device, slot.others), verdict.accepted)
+
+    def _verified(self, slot: WorkerSlot, verdict: Verdict) -> RunningModel:
+        """Returns the model, run as the gate decided elsewhere, if it passes here, too."""
+        pinned = replace(self, options=replace(self.options, way=verdict.accepted))
+        model, here = pinned.tried(slot, NOTHING_KNOWN)
+        found = [(one.accepted, one.max_length, one.layout) for one in (verdict, here)]
+        if found[0] != found[1]:
+            raise JobError(
+                f"node {node_name()} ({here.device_model}) would run the model otherwise than the "
+                f"gate's ({verdict.device_model}): {found[1]}, expected {found[0]}; use nodes of "
+                "one kind, or give --acceleration none --dtype float32"
+            )
+        return model
 
     def key(self, slot: WorkerSlot) -> tuple[object, ...]:
         """Returns what tells the model, as it is run there, from others."""
@@ -245,7 +281,7 @@ class ModelScoring:
         """Returns the model's files on this node, to be run as the gate decided."""
         path, verdict = stage(self.found, self.options.loading), self._decided()
         found = (verdict.max_length, verdict.layout)
-        return Checkpoint(path, self.options, device, *found, others)
+        return Checkpoint(path, self.options, device, *found, others, self.found.fingerprint)
 
     def _decided(self) -> Verdict:
         if self.verdict is None:

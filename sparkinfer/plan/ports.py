@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeVar
 import pyarrow as pa
 
 from sparkinfer.files.listing import FoundFiles, InputFile
+from sparkinfer.files.parquet import TextSizes
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.progress import Progress
@@ -43,8 +44,8 @@ class FileAccess(Protocol):
     def now(self) -> tuple[InputFile, ...]:
         """Returns the files as they are now."""
 
-    def longest_text(self, column: str) -> int | None:
-        """Returns an upper bound of the UTF-8 bytes of the longest text, None if unknown."""
+    def text_sizes(self, column: str) -> TextSizes:
+        """Returns how much text a column has."""
 
     def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
         """Calls a function with each name of a file, several in parallel, and returns the results.

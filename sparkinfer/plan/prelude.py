@@ -13,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from sparkinfer.config import ScoringConfig
+from sparkinfer.files.parquet import TextSizes
 from sparkinfer.metrics.base import LabelNames
 from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, Measure, check_metrics
 from sparkinfer.metrics.several import Measures, SeveralMeasures
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.plan.inputs import choose_columns, refuse_clash
 from sparkinfer.plan.places import Places
 from sparkinfer.plan.plan import Plan, Workers
@@ -129,9 +131,7 @@ class Prelude:
         resolved = self.resolved.pinned(self._followed) if self._followed else self.resolved
         if isinstance(resolved, LooksAtRows) and "table" in self.__dict__:
             resolved = resolved.looking_at(lambda: self._first_rows)
-        act = partial(
-            _try_out, resolved, self._measured(resolved), self._longest_text, self._places
-        )
+        act = partial(_try_out, resolved, self._measured(resolved), self._ahead, self._places)
         decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
         if "table" in self.__dict__:
             refuse_clash(self.asked_columns.carried.names, decided)
@@ -141,23 +141,37 @@ class Prelude:
     def _first_rows(self) -> RowsOfInput:
         files, columns = self.table.files, self.asked_columns.inputs
         if files is not None:
-            paths = tuple(join(files.found.root, one.name) for one in files.found.files)
-            return FirstOfFiles(paths, files.rows, columns)
+            return self._first_of(files)
         if self.table.table is None:
             raise AssertionError("an input is of files or is a table")
         return FirstOfTable(self.table.table.first_rows(columns, ROWS_OF_TABLE))
 
+    def _first_of(self, files: FileAccess) -> FirstOfFiles:
+        paths = tuple(join(files.found.root, one.name) for one in files.found.files)
+        return FirstOfFiles(paths, files.rows, self.asked_columns.inputs)
+
     @property
-    def _longest_text(self) -> int | None:
+    def _ahead(self) -> RowsAhead:
+        """What is known of the rows; of a table, nothing that would take a job."""
+        replicas = self.workers.count
         # An examination may have no input; a run has opened its own before it needs a model.
         files = self.table.files if "table" in self.__dict__ else None
-        return None if files is None else self.asked.longest_text(partial(self._longest_in, files))
+        if files is None:
+            return RowsAhead(replicas=replicas)
+        sizes = {name: self._sizes_in(files, name) for name in self.asked.inputs}
+        totals = [one.total for one in sizes.values() if one.total is not None]
+        return RowsAhead(
+            self.asked.longest_text(lambda name: sizes[name].longest),
+            sum(totals) if totals else None,
+            self._first_of(files),
+            replicas,
+        )
 
-    def _longest_in(self, files: FileAccess, name: str) -> int | None:
+    def _sizes_in(self, files: FileAccess, name: str) -> TextSizes:
         kind = self.table.schema.field(name).type
         if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-            return MOST_DIGITS
-        return None if pa.types.is_nested(kind) else files.longest_text(name)
+            return TextSizes(MOST_DIGITS)
+        return TextSizes() if pa.types.is_nested(kind) else files.text_sizes(name)
 
     @property
     def _places(self) -> Places:
@@ -224,7 +238,7 @@ _Measured = Sequence[tuple[Sequence[str], PlannedProcessor]]
 def _try_out(
     processor: PlannedProcessor,
     measured: _Measured,
-    longest_text: int | None,
+    ahead: RowsAhead,
     places: Places,
     slot: WorkerSlot,
 ) -> Any:
@@ -232,4 +246,4 @@ def _try_out(
     places.look()
     for metrics, one in measured:
         check_metrics(metrics, one.evaluation)
-    return processor.try_out(slot, longest_text)
+    return processor.try_out(slot, ahead)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 import pyarrow as pa
 
 from sparkinfer.metrics.base import Evaluation, LabelNames
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
@@ -132,12 +133,12 @@ class PlannedProcessor(ProcessorSpec, Protocol):
     def warm_up(self) -> None:
         """Imports what it needs, in a worker that will open it soon."""
 
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> Any:
+    def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> Any:
         """Returns what one worker finds out before the job; picklable.
 
         Args:
             slot: what that worker has been given.
-            longest_text: an upper bound of the UTF-8 bytes of the longest text, None if unknown.
+            ahead: what is known of the job.
         """
 
     def decided(self: S, found: Any) -> S:

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, SparkInferError
+from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.models.encoded import EncodedRows
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.residence import Residence
@@ -178,7 +179,7 @@ class SeveralProcessors:
         for one in self.members.values():
             one.warm_up()
 
-    def try_out(self, slot: WorkerSlot, longest_text: int | None = None) -> Found:
+    def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> Found:
         """Returns what one worker finds out of each, and whether they fit on the device together.
 
         The models stay loaded if this process is likely to score later.
@@ -188,7 +189,7 @@ class SeveralProcessors:
 
         def trial(name: str, one: ModelScoring) -> RunningModel:
             with told_of(name), step(f"trying out models.{name}"):
-                model, found[name] = one.tried(slot, longest_text)
+                model, found[name] = one.tried(slot, ahead)
             return model
 
         load = {name: partial(trial, name, one) for name, one in self._models.items()}
@@ -196,7 +197,7 @@ class SeveralProcessors:
         for name, one in self.members.items():
             if name not in found:
                 with told_of(name):
-                    found[name] = one.try_out(slot, longest_text)
+                    found[name] = one.try_out(slot, ahead)
         groups = _encoded_alike(self._models, residence.models)
         outcome = Found(found, residence.takes_turns, residence.weights_bytes, groups)
         release = partial(release_memory, slot.device)

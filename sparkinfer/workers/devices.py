@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import platform
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -133,6 +134,52 @@ def free_memory(device: str) -> int | None:
 
     free: int = torch.cuda.mem_get_info(torch.device(device))[0]
     return free
+
+
+def device_model(device: str) -> str:
+    """Returns what a device is, so far as that decides what runs fast on it, or at all."""
+    if device.startswith("cuda"):
+        import torch
+
+        major, minor = torch.cuda.get_device_capability(torch.device(device))
+        name = torch.cuda.get_device_name(torch.device(device))
+        return f"{name}, compute capability {major}.{minor}"
+    about = _cpu_info()
+    known = sorted(_CPU_FLAGS & set(about.get("flags", about.get("Features", "")).split()))
+    return " ".join([about.get("model name", platform.machine()), *known])
+
+
+_CPU_FLAGS = frozenset(
+    {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "bf16", "i8mm"}
+)
+"""Of /proc/cpuinfo: what products of matrices are made with."""
+
+
+def _cpu_info() -> dict[str, str]:
+    """Returns what the host tells of its first core, by name; nothing where it does not tell."""
+    try:
+        first, *_ = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def native_dtypes(device: str) -> list[str]:
+    """Returns the number formats that a device computes fast in hardware, the fastest first.
+
+    What float16 cannot hold, bfloat16 may: its numbers reach as far as those of float32.
+    """
+    if device.startswith("cuda"):
+        return ["float16", "bfloat16"] if _has_bfloat16(device) else ["float16"]
+    has_bfloat16 = {"avx512_bf16", "amx_bf16"} & set(device_model(device).split())
+    return ["bfloat16", "float32"] if has_bfloat16 else ["float32"]
+
+
+def _has_bfloat16(device: str) -> bool:
+    import torch
+
+    return bool(torch.cuda.get_device_capability(torch.device(device)) >= (8, 0))
 
 
 def has_nvidia_driver() -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sparkinfer.models.gate import native_dtypes
+from sparkinfer.workers.devices import native_dtypes
 from tests.benchmarks.ways import WAYS
 
 HEADINGS = (

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sparkinfer
-from sparkinfer.models.gate import native_dtypes
 from sparkinfer.spark.session import start_session
+from sparkinfer.workers.devices import native_dtypes
 from tests.tiny_models import sentences
 
 

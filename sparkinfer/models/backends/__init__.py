@@ -5,7 +5,10 @@ from __future__ import annotations
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models.backends.base import Acceleration, Backend
 from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
+from sparkinfer.models.backends.onnxruntime import OnnxRuntimeBackend
+from sparkinfer.models.backends.openvino import OpenVinoBackend
 from sparkinfer.models.backends.torch import TorchBackend
+from sparkinfer.models.backends.torch_compile import TorchCompileBackend
 from sparkinfer.models.backends.vllm import VllmBackend
 from sparkinfer.models.options import ModelOptions
 
@@ -13,18 +16,39 @@ PLAIN = Acceleration("none", "float32")
 """How the reference is run, which every other way is compared with."""
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (DeepSpeedBackend(), TorchBackend(), VllmBackend())
+    backend.name: backend
+    for backend in (
+        TorchBackend(),
+        DeepSpeedBackend(),
+        OpenVinoBackend(),
+        OnnxRuntimeBackend(),
+        TorchCompileBackend(),
+        VllmBackend(),
+    )
 }
 
-AUTOMATIC = ("deepspeed", "none")
-"""In the order in which `auto` tries them; the last one always works."""
+AUTOMATIC = {
+    "cpu": ("openvino", "none", "onnxruntime", "deepspeed"),
+    "cuda": ("none", "deepspeed", "torch_compile"),
+}
+"""By kind of device, in the order in which `auto` prefers them. Those behind `none`, which always
+works, are taken only where they are measured to be faster."""
 
 
-def wanted_backends(acceleration: str) -> list[Backend]:
-    """Returns the backend of that name; for `auto`, those that are installed."""
+def wanted_backends(acceleration: str, device: str) -> list[Backend]:
+    """Returns the backend of that name; for `auto`, those that are installed, preferred first."""
     if acceleration != "auto":
         return [BACKENDS[acceleration]]
-    return [BACKENDS[name] for name in AUTOMATIC if BACKENDS[name].problem() is None]
+    names = AUTOMATIC[device.partition(":")[0]]
+    return [BACKENDS[name] for name in names if BACKENDS[name].problem() is None]
+
+
+def warm_up(acceleration: str) -> None:
+    """Imports what the ways of running a model need that are likely to be taken."""
+    likely = ("none", "openvino") if acceleration == "auto" else ("none", acceleration)
+    for name in likely:
+        if BACKENDS[name].problem() is None:
+            BACKENDS[name].warm_up()
 
 
 def check_acceleration(acceleration: str) -> None:

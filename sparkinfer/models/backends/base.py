@@ -70,8 +70,14 @@ class Backend(Protocol):
     def warm_up(self) -> None:
         """Imports what `load` needs, for a process that will call it later."""
 
-    def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
-        """Returns the ways in which it could run a model, in the order in which to try them."""
+    def ways(self, options: ModelOptions, dtype: str, device: str) -> list[Acceleration]:
+        """Returns the ways in which it could run a model, in the order in which to try them.
+
+        Args:
+            options: how the model is to be run.
+            dtype: number format.
+            device: torch device, such as `cpu` or `cuda:0`.
+        """
 
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> Runtime | TaskRuntime:
         """Returns the model, run in this way; if it raises anything, the gate tries another way."""

@@ -61,7 +61,7 @@ class DeepSpeedBackend:
         """Imports the package."""
         import_deepspeed()
 
-    def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
+    def ways(self, options: ModelOptions, dtype: str, device: str) -> list[Acceleration]:
         """Returns the plain wrapper, preceded by the kernels if they were requested.
 
         Kernels are used only on request: they are wrong or absent for most architectures, and

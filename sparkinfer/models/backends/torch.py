@@ -85,7 +85,7 @@ class TorchBackend:
         quiet_transformers()
         importlib.import_module("transformers.pipelines")
 
-    def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
+    def ways(self, options: ModelOptions, dtype: str, device: str) -> list[Acceleration]:
         """Returns the one way, for models that one device holds."""
         return [] if options.parallel.is_asked else [Acceleration(self.name, dtype)]
 

@@ -78,7 +78,7 @@ class VllmBackend:
         """Imports the package."""
         importlib.import_module("vllm")
 
-    def ways(self, options: ModelOptions, dtype: str) -> list[Acceleration]:
+    def ways(self, options: ModelOptions, dtype: str, device: str) -> list[Acceleration]:
         """Returns the one way."""
         return [Acceleration(self.name, dtype, processes=options.parallel.tensor)]
 

@@ -138,6 +138,8 @@ class Task(ABC):
         pair_files: likewise, where it reads two texts.
         unused_weights: patterns of weights that it does without, so that a model may lack them.
         evaluation: how its results are measured; None: they are not.
+        graph_output: the one output of one forward pass that it takes, by its name in transformers;
+            None: it takes several, or other passes.
         options_class: its options, which are given as `task.NAME`.
     """
 
@@ -152,6 +154,7 @@ class Task(ABC):
     pair_files: ClassVar[tuple[str, ...]] = ()
     unused_weights: ClassVar[tuple[str, ...]] = ()
     evaluation: ClassVar[Evaluation | None] = None
+    graph_output: ClassVar[str | None] = None
     options_class: ClassVar[type[Options]] = NoOptions
 
     @classmethod

@@ -88,6 +88,7 @@ class Embedding(Task):
     name = "embedding"
     pipeline = "feature-extraction"
     auto_class = "AutoModel"
+    graph_output = "last_hidden_state"
     files = SENTENCE_FILES
     unused_weights = ("pooler.*",)
     options_class = EmbeddingOptions

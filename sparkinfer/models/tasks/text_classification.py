@@ -43,6 +43,7 @@ class TextClassification(Task):
     name = "text-classification"
     pipeline = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
+    graph_output = "logits"
     heads = ("ForSequenceClassification",)
     pairs = "optional"
     pair_files = PAIR_FILES

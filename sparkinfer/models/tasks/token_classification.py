@@ -56,6 +56,7 @@ class TokenClassification(Task):
     name = "token-classification"
     pipeline = "token-classification"
     auto_class = "AutoModelForTokenClassification"
+    graph_output = "logits"
     heads = ("ForTokenClassification",)
     evaluation = EntityEvaluation()
     options_class = EntityOptions

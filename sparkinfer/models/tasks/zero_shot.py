@@ -59,6 +59,7 @@ class ZeroShotClassification(Task):
     name = "zero-shot-classification"
     pipeline = "zero-shot-classification"
     auto_class = "AutoModelForSequenceClassification"
+    graph_output = "logits"
     heads = ("ForSequenceClassification",)
     evaluation = ZeroShotEvaluation()
     options_class = ZeroShotOptions
