@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sparkinfer.spark import job_threads
 from sparkinfer.spark.job_threads import JobThreads, watched_job
 from sparkinfer.workers import steps
 
@@ -34,6 +35,22 @@ def test_jobs_run_at_the_same_time_with_the_callers_properties(spark: SparkSessi
     finally:
         jobs.close()
         context.setLocalProperty("sparkinfer.test", None)
+
+
+def test_more_jobs_than_threads_are_told_once(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(job_threads, "MOST_THREADS", 2)
+    go_on = threading.Event()
+    jobs = JobThreads(spark)
+    try:
+        futures = [jobs.submit(go_on.wait, 30) for _ in range(4)]
+        go_on.set()
+        assert all(future.result() for future in futures)
+    finally:
+        go_on.set()
+        jobs.close()
+    assert caplog.text.count("jobs are in flight, of which 2 run at a time") == 1
 
 
 def test_closing_ends_the_jobs_that_run_and_those_that_wait(

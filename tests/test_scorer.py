@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from sparkinfer.batching import budget
 from sparkinfer.exceptions import DeviceError
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.running import RunningModel
@@ -181,7 +182,9 @@ def test_a_row_too_large_for_the_memory_alone_gets_an_error(model: RunningModel)
 
     fail_on(model, run_out)
     rows, scorer = score(model, [["good", "film " * 40, "bad"]])
-    assert scorer._budget == DEFAULT_BATCH_TOKENS["cpu"]  # one row's size says nothing of others
+    assert (
+        scorer._budget.tokens == DEFAULT_BATCH_TOKENS["cpu"]
+    )  # one row's size says nothing of others
     assert [row["error"] for row in rows] == [None, "model: out of memory: no room", None]
 
 
@@ -216,13 +219,52 @@ def test_running_out_of_memory_is_not_taken_for_a_broken_device(
     assert [row["error"] for row in rows] == [None] * 4
 
 
-def test_a_broken_device_ends_the_scoring(model: RunningModel) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: device-side assert triggered\nmore",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "NCCL error in: ProcessGroupNCCL.cpp:2251, unhandled cuda error",
+        "HIP error: an illegal memory access was encountered",
+    ],
+)
+def test_a_broken_device_ends_the_scoring(model: RunningModel, message: str) -> None:
     def break_device(inputs: dict[str, torch.Tensor]) -> None:
-        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+        raise RuntimeError(message)
 
     fail_on(model, break_device)
     with pytest.raises(DeviceError, match="device cpu is broken"):
         score(model, [["good"]])
+
+
+def test_what_a_device_does_not_support_is_an_error_of_its_rows(model: RunningModel) -> None:
+    def refuse(inputs: dict[str, torch.Tensor]) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+
+    fail_on(model, refuse)
+    rows, _ = score(model, [["good"]])
+    assert "CUDNN_STATUS_NOT_SUPPORTED" in rows[0]["error"]
+
+
+def test_after_a_while_larger_batches_are_tried_again(
+    model: RunningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "PATIENCE", 4)
+    seen: list[int] = []
+
+    def run_out_once(inputs: dict[str, torch.Tensor]) -> None:
+        seen.append(inputs["input_ids"].numel())
+        if len(seen) == 1:
+            raise RuntimeError("out of memory")
+
+    fail_on(model, run_out_once)
+    batches = [sentences(64, seed=number) for number in range(20)]
+    rows, scorer = score(model, batches, max_batch_tokens=256, window_rows=64)
+    assert not any(row["error"] for row in rows)
+    assert scorer.statistics.out_of_memory == 1
+    first = seen[1 : 1 + budget.PATIENCE]
+    assert max(first) <= 128 < max(seen[1:])
 
 
 def test_stopping_early_leaves_the_rest_unread_and_no_thread(model: RunningModel) -> None:

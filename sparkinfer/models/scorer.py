@@ -3,7 +3,7 @@
 A thread tokenises the next window while the model works on the current one. Within a window,
 repeated inputs are scored once, and sequences of similar length share a batch. A batch that fails
 is cut in two until the failing sequence is alone; a batch that does not fit in memory halves the
-budget, and scoring continues with the same sequences.
+budget, which grows again later, and scoring continues with the same sequences.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sparkinfer.batching.budget import TokenBudget
 from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.batching.rebatch import growing_rows, rebatch
 from sparkinfer.exceptions import DeviceError
@@ -94,7 +95,7 @@ class Scorer:
         self._texts = options.texts
         self._batching = options.batching
         own = model.own_batch_tokens or _default_budget(model.device)
-        self._budget = options.batching.max_batch_tokens or own
+        self._budget = TokenBudget(options.batching.max_batch_tokens or own)
         self._report = report
         self._forwarding: ForwardPass | None = None  # for the watchdog; see `RowEncoder.activity`
 
@@ -202,7 +203,7 @@ class Scorer:
         most = self._batching.window_rows if own else self._batching.max_batch_rows
         return plan_batches(
             lengths + self._model.task.made_tokens,
-            max_tokens=self._budget,
+            max_tokens=self._budget.tokens,
             max_rows=1 if shared == "nothing" and not own else most,
             mixes_lengths=shared == "any length",
             pads_freely=own,
@@ -265,7 +266,7 @@ class Scorer:
         lengths = encoded.n_tokens[part]
         longest = int(lengths.max()) + self._model.task.made_tokens
         padded = longest * len(part)
-        if len(part) > 1 and padded > self._budget:
+        if len(part) > 1 and padded > self._budget.tokens:
             return None, None
         tensors = tensors or self._model.encoder.collate(encoded, part)
         scored, failure = self._forward(tensors, len(part), longest)
@@ -311,10 +312,11 @@ class Scorer:
         """Frees cached memory, and halves the budget unless a single row was too much."""
         self.statistics.out_of_memory += 1
         if rows > 1:
-            self._budget = max(1, min(self._budget, padded) // 2)
+            self._budget.shrink(padded)
         release_memory(self._model.device)
 
     def _count_batch(self, tokens: int, padded: int, rows: int) -> None:
+        self._budget.fitted()
         self.statistics.batches += 1
         self.statistics.tokens += tokens
         self.statistics.padded_tokens += padded

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparkinfer.exceptions import EngineUnavailableError
+from sparkinfer.logs import get_logger
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.errors import installation_problem
 from sparkinfer.workers.steps import Step, wait_for
@@ -16,10 +17,13 @@ from sparkinfer.workers.steps import Step, wait_for
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+logger = get_logger(__name__)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MOST_THREADS = 64
+MOST_THREADS = 1024
+"""Jobs that run at the same time; each holds a thread here and one in the JVM."""
 
 CANCEL_AGAIN_S = 1.0
 
@@ -61,11 +65,20 @@ class JobThreads:
         self.group = group or f"sparkinfer-{uuid.uuid4().hex}"
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="sparkinfer-job")
         self._running: set[Future[Any]] = set()
+        self._said_to_wait = False
 
     def submit(self, act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Runs a function that starts Spark jobs in a thread."""
         future = self._pool.submit(self._inheriting(self._in_group(act)), *args, **kwargs)
         self._running = {one for one in self._running if not one.done()} | {future}
+        if len(self._running) > MOST_THREADS and not self._said_to_wait:
+            self._said_to_wait = True
+            logger.warning(
+                "%d jobs are in flight, of which %d run at a time: slots may idle; make chunks "
+                "larger (--set chunks.target_rows=...)",
+                len(self._running),
+                MOST_THREADS,
+            )
         return future
 
     def tasks_done(self) -> Step | None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import platform
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,8 +114,19 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def breaks_device(error: Exception) -> bool:
-    """Returns whether every later CUDA call of this process would fail too."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    """Returns whether every later call of this process to its GPU would fail too."""
+    return isinstance(error, RuntimeError) and _BROKEN.search(str(error)) is not None
+
+
+_BROKEN = re.compile(
+    r"(CUDA|HIP|NCCL|RCCL) error"
+    r"|CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED|MAPPING_ERROR)"
+    r"|CUBLAS_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED|MAPPING_ERROR)"
+    r"|device-side assert|illegal memory access|unspecified launch failure"
+)
+"""What libraries say of a broken device. One that does not support something is not broken.
+Source: the error macros of torch (`C10_CUDA_CHECK`, `AT_CUDNN_CHECK`, `TORCH_CUDABLAS_CHECK`) and
+the states that the manuals of cuDNN and cuBLAS call fatal."""
 
 
 def release_memory(device: str) -> None:
