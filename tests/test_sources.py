@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors.numpy import save_file
 
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, ModelLoadError
+from sparkinfer.models import digests
 from sparkinfer.models.sources import ModelSource, cache_folder, resolve, stage
 from sparkinfer.option_groups import LoadingConfig
 from tests.fake_hub import COMMIT, FakeHub, ask, closed_port, finish, start
@@ -873,4 +874,5 @@ def test_mlflow_model_in_a_shared_cache_folder_needs_no_mlflow_and_no_lock_on_th
     for lock in cache_folder(caching).glob("*.lock"):
         lock.unlink()
     assert stage(source, caching).name == source.fingerprint
-    assert [path.name for path in cache_folder(caching).iterdir()] == [source.fingerprint]
+    names = {path.name for path in cache_folder(caching).iterdir()}
+    assert names == {source.fingerprint, digests.FOLDER}

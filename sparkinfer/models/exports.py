@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from sparkinfer.models.digests import FileDigests
 from sparkinfer.models.sources import cache_folder
 from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.workers.steps import step
@@ -87,7 +88,7 @@ def _make(folder: Path, key: Mapping[str, Any], make: Make) -> None:
     work.mkdir()
     try:
         inputs, vocabulary = make(work)
-        digests = {file.name: _digest(file) for file in sorted(work.iterdir())}
+        digests = {file.name: FileDigests().read(file) for file in sorted(work.iterdir())}
         notes = asdict(Notes(inputs, vocabulary, digests)) | {"of": key}
         (work / _NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
         work.replace(folder)
@@ -100,16 +101,8 @@ def _read(folder: Path) -> Export | None:
     try:
         found = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
         notes = Notes(tuple(found["inputs"]), found["vocabulary"], found["digests"])
-        if any(_digest(folder / name) != digest for name, digest in notes.digests.items()):
+        if any(FileDigests().read(folder / name) != was for name, was in notes.digests.items()):
             return None
     except (OSError, ValueError, KeyError):
         return None
     return Export(folder, notes)
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

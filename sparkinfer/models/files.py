@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.digests import FileDigests
 from sparkinfer.models.screening import (
     refuse_foreign_kernels,
     refuse_foreign_tokenizer,
@@ -96,20 +97,37 @@ def look_in(folder: Path, shown: str) -> Look:
     return look
 
 
-def fingerprint(folder: Path, shown: str, loading: LoadingConfig, files: Sequence[str] = ()) -> str:
-    """Returns the sha256 over names and contents of the files that matter, after checking them."""
-    total = hashlib.sha256()
+def fingerprint(
+    folder: Path,
+    shown: str,
+    loading: LoadingConfig,
+    files: Sequence[str] = (),
+    kept: Path | None = None,
+) -> str:
+    """Returns the sha256 over names and contents of the files that matter, after checking them.
+
+    Args:
+        folder: with the files.
+        shown: the model, for messages.
+        loading: what is allowed.
+        files: patterns of files that matter beside those that transformers reads.
+        kept: see `FileDigests`.
+
+    Raises:
+        ModelLoadError: the files are incomplete or not allowed, or one cannot be read.
+    """
+    total, digests = hashlib.sha256(), FileDigests(kept)
     for name in select_files(_list_folder(folder, shown, files), loading, files):
-        digest = hashlib.sha256()
-        try:
-            with step(f"reading {folder / name}"), (folder / name).open("rb") as file:
-                _refuse_pointer(file.read(len(_LFS_POINTER)), name, shown)
-                file.seek(0)
-                while block := file.read(2**20):
-                    digest.update(block)
-        except OSError as error:
-            raise ModelLoadError(f"{shown}: {name} cannot be read ({error.strerror})") from None
-        total.update(f"{name}\0{digest.hexdigest()}\n".encode())
+        file = folder / name
+        digest = digests.known(file)
+        if digest is None:
+            try:
+                with step(f"reading {file}"):
+                    _refuse_pointer(_start(file), name, shown)
+                    digest = digests.read(file)
+            except OSError as error:
+                raise ModelLoadError(f"{shown}: {name} cannot be read ({error.strerror})") from None
+        total.update(f"{name}\0{digest}\n".encode())
     return total.hexdigest()
 
 
@@ -134,6 +152,11 @@ def _without_labels(tokenizer_config: bytes) -> bytes:
     for name in ("name_or_path", "_name_or_path", "model_max_length", "tokenizer_file"):
         settings.pop(name, None)
     return json.dumps(settings, sort_keys=True).encode()
+
+
+def _start(file: Path) -> bytes:
+    with file.open("rb") as content:
+        return content.read(len(_LFS_POINTER))
 
 
 def _refuse_pointer(start: bytes, name: str, shown: str) -> None:

@@ -27,6 +27,7 @@ from sparkinfer.exceptions import (
     EngineUnavailableError,
     ModelLoadError,
 )
+from sparkinfer.models.digests import FOLDER as DIGESTS
 from sparkinfer.models.fetching import local_path, node_name, translated
 from sparkinfer.models.files import Listing, fingerprint, look_in, names_in, select_files
 from sparkinfer.models.hub import cached_snapshot, hub_snapshot
@@ -100,7 +101,8 @@ def resolve(
     if kind == "hub":
         folder = hub_snapshot(location, revision, shown, loading, files)
         commit = folder.name
-    found = fingerprint(folder, shown, loading, files)
+    kept = cache_folder(loading) / DIGESTS if kind == "hub" else None
+    found = fingerprint(folder, shown, loading, files, kept)
     return ModelSource(kind, name_or_path, commit, found, location, files=tuple(files))
 
 
@@ -108,13 +110,14 @@ def stage(source: ModelSource, loading: LoadingConfig) -> Path:
     """Returns a local folder in which the files that matter are those that the driver saw.
 
     Fetches what is missing, once per node however many processes ask. Cost: each file that matters
-    is read once to verify the fingerprint.
+    is read to verify the fingerprint, once per process, or once per node if it is one of a cache.
 
     Raises:
         ModelLoadError: the files are missing on this node or differ from the driver's.
         EngineUnavailableError: the package that fetches this kind of model is not installed.
     """
     shown = f"model {without_secrets(source.name_or_path)!r}"
+    kept = None if source.kind == "folder" else cache_folder(loading) / DIGESTS
     if source.kind == "folder":
         folder = Path(source.location)
         if not folder.is_dir():
@@ -128,7 +131,7 @@ def stage(source: ModelSource, loading: LoadingConfig) -> Path:
         folder = cache_folder(loading) / source.fingerprint
         if not folder.is_dir():
             folder = _fetch_into_cache(source, shown, loading)
-    found = fingerprint(folder, shown, loading, source.files)
+    found = fingerprint(folder, shown, loading, source.files, kept)
     if found != source.fingerprint:
         raise ModelLoadError(
             f"{shown}: the files in {str(folder)!r} on node {node_name()} have the fingerprint "
@@ -164,8 +167,9 @@ def _locate(name: str) -> tuple[SourceKind, str]:
 def _staged_snapshot(source: ModelSource, shown: str, loading: LoadingConfig) -> Path:
     """Returns the snapshot folder on this node; asks the hub only if the cache does not suffice."""
     cached = cached_snapshot(source.location, source.revision, loading)
+    kept = cache_folder(loading) / DIGESTS
     try:
-        if cached and fingerprint(cached, shown, loading, source.files) == source.fingerprint:
+        if cached and fingerprint(cached, shown, loading, source.files, kept) == source.fingerprint:
             return cached
     except ModelLoadError:
         pass  # A partial model, from an interrupted download.
