@@ -168,7 +168,15 @@ def describe(state: ProgressState) -> str:
         parts.append(f"{state.errors:,} with an error")
     if state.padding_share:
         parts.append(f"{state.padding_share:.1%} padding")
+    if state.bottleneck:
+        parts.append(describe_bottleneck(state.bottleneck))
     return ", ".join(parts)
+
+
+def describe_bottleneck(bottleneck: tuple[str, float]) -> str:
+    """Returns the slowest step and its share of the time, as a phrase."""
+    step, share = bottleneck
+    return f"{step} {share:.0%} of the time"
 
 
 def describe_devices(state: ProgressState) -> list[str]:

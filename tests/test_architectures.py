@@ -18,6 +18,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.gate import run_gate
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.models.tokens import NO_LIMIT
@@ -191,7 +192,7 @@ def test_a_text_has_the_score_that_the_pipeline_gives_it_alone(tmp_path: Path, k
         max_length=MAX_LENGTHS.get(kind),
         batching=batching,
     )
-    model, verdict = run_gate(folder, options, WorkerSlot("cpu"), longest_text=max(map(len, TEXTS)))
+    model, verdict = run_gate(folder, options, WorkerSlot("cpu"), RowsAhead(max(map(len, TEXTS))))
     rows = pa.RecordBatch.from_arrays([pa.array(TEXTS)], names=["text"])
     scored = [row for batch in Scorer(model, options).process([rows]) for row in batch.to_pylist()]
     limit = LIMITS.get(kind, 64)

@@ -217,7 +217,7 @@ def test_each_line_of_json_can_be_read_by_itself() -> None:
     assert set(last) == {
         "event", "phase", "elapsed_s", "rows", "total_rows", "skipped_rows", "chunks",
         "total_chunks", "rows_per_s", "rows_per_s_now", "eta_s", "errors", "padding_share",
-        "devices",
+        "devices", "bottleneck",
     }  # fmt: skip
 
 

@@ -211,10 +211,10 @@ def test_a_model_that_the_one_fitting_way_cannot_run_is_refused(
 def test_replicas_on_one_host_share_its_memory(large: Path, memory_of: Any) -> None:
     memory_of(None, 100 * GIGA)
     checkpoint = Checkpoint(large, generating(dtype="bfloat16"), "cpu")
-    assert fitting(checkpoint, [HALF], 4000, 3).ways == ()
-    assert fitting(checkpoint, [HALF], 4000, 3).reference == HALF
+    fit = fitting(checkpoint, [HALF, PLAIN], 4000, 3)
+    assert (fit.ways, fit.reference) == ((HALF,), HALF)
     with pytest.raises(ConfigError) as caught:
-        fitting(checkpoint, [HALF], 4000, 4)
+        fitting(checkpoint, [HALF, PLAIN], 4000, 4)
     assert "this host has 25.0 GB free for each of 4 replicas: " in caught.value.message
     assert "use fewer workers (num_workers), 3 on this host" in caught.value.message
 

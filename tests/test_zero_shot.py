@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import run_gate
@@ -156,7 +157,7 @@ def test_great_logits_have_finite_scores(entailer: Path, monkeypatch: pytest.Mon
 
 def test_the_gate_tries_pairs(entailer: Path) -> None:
     options = replace(options_for(), dtype="float32", acceleration="none")
-    _, verdict = run_gate(entailer, options, WorkerSlot("cpu"), longest_text=100)
+    _, verdict = run_gate(entailer, options, WorkerSlot("cpu"), RowsAhead(100))
     assert (verdict.labels, verdict.max_length) == (tuple(LABELS), 64)
     assert verdict.layout.shared == "any length"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -55,8 +56,16 @@ class RunningModel:
         """Returns the token ids of inputs, given as one column for each of the task's texts."""
         return self.task.encode(self.encoder, columns)
 
-    def score(self, tensors: Tensors, moved: Callable[[], None] = lambda: None) -> pa.RecordBatch:
+    def score(self, tensors: Tensors) -> pa.RecordBatch:
         """Returns what the task decodes of one padded batch, a row per sequence.
+
+        Args:
+            tensors: int64 (sequences, longest) by name.
+        """
+        return self.decode(self.run(tensors), tensors)
+
+    def run(self, tensors: Tensors, moved: Callable[[], None] = lambda: None) -> Any:
+        """Returns the model's output for one padded batch, for `decode`.
 
         Args:
             tensors: int64 (sequences, longest) by name.
@@ -67,7 +76,17 @@ class RunningModel:
         if isinstance(self.runtime, TaskRuntime):
             return self.runtime.score(tensors, moved)
         with torch.inference_mode():
-            return self.task.decode(self.task.run(self.runtime, tensors), tensors)
+            return self.task.run(self.runtime, tensors)
+
+    def decode(self, output: Any, tensors: Tensors) -> pa.RecordBatch:
+        """Returns what the task makes of an output, a row per sequence."""
+        import torch
+
+        if isinstance(self.runtime, TaskRuntime):
+            decoded: pa.RecordBatch = output
+            return decoded
+        with torch.inference_mode():
+            return self.task.decode(output, tensors)
 
     @property
     def weights_bytes(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -162,10 +163,8 @@ class Scorer:
 
     def _tokenize(self, rows: pa.RecordBatch) -> EncodedRows:
         """Tokenises a window; runs in the look-ahead thread."""
-        started = time.perf_counter()
-        encoded = self.encoder.encode(rows, self.suspects)
-        self.statistics.tokenize_s += time.perf_counter() - started
-        return encoded
+        with self._taking("tokenize_s"):
+            return self.encoder.encode(rows, self.suspects)
 
     def cut(self, rows: EncodedRows) -> Window:
         """Cuts a window into padded batches; runs in the look-ahead thread.
@@ -173,7 +172,10 @@ class Scorer:
         Args:
             rows: tokenised for this model and maybe others; they stay as they are.
         """
-        started = time.perf_counter()
+        with self._taking("tokenize_s"):
+            return self._cut(rows)
+
+    def _cut(self, rows: EncodedRows) -> Window:
         encoded = replace(rows.inputs.encoded, errors=dict(rows.inputs.encoded.errors))
         rows = replace(rows, inputs=replace(rows.inputs, encoded=encoded))
         self._refuse_unknown_tokens(encoded)
@@ -183,7 +185,6 @@ class Scorer:
         planned = [alone[index : index + 1] for index in range(len(alone))]
         planned += [wanted[batch] for batch in self._plan(encoded.n_tokens[wanted])]
         batches = [(batch, self._model.encoder.collate(encoded, batch)) for batch in planned]
-        self.statistics.tokenize_s += time.perf_counter() - started
         tokens = int(encoded.n_tokens[alone].sum() + encoded.n_tokens[wanted].sum())
         return Window(rows, tokens, batches, len(alone))
 
@@ -229,7 +230,8 @@ class Scorer:
             if self._report is not None:
                 self._report(self.statistics)
         self.suspects.running(MODEL, ())
-        return self._assemble(window.rows, scored, errors)
+        with self._taking("decode_s"):
+            return self._assemble(window.rows, scored, errors)
 
     def _score_batch(
         self,
@@ -285,14 +287,16 @@ class Scorer:
 
         The exception itself is not kept: its traceback would hold the batch's tensors.
         """
-        started = time.perf_counter()
 
         def moved() -> None:
             self._forwarding = ForwardPass(rows, longest)  # another one, for the watchdog
 
         moved()
         try:
-            return self._model.score(tensors, moved), None
+            with self._taking("forward_s"):
+                output = self._model.run(tensors, moved)
+            with self._taking("decode_s"):
+                return self._model.decode(output, tensors), None
         except DeviceError:
             raise
         except Exception as error:
@@ -306,7 +310,16 @@ class Scorer:
             return None, f"{type(error).__name__}: {first_line(error)}"
         finally:
             self._forwarding = None
-            self.statistics.forward_s += time.perf_counter() - started
+
+    @contextmanager
+    def _taking(self, what: str) -> Iterator[None]:
+        """Adds the seconds that something takes to a figure of the statistics."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            so_far = getattr(self.statistics, what)
+            setattr(self.statistics, what, so_far + time.perf_counter() - started)
 
     def _make_room(self, padded: int, rows: int) -> None:
         """Frees cached memory, and halves the budget unless a single row was too much."""

@@ -33,9 +33,9 @@ def score_windows(
         score: works on the accelerator.
         suspects: where there are any, what is prepared must not die of what is scored: nothing is
             prepared meanwhile.
-        statistics: told how long `score` waits.
+        statistics: told how long reading takes, and how long `score` waits.
     """
-    ahead = (InTurn if suspects.known else LookAhead)(windows, prepare)
+    ahead = (InTurn if suspects.known else LookAhead)(_timed(windows, statistics), prepare)
     try:
         ready = iter(ahead)
         while True:
@@ -49,3 +49,20 @@ def score_windows(
             heap.trim()
     finally:
         ahead.close()
+
+
+def _timed(windows: Iterable[W], statistics: ScoringStatistics) -> Iterator[W]:
+    """Yields windows, and tells how long they took to come."""
+    source = iter(windows)
+    try:
+        while True:
+            started = time.perf_counter()
+            window = next(source, None)
+            statistics.read_s += time.perf_counter() - started
+            if window is None:
+                return
+            yield window
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()

@@ -75,6 +75,8 @@ class ProgressState:
         errors: rows of this run that have an error.
         padding_share: share of the model's tokens that were padding, 0 to 1.
         devices: what each device did, by its name.
+        bottleneck: the step for which the others of a worker wait, and its share of the time, 0 to
+            1; None if unknown.
     """
 
     phase: str
@@ -90,6 +92,7 @@ class ProgressState:
     errors: int
     padding_share: float
     devices: tuple[DeviceProgress, ...]
+    bottleneck: tuple[str, float] | None = None
 
 
 class _RecentRate:
@@ -293,6 +296,7 @@ class Progress:
                 errors=max(self._committed_errors, total.errors),
                 padding_share=total.padding_share,
                 devices=devices,
+                bottleneck=total.bottleneck,
             )
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow.dataset as pads
 
-from sparkinfer.display import format_seconds
+from sparkinfer.display import describe_bottleneck, format_seconds
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.models.gate import Verdict
 from sparkinfer.redaction import without_secrets
@@ -95,6 +95,8 @@ def _worker_lines(result: RunResult) -> list[str]:
     elif total.batches:
         failed = f"; {total.errored_batches:,} failed over a row" if total.errored_batches else ""
         lines.append(f"batches    {total.batches:,}{failed}")
+    if total.bottleneck:
+        lines.append(f"bottleneck {describe_bottleneck(total.bottleneck)}")
     lines += [
         f"device     {device.device}: {device.rows:,} rows, "
         f"{device.statistics.forward_s:.1f} s in the model, "

@@ -251,11 +251,13 @@ class SeveralScoring:
         self.told(self.statistics)
 
 
-_ADDED_UP = [
-    one.name
-    for one in fields(ScoringStatistics)
-    if one.name not in ("rows", "rows_in_window", "errors", "truncated", "load_s", "wait_s")
-]
+_OF_ALL = frozenset(
+    {"rows", "rows_in_window", "errors", "truncated"}
+    | {"load_s", "read_s", "wait_s", "write_s", "write_wait_s"}
+)
+"""Figures that processors have together."""
+
+_ADDED_UP = [one.name for one in fields(ScoringStatistics) if one.name not in _OF_ALL]
 """Figures of all processors together that are the sums of theirs."""
 
 

@@ -23,9 +23,13 @@ class ScoringStatistics:
         errored_batches: calls of a user's function that failed over a row, at least.
         out_of_memory: times the device ran out of memory and the budget was halved.
         load_s: seconds until the model was ready.
-        tokenize_s: seconds spent tokenising and padding, in parallel with the forward pass.
+        read_s: seconds until rows came from the input, in parallel with the forward pass.
+        tokenize_s: seconds spent tokenising and padding, likewise.
         wait_s: seconds in which the forward pass waited for tokens or input.
-        forward_s: seconds in the forward pass and in reading its output.
+        forward_s: seconds in the forward pass, until its output was on the CPU.
+        decode_s: seconds spent making columns of outputs.
+        write_s: seconds spent writing files, in parallel with the forward pass.
+        write_wait_s: seconds in which scored rows waited for those before them to be written.
     """
 
     rows: int = 0
@@ -39,14 +43,34 @@ class ScoringStatistics:
     errored_batches: int = 0
     out_of_memory: int = 0
     load_s: float = 0.0
+    read_s: float = 0.0
     tokenize_s: float = 0.0
     wait_s: float = 0.0
     forward_s: float = 0.0
+    decode_s: float = 0.0
+    write_s: float = 0.0
+    write_wait_s: float = 0.0
 
     @property
     def padding_share(self) -> float:
         """Share of the model's tokens that are padding, 0 to 1."""
         return 1.0 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
+
+    @property
+    def bottleneck(self) -> tuple[str, float] | None:
+        """The step for which the others waited, and its share of the time; None before any."""
+        steps = {
+            "reading": self.read_s,
+            "tokenising": self.tokenize_s,
+            "forward": self.forward_s,
+            "decoding": self.decode_s,
+            "writing": self.write_s,
+        }
+        elapsed_s = self.wait_s + self.forward_s + self.decode_s + self.write_wait_s
+        if not elapsed_s:
+            return None
+        slowest = max(steps, key=lambda name: steps[name])
+        return slowest, min(1.0, steps[slowest] / elapsed_s)
 
     def add(self, other: ScoringStatistics) -> None:
         """Adds the figures of another scorer to these."""
