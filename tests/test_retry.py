@@ -428,8 +428,8 @@ def test_a_model_error_that_is_gone_the_second_time_is_gone_from_the_output(
     )
     sparkinfer.run(config.replace(output=str(tmp_path / "whole")))
     with monkeypatch.context() as patched:
-        failing = forward_that_fails_for("boring", RunningModel.score)
-        patched.setattr(RunningModel, "score", failing)
+        failing = forward_that_fails_for("boring", RunningModel.run)
+        patched.setattr(RunningModel, "run", failing)
         assert sparkinfer.run(config).error_rows == 3
     errors = [row["error"] for row in rows_of(config.output)]
     assert errors[1] == errors[5] == "model: RuntimeError: no such film"

@@ -41,13 +41,13 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         from sparkinfer.models.running import RunningModel
 
         if not hasattr(RunningModel, "uncounted"):
-            RunningModel.uncounted = RunningModel.score  # type: ignore[attr-defined]
+            RunningModel.uncounted = RunningModel.run  # type: ignore[attr-defined]
 
         def score(self: Any, inputs: Any, *_: Any) -> Any:
             (marks / uuid.uuid4().hex).write_text(str(len(inputs["input_ids"])))
             return self.uncounted(inputs)
 
-        RunningModel.score = score  # type: ignore[method-assign]
+        RunningModel.run = score  # type: ignore[method-assign]
         return original(job, batches)
 
     monkeypatch.setattr(scoring_udf, "score_partition", counting)

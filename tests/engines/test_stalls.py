@@ -50,16 +50,16 @@ def replace_forward(monkeypatch: pytest.MonkeyPatch, forward: Callable[..., Any]
     def replaced(job: Any, batches: Any) -> Iterator[Any]:
         from sparkinfer.models.running import RunningModel
 
-        whole = RunningModel.score
+        whole = RunningModel.run
 
         def score(self: Any, inputs: Any, *_: Any) -> Any:
             return forward(whole, self, inputs)
 
-        RunningModel.score = score  # type: ignore[method-assign]
+        RunningModel.run = score  # type: ignore[method-assign]
         try:
             yield from original(job, batches)
         finally:
-            RunningModel.score = whole  # type: ignore[method-assign]
+            RunningModel.run = whole  # type: ignore[method-assign]
 
     monkeypatch.setattr(scoring_udf, "score_partition", replaced)
 
@@ -117,7 +117,7 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
 
         from sparkinfer.models.running import RunningModel
 
-        whole = RunningModel.score
+        whole = RunningModel.run
 
         def score(self: object, inputs: object, *_: object) -> object:
             try:
@@ -126,7 +126,7 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
                 return whole(self, inputs)
             return time.sleep(1000)
 
-        RunningModel.score = score
+        RunningModel.run = score
         return original(job, batches)
 
     scoring_udf.score_partition = hanging_once
@@ -207,7 +207,7 @@ import pickle, sys, time
 from sparkinfer.engines.horovod.rank import Placement, run_rank
 from sparkinfer.models.running import RunningModel
 
-RunningModel.score = lambda self, *_: time.sleep(1000)
+RunningModel.run = lambda self, *_: time.sleep(1000)
 run_rank(pickle.load(open(sys.argv[1], "rb")), Placement(0, 0, 1))
 """
 
