@@ -91,6 +91,23 @@ class Piece:
         )
 
 
+def rows_between(pieces: Iterable[Piece], first: int, end: int) -> list[Piece]:
+    """Returns the pieces, or parts of them, of the rows from `first` to before `end`.
+
+    Args:
+        pieces: in order; rows are counted over all of them, from 0.
+        first: number of the first row.
+        end: number of the row after the last.
+    """
+    found, start = [], 0
+    for piece in pieces:
+        here, there = max(first - start, 0), min(end - start, piece.rows)
+        if here < there:
+            found.append(piece.beyond(here).first_rows(there - here))
+        start += piece.rows
+    return found
+
+
 @dataclass(frozen=True)
 class InputFolders:
     """Where the files to read are.
