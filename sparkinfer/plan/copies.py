@@ -1,8 +1,7 @@
 """When a file is copied into small row groups before it is read.
 
-A range within a row group is read by decoding the row group from its start. With `n` even ranges,
-the rows decoded only to be skipped add up to `(n - 1) / 2` times the row group. What is read as a
-range is a chunk's rows, or the share of them of each worker that scores some.
+A range within a row group is read by decoding the row group from its start, unless the process is
+already in it. A range is a chunk's rows, or a worker's share of them.
 """
 
 from __future__ import annotations
@@ -38,11 +37,22 @@ def should_copy(file: RowGroups, limits: ChunkLimits, workers: Workers) -> bool:
     for rows, text_bytes, read_bytes in zip(
         file.rows, file.text_bytes, file.read_bytes, strict=True
     ):
-        ranges = count_ranges(rows, text_bytes, limits)
-        shares = ranges * workers.spread(-(-rows // max(1, ranges)))
-        repeated += read_bytes * max(0, shares - 1) / 2
+        if ranges := count_ranges(rows, text_bytes, limits):
+            shares = ranges * workers.spread(-(-rows // ranges))
+            repeated += read_bytes * decoded_in_vain(shares, workers.tasks)
     scoring_s = sum(file.rows) / ROWS_PER_S[workers.device_type]
     return (
         repeated / DECODED_BYTES_PER_S > DECODING_SHARE * scoring_s
         and repeated > COPY_COST * sum(file.read_bytes)
     )
+
+
+def decoded_in_vain(shares: int, processes: int) -> float:
+    """Returns how often a row group is decoded, in part or whole, only to be skipped.
+
+    Args:
+        shares: of its rows, which processes take in turns; see `sparkinfer.rows.kept_file`.
+        processes: that take some.
+    """
+    busy = min(shares, processes)
+    return (busy - 1) * (1 - busy / (2 * shares))
