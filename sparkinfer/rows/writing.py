@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -119,15 +118,16 @@ class ScoredWriter:
         taker = TallyTaker(self._measure)
         noted = schema.with_metadata({**_PLAIN_DAYS, **(schema.metadata or {})})
         coming = (table.cast(schema) for table in tables)
-        first = next(coming, schema.empty_table())
+        table = next(coming, None)
+        repeating = [] if table is None else _repeating(table)
         with (
             fs.open(path, "wb") as handle,
-            pq.ParquetWriter(handle, noted, use_dictionary=_repeating(first)) as writer,
+            pq.ParquetWriter(handle, noted, use_dictionary=repeating) as writer,
         ):
-            for table in itertools.chain([first], coming):
-                if table.num_rows:
-                    writer.write_table(table)
-                    taker.add(table)
+            while table is not None:
+                writer.write_table(table)
+                taker.add(table)
+                table = next(coming, None)
         return WrittenFile(name, taker.tally(read()))
 
 
