@@ -182,6 +182,16 @@ def file_size(path: str) -> int:
     return int(fs.size(name))
 
 
+def file_version(path: str) -> object:
+    """Returns what changes when a file is written again.
+
+    Raises:
+        OSError: it is not there.
+    """
+    fs, name = file_system(path)
+    return fs.ukey(name)
+
+
 def make_folder(path: str) -> None:
     """Creates a folder and its parents, unless they exist.
 

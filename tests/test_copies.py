@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkinfer.plan.chunks import DEFAULT_LIMITS, ChunkLimits, RowGroups, cut_chunks
-from sparkinfer.plan.copies import COPY_COST, should_copy
+from sparkinfer.plan.chunks import DEFAULT_LIMITS, ChunkLimits, RowGroups
+from sparkinfer.plan.copies import decoded_in_vain, should_copy
+from sparkinfer.plan.plan import Workers
 
 
 def file_of(rows: int, groups: int, row_bytes: int) -> RowGroups:
@@ -14,47 +15,42 @@ def file_of(rows: int, groups: int, row_bytes: int) -> RowGroups:
     return RowGroups("a", (rows,) * groups, sizes, sizes)
 
 
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_what_is_decoded_in_vain_is_what_processes_skip(shares: int, processes: int) -> None:
+    """Against processes that take the shares in turns and go on from one to their next."""
+    ends = {share % processes: share + 1 for share in range(shares)}
+    decoded = sum(ends.values()) / shares
+    assert decoded_in_vain(shares, processes) == pytest.approx(decoded - 1)
+
+
 @pytest.mark.parametrize(
-    ("kind", "rows", "row_bytes", "expected"),
+    ("kind", "workers", "row_bytes", "expected"),
     [
-        ("cpu", 1_000_000, 70, False),
-        ("cpu", 20_000_000, 70, True),
-        ("cpu", 200_000, 200, False),
-        ("cpu", 200_000, 2_000, True),
-        ("cuda", 200_000, 2_000, False),
-        ("cuda", 1_000_000, 70, False),
-        ("cuda", 1_000_000, 2_000, True),
-        ("cuda", 16_000_000, 70, True),
+        ("cpu", 1, 20_000, False),
+        ("cpu", 4, 20_000, False),
+        ("cpu", 8, 2_000, False),
+        ("cpu", 8, 20_000, True),
+        ("cpu", 64, 2_000, True),
+        ("cpu", 64, 130, False),
+        ("cuda", 8, 2_000, True),
+        ("cuda", 8, 130, False),
+        ("cuda", 64, 130, True),
     ],
 )
-def test_files_of_one_row_group_that_is_large_are_copied(
-    kind: str, rows: int, row_bytes: int, expected: bool
+def test_wide_row_groups_that_many_workers_share_are_copied(
+    kind: str, workers: int, row_bytes: int, expected: bool
 ) -> None:
-    assert should_copy(file_of(rows, 1, row_bytes), DEFAULT_LIMITS[kind], kind) is expected
+    file = file_of(1_000_000, 1, row_bytes)
+    assert should_copy(file, DEFAULT_LIMITS[kind], Workers(kind, workers)) is expected
 
 
-@given(st.integers(0, 10**7), st.integers(1, 10), st.integers(0, 10**5), st.integers(1, 10**7))
-def test_what_is_decoded_in_vain_decides(
-    rows: int, groups: int, row_bytes: int, most_rows: int
-) -> None:
-    """Against the sum over the ranges themselves, and the time that scoring takes at 300 rows/s."""
-    most_rows = max(most_rows, rows // 50)
-    file = file_of(rows, groups, row_bytes)
-    limits = ChunkLimits(most_rows, 1 << 62)
-    before = sum(piece.before for chunk in cut_chunks([file], limits) for piece in chunk.pieces)
-    share = before * row_bytes / 250e6 / (rows * groups / 300) if rows else 0
-    if abs(share - 0.03) > 0.001 * share:
-        is_worth_it = before > COPY_COST * rows * groups
-        assert should_copy(file, limits, "cpu") is (share > 0.03 and is_worth_it)
+def test_few_workers_at_a_row_group_are_not_worth_a_copy() -> None:
+    """Each would decode half of it in vain, which is a lot for wide rows, but a copy takes more."""
+    limits = ChunkLimits(1_000, 1 << 62)
+    assert not should_copy(file_of(1_000, 10, 1_000_000), limits, Workers("cpu", 64))
 
 
-def test_whole_row_groups_are_read_in_place() -> None:
-    assert not should_copy(file_of(1000, 10_000, 2_000), DEFAULT_LIMITS["cpu"], "cpu")
-    assert not should_copy(file_of(0, 1, 0), DEFAULT_LIMITS["cpu"], "cpu")
-
-
-def test_few_ranges_of_wide_rows_are_not_worth_a_copy() -> None:
-    rows = RowGroups("a", (60_000,), (1_000_000,), (60_000_000_000,))
-    assert not should_copy(rows, DEFAULT_LIMITS["cpu"], "cpu")
-    rows = RowGroups("a", (200_000,), (1_000_000,), (200_000_000_000,))
-    assert should_copy(rows, DEFAULT_LIMITS["cpu"], "cpu")
+def test_a_row_group_of_one_share_is_read_in_place() -> None:
+    many = Workers("cpu", 64)
+    assert not should_copy(file_of(100, 10_000, 2_000), DEFAULT_LIMITS["cpu"], many)
+    assert not should_copy(file_of(0, 1, 0), DEFAULT_LIMITS["cpu"], many)

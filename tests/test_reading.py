@@ -4,7 +4,6 @@ import datetime
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from sparkinfer.exceptions import JobError
 from sparkinfer.files import parquet
-from sparkinfer.files.parquet import TextSizes, text_sizes, whole_number_bounds
+from sparkinfer.files.parquet import TextSizes, open_parquet, text_sizes, whole_number_bounds
 from sparkinfer.plan.chunks import placed_chunk
 from sparkinfer.rows import reading
 from sparkinfer.rows.reading import (
@@ -25,10 +24,8 @@ from sparkinfer.rows.reading import (
     InputFolders,
     Piece,
     column_places,
-    cut_rows,
     encoded_bytes,
     halved,
-    open_parquet,
     read_batches,
 )
 
@@ -266,25 +263,6 @@ def test_a_file_that_holds_other_rows_than_it_did_is_named(
 ) -> None:
     with pytest.raises(JobError, match=f"a.parquet' {message}"):
         rows_of(ChunkReader(InputFolders(str(folder)), SCHEMA), piece)
-
-
-@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 40), st.integers(0, 40) | st.none())
-def test_a_part_of_the_rows_is_cut_out_over_batches(
-    sizes: list[int], first: int, count: int | None
-) -> None:
-    values = list(range(sum(sizes)))
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        start = 0
-        for size in sizes:
-            yield pa.RecordBatch.from_pydict(
-                {"n": pa.array(values[start : start + size], pa.int64())}
-            )
-            start += size
-
-    part = None if count is None else (first, count)
-    found = [n for batch in cut_rows(batches(), part) for n in batch.column(0).to_pylist()]
-    assert found == (values if count is None else values[first : first + count])
 
 
 @pytest.mark.parametrize("looked_at", [0, 1 << 20])

@@ -23,7 +23,7 @@ from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError
 from sparkinfer.jobs.error_limit import ErrorLimit
 from sparkinfer.jobs.lease import LeaseLostError
 from sparkinfer.jobs.result import RunResult
-from sparkinfer.plan import copies
+from sparkinfer.plan import input_chunks
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.report.status import describe_status, read_status
@@ -114,7 +114,7 @@ def test_a_file_of_large_row_groups_is_read_from_a_copy_and_others_in_place(
         (folder / "day=8" / f"in-{number}.parquet").unlink()
     (folder / "day=7" / "in-1.parquet").unlink()
     small_ids = pq.read_table(small, columns=["id"])["id"].to_pylist()
-    monkeypatch.setattr(copies, "DECODING_SHARE", 0.0)
+    monkeypatch.setattr(input_chunks, "should_copy", lambda file, *_: max(file.rows) > 1000)
     with pytest.raises(Killed):
         run(one_row_group, before_chunk=kill_before(8))
     names = work_files(one_row_group)
@@ -139,7 +139,7 @@ def test_a_file_of_large_row_groups_is_read_from_a_copy_and_others_in_place(
 def test_a_copy_with_too_few_rows_is_refused(
     one_row_group: ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copies, "DECODING_SHARE", 0.0)
+    monkeypatch.setattr(input_chunks, "should_copy", lambda file, *_: max(file.rows) > 1000)
     monkeypatch.setattr(copying, "GROUPS_PER_FILE", 2)
     whole = FileCopier.__call__
 

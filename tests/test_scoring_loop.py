@@ -1,16 +1,23 @@
-"""The loop of a worker, before it has rows."""
+"""The loop of a worker, before it has rows and after the last."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.local import LocalEngine
+from sparkinfer.exceptions import RowConservationError
+from sparkinfer.metrics.measure import Measure
+from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
+from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.steps import step
@@ -83,3 +90,48 @@ def test_a_trial_that_hangs_under_local_is_told_on_stderr(
 
     assert LocalEngine(config).on_one_worker(try_out, lambda: None) == "cpu"
     assert "for 1 s in the model's trial (scoring probe texts); " in "".join(said)
+
+
+class LosesTheLast:
+    """Makes something of all rows but the last; a `ProcessorSpec` and its `Processor`."""
+
+    fields = pa.schema(
+        [("n_tokens", pa.int32()), ("truncated", pa.bool_()), ("error", pa.string())]
+    )
+
+    def __init__(self, replaces_rows: bool) -> None:
+        self.replaces_rows = replaces_rows
+        self.statistics = ScoringStatistics()
+
+    def open(self, slot: WorkerSlot, report: Any) -> LosesTheLast:
+        return self
+
+    def activities(self) -> tuple[None]:
+        return (None,)
+
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = [{"n_tokens": 1}] * (batch.num_rows - 1)
+            yield pa.RecordBatch.from_pylist(rows, schema=self.fields)
+
+
+@pytest.mark.parametrize("carried", [[], ["text"]])
+def test_a_row_that_is_not_scored_is_an_error(tmp_path: Path, carried: list[str]) -> None:
+    with pytest.raises(RowConservationError, match="3 rows were read, but 2 were scored"):
+        write_three_rows(LosesTheLast(replaces_rows=False), tmp_path, carried)
+
+
+def test_functions_may_make_fewer_rows(tmp_path: Path) -> None:
+    assert write_three_rows(LosesTheLast(replaces_rows=True), tmp_path, []) == (3, 2)
+
+
+def write_three_rows(spec: Any, folder: Path, carried: list[str]) -> tuple[int, int]:
+    """Returns how many rows were read, and how many written."""
+    batch = pa.RecordBatch.from_pydict({"text": ["a", "b", "c"]})
+    kept = pa.schema([batch.schema.field(name) for name in carried])
+    columns = Columns(kept, batch.schema, spec.fields)
+    writer = ScoredWriter(str(folder), columns, Measure(None, None, "", (), ("error",)))
+    watch = Watch(None, lambda stall: None)
+    with ScoringLoop(spec, WorkerSlot("cpu", 1), Reporter(), watch) as loop:
+        tally = loop.write("a.parquet", writer, [batch]).tally
+    return tally.read, tally.rows

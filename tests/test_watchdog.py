@@ -97,13 +97,13 @@ def test_a_hanging_forward_pass_is_told(
     model: RunningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[StallReport] = []
-    score = model.score
+    run = model.run
 
     def hang(inputs: Any, *_: Any) -> Any:
         wait_until(lambda: bool(told))
-        return score(inputs)
+        return run(inputs)
 
-    monkeypatch.setattr(model, "score", hang)
+    monkeypatch.setattr(model, "run", hang)
     scorer = scorer_of(model)
     with watch(scorer, told):
         [batch] = scorer.process([as_rows(["good", "an awful film"])])

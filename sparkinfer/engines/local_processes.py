@@ -6,6 +6,7 @@ whichever process is idle.
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import queue
 import signal
@@ -26,7 +27,7 @@ from sparkinfer.exceptions import DeviceError, JobError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import SCORE, Progress
-from sparkinfer.rows.reading import Piece
+from sparkinfer.rows.reading import Piece, rows_between
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.storage import make_folder
 from sparkinfer.workers.channel import ProgressAddress, ProgressServer
@@ -215,20 +216,9 @@ class _ChunkRun:
 def share_out(pieces: Sequence[Piece], count: int) -> list[list[Piece]]:
     """Returns a chunk's rows in about equal shares; one without any if there are none."""
     rows = sum(piece.rows for piece in pieces)
-    most = max(1, -(-rows // count))
-    shares: list[list[Piece]] = [[]]
-    room = most
-    for piece in pieces:
-        left = piece
-        while left.rows:
-            if not room:
-                shares.append([])
-                room = most
-            part = left.first_rows(min(room, left.rows))
-            shares[-1].append(part)
-            left = left.beyond(part.rows)
-            room -= part.rows
-    return shares
+    ends = [rows * number // count for number in range(count + 1)]
+    found = [rows_between(pieces, first, end) for first, end in itertools.pairwise(ends)]
+    return [share for share in found if share] or [[]]
 
 
 class _ProcessPool:

@@ -1,6 +1,7 @@
-"""The `pandas_udf` engine: Spark moves the rows, one task per accelerator scores them.
+"""The `pandas_udf` engine: one Spark task per accelerator scores in a Pandas UDF.
 
-Each chunk is a DataFrame, repartitioned to the number of accelerators, and its own Spark job.
+Each chunk is a DataFrame of its rows' numbers, in as many partitions as there are accelerators, and
+its own Spark job.
 """
 
 from __future__ import annotations
@@ -9,21 +10,21 @@ import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.deaths import Deaths, is_death
 from sparkinfer.engines.scoring_udf import with_scores
-from sparkinfer.engines.spark_chunks import SparkChunks, WrittenChunk
+from sparkinfer.engines.spark_chunks import SparkChunks
 from sparkinfer.engines.spark_worker import WorkerJob
 from sparkinfer.engines.spark_workers import SparkWorkers
 from sparkinfer.exceptions import JobError
-from sparkinfer.logs import get_logger
 from sparkinfer.plan.plan import Plan, Workers
-from sparkinfer.plan.ports import ChunkLedger, ChunkTask
+from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import SCORE, Progress
 from sparkinfer.spark.job_threads import JobThreads
-from sparkinfer.spark.settings import PLAIN_TIMES, settings
+from sparkinfer.spark.tables import with_spark_schema
 from sparkinfer.workers.slot import WorkerSlot
 
 if TYPE_CHECKING:
@@ -31,13 +32,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = get_logger(__name__)
-
 IN_FLIGHT = 3
 """Chunks whose jobs run or wait at the same time; more if a chunk does not fill all slots."""
 
 MOST_COMMITS = 16
-"""Chunks that are counted and committed at once, before no more are scored."""
+"""Chunks that are committed at once, before no more are scored."""
 
 
 class PandasUdfEngine:
@@ -78,11 +77,12 @@ class PandasUdfEngine:
         Several jobs are submitted at a time, so that no slot is idle at the end of a chunk.
         """
         progress.enter(SCORE)
+        plan = replace(plan, columns=with_spark_schema(plan.columns))
         server = self._workers.listen(progress)
         address = server.address if server else None
         chunks = SparkChunks(self._spark, plan, address, self._workers.now)
         try:
-            with settings(self._spark, PLAIN_TIMES), closing(JobThreads(self._spark)) as threads:
+            with closing(JobThreads(self._spark)) as threads:
                 _Scoring(chunks, ledger, threads, Deaths(plan.notes), self._workers.now).run(tasks)
         finally:
             if server is not None:
@@ -92,8 +92,8 @@ class PandasUdfEngine:
 class _Scoring:
     """The chunks of one call of `score`, several in flight.
 
-    Counting and committing a chunk has a thread of its own, so that the next one is submitted
-    meanwhile. How many are in flight follows the workers that there are.
+    Committing a chunk has a thread of its own, so that the next one is submitted meanwhile. How
+    many are in flight follows the workers that there are.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class _Scoring:
         self._threads = threads
         self._deaths = deaths
         self._workers = workers
-        self._scoring: dict[Future[WrittenChunk], int] = {}
+        self._scoring: dict[Future[ScoredChunk], int] = {}
         self._committing: set[Future[None]] = set()
 
     def run(self, tasks: Iterable[ChunkTask]) -> None:
@@ -135,9 +135,9 @@ class _Scoring:
                 future.result()
                 continue
             del self._scoring[future]
-            self._committing.add(self._threads.submit(self._commit, future.result()))
+            self._committing.add(self._threads.submit(self._ledger.commit, future.result()))
 
-    def _score(self, task: ChunkTask) -> WrittenChunk:
+    def _score(self, task: ChunkTask) -> ScoredChunk:
         """Returns a scored chunk, however often its worker dies if single texts explain it."""
         while True:
             attempt = self._deaths.attempt(task.chunk.number, uuid.uuid4().hex)
@@ -148,14 +148,3 @@ class _Scoring:
                     self._deaths.withdraw(attempt.launch)
                     raise
                 self._deaths.add(task.chunk.number, error)
-
-    def _commit(self, written: WrittenChunk) -> None:
-        try:
-            scored = self._chunks.count(written)
-        except JobError as error:
-            if not is_death(error):
-                raise
-            # A worker that reads what another one wrote is killed by no row of it.
-            logger.warning("counted again: %s", error)
-            scored = self._chunks.count(written)
-        self._ledger.commit(scored)

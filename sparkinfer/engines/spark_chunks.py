@@ -1,53 +1,50 @@
-"""Chunks scored by Spark tasks: read by Arrow, scored in the UDF, written by Spark."""
+"""Chunks scored by Spark tasks in a scalar-iterator Pandas UDF, each in as many shares as tasks.
+
+What goes through the UDF is the numbers of the rows. The process that has the model reads the rows
+of the numbers that it is given by Arrow, scores them and writes them with what is carried beside:
+carried columns never leave it. A task has no other Python process. Spark takes whichever is idle,
+so one that has a model might be taken to read, and the model loaded in another.
+"""
 
 from __future__ import annotations
 
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-from pyspark.sql.types import StructField, StructType
+import numpy as np
+import pandas as pd
+from pyspark.sql.pandas.functions import pandas_udf
 
-from sparkinfer.engines.scoring_udf import with_scores
-from sparkinfer.engines.spark_worker import WorkerJob, write_partition
-from sparkinfer.exceptions import JobError
-from sparkinfer.plan.chunks import Chunk
+from sparkinfer.engines.spark_worker import WorkerJob, write_rows
+from sparkinfer.exceptions import JobError, RowConservationError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
-from sparkinfer.rows.tally import WrittenFile, tally_file
+from sparkinfer.rows.reading import rows_between
+from sparkinfer.rows.tally import WrittenFile
+from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.errors import explain
-from sparkinfer.spark.job_threads import in_pool
-from sparkinfer.spark.tables import in_types, literal_path, spark_schema, with_plain_names
-from sparkinfer.storage import join
+from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
 from sparkinfer.workers.suspects import Attempt
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-TALLY_POOL = "sparkinfer-tally"
-"""Where Spark shares fairly, what is scored is counted before the chunks that wait for slots."""
-
 
 @dataclass(frozen=True)
-class WrittenChunk:
-    """A chunk whose files Spark has committed.
+class WrittenShare:
+    """Rows of a chunk that one task has written.
 
     Attributes:
-        task: the chunk.
-        attempt: folder of the files, below the chunk's staging folder.
-        seconds: from its start to its files being whole.
-        files: what they hold, where that is known already.
+        rows: their numbers in the chunk.
+        file: that holds them.
     """
 
-    task: ChunkTask
-    attempt: str
-    seconds: float
-    files: tuple[WrittenFile, ...] | None = None
+    rows: range
+    file: WrittenFile
 
 
 class SparkChunks:
@@ -72,107 +69,116 @@ class SparkChunks:
         self._progress = progress
         self._workers = workers
 
-    def score(self, task: ChunkTask, attempt: Attempt) -> WrittenChunk:
-        """Returns a chunk once Spark has committed its files, which are not counted yet.
+    def score(self, task: ChunkTask, attempt: Attempt) -> ScoredChunk:
+        """Returns a chunk once its tasks have written its files.
 
-        Spark tries a task several times, except with `local[n]`, where it tries it once. A chunk
-        over which a worker has died is one task, so that suspects run one at a time.
+        Spark tries a task several times, except with `local[n]`, where it tries it once; what a
+        try left that is not the last is in no file that is returned. A chunk over which a worker
+        has died is one task, so that suspects run one at a time.
 
         Raises:
             JobError: a task failed for good; `is_death` tells whether its worker died.
+            RowConservationError: the tasks did not write each row once.
         """
         started = time.monotonic()
-        parts = 1 if attempt.has_predecessor else self.spread(task.chunk.rows)
-        name = f"chunk {task.chunk.number} {attempt.launch}"
-        job = WorkerJob(self._plan, self._progress, name, attempt)
-        rows = self._read(task.chunk).repartition(parts)
-        files: tuple[WrittenFile, ...] | None = None
-        try:
-            if self._plan.processor.replaces_rows:
-                files = self._write_others(rows, job, join(task.staging, attempt.launch))
-            else:
-                with_scores(rows, job).write.parquet(join(task.staging, attempt.launch))
-        except Exception as error:  # py4j's and Spark's errors have no common root
-            raise JobError(explain(error)) from error
-        return WrittenChunk(task, attempt.launch, time.monotonic() - started, files)
-
-    def _write_others(self, df: DataFrame, job: WorkerJob, folder: str) -> tuple[WrittenFile, ...]:
-        """Has other rows made of a chunk's, and written by the tasks that make them.
-
-        A UDF gives as many rows as it is given.
-        """
-        attempt, inputs = folder.rsplit("/", 1)[-1], self._plan.columns.inputs
-
-        def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            rows = (in_types(batch, inputs) for batch in batches)
-            for file in write_partition(job, rows, folder):
-                named = WrittenFile(f"{attempt}/{file.name}", file.tally)
-                yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(named)])], ["file"])
-
-        found = with_plain_names(df).mapInArrow(write, "file binary").collect()
-        # Pickled by our own workers, in this job.
-        return tuple(pickle.loads(bytes(row.file)) for row in found)
-
-    def count(self, written: WrittenChunk) -> ScoredChunk:
-        """Returns a chunk with what its files hold.
-
-        Raises:
-            JobError: they could not be read.
-        """
-        task, files = written.task, written.files
-        if files is None:
-            files = tuple(self._tallied(task, written.attempt))
-        return ScoredChunk(task.chunk, task.staging, files, written.seconds)
+        chunk = task.chunk
+        if chunk.rows:
+            parts = 1 if attempt.has_predecessor else self.spread(chunk.rows)
+            job = WorkerJob(
+                self._plan, self._progress, f"chunk {chunk.number} {attempt.launch}", attempt
+            )
+            files = files_in_order(self._write(task, job, attempt.launch, parts), chunk.rows)
+        else:  # an output without rows still has columns
+            make_folder(task.staging)
+            empty = ScoredWriter(task.staging, self._plan.columns, self._plan.measure)
+            files = (empty.write_tables("empty.parquet", []),)
+        return ScoredChunk(chunk, task.staging, files, time.monotonic() - started)
 
     def spread(self, rows: int) -> int:
         """Returns the number of Spark tasks in which this many rows are scored at the moment."""
         return self._workers().spread(rows)
 
-    def _tallied(self, task: ChunkTask, attempt: str) -> list[WrittenFile]:
-        """Returns what Spark has committed to an attempt's folder, counted by Spark tasks.
-
-        Spark's own view of the folder is asked for the names: a listing also has what a committer
-        of its own kind leaves there of dead attempts.
-        """
-        folder = join(task.staging, attempt)
-        measure = self._plan.measure
+    def _write(
+        self, task: ChunkTask, job: WorkerJob, folder: str, parts: int
+    ) -> list[WrittenShare]:
         try:
-            schema = spark_schema(self._plan.columns.output)
-            committed = self._spark.read.schema(schema).parquet(literal_path(folder)).inputFiles()
-            names = [f"{attempt}/{unquote(uri.rsplit('/', 1)[-1])}" for uri in committed]
-
-            def tally(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-                for batch in batches:
-                    for index in batch.column(0).to_pylist():
-                        name = names[index]
-                        path = join(task.staging, name)
-                        file = pickle.dumps(WrittenFile(name, tally_file(path, measure)))
-                        yield pa.RecordBatch.from_arrays([pa.array([file])], ["file"])
-
-            count = max(1, min(len(names), self._workers().count))
-            with in_pool(self._spark, TALLY_POOL):
-                rows = self._spark.range(len(names), numPartitions=count)
-                files = rows.mapInArrow(tally, "file binary").collect()
+            numbers = self._spark.range(0, task.chunk.rows, 1, parts)
+            found = with_files(numbers, task, job, folder).where("file is not null").collect()
         except Exception as error:  # py4j's and Spark's errors have no common root
-            raise JobError(f"what was written was not counted: {explain(error)}") from error
+            raise JobError(explain(error)) from error
         # Pickled by our own workers, in this job.
-        return [pickle.loads(bytes(row.file)) for row in files]
+        return [pickle.loads(bytes(row.file)) for row in found]
 
-    def _read(self, chunk: Chunk) -> DataFrame:
-        """Returns a chunk's rows; its pieces are read by as many tasks as there can be."""
-        reader = self._plan.reader
-        names = [f"c{index}" for index in range(len(reader.schema))]
-        count = max(1, min(len(chunk.pieces), self._workers().count))
-        shares = [chunk.pieces[index::count] for index in range(count)]
 
-        def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                for index in batch.column(0).to_pylist():
-                    for rows in reader.read(shares[index]):
-                        yield pa.RecordBatch.from_arrays(rows.columns, names=names)
+def with_files(numbers: DataFrame, task: ChunkTask, job: WorkerJob, folder: str) -> DataFrame:
+    """Returns the column `file`: a pickled `WrittenShare` beside the last row of each partition.
 
-        # By plain names: mapInArrow does not find a column whose name holds a backtick or a dot.
-        kinds = [field.dataType for field in spark_schema(reader.schema)]
-        schema = StructType([StructField(*pair) for pair in zip(names, kinds, strict=True)])
-        df = self._spark.range(count, numPartitions=count).mapInArrow(read, schema)
-        return df.toDF(*reader.schema.names)
+    Args:
+        numbers: of a chunk's rows, each partition a range.
+        task: the chunk.
+        job: how its rows are scored.
+        folder: for their files, below the chunk's staging folder.
+    """
+    pieces, staging = task.chunk.pieces, task.staging
+
+    def score(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        rows = consecutive(batch.to_numpy() for batch in batches)
+        if not rows:
+            return
+        share = rows_between(pieces, rows.start, rows.stop)
+        file = write_rows(job, share, join(staging, folder))
+        if file.tally.read != len(rows):
+            raise RowConservationError(
+                f"{file.tally.read} rows were worked on, expected rows {rows.start} to "
+                f"{rows.stop - 1} of the chunk; run again"
+            )
+        named = replace(file, name=f"{folder}/{file.name}")
+        nothing = [None] * (len(rows) - 1)
+        yield pd.Series([*nothing, pickle.dumps(WrittenShare(rows, named))], dtype=object)
+
+    # Spark evaluates what it takes for deterministic again for the condition on its result.
+    udf: Any = pandas_udf(score, returnType="binary").asNondeterministic()  # type: ignore[call-overload]
+    return numbers.select(udf("id").alias("file"))
+
+
+def consecutive(numbers: Iterable[np.ndarray[Any, Any]]) -> range:
+    """Returns the numbers of a partition's rows as a range; it is empty if there are none.
+
+    Raises:
+        RowConservationError: they are not one.
+    """
+    found = np.concatenate([np.zeros(0, np.int64), *numbers])
+    if not len(found):
+        return range(0)
+    rows = range(int(found[0]), int(found[0]) + len(found))
+    if (np.diff(found) != 1).any():
+        raise RowConservationError(
+            f"Spark gave a task {len(rows)} rows from row {rows.start} on that do not follow one "
+            "another; none of them was scored. Run again"
+        )
+    return rows
+
+
+def files_in_order(shares: Iterable[WrittenShare], rows: int) -> tuple[WrittenFile, ...]:
+    """Returns the files of a chunk in the order of its rows.
+
+    Args:
+        shares: in any order.
+        rows: of the chunk.
+
+    Raises:
+        RowConservationError: a row is in none of them, or in two.
+    """
+    files, written = [], 0
+    for share in sorted(shares, key=lambda one: one.rows.start):
+        if share.rows.start != written:
+            break
+        files.append(share.file)
+        written = share.rows.stop
+    else:
+        if written == rows:
+            return tuple(files)
+    raise RowConservationError(
+        f"of {rows} rows of a chunk, tasks wrote {written} and then did not go on there; none of "
+        "it was published. Run again"
+    )

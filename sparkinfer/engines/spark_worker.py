@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sparkinfer.exceptions import SparkInferError
 from sparkinfer.plan.plan import Plan, Workers
+from sparkinfer.rows.reading import Piece
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
@@ -81,25 +82,19 @@ def _loop(job: WorkerJob) -> Iterator[ScoringLoop]:
             yield loop
 
 
-def write_partition(
-    job: WorkerJob, batches: Iterable[pa.RecordBatch], folder: str
-) -> Iterator[WrittenFile]:
-    """Writes what is made of a partition's rows to one file and yields it; none without rows.
+def write_rows(job: WorkerJob, pieces: Iterable[Piece], folder: str) -> WrittenFile:
+    """Reads, scores and writes rows of the input, with what is carried beside them, to one file.
 
     Args:
-        job: how they are processed.
-        batches: the rows.
+        job: how they are scored.
+        pieces: where they are.
         folder: for the file.
     """
-    loop_rows = iter(batches)
-    first = next(loop_rows, None)
-    if first is None:
-        return
+    plan = job.plan
     with _loop(job) as loop:
         make_folder(folder)
-        writer = ScoredWriter(folder, job.plan.columns, job.plan.measure)
-        name = f"{uuid.uuid4().hex}.parquet"
-        yield loop.write(name, writer, itertools.chain([first], loop_rows))
+        writer = ScoredWriter(folder, plan.columns, plan.measure)
+        return loop.write(f"{uuid.uuid4().hex}.parquet", writer, plan.reader.read(pieces))
 
 
 @contextmanager

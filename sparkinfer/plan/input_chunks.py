@@ -147,8 +147,8 @@ class InputChunks:
 
     def _copy_large(self, files: Sequence[RowGroups]) -> list[RowGroups]:
         """Returns the files to read: copies where a file's row groups are too large."""
-        kind = self._prelude.workers.device_type
-        large = [file.path for file in files if should_copy(file, self.limits, kind)]
+        workers = self._prelude.workers
+        large = [file.path for file in files if should_copy(file, self.limits, workers)]
         if not large:
             return list(files)
         return self._in_place_of(files, self._copy_files(large))

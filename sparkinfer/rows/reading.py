@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from sparkinfer.disk_errors import is_passing
 from sparkinfer.exceptions import JobError
 from sparkinfer.files.conform import conform
-from sparkinfer.files.parquet import open_parquet
 from sparkinfer.files.partitions import partition_values
 from sparkinfer.files.schema import match_names
 from sparkinfer.logs import get_logger
+from sparkinfer.rows.kept_file import OpenFile, kept_file
 from sparkinfer.storage import join
 
 logger = get_logger(__name__)
@@ -89,6 +89,23 @@ class Piece:
         return replace(
             self, rows=self.rows - rows, before=self.before + rows, place=self.place + rows
         )
+
+
+def rows_between(pieces: Iterable[Piece], first: int, end: int) -> list[Piece]:
+    """Returns the pieces, or parts of them, of the rows from `first` to before `end`.
+
+    Args:
+        pieces: in order; rows are counted over all of them, from 0.
+        first: number of the first row.
+        end: number of the row after the last.
+    """
+    found, start = [], 0
+    for piece in pieces:
+        here, there = max(first - start, 0), min(end - start, piece.rows)
+        if here < there:
+            found.append(piece.beyond(here).first_rows(there - here))
+        start += piece.rows
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,14 +184,12 @@ class ChunkReader:
 
     def _read_piece(self, path: str, piece: Piece) -> Iterator[pa.RecordBatch]:
         folders = self._folder_values(piece.path)
-        with open_parquet(path) as file:
-            _refuse_other_rows(file, path, piece)
-            found = match_names(self.schema.names, file.schema_arrow.names)
-            names = list(found.values())
-            groups, before = _reached(file, piece)
-            batches = read_batches(file, groups, names, READ_ROWS, READ_BYTES)
+        in_part = bool(piece.before or piece.after)
+        with kept_file(path, _begin, in_part) as opened:
+            _refuse_other_rows(opened.file, path, piece)
+            found = match_names(self.schema.names, opened.file.schema_arrow.names)
             read = 0
-            for batch in cut_rows(batches, (before, piece.rows)):
+            for batch in _rows_of(opened, piece, list(found.values())):
                 columns = [
                     _row_ids(piece, read, batch.num_rows)
                     if is_made(field) and field.name not in found
@@ -281,13 +296,20 @@ def halved(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
     yield batch
 
 
-def _reached(file: pq.ParquetFile, piece: Piece) -> tuple[range, int]:
-    """Returns the row groups from a piece's first row on, and how many rows in them precede it."""
-    first, before = piece.first, piece.before
-    while before and before >= file.metadata.row_group(first).num_rows:
-        before -= file.metadata.row_group(first).num_rows
-        first += 1
-    return range(first, piece.first + piece.count), before
+def _begin(file: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    return read_batches(file, [group], names, READ_ROWS, READ_BYTES)
+
+
+def _rows_of(opened: OpenFile, piece: Piece, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a piece; no row group without any of them is decoded."""
+    before, left = piece.before, piece.rows
+    for group in range(piece.first, piece.first + piece.count):
+        rows = opened.file.metadata.row_group(group).num_rows
+        if left and before < rows:
+            end = min(before + left, rows)
+            yield from opened.rows(group, names, before, end)
+            left -= end - before
+        before = max(before - rows, 0)
 
 
 def _refuse_other_rows(file: pq.ParquetFile, path: str, piece: Piece) -> None:
@@ -313,21 +335,3 @@ def _conform(column: pa.Array, field: pa.Field) -> pa.Array:
             f"column {field.name!r} cannot be read as {field.type} ({reason}); leave it out with "
             "--carry-cols, or register a table and give its name"
         ) from error
-
-
-def cut_rows(
-    batches: Iterable[pa.RecordBatch], part: tuple[int, int] | None
-) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a part (first row, number of rows), or all of them."""
-    if part is None:
-        yield from batches
-        return
-    first, last = part[0], part[0] + part[1]
-    start = 0
-    for batch in batches:
-        cut = batch.slice(max(0, first - start), max(0, last - max(start, first)))
-        if cut.num_rows:
-            yield cut
-        start += batch.num_rows
-        if start >= last:
-            return

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sparkinfer.exceptions import JobError
+from sparkinfer.exceptions import JobError, RowConservationError
 from sparkinfer.rows.processor import AvoidsSuspects, Processor, ProcessorSpec
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
@@ -143,9 +143,12 @@ class ScoringLoop:
             name: of the file.
             writer: writes it.
             batches: the rows, with the columns that the run reads.
+
+        Raises:
+            RowConservationError: the processor did not give each row its columns.
         """
         pairs = ((batch, batch) for batch in batches)
-        return writer.write(name, pairs, self._processor.process)
+        return self._complete(writer.write(name, pairs, self._processor.process))
 
     def write_encoded(
         self, name: str, writer: ScoredWriter, windows: Iterable[tuple[Any, pa.RecordBatch]]
@@ -157,4 +160,13 @@ class ScoringLoop:
             writer: writes it.
             windows: encoded rows, each with their carried columns.
         """
-        return writer.write(name, windows, self._processor.process_encoded)
+        return self._complete(writer.write(name, windows, self._processor.process_encoded))
+
+    def _complete(self, file: WrittenFile) -> WrittenFile:
+        tally = file.tally
+        if not self._spec.replaces_rows and tally.rows != tally.read:
+            raise RowConservationError(
+                f"{tally.read} rows were read, but {tally.rows} were scored; nothing of them was "
+                "published. This is a fault of what scores them"
+            )
+        return file

@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, States
 from sparkinfer.metrics.several import Measures
 from sparkinfer.models.scorer import NULL_TEXT
-from sparkinfer.storage import file_system
 
 MOST_REASONS, REASON_LENGTH = 10, 200
 """Kept per file: a model may give a different reason for each row."""
@@ -47,7 +45,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A Parquet file of scored rows, as reported by what wrote or read it.
+    """A Parquet file of scored rows, as reported by what wrote it.
 
     Attributes:
         name: relative to its chunk's staging folder.
@@ -133,17 +131,6 @@ def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         return np.zeros(0, np.bool_)
     values: npt.NDArray[np.bool_] = column.to_numpy(zero_copy_only=False)
     return values
-
-
-def tally_file(path: str, measure: Measures) -> Tally:
-    """Returns what a scored Parquet file holds; reads only the few columns needed for it."""
-    taker = TallyTaker(measure)
-    columns = [prefix + name for prefix in measure.prefixes.values() for name in measure.counted]
-    fs, name = file_system(path)
-    with fs.open(name, "rb") as handle:
-        for batch in pq.ParquetFile(handle).iter_batches(columns=[*measure.columns, *columns]):
-            taker.add(batch)
-    return taker.tally()
 
 
 def add_up(tallies: Iterable[Tally], measure: Measures) -> Tally:

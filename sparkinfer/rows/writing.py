@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sparkinfer.metrics.several import Measures
@@ -15,6 +16,11 @@ from sparkinfer.rows.tally import TallyTaker, WrittenFile
 from sparkinfer.storage import file_system, join
 
 T = TypeVar("T")
+
+SAMPLED_ROWS = 256
+"""Of a file, to tell whether the values of a column repeat."""
+
+_FLOATS = ("FLOAT", "DOUBLE")
 
 _PLAIN_DAYS = {b"org.apache.spark.version": b"3.5.0"}
 """By this note Spark knows that days before 1582 in a file are as they should be. It refuses to
@@ -111,8 +117,45 @@ class ScoredWriter:
         fs, path = file_system(join(self._folder, name))
         taker = TallyTaker(self._measure)
         noted = schema.with_metadata({**_PLAIN_DAYS, **(schema.metadata or {})})
-        with fs.open(path, "wb") as handle, pq.ParquetWriter(handle, noted) as writer:
-            for table in tables:
-                writer.write_table(table.cast(schema))
+        coming = (table.cast(schema) for table in tables)
+        table = next(coming, None)
+        repeating = [] if table is None else _repeating(table)
+        with (
+            fs.open(path, "wb") as handle,
+            pq.ParquetWriter(handle, noted, use_dictionary=repeating) as writer,
+        ):
+            while table is not None:
+                writer.write_table(table)
                 taker.add(table)
+                table = next(coming, None)
         return WrittenFile(name, taker.tally(read()))
+
+
+def _repeating(rows: pa.Table) -> list[str]:
+    """Returns the Parquet columns of a table that are worth a dictionary, by its first rows.
+
+    Others cost time with one, and take as much room as without.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.schema.empty_table(), sink)
+    stored = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    columns = [stored.column(index) for index in range(len(stored))]
+    first = rows.slice(0, SAMPLED_ROWS)
+    unlike = {name for name in first.column_names if _is_unlike(first.column(name))}
+    return [
+        one.path
+        for one in columns
+        if one.path not in unlike and not (_is_nested(one) and one.physical_type in _FLOATS)
+    ]
+
+
+def _is_nested(column: pq.ColumnSchema) -> bool:
+    return bool(column.max_repetition_level or column.max_definition_level > 1)
+
+
+def _is_unlike(column: pa.ChunkedArray) -> bool:
+    """Returns whether most values of a column are there once; not for one that is nested."""
+    try:
+        return bool(2 * pc.count_distinct(column).as_py() > len(column))
+    except pa.ArrowNotImplementedError:  # which types can be compared varies with the version
+        return False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparkinfer.exceptions import EngineUnavailableError
@@ -26,27 +26,6 @@ MOST_THREADS = 1024
 """Jobs that run at the same time; each holds a thread here and one in the JVM."""
 
 CANCEL_AGAIN_S = 1.0
-
-
-SCHEDULER_POOL = "spark.scheduler.pool"
-
-
-@contextmanager
-def in_pool(spark: SparkSession, pool: str) -> Iterator[None]:
-    """Has the jobs of this thread compete with those of other pools, where Spark shares fairly.
-
-    A pool without running tasks gets the next slot. Where Spark does not share fairly, and on Spark
-    Connect, jobs wait for those before them.
-    """
-    if not is_classic(spark):
-        yield
-        return
-    before = spark.sparkContext.getLocalProperty(SCHEDULER_POOL)
-    spark.sparkContext.setLocalProperty(SCHEDULER_POOL, pool)
-    try:
-        yield
-    finally:
-        spark.sparkContext.setLocalProperty(SCHEDULER_POOL, before)  # type: ignore[arg-type]
 
 
 class JobThreads:

@@ -46,8 +46,6 @@ DEFAULT_CONF = {
     "spark.ui.retainedStages": "50",
     "spark.ui.retainedTasks": "1000",
     "spark.sql.ui.retainedExecutions": "20",
-    # Lets a small job pass large ones that were submitted before it.
-    "spark.scheduler.mode": "FAIR",
     "spark.python.worker.faulthandler.enabled": "true",
     **FOR_WORKERS,
 }

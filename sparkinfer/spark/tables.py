@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import InputError
 from sparkinfer.files.conform import conform
+from sparkinfer.rows.columns import Columns
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.errors import explain
 
@@ -115,6 +117,22 @@ def spark_schema(schema: pa.Schema) -> StructType:
         else:
             fields += from_arrow_schema(pa.schema([field]), prefer_timestamp_ntz=True).fields
     return StructType(fields)
+
+
+_OF_FILE = b"org.apache.spark.sql.parquet.row.metadata"
+"""Under it, Spark's Parquet files hold their schema, with the metadata of its columns."""
+
+
+def with_spark_schema(columns: Columns) -> Columns:
+    """Returns the columns with Spark's notation of the schema among a file's metadata."""
+    from pyspark.sql.types import StructType
+
+    scored = spark_schema(columns.scored)
+    for field, of_arrow in zip(scored.fields, columns.scored, strict=True):
+        metadata = of_arrow.metadata or {}
+        field.metadata = {key.decode(): value.decode() for key, value in metadata.items()}
+    schema = StructType([*spark_schema(columns.carried).fields, *scored.fields])
+    return replace(columns, notes={_OF_FILE: schema.json().encode("utf-8")})
 
 
 def arrow_schema(columns: StructType) -> tuple[pa.Schema, dict[str, str]]:

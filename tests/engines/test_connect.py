@@ -205,12 +205,12 @@ def test_a_module_that_the_server_lacks_is_said(
 def test_an_error_in_a_worker_is_one_line(
     df: DataFrame, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparkinfer.engines import scoring_udf
+    from sparkinfer.engines import spark_chunks
 
-    def broken(job: Any, batches: Any) -> Any:
+    def broken(*args: Any) -> Any:
         raise ValueError("the disk of this node is gone")
 
-    monkeypatch.setattr(scoring_udf, "score_partition", broken)
+    monkeypatch.setattr(spark_chunks, "write_rows", broken)
     with pytest.raises(JobError) as raised:
         sparkinfer.run(config_of(classifier, tmp_path / "out", num_workers=2), df=df)
     assert raised.value.message == "ValueError: the disk of this node is gone"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,8 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which each call of a worker's model leaves a mark with its number of rows."""
     marks = tmp_path / "marks"
     marks.mkdir()
-    from sparkinfer.engines import scoring_udf
 
-    original = scoring_udf.score_partition
-
-    def counting(job: Any, batches: Any) -> Any:
+    def count() -> None:
         import uuid
 
         from sparkinfer.models.running import RunningModel
@@ -48,10 +46,24 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             return self.uncounted(inputs)
 
         RunningModel.run = score  # type: ignore[method-assign]
-        return original(job, batches)
 
-    monkeypatch.setattr(scoring_udf, "score_partition", counting)
+    before_tasks(monkeypatch, count)
     return marks
+
+
+def before_tasks(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Has the process of a task call a function before it scores, lazily or for a chunk."""
+    from sparkinfer.engines import scoring_udf, spark_chunks
+
+    def after(original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            act()
+            return original(*args)
+
+        return run
+
+    for module, name in ((scoring_udf, "score_partition"), (spark_chunks, "write_rows")):
+        monkeypatch.setattr(module, name, after(getattr(module, name)))
 
 
 def rows_through_the_model(marks: Path) -> int:
@@ -329,6 +341,48 @@ def test_one_python_worker_loads_the_model_once(
     assert len({pid for pid, _, _ in seen}) <= 3
 
 
+def test_a_process_that_has_a_model_is_the_only_one_of_its_task(
+    spark: SparkSession, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several chunks with carried columns: as many processes and loads as workers."""
+    log = tmp_path / "loads"
+    log.mkdir()
+
+    def note() -> None:
+        import os
+        import uuid
+
+        from sparkinfer.models import processor
+
+        (log / f"process-{os.getpid()}").touch()
+        if not hasattr(processor, "unnoted"):
+            processor.unnoted = processor.load_way  # type: ignore[attr-defined]
+
+        def load(*args: Any) -> Any:
+            (log / f"load-{uuid.uuid4().hex}").touch()
+            return processor.unnoted(*args)  # type: ignore[attr-defined]
+
+        processor.load_way = load
+
+    before_tasks(monkeypatch, note)
+    source = tmp_path / "in.parquet"
+    texts = [f"{text} {number}" for number, text in enumerate(sentences(1800))]
+    frame = pd.DataFrame({"id": range(1800), "text": texts, "blob": "x" * 500})
+    frame.to_parquet(source, row_group_size=300)
+    config = sparkinfer.ScoringConfig(
+        input=str(source),
+        output=str(tmp_path / "out"),
+        chunks={"target_rows": 300},
+        **options(classifier),
+    )
+    result = sparkinfer.run(config, spark)
+    assert (result.rows, result.workers.count) == (1800, 2)
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 12
+    noted = [file.name.partition("-")[0] for file in log.iterdir()]
+    assert 1 <= noted.count("process") <= 2
+    assert noted.count("load") <= noted.count("process")
+
+
 def test_a_worker_that_fails_for_good_is_one_line(
     spark: SparkSession,
     df: DataFrame,
@@ -336,12 +390,10 @@ def test_a_worker_that_fails_for_good_is_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sparkinfer.engines import scoring_udf
-
-    def broken(job: Any, batches: Any) -> Any:
+    def broken() -> None:
         raise ValueError("the disk of this node is gone")
 
-    monkeypatch.setattr(scoring_udf, "score_partition", broken)
+    before_tasks(monkeypatch, broken)
     df.createOrReplaceTempView("reviews")
     config = sparkinfer.ScoringConfig(
         input="reviews", output=str(tmp_path / "out"), **options(classifier)

@@ -108,11 +108,11 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
     import pathlib
 
     import sparkinfer
-    from sparkinfer.engines import scoring_udf
+    from sparkinfer.engines import spark_chunks
 
-    original = scoring_udf.score_partition
+    original = spark_chunks.write_rows
 
-    def hanging_once(job: object, batches: object) -> object:
+    def hanging_once(*args: object) -> object:
         import time
 
         from sparkinfer.models.running import RunningModel
@@ -127,9 +127,9 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
             return time.sleep(1000)
 
         RunningModel.run = score
-        return original(job, batches)
+        return original(*args)
 
-    scoring_udf.score_partition = hanging_once
+    spark_chunks.write_rows = hanging_once
     config = sparkinfer.ScoringConfig(
         model=model,
         input=source,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.exceptions import ConfigError, InputError, JobError, ResumeError
-from sparkinfer.plan import copies
+from sparkinfer.plan import input_chunks
 from tests.engines.conftest import Run
 from tests.tiny_models import sentences
 
@@ -244,8 +244,7 @@ def test_a_large_row_group_is_cut_into_chunks(
     run: Run, tmp_path: Path, is_copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_copied:
-        monkeypatch.setattr(copies, "DECODING_SHARE", 0)
-        monkeypatch.setattr(copies, "COPY_COST", 0)
+        monkeypatch.setattr(input_chunks, "should_copy", lambda *_: True)
     texts = sentences(450)
     folder = tmp_path / "in" / "day=7"
     folder.mkdir(parents=True)
@@ -265,8 +264,7 @@ def test_a_large_row_group_is_cut_into_chunks(
 def test_a_damaged_file_of_a_large_row_group_is_named_when_it_is_copied(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copies, "DECODING_SHARE", 0)
-    monkeypatch.setattr(copies, "COPY_COST", 0)
+    monkeypatch.setattr(input_chunks, "should_copy", lambda *_: True)
     source = tmp_path / "in.parquet"
     pq.write_table(pa.table({"id": range(9000), "text": sentences(9000)}), source)
     content = bytearray(source.read_bytes())

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from pyspark.sql.types import StructType
-
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.deaths import Deaths
 from sparkinfer.engines.horovod.chunk_commits import ChunkCommits, SharedChunk
@@ -31,11 +29,10 @@ from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
-from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.slots import count_slots, is_dynamic
-from sparkinfer.spark.tables import spark_schema
+from sparkinfer.spark.tables import with_spark_schema
 from sparkinfer.storage import join, make_folder
 from sparkinfer.workers.channel import ProgressAddress
 from sparkinfer.workers.slot import WorkerSlot
@@ -47,9 +44,6 @@ T = TypeVar("T")
 
 PREPARED, SHARES, CONTROL = "prepared", "shares", "ranks"
 """Folders of a run: for the prepared rows, for each rank's share of them, for the ranks' beats."""
-
-SPARK_SCHEMA_KEY = b"org.apache.spark.sql.parquet.row.metadata"
-"""Where Spark's Parquet files keep their schema, with the metadata of its columns."""
 
 
 class HorovodEngine:
@@ -117,7 +111,7 @@ class HorovodEngine:
 
         A dead rank ends the launch. What was not committed by then gets another one.
         """
-        plan = replace(plan, columns=_with_spark_schema(plan.columns))
+        plan = replace(plan, columns=with_spark_schema(plan.columns))
         server = self._workers.listen(progress)
         try:
             progress.enter(PREPARE)
@@ -251,13 +245,3 @@ class _Committed:
     def commit(self, scored: ScoredChunk) -> None:
         self._ledger.commit(scored)
         self._waiting.pop(scored.chunk.number, None)
-
-
-def _with_spark_schema(columns: Columns) -> Columns:
-    """Returns the columns with Spark's notation of the schema among a file's metadata."""
-    scored = spark_schema(columns.scored)
-    for field, of_arrow in zip(scored.fields, columns.scored, strict=True):
-        metadata = of_arrow.metadata or {}
-        field.metadata = {key.decode(): value.decode() for key, value in metadata.items()}
-    schema = StructType([*spark_schema(columns.carried).fields, *scored.fields])
-    return replace(columns, notes={SPARK_SCHEMA_KEY: schema.json().encode("utf-8")})
