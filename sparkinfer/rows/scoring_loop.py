@@ -148,7 +148,8 @@ class ScoringLoop:
             RowConservationError: the processor did not give each row its columns.
         """
         pairs = ((batch, batch) for batch in batches)
-        return self._complete(writer.write(name, pairs, self._processor.process))
+        process, statistics = self._processor.process, self.processor.statistics
+        return self._complete(writer.write(name, pairs, process, statistics))
 
     def write_encoded(
         self, name: str, writer: ScoredWriter, windows: Iterable[tuple[Any, pa.RecordBatch]]
@@ -160,7 +161,8 @@ class ScoringLoop:
             writer: writes it.
             windows: encoded rows, each with their carried columns.
         """
-        return self._complete(writer.write(name, windows, self._processor.process_encoded))
+        process, statistics = self._processor.process_encoded, self.processor.statistics
+        return self._complete(writer.write(name, windows, process, statistics))
 
     def _complete(self, file: WrittenFile) -> WrittenFile:
         tally = file.tally

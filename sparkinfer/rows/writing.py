@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -14,6 +15,8 @@ from sparkinfer.metrics.several import Measures
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.tally import TallyTaker, WrittenFile
 from sparkinfer.storage import file_system, join
+from sparkinfer.workers.behind import Behind
+from sparkinfer.workers.statistics import ScoringStatistics
 
 T = TypeVar("T")
 
@@ -88,13 +91,15 @@ class ScoredWriter:
         name: str,
         pairs: Iterable[tuple[T, pa.RecordBatch]],
         process: Callable[[Iterable[T]], Iterable[pa.RecordBatch]],
+        statistics: ScoringStatistics,
     ) -> WrittenFile:
-        """Scores rows and writes them to a file as they come.
+        """Scores rows and writes them to a file as they come, in a thread.
 
         Args:
             name: of the file.
             pairs: what is scored of some rows, and their carried columns.
             process: scores them.
+            statistics: told how long writing takes, and how long rows wait for it.
         """
         carried = CarriedRows(self._columns)
 
@@ -104,14 +109,18 @@ class ScoredWriter:
                 yield rows
 
         tables = carried.complete(process(fed()))
-        return self._write(name, tables, lambda: carried.read)
+        return self._write(name, tables, lambda: carried.read, statistics)
 
     def write_tables(self, name: str, tables: Iterable[pa.Table]) -> WrittenFile:
         """Writes rows with all columns of the output to a file as they come."""
-        return self._write(name, tables, lambda: None)
+        return self._write(name, tables, lambda: None, ScoringStatistics())
 
     def _write(
-        self, name: str, tables: Iterable[pa.Table], read: Callable[[], int | None]
+        self,
+        name: str,
+        tables: Iterable[pa.Table],
+        read: Callable[[], int | None],
+        statistics: ScoringStatistics,
     ) -> WrittenFile:
         schema = self._columns.output
         fs, path = file_system(join(self._folder, name))
@@ -124,10 +133,19 @@ class ScoredWriter:
             fs.open(path, "wb") as handle,
             pq.ParquetWriter(handle, noted, use_dictionary=repeating) as writer,
         ):
-            while table is not None:
-                writer.write_table(table)
-                taker.add(table)
-                table = next(coming, None)
+
+            def write(rows: pa.Table) -> None:
+                started = time.perf_counter()
+                writer.write_table(rows)
+                taker.add(rows)
+                statistics.write_s += time.perf_counter() - started
+
+            with Behind(write) as behind:
+                while table is not None:
+                    started = time.perf_counter()
+                    behind.put(table)
+                    statistics.write_wait_s += time.perf_counter() - started
+                    table = next(coming, None)
         return WrittenFile(name, taker.tally(read()))
 
 
