@@ -8,6 +8,7 @@ VENV ?= .venv
 VENV_SPARK4 ?= .venv-spark4
 VENV_OLDEST ?= .venv-oldest
 VENV_ARCHIVE ?= .venv-archive
+VENV_PEERS ?= .venv-peers
 GPU_PYTHON ?= python3
 SPARK35 = conf/constraints/spark35.txt
 SPARK4 = conf/constraints/spark4.txt
@@ -54,7 +55,7 @@ LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
 
 .PHONY: setup setup-spark4 setup-oldest demo test test-all test-spark35 test-spark4 test-oldest \
-	test-runtime $(RUNTIMES:%=test-runtime-%) test-gpu chaos check format bench bench-gpu lock \
+	test-runtime $(RUNTIMES:%=test-runtime-%) test-gpu chaos check format bench bench-all peers bench-gpu lock \
 	wheel archive clean
 
 setup: $(VENV)/.ready
@@ -186,7 +187,24 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 bench: setup
-	$(VENV)/bin/python -m tests.benchmarks --fixed-cost $(BENCH)
+	$(VENV)/bin/python -m tests.benchmarks --fixed-cost --save bench.json $(BENCH)
+
+# One after the other what `bench` leaves out; takes hours.
+bench-all: bench peers
+	$(VENV)/bin/python -m tests.benchmarks $(BENCH) --ways ray_data sparkinfer_pandas_udf
+	$(VENV)/bin/python -m tests.benchmarks $(BENCH) --ways sparkinfer_one_slot \
+		sparkinfer_pandas_udf tight_torch_1x1 tight_torch_2x1 tight_openvino_1x1 tight_openvino_2x1
+	for one in lengths carried overhead many_chunks memory generation two_models; do \
+		$(VENV)/bin/python -m tests.benchmarks.$$one || exit 1; done
+
+# What other systems need, for the ways of the benchmark that are theirs.
+peers: $(VENV_PEERS)/.ready
+
+$(VENV_PEERS)/.ready: scripts/peers.txt
+	$(PYTHON) -m venv --clear $(VENV_PEERS)
+	$(VENV_PEERS)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
+	$(VENV_PEERS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
 
 bench-gpu:
 	$(GPU_PYTHON) -m tests.gpu.bench $(BENCH)
@@ -211,4 +229,4 @@ archive: wheel
 	cp sparkinfer/__main__.py dist/sparkinfer_main.py
 
 clean:
-	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_OLDEST) $(VENV_ARCHIVE) .venv-dbr* build dist *.egg-info demo-output
+	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_OLDEST) $(VENV_ARCHIVE) $(VENV_PEERS) .venv-dbr* build dist *.egg-info demo-output

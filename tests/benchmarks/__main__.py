@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +27,14 @@ HEADINGS = (
     *("way", "rows/s", "min-max", "of the tight loop", "of the notebook", "of pandas_udf"),
     *("padding", "prepare s", "start s"),
 )
-TIGHT = ("tight_one_process", "tight_two_processes")
+USUAL = [
+    way
+    for way in WAYS
+    if not way.startswith("read_") and not way.endswith(("_1x1", "_one_slot")) and way != "ray_data"
+]
+
+PEERS = {"ray_data": Path(".venv-peers/bin/python")}
+"""Ways that run in an environment of their own, which `make peers` makes."""
 
 
 def main() -> None:
@@ -38,6 +46,8 @@ def main() -> None:
             rate = runs[way][-1]["rate"]
             print(f"{repetition + 1}/{options.repetitions} {way}: {rate:.0f} rows/s", flush=True)
     _print_table(runs, options)
+    if options.save:
+        options.save.write_text(json.dumps(vars(options) | {"runs": runs}, default=str, indent=1))
     if options.fixed_cost:
         _print_fixed_cost(options)
 
@@ -50,7 +60,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs=2, default=(400, 1900))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--dtype", default=native_dtypes("cpu")[0])
-    parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=USUAL)
+    parser.add_argument("--save", type=Path, help="a JSON file for all that was measured")
     parser.add_argument("--fixed-cost", action="store_true", help="time a job of 10 rows too")
     return parser.parse_args()
 
@@ -62,7 +73,8 @@ def _measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(way: str, options: argparse.Namespace, rows: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.benchmarks.ways", way, "--rows", str(rows)]
+    python = PEERS.get(way, sys.executable)
+    command = [str(python), "-m", "tests.benchmarks.ways", way, "--rows", str(rows)]
     command += ["--model", options.model, "--input", options.input, "--dtype", options.dtype]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -95,7 +107,7 @@ def _print_table(runs: dict[str, list[dict[str, Any]]], options: argparse.Namesp
 
 
 def _best_tight(runs: dict[str, list[dict[str, Any]]], repetition: int) -> float:
-    rates = [runs[way][repetition]["rate"] for way in TIGHT if way in runs]
+    rates = [runs[way][repetition]["rate"] for way in runs if way.startswith("tight_")]
     return max(rates, default=float("nan"))
 
 

@@ -49,6 +49,11 @@ def sparkinfer_pandas_udf(options: argparse.Namespace) -> dict[str, Any]:
     return _run_sparkinfer(options, engine="pandas_udf", master="local[2]")
 
 
+def sparkinfer_one_slot(options: argparse.Namespace) -> dict[str, Any]:
+    """The same engine on one slot."""
+    return _run_sparkinfer(options, engine="pandas_udf", master="local[1]")
+
+
 def sparkinfer_horovod(options: argparse.Namespace) -> dict[str, Any]:
     """The package's ranks on two slots; what comes before them is reported apart."""
     return _run_sparkinfer(options, engine="horovod", master="local[2]")
@@ -139,57 +144,163 @@ def _read_prepared(options: argparse.Namespace, reader: str) -> float:
 
 def notebook(options: argparse.Namespace) -> dict[str, Any]:
     """What a notebook usually does: a Pandas UDF around `pipeline(texts.to_list())`."""
+    return _notebook(options, {})
+
+
+def notebook_batches(options: argparse.Namespace) -> dict[str, Any]:
+    """The same with `batch_size=32`."""
+    return _notebook(options, {"batch_size": 32})
+
+
+def _notebook(options: argparse.Namespace, how: dict[str, Any]) -> dict[str, Any]:
+    from pyspark.sql.functions import pandas_udf
+
+    model, dtype = options.model, options.dtype
+
+    def label(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        pipe = _pipeline(model, dtype)
+        for texts in batches:
+            found = pipe(texts.to_list(), truncation=True, **how)
+            yield pd.Series([item["label"] for item in found])
+
+    return _spark_job(options, lambda: pandas_udf(label, "string"))
+
+
+def predict_batch(options: argparse.Namespace) -> dict[str, Any]:
+    """Spark's `predict_batch_udf`, 64 texts at a time, each batch padded to its longest."""
+    from pyspark.ml.functions import predict_batch_udf
+    from pyspark.sql.types import StringType
+
+    model, dtype = options.model, options.dtype
+
+    def make() -> Callable[[Any], Any]:
+        import torch
+
+        pipe = _pipeline(model, dtype)
+        names = pipe.model.config.id2label
+
+        def predict(texts: Any) -> Any:
+            batch = pipe.tokenizer(
+                [str(text) for text in texts], truncation=True, padding=True, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                ids = pipe.model(**batch).logits.argmax(-1).tolist()
+            return np.array([names[one] for one in ids])
+
+        return predict
+
+    return _spark_job(
+        options, lambda: predict_batch_udf(make, return_type=StringType(), batch_size=64)
+    )
+
+
+def _pipeline(model: str, dtype: str) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification, pipeline
+
+    loaded = AutoModelForSequenceClassification.from_pretrained(model)
+    half = loaded.to(getattr(torch, dtype))
+    return pipeline("text-classification", model=half, tokenizer=model)
+
+
+def _spark_job(options: argparse.Namespace, make_udf: Callable[[], Any]) -> dict[str, Any]:
+    """Returns the seconds of a job on two slots that adds a UDF's column and writes Parquet."""
     import os
     import sys
 
     from pyspark.sql import SparkSession
-    from pyspark.sql.functions import pandas_udf
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     session = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-    spark = session.getOrCreate()
-    model, dtype = options.model, options.dtype
-
-    def label(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
-        import torch
-        from transformers import AutoModelForSequenceClassification, pipeline
-
-        loaded = AutoModelForSequenceClassification.from_pretrained(model)
-        pipe = pipeline(
-            "text-classification", model=loaded.to(getattr(torch, dtype)), tokenizer=model
-        )
-        for texts in batches:
-            yield pd.Series([item["label"] for item in pipe(texts.to_list(), truncation=True)])
-
+    spark = session.config("spark.executorEnv.OMP_NUM_THREADS", "1").getOrCreate()
     with tempfile.TemporaryDirectory() as folder:
         source = f"{folder}/in.parquet"
         read_rows(options).to_parquet(source)
         started = time.perf_counter()
         df = spark.read.parquet(source).repartition(2)
-        scored = df.withColumn("prediction", pandas_udf(label, "string")("text"))
-        scored.write.parquet(f"{folder}/out")
+        df.withColumn("prediction", make_udf()("text")).write.parquet(f"{folder}/out")
         return {"seconds": time.perf_counter() - started}
 
 
-def tight_one_process(options: argparse.Namespace) -> dict[str, Any]:
-    """A bare torch loop over sorted, tokenised batches: one process, two threads."""
-    return {"seconds": max(_run_loops(options, processes=1, threads=2))}
+def ray_data(options: argparse.Namespace) -> dict[str, Any]:
+    """Ray Data's `map_batches`, two actors of one thread, each `pipeline(batch_size=32)`.
+
+    Runs in the environment of the peers.
+    """
+    import ray
+
+    model, dtype = options.model, options.dtype
+
+    class Predict:
+        def __init__(self) -> None:
+            import torch
+
+            torch.set_num_threads(1)
+            self.pipe = _pipeline(model, dtype)
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            found = self.pipe([str(text) for text in batch["text"]], truncation=True, batch_size=32)
+            batch["prediction"] = np.array([item["label"] for item in found])
+            return batch
+
+    # One core more than actors, or the tasks that read find none.
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    with tempfile.TemporaryDirectory() as folder:
+        read_rows(options).to_parquet(f"{folder}/in.parquet")
+        started = time.perf_counter()
+        rows = ray.data.read_parquet(f"{folder}/in.parquet").repartition(8)
+        rows.map_batches(Predict, concurrency=2, batch_size=256).write_parquet(f"{folder}/out")
+        return {"seconds": time.perf_counter() - started}
 
 
-def tight_two_processes(options: argparse.Namespace) -> dict[str, Any]:
+def tight_torch_1x1(options: argparse.Namespace) -> dict[str, Any]:
+    """A bare torch loop over sorted, tokenised batches: one process, one thread."""
+    return _tight("torch", options, processes=1, threads=1)
+
+
+def tight_openvino_1x1(options: argparse.Namespace) -> dict[str, Any]:
+    """The loop with OpenVINO: one process, one thread."""
+    return _tight("openvino", options, processes=1, threads=1)
+
+
+def tight_torch_1x2(options: argparse.Namespace) -> dict[str, Any]:
+    """The same loop: one process, two threads."""
+    return _tight("torch", options, processes=1, threads=2)
+
+
+def tight_torch_2x1(options: argparse.Namespace) -> dict[str, Any]:
     """The same loop in two processes of one thread, half the rows each."""
-    return {"seconds": max(_run_loops(options, processes=2, threads=1))}
+    return _tight("torch", options, processes=2, threads=1)
 
 
-def _run_loops(options: argparse.Namespace, processes: int, threads: int) -> list[float]:
+def tight_openvino_1x2(options: argparse.Namespace) -> dict[str, Any]:
+    """The loop with OpenVINO: one process, two threads."""
+    return _tight("openvino", options, processes=1, threads=2)
+
+
+def tight_openvino_2x1(options: argparse.Namespace) -> dict[str, Any]:
+    """The loop with OpenVINO in two processes of one thread."""
+    return _tight("openvino", options, processes=2, threads=1)
+
+
+def tight_onnxruntime_2x1(options: argparse.Namespace) -> dict[str, Any]:
+    """The loop with ONNX Runtime, which is always in float32, in two processes of one thread."""
+    return _tight("onnxruntime", options, processes=2, threads=1)
+
+
+def _tight(
+    backend: str, options: argparse.Namespace, processes: int, threads: int
+) -> dict[str, Any]:
+    """Returns the seconds of a loop for the slowest of its processes."""
     texts = read_rows(options)["text"].tolist()
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
     queue = context.Queue()
+    shared = (options.model, options.dtype)
     workers = [
         context.Process(
             target=_loop,
-            args=(options.model, options.dtype, texts[i::processes], threads, barrier, queue),
+            args=(backend, *shared, texts[i::processes], threads, barrier, queue),
         )
         for i in range(processes)
     ]
@@ -198,27 +309,108 @@ def _run_loops(options: argparse.Namespace, processes: int, threads: int) -> lis
     seconds = [queue.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return seconds
+    return {"seconds": max(seconds)}
 
 
 def _loop(
-    model_path: str, dtype: str, texts: list[str], threads: int, barrier: Any, queue: Any
+    backend: str,
+    model_path: str,
+    dtype: str,
+    texts: list[str],
+    threads: int,
+    barrier: Any,
+    queue: Any,
 ) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    model = AutoModelForSequenceClassification.from_pretrained(model_path).eval()
-    model.to(getattr(torch, dtype))
+    loaded = AutoModelForSequenceClassification.from_pretrained(model_path)
+    model = loaded.float().eval()
     batches = _sorted_batches(tokenizer, texts)
+    run = _RUNS[backend](model, dtype, threads, batches[-1])
     with torch.inference_mode():
-        model(**batches[-1])
+        run(batches[-1])
         barrier.wait()
         started = time.perf_counter()
         for batch in batches:
-            model(**batch).logits.float().softmax(-1).numpy()
+            run(batch).float().softmax(-1).numpy()
         queue.put(time.perf_counter() - started)
+
+
+def _torch_run(model: Any, dtype: str, threads: int, example: Any) -> Callable[[Any], Any]:
+    import torch
+
+    half = model.to(getattr(torch, dtype))
+    return lambda batch: half(**batch).logits
+
+
+def _openvino_run(model: Any, dtype: str, threads: int, example: Any) -> Callable[[Any], Any]:
+    import openvino
+    import torch
+
+    inputs = dict(example)
+    graph = openvino.convert_model(_by_place(model, list(inputs)), example_input=[*inputs.values()])
+    how = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    request = openvino.Core().compile_model(graph, "CPU", how).create_infer_request()
+
+    def run(batch: Any) -> Any:
+        given = [batch[name].numpy() for name in inputs]
+        return torch.from_numpy(request.infer(given, share_inputs=True)[0])
+
+    return run
+
+
+def _onnxruntime_run(model: Any, dtype: str, threads: int, example: Any) -> Callable[[Any], Any]:
+    import onnxruntime
+    import torch
+
+    inputs = dict(example)
+    axes = {name: {0: "sequences", 1: "tokens"} for name in inputs}
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.onnx"
+        torch.onnx.export(
+            _by_place(model, list(inputs)),
+            tuple(inputs.values()),
+            path,
+            input_names=list(inputs),
+            dynamic_axes=axes,
+            dynamo=False,
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(batch: Any) -> Any:
+        return torch.from_numpy(
+            session.run(None, {name: batch[name].numpy() for name in inputs})[0]
+        )
+
+    return run
+
+
+def _by_place(model: Any, names: list[str]) -> Any:
+    """Returns a module that takes its inputs by place and returns logits."""
+    import torch
+
+    class Logits(torch.nn.Module):  # type: ignore[misc,unused-ignore]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: Any) -> Any:
+            return self.model(**dict(zip(names, inputs, strict=True))).logits
+
+    return Logits().eval()
+
+
+_RUNS = {"torch": _torch_run, "openvino": _openvino_run, "onnxruntime": _onnxruntime_run}
 
 
 def _sorted_batches(tokenizer: Any, texts: list[str]) -> list[Any]:
@@ -239,11 +431,20 @@ WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         sparkinfer_pandas_udf,
         sparkinfer_horovod,
         sparkinfer_local,
+        sparkinfer_one_slot,
         read_petastorm,
         read_pyarrow,
         notebook,
-        tight_one_process,
-        tight_two_processes,
+        notebook_batches,
+        predict_batch,
+        ray_data,
+        tight_torch_1x1,
+        tight_torch_1x2,
+        tight_torch_2x1,
+        tight_openvino_1x1,
+        tight_openvino_1x2,
+        tight_openvino_2x1,
+        tight_onnxruntime_2x1,
     )
 }
 
