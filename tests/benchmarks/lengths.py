@@ -1,7 +1,7 @@
 """Does a row of a long table cost more? `python -m tests.benchmarks.lengths`.
 
-Scores tables of 10,000, 100,000 and 1,000,000 rows with a tiny model and prints the rate between the
-first two and between the last two, fixed costs excluded, and their ratio.
+Scores tables of 10,000, 100,000 and 1,000,000 rows with a tiny model and prints the rate between
+the first two and between the last two, fixed costs excluded, and their ratio.
 """
 
 from __future__ import annotations
