@@ -194,7 +194,7 @@ bench-all: bench peers
 	$(VENV)/bin/python -m tests.benchmarks $(BENCH) --ways ray_data sparkinfer_pandas_udf
 	$(VENV)/bin/python -m tests.benchmarks $(BENCH) --ways sparkinfer_one_slot \
 		sparkinfer_pandas_udf tight_torch_1x1 tight_torch_2x1 tight_openvino_1x1 tight_openvino_2x1
-	for one in lengths carried overhead many_chunks memory generation two_models; do \
+	for one in start lengths carried overhead many_chunks memory generation two_models; do \
 		$(VENV)/bin/python -m tests.benchmarks.$$one || exit 1; done
 
 # What other systems need, for the ways of the benchmark that are theirs.

@@ -44,11 +44,9 @@ def wanted_backends(acceleration: str, device: str) -> list[Backend]:
 
 
 def warm_up(acceleration: str) -> None:
-    """Imports what the ways of running a model need that are likely to be taken."""
-    likely = ("none", "openvino") if acceleration == "auto" else ("none", acceleration)
-    for name in likely:
-        if BACKENDS[name].problem() is None:
-            BACKENDS[name].warm_up()
+    """Imports what the way of running a model needs that is likely to be taken."""
+    installed = [name for name in AUTOMATIC["cpu"] if BACKENDS[name].problem() is None]
+    BACKENDS[installed[0] if acceleration == "auto" else acceleration].warm_up()
 
 
 def check_acceleration(acceleration: str) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.graphs import GraphRuntime, check_graph, graph_of, makes_graphs
-from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.checkpoint import Checkpoint, quiet_transformers
 from sparkinfer.models.options import ModelOptions
 
 _GRAPH = "model.xml"
@@ -42,7 +42,9 @@ class OpenVinoBackend:
         check_graph(self.name, options)
 
     def warm_up(self) -> None:
-        """Imports the package."""
+        """Imports the package, and what reads a model's files."""
+        quiet_transformers()
+        _ = importlib.import_module("transformers").AutoTokenizer
         import_openvino()
 
     def ways(self, options: ModelOptions, dtype: str, device: str) -> list[Acceleration]:

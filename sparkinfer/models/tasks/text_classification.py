@@ -114,16 +114,14 @@ def is_regression(model_config: Any) -> bool:
 def _function(model_config: Any) -> Function:
     """Returns the function that the pipeline applies to logits, chosen as in the pipeline.
 
-    Source: `TextClassificationPipeline.postprocess` of transformers.
+    Source: `TextClassificationPipeline.postprocess` of transformers, whose module takes longer to
+    import than a small model to load.
     """
-    from transformers.pipelines.text_classification import sigmoid, softmax
-
-    function: Function = softmax
     if model_config.problem_type == "regression":
-        function = _identity
-    elif model_config.problem_type == "multi_label_classification" or model_config.num_labels == 1:
-        function = sigmoid
-    return function
+        return _identity
+    if model_config.problem_type == "multi_label_classification" or model_config.num_labels == 1:
+        return _sigmoid
+    return _softmax
 
 
 def _activation_of_pairs(model_config: Any, said: PairFiles | None) -> Function | None:
@@ -162,3 +160,12 @@ def _torch_function(path: str) -> Function:
 
 def _identity(logits: Any) -> Any:
     return logits
+
+
+def _sigmoid(logits: Any) -> Any:
+    return 1.0 / (1.0 + np.exp(-logits))
+
+
+def _softmax(logits: Any) -> Any:
+    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
