@@ -186,7 +186,6 @@ def _shake_hands(address: str) -> None:
     It says nothing of the server behind, which may have to start its cluster first.
     """
     grpc: Any = import_module("grpc")
-
     client = import_module("pyspark.sql.connect.client")
     builder = getattr(client, "DefaultChannelBuilder", None) or client.ChannelBuilder
     channel = builder(address).toChannel()
