@@ -27,8 +27,22 @@ def test_a_server_is_named_by_the_master_or_the_environment(
     assert remote_address("sc://h") == "sc://h"
     monkeypatch.setenv("SPARK_REMOTE", "sc://h:1/;token=abc")
     assert remote_address(None) == "sc://h:1/;token=abc"
-    with pytest.raises(ConfigError, match="SPARK_REMOTE names another, sc://h:1; leave the option"):
-        remote_address("local[2]")
+    for other in ("local[2]", "sc://h:2", "sc://h:1/;token=xyz"):
+        with pytest.raises(ConfigError, match="names another, sc://h:1; leave the opt") as raised:
+            remote_address(other)
+        assert "xyz" not in raised.value.message
+    monkeypatch.setenv("SPARK_REMOTE", "")
+    for master in (None, "local[2]"):
+        with pytest.raises(ConfigError, match="SPARK_REMOTE is empty.*unset the variable"):
+            remote_address(master)
+
+
+def test_a_server_that_is_named_twice_is_one_with_the_parameters_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPARK_REMOTE", "sc://h:15002/;token=abc")
+    for same in ("sc://h:15002", "sc://h", "sc://h:15002/", "sc://h:15002/;token=abc"):
+        assert remote_address(same) == "sc://h:15002/;token=abc"
 
 
 @pytest.fixture

@@ -14,9 +14,13 @@ from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask
 from sparkinfer.plan.progress import Progress
+from sparkinfer.workers.host_memory import free_host_memory
 from sparkinfer.workers.slot import WorkerSlot
 
 T = TypeVar("T")
+
+PROCESS_BYTES = 320_000_000
+"""What a process of a replica took with torch and transformers imported, before any model."""
 
 
 class LocalEngine:
@@ -80,7 +84,7 @@ def count_replicas(config: ScoringConfig, most: int | None = None) -> Workers:
 
     Raises:
         EngineUnavailableError: `device="cuda"` and there is no GPU.
-        ConfigError: there are fewer GPUs than are asked for.
+        ConfigError: there are fewer GPUs than are asked for, or less memory.
     """
     import torch
 
@@ -92,6 +96,7 @@ def count_replicas(config: ScoringConfig, most: int | None = None) -> Workers:
         )
     if config.device == "cpu" or not torch.cuda.is_available():
         count = wanted or 1
+        _refuse_more_than_memory(count, host)
         return Workers("cpu", count, max(1, torch.get_num_threads() // count), each, count)
     found = torch.cuda.device_count()
     if each > found:
@@ -106,3 +111,15 @@ def count_replicas(config: ScoringConfig, most: int | None = None) -> Workers:
             f"num_workers={found // each} or fewer, or leave it out"
         )
     return Workers("cuda", count, max(1, torch.get_num_threads() // count), each, count)
+
+
+def _refuse_more_than_memory(count: int, host: str) -> None:
+    """Raises ConfigError if so many processes do not fit: all of them start before the trial."""
+    free = free_host_memory()
+    if count == 1 or free is None or count * PROCESS_BYTES <= free:
+        return
+    raise ConfigError(
+        f"num_workers={count} with engine='local': each process takes about "
+        f"{PROCESS_BYTES / 1e9:.1f} GB before it loads a model, and {host} has {free / 1e9:.1f} GB "
+        f"free; use num_workers={max(1, free // PROCESS_BYTES)} or fewer"
+    )

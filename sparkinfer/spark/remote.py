@@ -30,6 +30,9 @@ PORT = 15002
 KNOCK_TIMEOUT_S = 10.0
 """Time within which a server's machine must take a connection; its own answer may take longer."""
 
+HANDSHAKE_TIMEOUT_S = 20.0
+"""Time within which what took the connection must speak gRPC."""
+
 RETRIES = 6
 """Calls after one that finds no server; the pauses grow fourfold from 50 ms, to a minute in all.
 pyspark itself has 15, which take more than ten minutes at each call."""
@@ -50,22 +53,31 @@ def remote_address(master: str | None) -> str | None:
     """Returns the server's address that the master or the environment names, None if neither does.
 
     Raises:
-        ConfigError: both name something.
+        ConfigError: both name something, or the variable is empty.
     """
     of_environment = os.environ.get(REMOTE)
-    if master is None:
+    if of_environment == "":  # pyspark takes that for a server, too
+        raise ConfigError(f"{REMOTE} is empty, expected sc://HOST:PORT; unset the variable")
+    if master is None or master == of_environment:
         return of_environment
-    if of_environment not in (None, master):
+    if of_environment is not None:
+        if is_same_server(master, of_environment) and not _parameters(master):
+            return of_environment  # with its parameters
         raise ConfigError(
-            f"master={master!r}: the environment variable {REMOTE} names another, "
-            f"{plain(of_environment or '')}; leave the option out, or unset the variable"
+            f"master={plain(master)!r}: the environment variable {REMOTE} names another, "
+            f"{plain(of_environment)}; leave the option out, or unset the variable"
         )
     return master if master.startswith(SCHEME) else None
 
 
 def plain(address: str) -> str:
     """Returns an address without its parameters, one of which may be a token."""
-    return address.partition("/;")[0]
+    return address.partition("/;")[0].rstrip("/")
+
+
+def is_same_server(one: str, other: str) -> bool:
+    """Returns whether two addresses differ in their parameters and in a default port at most."""
+    return plain(one).removesuffix(f":{PORT}") == plain(other).removesuffix(f":{PORT}")
 
 
 def address_of(spark: SparkSession) -> str:
@@ -109,8 +121,15 @@ def start_remote(address: str, conf: Mapping[str, str], timeout_s: float | None)
         import_module("pyspark.sql.connect.session")
         from pyspark.sql import SparkSession
 
+        if address.startswith(SCHEME):
+            _shake_hands(address)
         session = SparkSession.builder.remote(address).getOrCreate()
-        watched(lambda: session.version, f"the Spark Connect server {named}", timeout_s)
+        try:
+            watched(lambda: session.version, f"the Spark Connect server {named}", timeout_s)
+        finally:  # also for what pyspark calls as this process ends
+            _limit_retries(session)
+    except EngineUnavailableError:
+        raise
     except ImportError as error:
         raise EngineUnavailableError(
             f"{named}: pyspark's client for Spark Connect lacks a package "
@@ -121,7 +140,6 @@ def start_remote(address: str, conf: Mapping[str, str], timeout_s: float | None)
             f"no session on {named}: {explain(error)}; check the address, its parameters and the "
             "server's log"
         ) from error
-    _limit_retries(session)
     _configure(session, conf)
     return session
 
@@ -136,7 +154,7 @@ def _limit_retries(session: SparkSession) -> None:
 
 def _parameters(address: str) -> dict[str, str]:
     pairs = (pair.partition("=") for pair in address.partition("/;")[2].split(";"))
-    return {name: value for name, _, value in pairs}
+    return {name: value for name, _, value in pairs if name}
 
 
 def _knock(address: str) -> None:
@@ -160,6 +178,27 @@ def _knock(address: str) -> None:
         raise EngineUnavailableError(
             f"no Spark Connect server at {plain(address)} ({error}); start it, or check the address"
         ) from error
+
+
+def _shake_hands(address: str) -> None:
+    """Raises EngineUnavailableError if no gRPC is spoken there: pyspark would try for minutes.
+
+    It says nothing of the server behind, which may have to start its cluster first.
+    """
+    grpc: Any = import_module("grpc")
+    client = import_module("pyspark.sql.connect.client")
+    builder = getattr(client, "DefaultChannelBuilder", None) or client.ChannelBuilder
+    channel = builder(address).toChannel()
+    try:
+        grpc.channel_ready_future(channel).result(HANDSHAKE_TIMEOUT_S)
+    except grpc.FutureTimeoutError:
+        raise EngineUnavailableError(
+            f"no Spark Connect server at {plain(address)}: what listens there has not spoken gRPC "
+            f"within {HANDSHAKE_TIMEOUT_S:g} s; check the port, and use_ssl and token of the "
+            "address"
+        ) from None
+    finally:
+        channel.close()
 
 
 def _configure(session: SparkSession, conf: Mapping[str, str]) -> None:

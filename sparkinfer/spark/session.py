@@ -23,9 +23,9 @@ from sparkinfer.spark.jvm import in_session_of_its_own, is_submitted
 from sparkinfer.spark.properties import SUBMIT_ARGS, properties_file
 from sparkinfer.spark.remote import (
     FOR_WORKERS,
-    PORT,
     active_session,
     address_of,
+    is_same_server,
     plain,
     remote_address,
     start_remote,
@@ -116,7 +116,7 @@ def _refuse_other_master(spark: SparkSession, master: str | None) -> None:
         is_other = current != master
     else:
         current = address_of(spark)
-        is_other = plain(master) not in (current, current.removesuffix(f":{PORT}"))
+        is_other = not is_same_server(master, current)
     if is_other:
         raise ConfigError(
             f"master={plain(master)!r}: a Spark session on {current!r} is active; leave the option "

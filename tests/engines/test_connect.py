@@ -9,11 +9,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -38,6 +40,7 @@ from sparkinfer.spark import slot_probe
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.each_file import on_each_file
 from sparkinfer.spark.java import ensure_java
+from sparkinfer.spark.remote import RETRIES, start_remote
 from sparkinfer.spark.session import start_session
 from tests.connect_server import ConnectServer, can_hide, why_not
 from tests.made_up_holds import FUNCTION, held, let_go, write_held
@@ -299,6 +302,37 @@ def test_what_no_server_can_do_is_said_at_once(
     monkeypatch.setenv("SPARK_REMOTE", server.address)
     with pytest.raises(ConfigError, match="SPARK_REMOTE names another, sc://127.0.0.1:"):
         start(master="local[2]")
+
+
+def test_what_takes_a_connection_and_speaks_no_grpc_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sparkinfer.spark.remote.HANDSHAKE_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"sc://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(EngineUnavailableError, match="has not spoken gRPC .*check the port"):
+            start_remote(address, {}, 10)
+
+
+def test_a_session_whose_first_answer_is_not_waited_for_does_not_try_for_long_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pyspark calls the server once more as the process ends, by the same policies."""
+    given: list[Any] = []
+    made = SimpleNamespace(client=SimpleNamespace(set_retry_policies=given.extend))
+    builder = SimpleNamespace(remote=lambda _: SimpleNamespace(getOrCreate=lambda: made))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyspark.sql.SparkSession", SimpleNamespace(builder=builder))
+    for step in ("_knock", "_shake_hands"):
+        monkeypatch.setattr(f"sparkinfer.spark.remote.{step}", lambda _: None)
+    monkeypatch.setattr("sparkinfer.spark.remote.watched", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_remote("sc://h", {}, 10)
+    [policy] = given
+    assert policy.max_retries == RETRIES
 
 
 def test_a_stop_ends_the_tasks_on_the_server_and_the_same_command_resumes(

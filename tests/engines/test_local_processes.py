@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import sparkinfer
 from sparkinfer.config import ScoringConfig
+from sparkinfer.engines import local
 from sparkinfer.engines.local import LocalEngine
 from sparkinfer.engines.local_processes import LocalProcesses, share_out
 from sparkinfer.engines.this_process import slot_of
@@ -231,3 +232,15 @@ def test_more_replicas_than_gpus_are_refused(
     gpus(2)
     with pytest.raises(ConfigError, match=said):
         LocalEngine(config.replace(**options)).workers()
+
+
+def test_more_processes_than_the_memory_holds_are_refused_before_any_starts(
+    config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 3 * local.PROCESS_BYTES
+    monkeypatch.setattr(local, "free_host_memory", lambda: free)
+    assert LocalEngine(config.replace(num_workers=3)).workers().count == 3
+    with pytest.raises(ConfigError, match=r"num_workers=100000 .* GB free; use num_workers=3 or"):
+        sparkinfer.run(config.replace(num_workers=100_000))
+    free = 1
+    assert LocalEngine(config.replace(num_workers=1)).workers().count == 1
