@@ -47,6 +47,7 @@ WAYS = {
     "float32": PLAIN,
     "float16": Acceleration("none", "float16"),
     "bfloat16": Acceleration("none", "bfloat16"),
+    "compiled": Acceleration("torch_compile", "float16"),
     "DeepSpeed": Acceleration("deepspeed", "float16"),
     "DeepSpeed kernels": Acceleration("deepspeed", "float16", KERNELS),
 }
@@ -60,6 +61,7 @@ CELLS = (
     ("Llama 1B", "bfloat16", "reviews"),
     ("Llama 1B", "bfloat16", "heavy tail"),
     ("BERT-base", "DeepSpeed", "reviews"),
+    ("BERT-base", "compiled", "reviews"),
     ("DeBERTa-v3-base", "bfloat16", "reviews"),
     ("DeBERTa-v3-base", "float32", "reviews"),
     # Last: it compiles for minutes, and what it injects stays in the process.

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from sparkinfer.exceptions import EngineUnavailableError
-from sparkinfer.models.backends import PLAIN
+from sparkinfer.models.backends import BACKENDS, PLAIN
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import TOLERANCES, candidates, run_gate
 from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import Scorer
+from sparkinfer.option_groups import GateConfig
 from sparkinfer.workers import gpus
 from sparkinfer.workers.devices import worker_device
 from sparkinfer.workers.slot import WorkerSlot
@@ -177,6 +178,28 @@ def test_half_precision_passes_the_gate_and_gives_the_scores_of_float32(
     assert np.ptp(expected, axis=0).max() > 0.1
     found = scores_of(model, options, texts)
     assert np.abs(found - expected).max() <= TOLERANCES[dtype]
+
+
+def test_what_torch_compiles_passes_the_gate_and_gives_the_scores_of_float32(
+    folder: Path, texts: list[str]
+) -> None:
+    problem = BACKENDS["torch_compile"].problem()
+    if problem is not None:
+        pytest.skip(problem)
+    path = make_model(folder / "compiled", "Bert", SHAPE, **SPREAD)
+    options = model_options.options_of(dtype="float16", acceleration="torch_compile")
+    model, verdict = run_gate(path, options, WorkerSlot(GPU))
+    assert (verdict.accepted, verdict.rejected) == (Acceleration("torch_compile", "float16"), ())
+    found = scores_of(model, options, texts)
+    assert np.abs(found - reference_of(path, texts)).max() <= TOLERANCES["float16"]
+
+
+def test_auto_measures_the_ways_on_a_gpu(folder: Path) -> None:
+    path = make_model(folder / "measured", "Bert", SHAPE, **SPREAD)
+    options = model_options.options_of(gate=GateConfig(measure="always"))
+    _, verdict = run_gate(path, options, WorkerSlot(GPU))
+    assert [name for name, _ in verdict.speeds][0] == "none in float16"
+    assert all(rate > 0 for _, rate in verdict.speeds)
 
 
 def overflow_in_half_precision(module: Any) -> None:
