@@ -26,7 +26,7 @@ from sparkinfer.engines.horovod.feed import Feed
 from sparkinfer.engines.horovod.launchers import has_horovod
 from sparkinfer.engines.horovod.prepare_stage import Beside
 from sparkinfer.engines.horovod.shares import Shares
-from sparkinfer.engines.horovod.waves import cut_waves
+from sparkinfer.engines.horovod.waves import cut_waves, spare_slots
 from sparkinfer.exceptions import DeviceError, JobError
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.rows.reading import Piece
@@ -62,6 +62,24 @@ def test_a_wave_has_a_chunk_and_enough_rows_for_each_rank(
     chunks = [Chunk(n, (Piece("f", 0, 1, count),)) for n, count in enumerate(rows)]
     found = cut_waves(chunks, ranks, least_rows)
     assert [[chunk.number for chunk in wave] for wave in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("tasks", "ranks", "device_type", "spare"),
+    [
+        (2, 2, "cpu", 0),
+        (3, 2, "cpu", 1),
+        (18, 16, "cpu", 2),
+        (17, 16, "cpu", 0),
+        (4, 2, "cuda", 2),
+        (3, 2, "cuda", 0),
+        (1, 2, "cuda", 0),
+    ],
+)
+def test_slots_that_ranks_leave_count_only_if_they_keep_up(
+    tasks: int, ranks: int, device_type: str, spare: int
+) -> None:
+    assert spare_slots(tasks, ranks, device_type) == spare
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Chunks that are prepared wave after wave: while ranks score one, the next one gets ready.
 
 Ranks hold their slots of the cluster from the launch to the end, so that only slots which they
-leave can prepare meanwhile. Where there are none, all is prepared before the ranks start.
+leave can prepare meanwhile. Where there are too few, all is prepared before the ranks start.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 LEAST_RANK_ROWS = {"cpu": 1 << 12, "cuda": 1 << 16}
 """Rows of a wave for each rank, at least, by what the ranks run on: several seconds of work. A wave
 costs a Spark job, and a rank looks for the next one every second, or every fifth."""
+
+
+LEAST_SLOTS = {"cpu": 1 / 8, "cuda": 1.0}
+"""Slots for each rank, by what the ranks run on, below which these would wait for tokens: a core
+tokenises thousands of short texts/s, which a GPU scores in a second and a CPU in many."""
 
 
 class Waves:
@@ -56,13 +61,14 @@ class Waves:
         return bool(self._next)
 
     def slots_beside(self) -> int:
-        """Returns how many tasks can prepare while the ranks run.
+        """Returns how many tasks can prepare while the ranks run, 0 if too few to keep up.
 
         Executors that come and go with the tasks are taken to leave none: there, tasks hold GPUs.
         """
         if is_dynamic(self._spark):
             return 0
-        return max(0, count_tasks(self._spark, cores_per_task(self._spark)) - self._ranks)
+        tasks = count_tasks(self._spark, cores_per_task(self._spark))
+        return spare_slots(tasks, self._ranks, self._job.plan.workers.device_type)
 
     def prepare_before(self) -> None:
         """Prepares what must be ready before the ranks start: a wave, or all that is left.
@@ -89,6 +95,18 @@ class Waves:
         for _ in range(waves):
             self._next.popleft()
         return numbers
+
+
+def spare_slots(tasks: int, ranks: int, device_type: str) -> int:
+    """Returns the slots that ranks leave, 0 if they are too few to keep up with them.
+
+    Args:
+        tasks: that run at a time.
+        ranks: how many of them are ranks.
+        device_type: what these run on.
+    """
+    spare = tasks - ranks
+    return spare if spare >= ranks * LEAST_SLOTS[device_type] else 0
 
 
 def cut_waves(chunks: Iterable[Chunk], ranks: int, least_rows: int) -> Iterator[list[Chunk]]:
