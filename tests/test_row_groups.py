@@ -34,7 +34,7 @@ def test_limits_grow_and_stay() -> None:
 
 @given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 80))
 def test_every_row_group_goes_to_exactly_one_rank(tokens: list[int], world_size: int) -> None:
-    shares = deal_out(tokens, world_size)
+    shares = deal_out(tokens, [0] * world_size)
     assert len(shares) == world_size
     assert sorted(group for share in shares for group in share) == list(range(len(tokens)))
 
@@ -43,13 +43,30 @@ def test_every_row_group_goes_to_exactly_one_rank(tokens: list[int], world_size:
 def test_ranks_differ_by_no_more_tokens_than_one_row_group(
     tokens: list[int], world_size: int
 ) -> None:
-    loads = [sum(tokens[group] for group in share) for share in deal_out(tokens, world_size)]
+    shares = deal_out(tokens, [0] * world_size)
+    loads = [sum(tokens[group] for group in share) for share in shares]
     assert max(loads) - min(loads) <= max(tokens)
 
 
+@given(
+    st.lists(st.integers(1, 1000), min_size=1, max_size=60),
+    st.lists(st.integers(0, 5000), min_size=1, max_size=8),
+)
+def test_a_rank_gets_more_only_while_it_has_least_before_it(
+    tokens: list[int], before: list[int]
+) -> None:
+    shares = deal_out(tokens, before)
+    loads = [
+        load + sum(tokens[group] for group in share)
+        for load, share in zip(before, shares, strict=True)
+    ]
+    for load, share in zip(loads, shares, strict=True):
+        assert not share or load - min(tokens[group] for group in share) <= min(loads)
+
+
 def test_row_groups_without_tokens_are_spread_too() -> None:
-    assert [len(share) for share in deal_out([0] * 9, 3)] == [3, 3, 3]
+    assert [len(share) for share in deal_out([0] * 9, [0] * 3)] == [3, 3, 3]
 
 
 def test_more_ranks_than_row_groups_leave_some_without() -> None:
-    assert sorted(map(len, deal_out([5, 5], 4))) == [0, 0, 1, 1]
+    assert sorted(map(len, deal_out([5, 5], [0] * 4))) == [0, 0, 1, 1]

@@ -31,7 +31,7 @@ from sparkinfer.engines.horovod.control import (
 )
 from sparkinfer.engines.horovod.prepare import PreparedFile
 from sparkinfer.engines.horovod.rank_beat import RankBeat
-from sparkinfer.engines.horovod.shares import deal_chunk
+from sparkinfer.engines.horovod.shares import Shares, deal_chunk, read_shares
 from sparkinfer.engines.horovod.supervision import Supervisor
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
@@ -372,28 +372,120 @@ ROW_GROUPS = st.lists(st.integers(0, 9999), max_size=20).map(
 )
 
 
-@given(ROW_GROUPS, st.integers(1, 9), st.integers(0, 99))
+LOADS = st.lists(st.integers(0, 99_999), min_size=1, max_size=9)
+
+
+@given(ROW_GROUPS, LOADS, st.booleans())
 def test_every_row_group_of_a_chunk_is_dealt_to_one_rank(
-    files: list[PreparedFile], world_size: int, turn: int
+    files: list[PreparedFile], loads: list[int], whole: bool
 ) -> None:
-    shares = deal_chunk(files, world_size, turn)
-    assert len(shares) == world_size
+    shares = deal_chunk(files, loads, whole=whole)
+    assert len(shares) == len(loads)
     assert Counter(file for share in shares for file in share) == Counter(files)
+    if whole:
+        assert sum(bool(share) for share in shares) <= 1
 
 
-@given(ROW_GROUPS, st.integers(1, 9), st.integers(0, 99))
-def test_the_shares_of_a_chunk_go_round_from_turn_to_turn(
-    files: list[PreparedFile], world_size: int, turn: int
-) -> None:
-    shares, following = (deal_chunk(files, world_size, t) for t in (turn, turn + 1))
-    assert following == shares[1:] + shares[:1]
+def row_group(chunk: int, tokens: int = 100) -> PreparedFile:
+    return PreparedFile(chunk, f"f{chunk}", 0, 1, tokens)
 
 
-def test_chunks_of_one_row_group_go_to_all_ranks_in_turn() -> None:
-    file = PreparedFile(0, "f", 0, 1, 1)
-    taken = [deal_chunk([file], 3, turn).index([file]) for turn in range(6)]
-    assert sorted(taken[:3]) == [0, 1, 2]
-    assert taken[3:] == taken[:3]
+def never() -> None:
+    raise AssertionError("there is nothing to wait for")
+
+
+def chunks_of(folder: Path, rank: int) -> list[int]:
+    return [share.chunk for share in read_shares(str(folder), rank, never)]
+
+
+def test_chunks_of_one_row_group_go_to_all_ranks_in_turn(tmp_path: Path) -> None:
+    shares = Shares(str(tmp_path), 3)
+    for chunk in range(6):
+        assert shares.add(chunk, "s", [row_group(chunk)]) == 1
+        shares.publish()
+    shares.end()
+    assert [chunks_of(tmp_path, rank) for rank in range(3)] == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_rank_that_is_slower_gets_less_of_what_comes_later(tmp_path: Path) -> None:
+    shares = Shares(str(tmp_path), 2)
+    for chunk in range(6):
+        shares.add(chunk, "s", [row_group(chunk)])
+    shares.publish()
+    for chunk in (0, 2, 4):
+        shares.done(chunk, 0)
+    for chunk in range(6, 9):
+        shares.add(chunk, "s", [row_group(chunk)])
+    shares.publish()
+    shares.end()
+    assert chunks_of(tmp_path, 0) == [0, 2, 4, 6, 7, 8]
+    assert chunks_of(tmp_path, 1) == [1, 3, 5]
+
+
+def test_a_rank_waits_for_what_is_dealt_while_it_scores(tmp_path: Path) -> None:
+    shares = Shares(str(tmp_path), 1)
+    later = iter([lambda: None, lambda: deal_one(shares, 1), shares.end])
+    found = read_shares(str(tmp_path), 0, lambda: next(later)())
+    deal_one(shares, 0)
+    assert [share.chunk for share in found] == [0, 1]
+    assert list(later) == []
+
+
+def deal_one(shares: Shares, chunk: int) -> None:
+    shares.add(chunk, "s", [row_group(chunk)])
+    shares.publish()
+
+
+def test_a_file_that_is_half_written_is_not_read(tmp_path: Path) -> None:
+    shares = Shares(str(tmp_path), 1)
+    deal_one(shares, 0)
+    shares.end()
+    whole = {path: path.read_text() for path in tmp_path.iterdir()}
+    for path, text in whole.items():
+        path.write_text(text[: len(text) // 2])
+    waits = iter(list(whole.items()))
+
+    def write_another() -> None:
+        path, text = next(waits)
+        path.write_text(text)
+
+    assert [share.chunk for share in read_shares(str(tmp_path), 0, write_another)] == [0]
+    assert list(waits) == []
+
+
+def test_an_abort_ends_a_ranks_wait_for_more(tmp_path: Path) -> None:
+    (tmp_path / "shares").mkdir()
+    watch = Watch(tmp_path / "ranks", 1)
+    with watch.supervisor, RankBeat(watch.folder, 0) as beat:
+        watch.supervisor.abort("the next rows could not be prepared")
+        with pytest.raises(RunAbortedError, match="the next rows could not be prepared"):
+            list(read_shares(str(tmp_path / "shares"), 0, beat.pause))
+
+
+def test_more_is_wanted_once_a_rank_has_one_wave_left(tmp_path: Path) -> None:
+    shares = Shares(str(tmp_path), 2)
+    for chunk in range(4):
+        shares.add(chunk, "s", [row_group(chunk)])
+    assert shares.wait_until_wanted()  # the first wave is all that there is
+    for chunk in range(4, 8):
+        shares.add(chunk, "s", [row_group(chunk)])
+    wanted = threading.Thread(target=shares.wait_until_wanted)
+    wanted.start()
+    shares.done(1, 1)
+    shares.done(0, 0)
+    wanted.join(5 * control.BEAT_S)
+    assert wanted.is_alive()
+    shares.done(2, 0)  # the other rank may be far behind
+    wanted.join(WAIT_S)
+    assert not wanted.is_alive()
+
+
+def test_nothing_is_wanted_after_the_launch(tmp_path: Path) -> None:
+    shares = Shares(str(tmp_path), 1)
+    shares.add(0, "s", [row_group(0)])
+    assert shares.wait_until_wanted()
+    shares.close()
+    assert not shares.wait_until_wanted()
 
 
 class Commits:
@@ -410,11 +502,10 @@ class Commits:
         self.committed: list[ScoredChunk] = []
         self.aborted: list[str] = []
         self.commit = commit or self.committed.append
-        chunks = {
-            number: SharedChunk(ChunkTask(Chunk(number, ()), f"s{number}"), len(ranks))
-            for number, ranks in sharers.items()
-        }
-        self.commits = ChunkCommits(self, chunks, self.aborted.append)
+        self.commits = ChunkCommits(self, self.aborted.append)
+        for number, ranks in sharers.items():
+            task = ChunkTask(Chunk(number, ()), f"s{number}")
+            self.commits.expect(SharedChunk(task, len(ranks)))
 
     def add(self, chunk: int, rank: int, seconds: float = 0.5) -> None:
         self.commits.add(RankResult(chunk, rank, f"rank-{rank}", asdict(Tally(rows=1)), seconds))

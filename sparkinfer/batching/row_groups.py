@@ -54,7 +54,7 @@ def cut_row_groups(
     return groups
 
 
-def deal_out(tokens: Sequence[int], world_size: int) -> list[list[int]]:
+def deal_out(tokens: Sequence[int], loads: Sequence[int]) -> list[list[int]]:
     """Returns for each rank the row groups that it scores, balanced by tokens.
 
     Each row group goes to exactly one rank, whatever the number of ranks; with more ranks than row
@@ -62,16 +62,21 @@ def deal_out(tokens: Sequence[int], world_size: int) -> list[list[int]]:
 
     Args:
         tokens: tokens of each row group.
-        world_size: number of ranks.
+        loads: tokens that each rank has before it already.
 
     Returns:
         Indices into `tokens`, ascending, one list per rank.
     """
-    shares: list[list[int]] = [[] for _ in range(world_size)]
-    # Row groups without tokens (all texts null) still have rows: they count as one token.
-    loads = [(0, 0, rank) for rank in range(world_size)]
+    shares: list[list[int]] = [[] for _ in loads]
+    heap = [(load, 0, rank) for rank, load in enumerate(loads)]
+    heapq.heapify(heap)
     for group in sorted(range(len(tokens)), key=lambda index: -tokens[index]):
-        load, held, rank = heapq.heappop(loads)
+        load, held, rank = heapq.heappop(heap)
         shares[rank].append(group)
-        heapq.heappush(loads, (load + max(tokens[group], 1), held + 1, rank))
+        heapq.heappush(heap, (load + weight(tokens[group]), held + 1, rank))
     return [sorted(share) for share in shares]
+
+
+def weight(tokens: int) -> int:
+    """Returns what a row group of so many tokens counts: one without any still has rows."""
+    return max(tokens, 1)

@@ -35,6 +35,16 @@ def hosts_of(spark: SparkSession) -> tuple[str, dict[str, int]]:
     return name, cores
 
 
+def count_tasks(spark: SparkSession, cores: int) -> int:
+    """Returns how many tasks of so many cores, and without GPUs, the executors run at a time.
+
+    Under Spark Connect the executors are not known: 0.
+    """
+    if not is_classic(spark):
+        return 0
+    return sum(of_executor // cores for _, of_executor in _executors(spark))
+
+
 def _executors(spark: SparkSession) -> list[tuple[str, int]]:
     """Returns each executor's host and cores, in a classic session; a cluster's driver has none."""
     store = spark.sparkContext._jsc.sc().statusStore()  # type: ignore[attr-defined, unused-ignore]

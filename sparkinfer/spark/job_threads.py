@@ -119,6 +119,7 @@ def watched_job(
     what: str,
     timeout_s: float | None = None,
     now: Callable[[], Step | None] | None = None,
+    group: str | None = None,
 ) -> R:
     """Returns the same, and tells meanwhile what is waited for; see `wait_for`.
 
@@ -128,12 +129,13 @@ def watched_job(
         what: see `wait_for`.
         timeout_s: see `wait_for`.
         now: see `wait_for`; None: how many tasks are done.
+        group: see `JobThreads`.
 
     Raises:
         EngineUnavailableError: the workers' Python does not run the package.
     """
     try:
-        with closing(JobThreads(spark)) as threads:
+        with closing(JobThreads(spark, group)) as threads:
             return wait_for(threads.submit(act), what, timeout_s, now or threads.tasks_done)
     except Exception as error:  # py4j's and Spark's errors have no common root
         if problem := installation_problem(error):

@@ -20,7 +20,7 @@ import pytest
 
 import sparkinfer
 from sparkinfer.engines.horovod import engine as horovod
-from sparkinfer.engines.horovod import supervision
+from sparkinfer.engines.horovod import supervision, waves
 from sparkinfer.engines.horovod.engine import HorovodEngine
 from sparkinfer.engines.horovod.launchers import has_horovod
 from sparkinfer.engines.horovod.prepare import read_list
@@ -155,20 +155,20 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
         more = {"num_workers": num_workers, "horovod": {"launcher": launcher, "reader": reader}}
         return sparkinfer.run(config_for(classifier, source, output, **more, **OPTIONS), spark)
 
-    def prepare_and_break(session: Any, chunks: Any, job: Any, deaths: Any) -> Any:
+    def prepare_and_break(session: Any, chunks: Any, job: Any, deaths: Any, beside: Any) -> Any:
         """Breaks what rank 0 reads after the first chunk, which is rank 0's alone."""
-        prepared = whole(session, chunks, job, deaths)
-        files = [file for name in prepared[1] for file in read_list(job.folder, name)]
-        for file in deal_chunk(files, 2, turn=1)[0]:
+        prepared = whole(session, chunks, job, deaths, beside)
+        first, files = ([*read_list(job.folder, *prepared[chunk])] for chunk in range(2))
+        for file in deal_chunk(files, [first[0].tokens, 0])[0]:
             (Path(job.folder) / "carried" / file.name).write_bytes(b"no Parquet")
         return prepared
 
-    whole = horovod.prepare
+    whole = waves.prepare
     source = write(tmp_path / "in.parquet", difficult_texts(1003), *CHUNKS)
     output = tmp_path / "out"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(horovod, "prepare", prepare_and_break)
+        patch.setattr(waves, "prepare", prepare_and_break)
         with pytest.raises(
             JobError, match=r"rank 0 \(process \d+ on .*\) failed: ArrowInvalid"
         ) as raised:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -38,18 +38,16 @@ class ChunkCommits:
 
     Args:
         ledger: commits the chunks.
-        chunks: by their numbers; copied.
         abort: ends the launch; called with the reason when a commit has failed.
     """
 
     def __init__(
         self,
         ledger: ChunkLedger,
-        chunks: Mapping[int, SharedChunk],
         abort: Callable[[str], None],
     ) -> None:
         self._ledger = ledger
-        self._chunks = dict(chunks)
+        self._chunks: dict[int, SharedChunk] = {}
         self._abort = abort
         self._error: BaseException | None = None
         self._pool = ThreadPoolExecutor(COMMITS_AT_ONCE, thread_name_prefix="sparkinfer-commit")
@@ -66,6 +64,10 @@ class ChunkCommits:
         self._pool.shutdown()
         if self._error is not None and (error is None or isinstance(error, Exception)):
             raise self._error
+
+    def expect(self, shared: SharedChunk) -> None:
+        """Takes a chunk, before any rank can have written of it."""
+        self._chunks[shared.task.chunk.number] = shared
 
     def add(self, result: RankResult) -> None:
         """Adds what a rank has written of a chunk; call it from one thread at a time."""

@@ -13,13 +13,15 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sparkinfer.exceptions import JobError, SparkInferError
 from sparkinfer.logs import get_logger
 from sparkinfer.storage import is_on_disk, read_text
 
 logger = get_logger(__name__)
+
+T = TypeVar("T")
 
 BEAT_S = 1.0
 """Time between two beats, and between two looks at the beats of others."""
@@ -91,16 +93,17 @@ def beat_interval_s(folder: str) -> float:
     return BEAT_S if is_on_disk(folder) else BEAT_ON_OBJECT_STORE_S
 
 
-def insist(act: Callable[[], None]) -> None:
+def insist(act: Callable[[], T]) -> T:
     """Does what must succeed, retrying if the store fails; raises if it keeps failing."""
-    for attempt in range(ATTEMPTS):
+    attempts = 0
+    while True:
         try:
-            act()
-            return
+            return act()
         except FileNotFoundError:
             raise
         except Exception as error:
-            if attempt == ATTEMPTS - 1:
+            attempts += 1
+            if attempts == ATTEMPTS:
                 raise ControlFolderError(f"the ranks' folder: {error}") from error
             logger.warning("will retry: %s", error)
             time.sleep(ATTEMPT_PAUSE_S)

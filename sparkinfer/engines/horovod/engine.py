@@ -3,26 +3,30 @@
 Three steps. Prepare: Spark tasks on the CPUs tokenise the rows and write row groups. Start: a
 launcher starts all ranks together. Score: each rank independently reads, scores and writes its
 share of the row groups. There is one launch for all chunks, since a launch takes many seconds, and
-another one after the death of a rank.
+another one after the death of a rank. Where Spark has slots beside the ranks, only the first wave
+of chunks is prepared before they start, and the next ones while they score.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines.deaths import Deaths
 from sparkinfer.engines.horovod.chunk_commits import ChunkCommits, SharedChunk
+from sparkinfer.engines.horovod.control import RankResult
+from sparkinfer.engines.horovod.feed import Feed
 from sparkinfer.engines.horovod.launchers import LAUNCHERS, Launcher, choose_launcher
 from sparkinfer.engines.horovod.prepare import PrepareJob, read_list
-from sparkinfer.engines.horovod.prepare_stage import prepare
 from sparkinfer.engines.horovod.rank import RankJob
 from sparkinfer.engines.horovod.readers import choose_reader
-from sparkinfer.engines.horovod.shares import ShareWriter
+from sparkinfer.engines.horovod.shares import Shares
 from sparkinfer.engines.horovod.supervision import Supervisor
+from sparkinfer.engines.horovod.waves import Waves
 from sparkinfer.engines.spark_workers import SparkWorkers
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
 from sparkinfer.plan.chunks import Chunk
@@ -44,6 +48,9 @@ T = TypeVar("T")
 
 PREPARED, SHARES, CONTROL = "prepared", "shares", "ranks"
 """Folders of a run: for the prepared rows, for each rank's share of them, for the ranks' beats."""
+
+CHUNKS_AT_ONCE = 64
+"""Chunks whose row groups the driver holds at a time."""
 
 
 class HorovodEngine:
@@ -107,111 +114,86 @@ class HorovodEngine:
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:
-        """Prepares all chunks, then has the ranks score them; see `Engine`.
+        """Prepares chunks wave after wave and has the ranks score them; see `Engine`.
 
         A dead rank ends the launch. What was not committed by then gets another one.
         """
         plan = replace(plan, columns=with_spark_schema(plan.columns))
         server = self._workers.listen(progress)
         try:
-            progress.enter(PREPARE)
             waiting = {task.chunk.number: task for task in tasks}
             deaths = Deaths(plan.notes)
-            lists = self._prepare(plan, [task.chunk for task in waiting.values()], deaths)
-            launch = _Launch(plan, server.address if server else None, lists, ledger)
+            waves = self._waves(plan, [task.chunk for task in waiting.values()], deaths)
+            address = server.address if server else None
+            scoring = _Scoring(plan, address, waves, waiting, deaths, ledger, progress)
             while waiting:
-                self._run_ranks(launch, waiting, deaths, progress)
+                if waves.lists.keys().isdisjoint(waiting):
+                    progress.enter(PREPARE)
+                    waves.prepare_before()
+                self._run_ranks(scoring)
             progress.enter(SCORE)
         finally:
             if server is not None:
                 server.close()
 
-    def _prepare(self, plan: Plan, chunks: Sequence[Chunk], deaths: Deaths) -> dict[int, list[str]]:
+    def _waves(self, plan: Plan, chunks: Sequence[Chunk], deaths: Deaths) -> Waves:
         folder = join(plan.staging, PREPARED)
         job = PrepareJob(plan, self._batching, plan.workers.cores, folder)
-        return prepare(self._spark, chunks, job, deaths)
+        return Waves(self._spark, chunks, job, deaths)
 
-    def _run_ranks(
-        self, launch: _Launch, waiting: dict[int, ChunkTask], deaths: Deaths, progress: Progress
-    ) -> None:
+    def _run_ranks(self, scoring: _Scoring) -> None:
         """Has the ranks score chunks in one launch; those that are committed wait no longer.
 
         Raises:
             JobError: it failed, and not by the death of a rank over a chunk.
         """
-        name = uuid.uuid4().hex
-        shared = self._share_out(launch, name, waiting, deaths)
-        if not shared:
-            return
-        progress.enter(START)
-        plan = launch.plan
-        control = join(plan.staging, CONTROL, name)
-        make_folder(control)
-        job = RankJob(
+        plan, name = scoring.plan, uuid.uuid4().hex
+        shares = Shares(join(plan.staging, SHARES, name), plan.workers.count)
+        done = _Committed(scoring.ledger, scoring.waiting)
+        with ChunkCommits(done, lambda reason: supervisor.abort(reason)) as commits:
+            deal = partial(scoring.deal, shares, commits)
+            if not deal(scoring.waves.lists):
+                return
+            scoring.progress.enter(START)
+            job = self._rank_job(scoring, name)
+            make_folder(job.control)
+
+            def take(result: RankResult) -> None:
+                shares.done(result.chunk, result.rank)
+                commits.add(result)
+
+            supervisor = Supervisor(
+                job.control,
+                plan.workers.count,
+                self._start_timeout_s,
+                cancel=self._launcher.cancel,
+                on_scoring=lambda: scoring.progress.enter(SCORE),
+                on_result=take,
+            )
+            feed = Feed(self._spark, scoring.waves, shares, deal, supervisor.abort)
+            launch_error = self._launch(job, supervisor, feed)
+            try:
+                supervisor.conclude(launch_error)
+            except JobError as error:
+                scoring.judge(name, supervisor, feed.error, error)
+
+    def _rank_job(self, scoring: _Scoring, name: str) -> RankJob:
+        plan = scoring.plan
+        return RankJob(
             plan=plan,
-            progress=launch.address,
+            progress=scoring.address,
             prepared=join(plan.staging, PREPARED),
             shares=join(plan.staging, SHARES, name),
             world_size=plan.workers.count,
             reader=self._reader,
-            control=control,
+            control=join(plan.staging, CONTROL, name),
             launch=name,
         )
-        done = _Committed(launch.ledger, waiting)
-        commits = ChunkCommits(done, shared, lambda reason: supervisor.abort(reason))
-        supervisor = Supervisor(
-            control,
-            plan.workers.count,
-            self._start_timeout_s,
-            cancel=self._launcher.cancel,
-            on_scoring=lambda: progress.enter(SCORE),
-            on_result=commits.add,
-        )
-        with commits:
-            launch_error = self._launch(job, supervisor)
-            try:
-                supervisor.conclude(launch_error)
-            except JobError as error:
-                if not supervisor.has_died:
-                    deaths.withdraw(name)
-                    raise
-                # What a rank last told of itself may be older than its notes.
-                chunks = {*deaths.left_by(name), *supervisor.deadly_chunks}
-                if not chunks:
-                    raise
-                for number in chunks & waiting.keys():
-                    deaths.add(number, error)
 
-    def _share_out(
-        self, launch: _Launch, name: str, waiting: dict[int, ChunkTask], deaths: Deaths
-    ) -> dict[int, SharedChunk]:
-        """Writes down each rank's share of the chunks; commits those without rows immediately.
-
-        A chunk over which a rank has died is for one rank, so that suspects run one at a time.
-        """
-        plan = launch.plan
-        prepared = join(plan.staging, PREPARED)
-        shared: dict[int, SharedChunk] = {}
-        with ShareWriter(join(plan.staging, SHARES, name), plan.workers.count) as writer:
-            for number, task in list(waiting.items()):
-                make_folder(task.staging)
-                names = launch.lists.get(number, ())
-                files = [file for name in names for file in read_list(prepared, name)]
-                is_suspected = deaths.are_over(number)
-                ranks = writer.add(number, task.staging, files, whole=is_suspected)
-                if ranks:
-                    shared[number] = SharedChunk(task, ranks)
-                else:  # an output without rows still has columns
-                    empty = ScoredWriter(task.staging, plan.columns, plan.measure)
-                    file = empty.write_tables("empty.parquet", [])
-                    launch.ledger.commit(ScoredChunk(task.chunk, task.staging, (file,), 0.0))
-                    del waiting[number]
-        return shared
-
-    def _launch(self, job: RankJob, supervisor: Supervisor) -> Exception | None:
+    def _launch(self, job: RankJob, supervisor: Supervisor, feed: Feed) -> Exception | None:
         """Runs the ranks until they have ended and returns what the launcher raised."""
         try:
-            with supervisor:
+            with supervisor, feed:
                 self._launcher.launch(job, job.plan.workers.device_type)
         except Exception as error:  # launchers may raise anything
             return error
@@ -219,20 +201,82 @@ class HorovodEngine:
 
 
 @dataclass(frozen=True)
-class _Launch:
+class _Scoring:
     """What all launches of a call have in common.
 
     Attributes:
         plan: how rows are scored.
         address: where ranks report; None: nowhere.
-        lists: names of the lists of each chunk's row groups.
-        ledger: commits the chunks.
+        waves: prepare the chunks.
+        waiting: those that are not committed, by number.
+        deaths: of workers over them.
+        ledger: commits them.
+        progress: of the run.
     """
 
     plan: Plan
     address: ProgressAddress | None
-    lists: Mapping[int, Sequence[str]]
+    waves: Waves
+    waiting: dict[int, ChunkTask]
+    deaths: Deaths
     ledger: ChunkLedger
+    progress: Progress
+
+    def deal(self, shares: Shares, commits: ChunkCommits, numbers: Iterable[int]) -> bool:
+        """Deals prepared chunks to the ranks; those without rows are committed.
+
+        Returns:
+            Whether the ranks have anything to do.
+        """
+        dealt = 0
+        for number in [number for number in numbers if number in self.waiting]:
+            if self._deal_chunk(shares, commits, self.waiting[number]):
+                dealt += 1
+                if dealt % CHUNKS_AT_ONCE == 0:
+                    shares.publish()
+        shares.publish()
+        return dealt > 0
+
+    def _deal_chunk(self, shares: Shares, commits: ChunkCommits, task: ChunkTask) -> bool:
+        """Deals a chunk; returns whether it has rows.
+
+        One over which a rank has died is for one rank, so that suspects run one at a time.
+        """
+        number = task.chunk.number
+        make_folder(task.staging)
+        prepared = join(self.plan.staging, PREPARED)
+        files = [file for name in self.waves.lists[number] for file in read_list(prepared, name)]
+        ranks = shares.add(number, task.staging, files, whole=self.deaths.are_over(number))
+        if ranks:
+            commits.expect(SharedChunk(task, ranks))
+        else:
+            self._commit_empty(task)
+        return ranks > 0
+
+    def _commit_empty(self, task: ChunkTask) -> None:
+        """Commits a chunk without rows, whose output still has columns."""
+        empty = ScoredWriter(task.staging, self.plan.columns, self.plan.measure)
+        file = empty.write_tables("empty.parquet", [])
+        self.ledger.commit(ScoredChunk(task.chunk, task.staging, (file,), 0.0))
+        del self.waiting[task.chunk.number]
+
+    def judge(
+        self, launch: str, supervisor: Supervisor, feed_error: Exception | None, error: JobError
+    ) -> None:
+        """Notes of which chunks a rank of a launch has died.
+
+        Raises:
+            Exception: the launch failed otherwise.
+        """
+        if feed_error is not None or not supervisor.has_died:
+            self.deaths.withdraw(launch)
+            raise feed_error or error
+        # What a rank last told of itself may be older than its notes.
+        chunks = {*self.deaths.left_by(launch), *supervisor.deadly_chunks}
+        if not chunks:
+            raise error
+        for number in chunks & self.waiting.keys():
+            self.deaths.add(number, error)
 
 
 class _Committed:

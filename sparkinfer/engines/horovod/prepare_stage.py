@@ -43,26 +43,53 @@ LEAST_PART_ROWS = 4096
 """Worth a task of their own."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What the stage leaves to others that run meanwhile.
+
+    Attributes:
+        tasks: maximum number of its tasks that run at the same time.
+        group: of its Spark jobs, by which they can be cancelled.
+    """
+
+    tasks: int
+    group: str
+
+
 def prepare(
-    spark: SparkSession, chunks: Sequence[Chunk], job: PrepareJob, deaths: Deaths
+    spark: SparkSession,
+    chunks: Sequence[Chunk],
+    job: PrepareJob,
+    deaths: Deaths,
+    beside: Beside | None = None,
 ) -> dict[int, list[str]]:
     """Returns the names of the lists of each chunk's row groups, by the chunk's number.
 
     A Spark job writes the row groups and, per part, a list of those that it wrote, so that the
     driver need not hold them all. Where a task died, another job prepares what has no list.
 
+    Args:
+        spark: the session.
+        chunks: to prepare.
+        job: how.
+        deaths: of workers, over these chunks and others.
+        beside: how to share the cluster; None: nothing else runs.
+
     Raises:
         JobError: a task failed for good.
     """
     for name in (TOKENS, CARRIED, LISTS):
         make_folder(join(job.folder, name))
-    parts = dict(enumerate(_parts(chunks, spark.sparkContext.defaultParallelism)))
+    most = beside.tasks if beside else spark.sparkContext.defaultParallelism
+    parts = dict(enumerate(_parts(chunks, most)))
     waiting = dict(parts)
+    stage = uuid.uuid4().hex
     while waiting:
-        try_ = _Try(job, uuid.uuid4().hex, waiting, _tasks(waiting, deaths))
+        tasks = _tasks(waiting, deaths, beside.tasks if beside else len(waiting))
+        try_ = _Try(job, stage, uuid.uuid4().hex, waiting, tasks)
         try:
-            _run(spark, try_)
-            listed = {_list_name(index) for task in try_.tasks for index in task}
+            _run(spark, try_, beside.group if beside else None)
+            listed = {try_.list_name(index) for task in try_.tasks for index in task}
         except JobError as error:
             if not is_death(error):
                 deaths.withdraw(try_.launch)
@@ -73,10 +100,10 @@ def prepare(
             for number in over:
                 deaths.add(number, error)
             listed = set(names_in(join(job.folder, LISTS)))
-        waiting = {n: part for n, part in waiting.items() if _list_name(n) not in listed}
+        waiting = {n: part for n, part in waiting.items() if try_.list_name(n) not in listed}
     lists: dict[int, list[str]] = {}
     for index, part in parts.items():
-        lists.setdefault(part.number, []).append(_list_name(index))
+        lists.setdefault(part.number, []).append(_list_name(stage, index))
     return lists
 
 
@@ -86,32 +113,38 @@ class _Try:
 
     Attributes:
         job: how rows are prepared.
+        stage: names what it is one of the tries of.
         launch: names it.
         parts: what may be prepared, by index.
         tasks: the indices of the parts that each task prepares.
     """
 
     job: PrepareJob
+    stage: str
     launch: str
     parts: Mapping[int, Chunk]
     tasks: Sequence[Sequence[int]]
 
+    def list_name(self, index: int) -> str:
+        """Returns the name of the list of a part's row groups."""
+        return _list_name(self.stage, index)
 
-def _list_name(index: int) -> str:
-    return f"{index:08d}.jsonl"
+
+def _list_name(stage: str, index: int) -> str:
+    return f"{stage}-{index:08d}.jsonl"
 
 
-def _tasks(parts: Mapping[int, Chunk], deaths: Deaths) -> list[list[int]]:
-    """Returns what each task of the next job prepares.
+def _tasks(parts: Mapping[int, Chunk], deaths: Deaths, most: int) -> list[list[int]]:
+    """Returns what each task of the next job prepares, of which there are so many at most.
 
     What a worker has died over is left to the end, and to one task: where an input runs alone,
     nothing beside it must fail the job and so end it.
     """
-    are_plain = [[index] for index, part in parts.items() if not deaths.are_over(part.number)]
-    return are_plain or [list(parts)]
+    plain = [index for index, part in parts.items() if not deaths.are_over(part.number)]
+    return [plain[task::most] for task in range(min(most, len(plain)))] or [list(parts)]
 
 
-def _run(spark: SparkSession, try_: _Try) -> None:
+def _run(spark: SparkSession, try_: _Try, group: str | None) -> None:
     """Runs a job of the stage.
 
     Raises:
@@ -129,7 +162,8 @@ def _run(spark: SparkSession, try_: _Try) -> None:
     try:
         written = spark.range(count, numPartitions=count).mapInArrow(write, "task long")
         act = partial(_without_gpus, spark, written)
-        watched_job(spark, act, "the prepare stage", try_.job.plan.step_timeout_s)
+        timeout_s = try_.job.plan.step_timeout_s
+        watched_job(spark, act, "the prepare stage", timeout_s, group=group)
     except JobError:
         raise
     except Exception as error:  # py4j's and Spark's errors have no common root
@@ -154,7 +188,7 @@ def _prepare(try_: _Try, index: int) -> None:
         )
         with watch:
             files = prepare_part(job, index, part, encoding)
-            write_list(job.folder, _list_name(index), files)
+            write_list(job.folder, try_.list_name(index), files)
 
 
 def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:

@@ -51,7 +51,7 @@ class RankJob:
         plan: how rows are scored.
         progress: where to report; None: nowhere.
         prepared: folder of the prepared files.
-        shares: folder of the files that say what each rank scores.
+        shares: folder of the files that say what each rank scores; they come as rows are prepared.
         world_size: ranks that share each chunk.
         reader: name of the reader.
         control: folder of the launch's `RankBeat`s.
@@ -102,7 +102,7 @@ def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
             f"{placement.world_size} ranks were started, expected {job.world_size}: rows would be "
             "missed or duplicated; check the launcher"
         )
-    shares = read_shares(job.shares, placement.rank)
+    shares = read_shares(job.shares, placement.rank, beat.pause)
     first = next(shares, None)
     if first is None:
         return  # more ranks than row groups: no need to load the model

@@ -96,6 +96,12 @@ class RankBeat:
         if self._aborted is not None:
             raise RunAbortedError(self._aborted)
 
+    def pause(self) -> None:
+        """Waits as long as between two beats; raises RunAbortedError if the run was aborted."""
+        self.check()
+        time.sleep(self._pause_s)
+        self.check()
+
     def enter(self, state: str) -> None:
         """Tells the driver what the rank is doing."""
         with self._changed:
