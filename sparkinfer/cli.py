@@ -216,6 +216,8 @@ def _demo(options: argparse.Namespace) -> int:
 
     output = options.output or DEFAULT_OUTPUT
     config = demo_config(output, engine=options.engine, overwrite=options.overwrite)
+    if BACKENDS["deepspeed"].problem() is None:
+        config = config.replace(acceleration="deepspeed")
     code = _run(config, "auto")
     if code == DONE:
         _print_first_rows(config)
