@@ -158,6 +158,11 @@ def test_what_is_measured_has_the_lengths_of_the_jobs_texts(classifier: Path) ->
     found = speed._lengths(options_of(), RowsAhead(first=lambda: [rows, rows]))
     assert len(found) == speed.SAMPLED_ROWS * 2 // 3 + 1
     assert set(found) == {3, 200}
+
+    def damaged() -> list[pa.RecordBatch]:
+        raise pa.ArrowInvalid("no rows here")
+
+    assert len(speed._lengths(options_of(), RowsAhead(first=damaged))) > 100
     made = speed._texts(found)
     assert len(set(made)) == len(made)
     assert all(abs(len(text) - size) < 20 for text, size in zip(made, found, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sparkinfer.exceptions import SparkInferError
 from sparkinfer.logs import get_logger
 from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.encoded import EncodedRows
@@ -72,7 +74,6 @@ class SpeedTrial:
     def __init__(self, options: ModelOptions, ahead: RowsAhead) -> None:
         self._options = options
         self._ahead = ahead
-        self._lengths = _lengths(options, ahead)
         self._batches = 0  # that each way runs, known after the first
         self._spent_s = 0.0
         self._allowed_s: float | None = None
@@ -135,7 +136,8 @@ class SpeedTrial:
 
         Each batch comes with its tokens.
         """
-        inputs = model.encode([_texts(self._lengths)] * len(self._options.texts))
+        texts = _texts(_lengths(self._options, self._ahead))
+        inputs = model.encode([texts] * len(self._options.texts))
         rows = EncodedRows(np.arange(len(inputs)), inputs)
         batches = Scorer(model, self._options).cut(rows).batches
         tokens = inputs.encoded.n_tokens
@@ -146,8 +148,9 @@ class SpeedTrial:
 def _lengths(options: ModelOptions, ahead: RowsAhead) -> list[int]:
     """Returns bytes of texts: of the job's first rows, else of the gate's texts."""
     found: list[int] = []
-    if ahead.first is not None:
-        for batch in ahead.first():
+    # What is wrong with the input is told by the worker that has these rows to score.
+    with suppress(SparkInferError, pa.ArrowException, OSError):
+        for batch in ahead.first() if ahead.first is not None else ():
             found += _row_bytes(batch.slice(0, SAMPLED_ROWS - len(found)), options.columns)
             if len(found) >= SAMPLED_ROWS:
                 break
