@@ -11,6 +11,38 @@ SIDE = {"cpu": 1024, "cuda": 8192}
 MEASURED_S = 0.2
 
 
+class Ceiling:
+    """The rates of a device, by number format; the highest that was seen counts.
+
+    Other programs take a part of the device for a while: so it is looked at more than once.
+
+    Args:
+        device: torch device.
+        flops_of_token: that the model's weights take; None: its share is not known.
+    """
+
+    def __init__(self, device: str, flops_of_token: int | None) -> None:
+        self._device = device
+        self._flops_of_token = flops_of_token
+        self._highest: dict[str, float] = {}
+
+    def look(self, dtype: str) -> None:
+        """Measures the rate for a number format."""
+        if self._flops_of_token is not None:
+            found = measured_flops(self._device, dtype)
+            self._highest[dtype] = max(found, self._highest.get(dtype, 0.0))
+
+    def share(self, tokens_per_s: float, dtype: str) -> float | None:
+        """Returns the share of it that the model's products make up, None if it is not known."""
+        highest = self._highest.get(dtype)
+        return None if highest is None else self.share_of(highest, tokens_per_s)
+
+    def share_of(self, flops: float, tokens_per_s: float) -> float | None:
+        """Returns the same of another rate."""
+        of_token = self._flops_of_token
+        return None if of_token is None else of_token * tokens_per_s / flops
+
+
 def measured_flops(device: str, dtype: str) -> float:
     """Returns the most floating-point operations per second that products of matrices reached.
 

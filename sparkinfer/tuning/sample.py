@@ -17,7 +17,7 @@ from sparkinfer.option_groups import BatchingConfig
 
 MOST_ROWS = 512
 
-LEAST_ROWS = 16
+LEAST_ROWS = 32
 
 MEASURED_S = 1.5
 """Seconds for which the sample is scored, over and over, at least once."""
@@ -114,6 +114,11 @@ def measured(
         len(window.batches),
         scorer.statistics.out_of_memory,
     )
+
+
+def count_batches(model: RunningModel, options: ModelOptions, rows: pa.RecordBatch) -> int:
+    """Returns in how many batches a worker would score rows."""
+    return len(_prepared(model, options, rows)[1].batches)
 
 
 def _prepared(
