@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.jobs.result import RunResult
+    from sparkinfer.tuning.call import Tuned, tune
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "TaskPoolStrategy",
     "TorchBatchProcessor",
     "TorchBatchProcessorContext",
+    "Tuned",
     "dynamically",
     "load",
     "map_batches",
@@ -51,6 +53,7 @@ __all__ = [
     "score",
     "search",
     "torch_batch_process",
+    "tune",
 ]
 
 _HOME = {
@@ -73,6 +76,8 @@ _HOME = {
     "read_batch_run": "sparkinfer.api.processor",
     "torch_batch_process": "sparkinfer.api.processor",
     "search": "sparkinfer.api.search",
+    "Tuned": "sparkinfer.tuning.call",
+    "tune": "sparkinfer.tuning.call",
 }
 
 

@@ -34,7 +34,7 @@ from sparkinfer.exceptions import (
     SparkInferError,
     UsageError,
 )
-from sparkinfer.messages import shortened
+from sparkinfer.messages import shortened, shown
 from sparkinfer.model_section import DTypeName, read_models
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.redaction import without_secrets
@@ -168,6 +168,43 @@ def _doctor(options: argparse.Namespace) -> int:
     return FAILED if has_errors(found) else DONE
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from sparkinfer.tuning.call import check_tunable, tune
+
+    config = _config(options, ScoringConfig)
+    check_tunable(config, options.budget_s)
+    if options.save is not None:
+        _refuse_save(options.save)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print too
+        tuned = tune(config, options.budget_s)
+    print(tuned)
+    if options.save is None:
+        print(f"\n{tuned.yaml}", end="")
+        return DONE
+    try:
+        with options.save.open("x", encoding="utf-8") as file:
+            file.write(tuned.file)
+    except OSError as error:
+        raise OutputError(f"{_not_saved(options.save, error.strerror)}; {_NAME_ANOTHER}") from None
+    print(f"\nsparkinfer score --config {_shown(str(options.save))} takes it")
+    return DONE
+
+
+def _refuse_save(file: Path) -> None:
+    """Raises OutputError if a file cannot be new there."""
+    if file.exists():
+        raise OutputError(f"{_not_saved(file, 'it is there already')}; {_NAME_ANOTHER}")
+    if not file.absolute().parent.is_dir():
+        raise OutputError(f"{_not_saved(file, 'there is no such folder')}; {_NAME_ANOTHER}")
+
+
+_NAME_ANOTHER = "name another file, in a folder that is there"
+
+
+def _not_saved(file: Path, reason: str | None) -> str:
+    return f"--save {shown(str(file))}: {reason}"
+
+
 def _status(options: argparse.Namespace) -> int:
     from sparkinfer.report.status import describe_status, read_status
 
@@ -177,7 +214,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace, kind: type[C]) -> C:
-    names = ("config", "set", "command", "debug", "progress", "json")
+    names = ("config", "set", "command", "debug", "progress", "json", "budget_s", "save")
     values = {key: value for key, value in vars(options).items() if key not in names}
     if values["carry_cols"] is not None:
         values["carry_cols"] = tuple(values["carry_cols"].split(","))
@@ -277,6 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(commands)
     _add_status(commands)
     _add_doctor(commands)
+    _add_tune(commands)
     _add_demo(commands)
     return parser
 
@@ -341,6 +379,27 @@ def _add_doctor(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     _add_job_options(parser)
     parser.set_defaults(command=_doctor)
+
+
+def _add_tune(commands: Any) -> None:
+    parser = commands.add_parser(
+        "tune",
+        help="measure which settings score an input fastest",
+        description="Takes the options of score, but those of its output, and measures on the "
+        "input's first rows, in one worker: ways of running the model, sizes of batches, and on "
+        "CPUs how cores are shared out. Prints a table and the settings that were fastest.",
+    )
+    add = parser.add_argument
+    add("--save", metavar="FILE", type=Path, help="new YAML file with them, for score --config")
+    add(
+        "--budget-s",
+        metavar="N",
+        type=float,
+        default=120.0,
+        help="seconds after which nothing more is begun (default: 120)",
+    )
+    _add_job_options(parser)
+    parser.set_defaults(command=_tune)
 
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:

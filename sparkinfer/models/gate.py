@@ -160,7 +160,7 @@ def run_gate(
         accepted=choice.way,
         device=device.partition(":")[0],
         max_difference=choice.difference,
-        tolerance=_tolerance(options, choice.way),
+        tolerance=tolerance_of(options, choice.way),
         labels=model.labels,
         max_length=checkpoint.max_length,
         rejected=tuple(trial.rejected),
@@ -279,7 +279,7 @@ class _Trial:
         """Returns a way if it passes."""
         if way == self._fit.reference:
             return _Choice(way)
-        model, largest, reason = _tried(self._checkpoint, way, self._found, self._fit.shown)
+        model, largest, reason = try_way(self._checkpoint, way, self._found, self._fit.shown)
         if model is not None and not reason:
             return _Choice(way, largest, model)
         logger.warning("%s not used: %s", way, reason)
@@ -289,7 +289,8 @@ class _Trial:
         return None
 
 
-def _tolerance(options: ModelOptions, way: Acceleration) -> float:
+def tolerance_of(options: ModelOptions, way: Acceleration) -> float:
+    """Returns how far a way's numbers may be from the reference's."""
     return options.gate.tolerance or TOLERANCES[way.dtype]
 
 
@@ -325,7 +326,7 @@ def candidates(options: ModelOptions, device: str) -> list[Acceleration]:
     return list(dict.fromkeys([*ways, PLAIN]))
 
 
-def _tried(
+def try_way(
     checkpoint: Checkpoint, way: Acceleration, found: Examined, reference: str
 ) -> tuple[RunningModel | None, float, str]:
     """Returns the model, its largest difference from the reference, and why it fails, if it does.
@@ -344,7 +345,7 @@ def _tried(
     compared = [difference(model, *pair) for pair in pairs]
     largest = max(number for number, _ in compared)
     reason = next((why for _, why in compared if why), "")
-    tolerance = _tolerance(checkpoint.options, way)
+    tolerance = tolerance_of(checkpoint.options, way)
     if not reason and not largest <= tolerance:
         reason = f"differs from {reference} by {largest:.2g}, allowed {tolerance:g}"
     return model, largest, reason

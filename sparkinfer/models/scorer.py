@@ -95,8 +95,7 @@ class Scorer:
         self._columns = options.columns
         self._texts = options.texts
         self._batching = options.batching
-        own = model.own_batch_tokens or _default_budget(model.device)
-        self._budget = TokenBudget(options.batching.max_batch_tokens or own)
+        self._budget = TokenBudget(options.batching.max_batch_tokens or default_tokens(model))
         self._report = report
         self._forwarding: ForwardPass | None = None  # for the watchdog; see `RowEncoder.activity`
 
@@ -432,5 +431,7 @@ def _are_null(columns: Sequence[pa.Array]) -> npt.NDArray[np.bool_]:
 _OUT_OF_MEMORY = "out of memory"
 
 
-def _default_budget(device: str) -> int:
-    return DEFAULT_BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
+def default_tokens(model: RunningModel) -> int:
+    """Returns the most tokens of a batch where none are given."""
+    kind = "cuda" if model.device.startswith("cuda") else "cpu"
+    return model.own_batch_tokens or DEFAULT_BATCH_TOKENS[kind]

@@ -130,15 +130,16 @@ class Prelude:
         """
         resolved = self.resolved.pinned(self._followed) if self._followed else self.resolved
         if isinstance(resolved, LooksAtRows) and "table" in self.__dict__:
-            resolved = resolved.looking_at(lambda: self._first_rows)
-        act = partial(_try_out, resolved, self._measured(resolved), self._ahead, self._places)
+            resolved = resolved.looking_at(lambda: self.first_rows)
+        act = partial(_try_out, resolved, self._measured(resolved), self.ahead, self.places)
         decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
         if "table" in self.__dict__:
             refuse_clash(self.asked_columns.carried.names, decided)
         return decided
 
     @cached_property
-    def _first_rows(self) -> RowsOfInput:
+    def first_rows(self) -> RowsOfInput:
+        """Rows from the input's start; of a table, fetching them takes a job."""
         files, columns = self.table.files, self.asked_columns.inputs
         if files is not None:
             return self._first_of(files)
@@ -151,7 +152,7 @@ class Prelude:
         return FirstOfFiles(paths, files.rows, self.asked_columns.inputs)
 
     @property
-    def _ahead(self) -> RowsAhead:
+    def ahead(self) -> RowsAhead:
         """What is known of the rows; of a table, nothing that would take a job."""
         replicas = self.workers.count
         # An examination may have no input; a run has opened its own before it needs a model.
@@ -174,7 +175,7 @@ class Prelude:
         return TextSizes() if pa.types.is_nested(kind) else files.text_sizes(name)
 
     @property
-    def _places(self) -> Places:
+    def places(self) -> Places:
         """Where this process and all workers must see the same."""
         files = self.table.files if "table" in self.__dict__ else None
         found = files.found if files is not None else None
