@@ -40,6 +40,7 @@ from sparkinfer.models.backends import BACKENDS
 from sparkinfer.redaction import without_secrets
 from sparkinfer.signals import asked_to_end, exit_code, say, stops_heard
 from sparkinfer.terminal import printable, printable_lines
+from sparkinfer.tuning import BUDGET_S
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -395,8 +396,8 @@ def _add_tune(commands: Any) -> None:
         "--budget-s",
         metavar="N",
         type=float,
-        default=120.0,
-        help="seconds after which nothing more is begun (default: 120)",
+        default=BUDGET_S,
+        help=f"seconds after which nothing more is begun (default: {BUDGET_S:.0f})",
     )
     _add_job_options(parser)
     parser.set_defaults(command=_tune)

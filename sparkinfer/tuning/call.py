@@ -15,6 +15,7 @@ from sparkinfer.messages import shown
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.spark.jvm import death_told
+from sparkinfer.tuning import BUDGET_S
 from sparkinfer.tuning.found import Findings
 from sparkinfer.tuning.settings_file import as_yaml, options_of
 from sparkinfer.tuning.table import describe
@@ -22,8 +23,6 @@ from sparkinfer.tuning.trial import Question
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-BUDGET_S = 120.0
 
 NOT_OF_TUNE = (
     *("models", "fn", "output", "overwrite", "carry_cols", "output_prefix", "label_col", "metrics"),

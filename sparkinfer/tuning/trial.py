@@ -104,7 +104,7 @@ class _Trial:
         splits = self._try_splits(best)
         best = fastest(splits) or best
         bench = self._bench
-        late = [f"for lack of time: {', '.join(self._late)}"] if self._late else []
+        late = [f"for lack of time: {'; '.join(self._late)}"] if self._late else []
         return Findings(
             tried=tuple(map(bench.with_share, dict.fromkeys([*ways, *budgets, *splits]))),
             chosen=bench.with_share(best),
