@@ -55,8 +55,10 @@ def cut_row_groups(
         before = int(ends[start - 1]) if start else 0
         stop = int(np.searchsorted(ends, before + next(limits), side="right"))
         stop = max(start + 1, min(stop, start + max_rows))
-        while inputs is not None and stop < len(order) and (
-            inputs[order[stop]] == inputs[order[stop - 1]]
+        while (
+            inputs is not None
+            and stop < len(order)
+            and (inputs[order[stop]] == inputs[order[stop - 1]])
         ):
             stop += 1
         groups.append(order[start:stop])

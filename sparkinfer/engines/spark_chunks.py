@@ -136,9 +136,7 @@ def with_files(numbers: DataFrame, task: ChunkTask, job: WorkerJob, folder: str)
     return numbers.select(udf("id").alias("file"))
 
 
-def _written(
-    job: WorkerJob, share: Sequence[Piece], staging: str, folder: str
-) -> WrittenShare:
+def _written(job: WorkerJob, share: Sequence[Piece], staging: str, folder: str) -> WrittenShare:
     """Returns a share once its file is written."""
     start = share[0].place
     rows = range(start, start + sum(piece.rows for piece in share))

@@ -18,7 +18,7 @@ from sparkinfer.plan.ports import FileAccess, TableAccess
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.plan.table_state import Mark
-from sparkinfer.storage import exists, join
+from sparkinfer.storage import exists
 
 
 class JobInput(Protocol):

@@ -85,4 +85,3 @@ def gather(
 
 def _numbers(count: int) -> list[str]:
     return [str(number) for number in range(count)]
-

@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from sparkinfer.batching.planner import IntArray
 from sparkinfer.batching.rebatch import rebatch, same_rows
-from sparkinfer.batching.runs import Hashes, hash_inputs_of, whole_runs
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
+from sparkinfer.batching.runs import Hashes, hash_inputs_of, whole_runs
 from sparkinfer.models.encoded import EncodedRows
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
 from sparkinfer.option_groups import BatchingConfig
