@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_windows_end_between_inputs_unless_one_is_too_large(
     windows = rebatch([rows_of(list(values))], same_rows(window), 1 << 20)
     found = [one.column(0).to_pylist() for one in whole_runs(windows, hash_inputs, most)]
     assert [text for one in found for text in one] == values
-    for left, right in zip(found, found[1:], strict=False):
+    for left, right in itertools.pairwise(found):
         if left[-1] == right[0]:
             assert len(set(left)) == 1
             whole = next(n for n in range(len(right) + 1) if n == len(right) or right[n] != left[0])
@@ -117,7 +118,15 @@ def test_many_small_runs_in_many_ranges_are_merged_in_several_passes(
     assert result.statistics.forward_rows == 20
     assert ids_in(config) == list(range(630))
     assert max(held) == 3
-    assert copies_of(config) == [], "a finished run has kept its copy"
+    assert [name.split("-")[0] for name in copies_of(config)] == ["gathered"]
+
+
+def run_until(config: sparkinfer.ScoringConfig, owner: Any, name: str) -> None:
+    """Runs until something is called, and is killed there."""
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, owner, name)
+        with pytest.raises(Killed):
+            sparkinfer.run(config)
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
@@ -127,25 +136,19 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     monkeypatch.setattr(owner, name, die)
 
 
-def test_a_half_made_copy_is_thrown_away(
-    config: sparkinfer.ScoringConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, gathering.RunMerger, "__call__")
-        sparkinfer.run(config)
+def test_a_half_made_copy_is_thrown_away(config: sparkinfer.ScoringConfig) -> None:
+    run_until(config, gathering.RunMerger, "__call__")
     assert [name.split("-")[0] for name in copies_of(config)] == ["runs"]
     assert sparkinfer.run(config).statistics.forward_rows == 20
     assert ids_in(config) == list(range(630))
-    assert copies_of(config) == []
+    assert [name.split("-")[0] for name in copies_of(config)] == ["gathered"]
 
 
 @pytest.mark.parametrize("dedupe", [True, False])
 def test_a_run_goes_on_with_the_copy_it_began_with(
     config: sparkinfer.ScoringConfig, monkeypatch: pytest.MonkeyPatch, dedupe: bool
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, ThisProcess, "score")
-        sparkinfer.run(config)
+    run_until(config, ThisProcess, "score")
     [copy] = copies_of(config)
     assert copy.startswith("gathered-")
     kill_at(monkeypatch, gathering.RunSorter, "__call__")
@@ -157,9 +160,7 @@ def test_a_run_goes_on_with_the_copy_it_began_with(
 def test_a_run_that_began_without_goes_on_as_it_is_cut(
     config: sparkinfer.ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, ThisProcess, "score")
-        sparkinfer.run(config.replace(dedupe=False))
+    run_until(config.replace(dedupe=False), ThisProcess, "score")
     kill_at(monkeypatch, gathering.RunSorter, "__call__")
     result = sparkinfer.run(config)
     assert result.rows == 630
@@ -204,9 +205,8 @@ def test_of_several_models_each_combination_of_columns_is_scored_once(
         input=str(tmp_path / "two.parquet"),
     )
     result = sparkinfer.run(config)
-    both = {
-        (row["text"], row["other"]) for row in pq.read_table(tmp_path / "two.parquet").to_pylist()
-    }
+    rows = pq.read_table(tmp_path / "two.parquet").to_pylist()
+    both = {(row["text"], row["other"]) for row in rows}
     assert f"dedupe: {len(both)} different inputs in 630 rows" in result.notes
     assert result.statistics.forward_rows <= 2 * len(both)
     assert ids_in(config) == list(range(630))

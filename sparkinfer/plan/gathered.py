@@ -1,4 +1,4 @@
-"""The copy of an input in which equal inputs stand together, made once before a run with `dedupe`."""
+"""The copy of an input in which equal inputs stand together, made before a run with `dedupe`."""
 
 from __future__ import annotations
 

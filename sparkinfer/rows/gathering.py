@@ -1,8 +1,8 @@
 """Copies rows so that those with equal inputs stand together: an external sort by a hash of inputs.
 
 First, parts of the input are each read, and written as sorted runs of at most `RUN_BYTES`. Then the
-runs are merged, each range of hashes on its own. A task holds one run, or a batch of each of at most
-`MERGED_AT_ONCE` runs, however many rows there are and however often an input repeats.
+runs are merged, each range of hashes on its own. A task holds one run, or a batch of each of at
+most `MERGED_AT_ONCE` runs, however many rows there are and however often an input repeats.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def _told(what: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise JobError(
-            f"{what} for dedupe=true failed ({type(error).__name__}: {reason}); make room or repair "
-            "it and run again, or leave the option out"
+            f"{what} for dedupe=true failed ({type(error).__name__}: {reason}); make room or "
+            "repair it and run again, or leave the option out"
         ) from error
 
 
