@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
+from sparkinfer.rows.writing import PLAIN_DAYS
 from tests.engines.conftest import Run
 from tests.engines.test_odd_types import ODD, odd_table
 from tests.tiny_models import WORDS
@@ -93,7 +94,8 @@ def test_a_table_is_copied_once_and_known_again(
     tmp_path: Path, classifier: Path, spark: SparkSession
 ) -> None:
     columns = ["id", "text", "day", "time", "instant", "price", "pair", "map", "u8", "blob"]
-    pq.write_table(pa.concat_tables([odd_table().select(columns)] * 9), tmp_path / "in.parquet")
+    table = pa.concat_tables([odd_table().select(columns)] * 9)
+    pq.write_table(table.replace_schema_metadata(PLAIN_DAYS), tmp_path / "in.parquet")
     df = spark.read.parquet(str(tmp_path / "in.parquet"))
     config = sparkinfer.ScoringConfig(
         model=str(classifier), input_col="text", output=str(tmp_path / "out"), dedupe=True
@@ -105,4 +107,5 @@ def test_a_table_is_copied_once_and_known_again(
         paired = {row["id"]: row[name] for row in found.to_pylist()}
         assert [paired[number] for number in range(4)] == ODD[name][2], name
     assert sparkinfer.run(config, spark, df=df).workers is None
-    assert not list((tmp_path / "out" / "_sparkinfer" / "input").glob("*"))
+    [copy] = (tmp_path / "out" / "_sparkinfer" / "input").iterdir()
+    assert copy.name.startswith("gathered-")
