@@ -475,6 +475,12 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="rescore an earlier run's rows with an error, before scoring what is left",
     )
+    add(
+        "--dedupe",
+        action="store_true",
+        default=None,
+        help="score each distinct input once over all rows, by a sorted copy of the input",
+    )
     add("--max-error-rows", metavar="N|P%", help="stop when more rows than this have an error")
     _add_debug(parser)
 

@@ -100,6 +100,9 @@ class ScoringConfig(ModelSection):
     """Column of a table whose values grow with each new row, by which these are recognised."""
     retry_errors: bool = False
     """Rescore earlier runs' rows with an error, before scoring what is left."""
+    dedupe: bool = False
+    """Score each distinct input once over the whole input, of which a sorted copy is made; the
+    output's rows are in its order."""
     carry_cols: tuple[str, ...] | None = None
     """Input columns to keep in the output; None: all of them."""
 

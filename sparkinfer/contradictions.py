@@ -199,6 +199,11 @@ def refuse_beside_function(config: ScoringConfig) -> None:
             "they are, and what it returns is the output; leave the option out, or use fn.args, "
             "fn.input_cols and the function itself"
         )
+    if config.dedupe:
+        raise ConfigError(
+            f"dedupe=true with fn={shown(config.fn.function[0])}: a function is given rows, of "
+            "which none is like another, and may make any of them; leave the option out"
+        )
     given = config.fn.given & {"args", "kwargs", "constructor_args", "constructor_kwargs"}
     if given and len(config.fn.function) > 1:
         raise ConfigError(

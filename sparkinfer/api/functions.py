@@ -35,7 +35,16 @@ NOT_OF_SCORE = (
         "metrics",
         "max_error_rows",
     ),
-    *("incremental", "incremental_col", "retry_errors", "chunks", "csv", "horovod", "master"),
+    *(
+        "incremental",
+        "incremental_col",
+        "retry_errors",
+        "dedupe",
+        "chunks",
+        "csv",
+        "horovod",
+        "master",
+    ),
     *("spark_conf", "vectors", "delta", "table"),
 )
 """Options of a job that have no effect on a lazy DataFrame."""

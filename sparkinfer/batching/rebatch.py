@@ -55,11 +55,11 @@ def rebatch(
                 rows, size = rows + part.num_rows, size + part.nbytes
                 rest = rest.slice(part.num_rows)
             if rest.num_rows or rows >= limit or size >= max_bytes:
-                yield _joined(held)
+                yield joined(held)
                 held, rows, size = [], 0, 0
                 limit = next(max_rows)
     if held:
-        yield _joined(held)
+        yield joined(held)
 
 
 def _first_rows(
@@ -76,7 +76,7 @@ def _first_rows(
     return part
 
 
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Returns batches concatenated into one."""
     if len(batches) == 1:
         return batches[0]

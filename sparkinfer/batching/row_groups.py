@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,10 @@ def growing_limits(first: int, largest: int) -> Iterator[int]:
 
 
 def cut_row_groups(
-    lengths: npt.ArrayLike, limits: Iterator[int], *, max_rows: int
+    lengths: npt.ArrayLike,
+    limits: Iterator[int],
+    max_rows: int,
+    inputs: npt.NDArray[Any] | None = None,
 ) -> list[IntArray]:
     """Returns the rows of each row group: rows of similar length together, the longest first.
 
@@ -36,6 +40,8 @@ def cut_row_groups(
         limits: maximum tokens of each next row group, consumed one at a time; a longer row gets a
             row group of its own.
         max_rows: maximum rows of a row group, at least 1.
+        inputs: tells the inputs of rows apart; rows of one that follow one another, which have
+            one length, then share a row group, whatever the limits. None: they need not.
 
     Returns:
         Index arrays, int64; every row is in exactly one of them.
@@ -49,6 +55,12 @@ def cut_row_groups(
         before = int(ends[start - 1]) if start else 0
         stop = int(np.searchsorted(ends, before + next(limits), side="right"))
         stop = max(start + 1, min(stop, start + max_rows))
+        while (
+            inputs is not None
+            and stop < len(order)
+            and (inputs[order[stop]] == inputs[order[stop - 1]])
+        ):
+            stop += 1
         groups.append(order[start:stop])
         start = stop
     return groups

@@ -6,7 +6,6 @@ whichever process is idle.
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import queue
 import signal
@@ -27,7 +26,7 @@ from sparkinfer.exceptions import DeviceError, JobError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.progress import SCORE, Progress
-from sparkinfer.rows.reading import Piece, rows_between
+from sparkinfer.rows.reading import share_out
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.storage import make_folder
 from sparkinfer.workers.channel import ProgressAddress, ProgressServer
@@ -211,14 +210,6 @@ class _ChunkRun:
         seconds = time.perf_counter() - self._started
         in_order = tuple(self._files[part] for part in sorted(self._files))
         return ScoredChunk(self.task.chunk, self.task.staging, in_order, seconds)
-
-
-def share_out(pieces: Sequence[Piece], count: int) -> list[list[Piece]]:
-    """Returns a chunk's rows in about equal shares; one without any if there are none."""
-    rows = sum(piece.rows for piece in pieces)
-    ends = [rows * number // count for number in range(count + 1)]
-    found = [rows_between(pieces, first, end) for first, end in itertools.pairwise(ends)]
-    return [share for share in found if share] or [[]]
 
 
 class _ProcessPool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from sparkinfer.engines.spark_worker import WorkerJob, write_rows
 from sparkinfer.exceptions import JobError, RowConservationError
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
-from sparkinfer.rows.reading import rows_between
+from sparkinfer.rows.reading import Piece, rows_between
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.errors import explain
@@ -126,19 +126,27 @@ def with_files(numbers: DataFrame, task: ChunkTask, job: WorkerJob, folder: str)
         if not rows:
             return
         share = rows_between(pieces, rows.start, rows.stop)
-        file = write_rows(job, share, join(staging, folder))
-        if file.tally.read != len(rows):
-            raise RowConservationError(
-                f"{file.tally.read} rows were worked on, expected rows {rows.start} to "
-                f"{rows.stop - 1} of the chunk; run again"
-            )
-        named = replace(file, name=f"{folder}/{file.name}")
-        nothing = [None] * (len(rows) - 1)
-        yield pd.Series([*nothing, pickle.dumps(WrittenShare(rows, named))], dtype=object)
+        told: list[bytes | None] = [None] * len(rows)
+        if share:  # gathered rows are shared out by whole pieces
+            told[-1] = pickle.dumps(_written(job, share, staging, folder))
+        yield pd.Series(told, dtype=object)
 
     # Spark evaluates what it takes for deterministic again for the condition on its result.
     udf: Any = pandas_udf(score, returnType="binary").asNondeterministic()  # type: ignore[call-overload]
     return numbers.select(udf("id").alias("file"))
+
+
+def _written(job: WorkerJob, share: Sequence[Piece], staging: str, folder: str) -> WrittenShare:
+    """Returns a share once its file is written."""
+    start = share[0].place
+    rows = range(start, start + sum(piece.rows for piece in share))
+    file = write_rows(job, share, join(staging, folder))
+    if file.tally.read != len(rows):
+        raise RowConservationError(
+            f"{file.tally.read} rows were worked on, expected rows {rows.start} to "
+            f"{rows.stop - 1} of the chunk; run again"
+        )
+    return WrittenShare(rows, replace(file, name=f"{folder}/{file.name}"))
 
 
 def consecutive(numbers: Iterable[np.ndarray[Any, Any]]) -> range:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 from pyspark.sql import functions as F
@@ -16,6 +16,7 @@ from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.plan.inputs import spark_kind
 from sparkinfer.plan.ports import InputTable
 from sparkinfer.plan.table_state import Mark, TableState
+from sparkinfer.spark.each_file import on_each_file
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import in_job_thread, watched_job
 from sparkinfer.spark.settings import PLAIN_TIMES, settings
@@ -24,6 +25,8 @@ from sparkinfer.spark.tables import arrow_schema, literal_path, quoted, quoted_t
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import StructField
+
+T = TypeVar("T")
 
 COPIED_GROUP_BYTES = 8 << 20
 """Size of a row group in a copied input: rows are read from their row group's start."""
@@ -111,6 +114,10 @@ class _Table:
     def state_of_copy(self, paths: Sequence[str], columns: Sequence[str]) -> TableState:
         """Returns the same for copied files; see `TableAccess`."""
         return watched_job(self._spark, lambda: _state(self._copied(paths), columns), LOOK)
+
+    def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
+        """Calls a function with each name; see `TableAccess`."""
+        return on_each_file(self._spark, act, names)
 
     def version(self) -> str | None:
         """Returns the version of a table that keeps a history; see `TableAccess`."""

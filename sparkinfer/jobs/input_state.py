@@ -18,7 +18,7 @@ from sparkinfer.plan.ports import FileAccess, TableAccess
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.plan.table_state import Mark
-from sparkinfer.storage import exists, join
+from sparkinfer.storage import exists
 
 
 class JobInput(Protocol):
@@ -56,13 +56,12 @@ class JobInput(Protocol):
         """Raises ResumeError if what was read in place has changed meanwhile."""
 
 
-def job_input(prelude: Prelude, chunks: InputChunks, copies: str) -> JobInput:
+def job_input(prelude: Prelude, chunks: InputChunks) -> JobInput:
     """Returns the input of a run.
 
     Args:
         prelude: of the run.
         chunks: cuts the input.
-        copies: folder for copies of the input.
 
     Raises:
         ConfigError: `incremental` does not fit the input.
@@ -88,7 +87,7 @@ def job_input(prelude: Prelude, chunks: InputChunks, copies: str) -> JobInput:
             f"incremental_col={config.incremental_col!r}: no such column; the input has "
             f"{', '.join(table.columns)}"
         )
-    return _Table(prelude, table.table, chunks, copies)
+    return _Table(prelude, table.table, chunks)
 
 
 def needed_files(manifest: Manifest, done: Container[int]) -> set[str]:
@@ -164,13 +163,10 @@ class _Files(_Input):
 class _Table(_Input):
     """What Spark reads, copied when the run began; see `JobInput`."""
 
-    def __init__(
-        self, prelude: Prelude, table: TableAccess, chunks: InputChunks, copies: str
-    ) -> None:
+    def __init__(self, prelude: Prelude, table: TableAccess, chunks: InputChunks) -> None:
         super().__init__(str(prelude.config.output), chunks)
         self._config = prelude.config
         self._table = table
-        self._copies = copies
         self._columns = prelude.asked_columns.stored
 
     def is_larger(self, manifest: Manifest, done: Container[int]) -> bool:
@@ -227,4 +223,4 @@ class _Table(_Input):
         return self._table.mark(self._paths(manifest.read_files), column) if column else None
 
     def _paths(self, names: tuple[str, ...]) -> list[str]:
-        return [join(self._copies, name) for name in names]
+        return [self._chunks.folders.find(name) for name in names]

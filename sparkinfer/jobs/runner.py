@@ -90,7 +90,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     if files is not None:
         output.refuse_overlap(files.found.paths)
     chunks = InputChunks(prelude, output.input_folder)
-    read = job_input(prelude, chunks, output.input_folder)
+    read = job_input(prelude, chunks)
     check_delta(prelude, output)
     check_table(prelude)
     with run_vectors(prelude, output) as vectors:

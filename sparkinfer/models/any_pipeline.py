@@ -130,6 +130,7 @@ class AnyPipeline:
         source: the model's files; None before they are resolved.
         verdict: what a trial found; None before one.
         first_rows: for the trial; None: there are none to look at.
+        dedupe: whether equal texts follow one another, so that none need be scored again.
     """
 
     model: str
@@ -142,6 +143,7 @@ class AnyPipeline:
     source: ModelSource | None = None
     verdict: PipelineVerdict | None = None
     first_rows: FirstRows | None = None
+    dedupe: bool = False
 
     labels = ()
     evaluation = None
@@ -167,6 +169,7 @@ class AnyPipeline:
             options,
             config.output_prefix,
             config.loading,
+            dedupe=config.dedupe,
         )
 
     @property
@@ -282,7 +285,7 @@ class AnyPipeline:
         key = self._key(slot.device)
         pipe = resident.get(key, load, lambda: release_memory(slot.device))
         columns = parse_columns(self.verdict.schema, _SCHEMA, of_results=True)
-        return PipelineScorer(pipe, self.texts[0], columns, report, self.prefix)
+        return PipelineScorer(pipe, self.texts[0], columns, report, self.prefix, self.dedupe)
 
     @property
     def _columns(self) -> pa.Schema | None:

@@ -41,6 +41,7 @@ class ModelOptions:
         loading: what loading allows.
         deepspeed: options of that backend.
         parallel: how a model that is larger than one GPU is run.
+        dedupe: whether equal inputs follow one another, so that none need be scored again.
     """
 
     task: Task
@@ -55,6 +56,7 @@ class ModelOptions:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     way: Acceleration | None = None
+    dedupe: bool = False
 
     @classmethod
     def of(cls, config: ScoringConfig) -> ModelOptions:
@@ -76,6 +78,7 @@ class ModelOptions:
             deepspeed=config.deepspeed,
             parallel=config.parallel,
             gate=config.gate,
+            dedupe=config.dedupe,
         )
 
     @property

@@ -153,6 +153,7 @@ class PipelineScorer:
         columns: of the results.
         report: called with the statistics so far after each text.
         salt: tells texts in this pipeline from the same texts in another.
+        dedupe: whether a text that follows an equal one has its result.
 
     Attributes:
         statistics: what it has done so far.
@@ -166,6 +167,7 @@ class PipelineScorer:
         columns: pa.Schema,
         report: Callable[[ScoringStatistics], None],
         salt: str = "",
+        dedupe: bool = False,
     ) -> None:
         self.statistics = ScoringStatistics()
         self.suspects = Suspects()
@@ -175,6 +177,8 @@ class PipelineScorer:
         self._schema = pa.schema([*columns, *ROW_FIELDS])
         self._report = report
         self._salt = salt
+        self._dedupe = dedupe
+        self._last: tuple[str, dict[str, Any]] | None = None
         self._now: PipelineCall | Tokenising | None = None
 
     def activities(self) -> Sequence[Activity | None]:
@@ -188,7 +192,7 @@ class PipelineScorer:
             rows = []
             for number, text in enumerate(texts.values):
                 why = texts.reasons.get(number, NULL_TEXT)
-                rows.append({"error": why} if text is None else self._row(text))
+                rows.append({"error": why} if text is None else self._row_once(text))
                 self.statistics.rows_in_window = len(rows)
                 self._report(self.statistics)
             self.suspects.running(MODEL, ())
@@ -203,6 +207,13 @@ class PipelineScorer:
             return read_noted(batch, self._source, self.suspects, self._salt)
         finally:
             self._now = None
+
+    def _row_once(self, text: str) -> dict[str, Any]:
+        if not self._dedupe:
+            return self._row(text)
+        if self._last is None or self._last[0] != text:
+            self._last = text, self._row(text)
+        return self._last[1]
 
     def _row(self, text: str) -> dict[str, Any]:
         if self.suspects.is_noting:

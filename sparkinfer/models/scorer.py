@@ -23,6 +23,7 @@ import pyarrow as pa
 from sparkinfer.batching.budget import TokenBudget
 from sparkinfer.batching.planner import IntArray, plan_batches
 from sparkinfer.batching.rebatch import growing_rows, rebatch
+from sparkinfer.batching.runs import hash_inputs, whole_runs
 from sparkinfer.exceptions import DeviceError
 from sparkinfer.messages import first_line
 from sparkinfer.models.careful import (
@@ -95,6 +96,7 @@ class Scorer:
         self._columns = options.columns
         self._texts = options.texts
         self._batching = options.batching
+        self._dedupe = options.dedupe
         self._budget = TokenBudget(options.batching.max_batch_tokens or default_tokens(model))
         self._report = report
         self._forwarding: ForwardPass | None = None  # for the watchdog; see `RowEncoder.activity`
@@ -120,6 +122,8 @@ class Scorer:
         """
         limits = growing_rows(self._batching.window_rows)
         windows = rebatch(map(self._input_columns, batches), limits, self._batching.window_bytes)
+        if self._dedupe:
+            windows = whole_runs(windows, hash_inputs)
         yield from self._score_windows(windows, lambda rows: self.cut(self._tokenize(rows)))
 
     def process_encoded(self, windows: Iterable[EncodedWindow]) -> Iterator[pa.RecordBatch]:

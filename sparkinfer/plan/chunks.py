@@ -171,10 +171,12 @@ def _ranges(file: RowGroups, limits: ChunkLimits) -> Iterator[tuple[Piece, int]]
 def _extend(pieces: list[Piece], piece: Piece) -> None:
     """Appends a piece, merging it with the last one if it directly follows it.
 
-    Two ranges of one row group are never in the same chunk: together they exceed a limit.
+    Gathered pieces stay as they are, so that shares of a chunk end between them. Two ranges of one
+    row group are never in the same chunk: together they exceed a limit.
     """
     last = pieces[-1] if pieces else None
-    if last and last.path == piece.path and last.first + last.count == piece.first:
+    is_next = last and last.path == piece.path and last.first + last.count == piece.first
+    if last and is_next and not piece.is_gathered:
         pieces[-1] = Piece(
             last.path,
             last.first,

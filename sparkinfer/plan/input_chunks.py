@@ -6,19 +6,22 @@ import uuid
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
+import pyarrow as pa
+
 from sparkinfer.exceptions import RowConservationError
 from sparkinfer.files.formats import PARQUET
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.chunks import DEFAULT_LIMITS, Chunk, ChunkLimits, RowGroups, cut_chunks
 from sparkinfer.plan.copies import should_copy
+from sparkinfer.plan.gathered import OnEach, gather
 from sparkinfer.plan.ports import FileAccess, TableAccess
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.plan.table_state import Mark
 from sparkinfer.rows.copying import Copy, FileCopier, ParquetRows
 from sparkinfer.rows.nanoseconds import CutCounter
-from sparkinfer.rows.reading import COPIES, InputFolders
-from sparkinfer.storage import join, names_in
+from sparkinfer.rows.reading import COPIES, ChunkReader, InputFolders
+from sparkinfer.storage import join, names_in, remove
 
 NO_LIMIT = 1 << 62
 
@@ -68,12 +71,18 @@ class InputChunks:
             InputError: a file is not readable.
             JobError: a copy could not be made, or its row count differs.
         """
-        if self._prelude.table.input_format == PARQUET:
+        is_parquet = self._prelude.table.input_format == PARQUET
+        if is_parquet:
             self._note_nanoseconds(names)
-            row_groups = self._copy_large(self._row_groups(names))
+            row_groups = self._row_groups(names)
         else:
             copied = self._copy_files(names)
             row_groups = self._row_groups([copy for name in names for copy in copied[name]])
+        if self._prelude.config.dedupe:
+            columns = self._prelude.columns.stored
+            row_groups = self._gathered(row_groups, columns, self._files.on_each)
+        elif is_parquet:
+            row_groups = self._copy_large(row_groups)
         return self._cut(row_groups, first_number)
 
     def cut_table(
@@ -94,7 +103,27 @@ class InputChunks:
         folder = join(self._copies, attempt)
         table.copy(folder, self.limits.rows, columns, beyond)
         names = [name for name in names_in(folder) if not name.startswith(("_", "."))]
-        return self._cut(self._row_groups([f"{attempt}/{name}" for name in names]), first_number)
+        row_groups = self._row_groups([f"{attempt}/{name}" for name in names])
+        if self._prelude.config.dedupe:
+            row_groups = self._gathered(row_groups, columns, table.on_each)
+        return self._cut(row_groups, first_number)
+
+    def _gathered(
+        self, files: Sequence[RowGroups], columns: Sequence[str], on_each: OnEach
+    ) -> list[RowGroups]:
+        """Returns the files of a copy in which equal inputs stand together; see `gather`.
+
+        Of an input without rows there is none.
+        """
+        if not any(map(_rows, files)):
+            return list(files)
+        schema, inputs = self._prelude.table.schema, self._prelude.columns.inputs.names
+        reader = ChunkReader(self.folders, pa.schema([schema.field(name) for name in columns]))
+        made = gather(files, reader, inputs, self.limits, on_each)
+        if self._root == self._copies or files[0].path.startswith(COPIES):  # a copy, too
+            remove(join(self._copies, files[0].path.removeprefix(COPIES).split("/")[0]))
+        self.notes.append(f"dedupe: {made.inputs:,} different inputs in {made.rows:,} rows")
+        return self._row_groups(made.names)
 
     def _cut(
         self, row_groups: Sequence[RowGroups], first_number: int

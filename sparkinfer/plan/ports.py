@@ -96,6 +96,9 @@ class TableAccess(Protocol):
     def state_of_copy(self, paths: Sequence[str], columns: Sequence[str]) -> TableState:
         """Returns the same for copied files."""
 
+    def on_each(self, act: Callable[[str], T], names: Sequence[str]) -> list[T]:
+        """Calls a function with each name in Spark tasks; see `FileAccess.on_each`."""
+
     def version(self) -> str | None:
         """Returns the table's version, None if it keeps none."""
 

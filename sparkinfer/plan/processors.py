@@ -42,7 +42,7 @@ def make_processor(config: ScoringConfig) -> PlannedProcessor:
     for name, one in config.by_model.items():
         with told_of(name):
             made[name] = _make(one)
-    return SeveralProcessors(made)
+    return SeveralProcessors(made, dedupe=config.dedupe)
 
 
 def _make(config: ScoringConfig) -> PlannedProcessor:

@@ -31,6 +31,10 @@ COPIES = "_copies/"
 """Prefix of the names of files that are read from a copy. No input file has such a name, since
 names that begin with `_` are not data."""
 
+GATHERED = f"{COPIES}gathered-"
+"""Prefix of the names of copies in which equal inputs stand together; row groups end between
+different ones, and no work is shared out within them."""
+
 ROW_ID = pa.field("row_id", pa.string(), metadata={b"sparkinfer": b"made while it is read"})
 """A column of the number of a row's chunk and the row's place there, as `00000003-00000017`."""
 
@@ -65,6 +69,11 @@ class Piece:
             return groups
         return f"rows {self.before} to {self.before + self.rows - 1} of {groups}"
 
+    @property
+    def is_gathered(self) -> bool:
+        """Whether equal inputs stand together in it; see `GATHERED`."""
+        return self.path.startswith(GATHERED)
+
     def cut(self, max_rows: int) -> list[Piece]:
         """Returns the piece in parts of even size with at most `max_rows` rows each."""
         count = -(-self.rows // max_rows)
@@ -94,6 +103,8 @@ class Piece:
 def rows_between(pieces: Iterable[Piece], first: int, end: int) -> list[Piece]:
     """Returns the pieces, or parts of them, of the rows from `first` to before `end`.
 
+    Of gathered pieces those whose first row is one of them, whole.
+
     Args:
         pieces: in order; rows are counted over all of them, from 0.
         first: number of the first row.
@@ -102,10 +113,20 @@ def rows_between(pieces: Iterable[Piece], first: int, end: int) -> list[Piece]:
     found, start = [], 0
     for piece in pieces:
         here, there = max(first - start, 0), min(end - start, piece.rows)
-        if here < there:
+        if piece.is_gathered:
+            found += [piece] if first <= start < end else []
+        elif here < there:
             found.append(piece.beyond(here).first_rows(there - here))
         start += piece.rows
     return found
+
+
+def share_out(pieces: Sequence[Piece], count: int) -> list[list[Piece]]:
+    """Returns a chunk's rows in about equal shares; one without any if there are none."""
+    rows = sum(piece.rows for piece in pieces)
+    ends = [rows * number // count for number in range(count + 1)]
+    found = [rows_between(pieces, first, end) for first, end in itertools.pairwise(ends)]
+    return [share for share in found if share] or [[]]
 
 
 @dataclass(frozen=True)

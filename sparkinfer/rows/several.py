@@ -80,10 +80,12 @@ class SeveralProcessors:
     Attributes:
         members: by their names, in the order of their columns.
         found: what was found of them together; None before they are tried out.
+        dedupe: whether equal inputs follow one another.
     """
 
     members: Mapping[str, PlannedProcessor]
     found: Found | None = field(default=None)
+    dedupe: bool = False
 
     prefix = ""
     evaluation = None
@@ -218,7 +220,8 @@ class SeveralProcessors:
         residence: Residence = resident.get(
             self._key(slot), partial(self._load, slot), partial(release_memory, slot.device)
         )
-        scoring = SeveralScoring(self.inputs, self.fields, self._limits, residence, report)
+        limits = self._limits
+        scoring = SeveralScoring(self.inputs, self.fields, limits, residence, report, self.dedupe)
         for name, one in self.members.items():
             scoring.add(name, self._part(name, one, residence, slot, scoring.told))
         return scoring

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.batching.rebatch import growing_rows, rebatch
+from sparkinfer.batching.runs import hash_inputs, whole_runs
 from sparkinfer.models.encoded import EncodedRows, EncodedWindow
 from sparkinfer.models.residence import Residence
 from sparkinfer.models.scorer import Scorer, Window, plain_columns
@@ -120,6 +121,7 @@ class SeveralScoring:
         limits: most rows of a window, and most bytes.
         residence: the models.
         report: called with the statistics so far as they work.
+        dedupe: whether equal inputs follow one another, so that none need be scored again.
 
     Attributes:
         statistics: of all of them; a row counts once, with an error if any has one.
@@ -134,6 +136,7 @@ class SeveralScoring:
         limits: tuple[int, int],
         residence: Residence,
         report: Report,
+        dedupe: bool = False,
     ) -> None:
         self.statistics = ScoringStatistics()
         self.residence = residence
@@ -142,6 +145,7 @@ class SeveralScoring:
         self._schema = schema
         self._limits = limits
         self._report = report
+        self._dedupe = dedupe
         self._suspects = Suspects()
         self._encode_s = 0.0
 
@@ -180,7 +184,10 @@ class SeveralScoring:
         """Yields the columns of all processors for every row, in order; see `Processor`."""
         columns = (plain_columns(batch, self._inputs) for batch in batches)
         rows, size = self._limits
-        yield from self._score(rebatch(columns, growing_rows(rows), size), self._encode)
+        windows = rebatch(columns, growing_rows(rows), size)
+        if self._dedupe:
+            windows = whole_runs(windows, hash_inputs)
+        yield from self._score(windows, self._encode)
 
     def process_encoded(self, windows: Iterable[EncodedWindow]) -> Iterator[pa.RecordBatch]:
         """Yields the same for rows that were encoded ahead; each item is a window."""

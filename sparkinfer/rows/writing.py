@@ -25,7 +25,7 @@ SAMPLED_ROWS = 256
 
 _FLOATS = ("FLOAT", "DOUBLE")
 
-_PLAIN_DAYS = {b"org.apache.spark.version": b"3.5.0"}
+PLAIN_DAYS = {b"org.apache.spark.version": b"3.5.0"}
 """By this note Spark knows that days before 1582 in a file are as they should be. It refuses to
 read them in files without it."""
 
@@ -125,7 +125,7 @@ class ScoredWriter:
         schema = self._columns.output
         fs, path = file_system(join(self._folder, name))
         taker = TallyTaker(self._measure)
-        noted = schema.with_metadata({**_PLAIN_DAYS, **(schema.metadata or {})})
+        noted = schema.with_metadata({**PLAIN_DAYS, **(schema.metadata or {})})
         coming = (table.cast(schema) for table in tables)
         table = next(coming, None)
         repeating = [] if table is None else _repeating(table)

@@ -22,11 +22,11 @@ import sparkinfer
 from sparkinfer.config import ScoringConfig
 from sparkinfer.engines import local
 from sparkinfer.engines.local import LocalEngine
-from sparkinfer.engines.local_processes import LocalProcesses, share_out
+from sparkinfer.engines.local_processes import LocalProcesses
 from sparkinfer.engines.this_process import slot_of
 from sparkinfer.exceptions import ConfigError, DeviceError, InputError, JobError
 from sparkinfer.plan.plan import Workers
-from sparkinfer.rows.reading import Piece
+from sparkinfer.rows.reading import Piece, share_out
 from sparkinfer.workers.slot import WorkerSlot
 from tests.engines.test_suite import write
 from tests.made_up_functions import MarksItself

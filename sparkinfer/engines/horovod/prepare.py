@@ -17,6 +17,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from sparkinfer.batching.planner import IntArray
 from sparkinfer.batching.rebatch import rebatch, same_rows
 from sparkinfer.batching.row_groups import cut_row_groups, growing_limits
+from sparkinfer.batching.runs import Hashes, hash_inputs_of, whole_runs
 from sparkinfer.models.encoded import EncodedRows
 from sparkinfer.models.scorer import DEFAULT_BATCH_TOKENS
 from sparkinfer.option_groups import BatchingConfig
@@ -167,11 +169,17 @@ def prepare_part(
     limits = growing_limits(budget, budget * BATCHES_IN_ROW_GROUP)
     batches = plan.reader.read(part.pieces)
     kept = _kept_columns(plan)
+    inputs: Hashes | None = None
     windows = rebatch(batches, same_rows(batching.window_rows), batching.window_bytes)
+    are_gathered = any(piece.is_gathered for piece in part.pieces)
+    if are_gathered:
+        windows = whole_runs(windows, partial(hash_inputs_of, plan.processor.inputs))
     for window in windows:
+        if are_gathered:
+            inputs = hash_inputs_of(plan.processor.inputs, window)
         encodings = encoding.encode(window)
         lengths = _lengths(encodings, window.num_rows)
-        for group in cut_row_groups(lengths, limits, max_rows=batching.window_rows):
+        for group in cut_row_groups(lengths, limits, batching.window_rows, inputs):
             name = f"part-{part.number:08d}-{uuid.uuid4()}.parquet"
             if encodings:
                 _write(job.folder, TOKENS, name, _tokens_table(encodings, group, row))

@@ -26,6 +26,7 @@ from sparkinfer.engines.horovod.prepare import (
 )
 from sparkinfer.exceptions import JobError
 from sparkinfer.plan.chunks import Chunk
+from sparkinfer.rows.reading import share_out
 from sparkinfer.spark.accelerators import GPUS_PER_TASK, cores_per_task
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import watched_job
@@ -197,12 +198,15 @@ def _parts(chunks: Sequence[Chunk], cores: int) -> list[Chunk]:
     if len(whole) >= cores:
         return whole
     max_rows = max(LEAST_PART_ROWS, -(-sum(chunk.rows for chunk in whole) // cores))
-    return [
-        Chunk(chunk.number, (part,))
-        for chunk in whole
-        for piece in chunk.pieces
-        for part in piece.cut(max_rows)
-    ]
+    return [part for chunk in whole for part in _parts_of(chunk, max_rows)]
+
+
+def _parts_of(chunk: Chunk, max_rows: int) -> list[Chunk]:
+    if chunk.pieces[0].is_gathered:
+        shares = share_out(chunk.pieces, -(-chunk.rows // max_rows))
+        return [Chunk(chunk.number, tuple(share)) for share in shares]
+    cut = [part for piece in chunk.pieces for part in piece.cut(max_rows)]
+    return [Chunk(chunk.number, (part,)) for part in cut]
 
 
 def _without_gpus(spark: SparkSession, df: DataFrame) -> list[Any]:
