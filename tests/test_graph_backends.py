@@ -1,6 +1,8 @@
 """Models as graphs of OpenVINO and ONNX Runtime, and compiled by torch."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +192,41 @@ def test_openvino_computes_in_bfloat16_where_it_is_asked_to(classifier: Path) ->
     half = loaded(classifier, Acceleration("openvino", "bfloat16"))
     found = numbers(half, TEXTS)[0].column("probability").to_numpy()
     assert np.abs(found - plain).max() < 0.05
+
+
+LET_GO_ELSEWHERE = """
+import gc, signal, sys, threading
+from pathlib import Path
+from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.checkpoint import Checkpoint
+from sparkinfer.models.running import load_way
+from tests.model_options import options_of
+
+checkpoint = Checkpoint(Path(sys.argv[1]), options_of(), "cpu")
+held = [load_way(checkpoint, Acceleration("openvino", "float32"))]
+
+def let_go():
+    held.clear()
+    gc.collect()
+
+thread = threading.Thread(target=let_go)
+thread.start()
+thread.join()
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append("heard"))
+signal.raise_signal(signal.SIGTERM)
+print(*heard)
+"""
+
+
+def test_a_process_hears_signals_after_openvinos_model_was_let_go_in_a_thread(
+    classifier: Path,
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    command = [sys.executable, "-c", LET_GO_ELSEWHERE, str(classifier)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 def test_openvino_reports_its_use_to_nobody() -> None:

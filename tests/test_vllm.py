@@ -15,6 +15,7 @@ import torch
 
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, DeviceError, EngineUnavailableError
+from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.backends import PLAIN, check_options, wanted_backends
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.vllm import VllmBackend
@@ -164,7 +165,7 @@ def test_vectors_have_the_length_that_the_model_gives_them(tmp_path: Path) -> No
 
 def test_the_gate_compares_it_with_float32(folders: dict[str, Path]) -> None:
     for task, folder in folders.items():
-        model, verdict = run_gate(folder, options_for(task), WorkerSlot("cpu"), 200)
+        model, verdict = run_gate(folder, options_for(task), WorkerSlot("cpu"), RowsAhead(200))
         assert verdict.accepted == WAY, verdict.rejected
         assert (verdict.rejected, verdict.reference) == ((), "float32")
         assert verdict.max_difference < 1e-4
@@ -183,16 +184,16 @@ def test_another_result_is_rejected(
         return outputs
 
     monkeypatch.setattr(fake_vllm.LLM, "classify", turned)
-    _, verdict = run_gate(
-        folders["text-classification"], options_for("text-classification"), WorkerSlot("cpu"), 200
-    )
+    options = options_for("text-classification")
+    folder = folders["text-classification"]
+    _, verdict = run_gate(folder, options, WorkerSlot("cpu"), RowsAhead(200))
     assert verdict.accepted == PLAIN
     assert verdict.rejected[0][0] == "vllm in float32"
 
 
 def test_the_model_is_split_among_as_many_gpus(folders: dict[str, Path]) -> None:
     options = replace(options_for("text-generation"), parallel=ParallelConfig(tensor=2))
-    [way] = VllmBackend().ways(options, "bfloat16")
+    [way] = VllmBackend().ways(options, "bfloat16", "cuda:0")
     assert str(way) == "vllm over 2 processes in bfloat16"
     model = running(folders["text-generation"], options, replace(way, dtype="float32"))
     arguments = model.runtime._llm.arguments  # type: ignore[union-attr]
@@ -201,7 +202,7 @@ def test_the_model_is_split_among_as_many_gpus(folders: dict[str, Path]) -> None
 
 def score(model: RunningModel, *tokens: int, moved: Callable[[], None] = lambda: None) -> Any:
     ids = torch.tensor(tokens)[:, None]
-    return model.score({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, moved)
+    return model.run({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, moved)
 
 
 def test_a_long_window_tells_that_it_moves(folders: dict[str, Path]) -> None:
@@ -230,7 +231,7 @@ def _aborted(self: Any, prompt: Any, how: Any) -> Any:
 
 
 def test_it_is_used_only_where_it_is_asked_for() -> None:
-    assert "vllm" not in [backend.name for backend in wanted_backends("auto")]
+    assert "vllm" not in [backend.name for backend in wanted_backends("auto", "cuda:0")]
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,6 @@ class _Compiled:
     def __init__(self, graph: Path, dtype: str) -> None:
         import torch
 
-        openvino = import_openvino()
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -83,13 +83,23 @@ class _Compiled:
             # Otherwise every process of a host pins its threads to the host's first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        compiled = _core().compile_model(graph, "CPU", settings)
         self._request: Any = compiled.create_infer_request()
 
     def __call__(self, inputs: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         results = self._request.infer(list(inputs.values()), share_inputs=True)
         found: npt.NDArray[np.float32] = results[0]
         return found
+
+
+@cache
+def _core() -> Any:
+    """Returns what compiles graphs, one for the whole life of the process.
+
+    Its plug-in for CPUs gives the thread that loads it a stack for signal handlers, and takes the
+    memory back when it goes, in whatever thread that is: the next signal would end the process.
+    """
+    return import_openvino().Core()
 
 
 def _trace(module: Any, inputs: Mapping[str, Any], folder: Path) -> None:
