@@ -128,7 +128,7 @@ def with_files(numbers: DataFrame, task: ChunkTask, job: WorkerJob, folder: str)
         share = rows_between(pieces, rows.start, rows.stop)
         told: list[bytes | None] = [None] * len(rows)
         if share:  # gathered rows are shared out by whole pieces
-            told[-1] = pickle.dumps(_written(job, share, staging, folder))
+            told[-1] = pickle.dumps(write_share(job, share, staging, folder))
         yield pd.Series(told, dtype=object)
 
     # Spark evaluates what it takes for deterministic again for the condition on its result.
@@ -136,8 +136,8 @@ def with_files(numbers: DataFrame, task: ChunkTask, job: WorkerJob, folder: str)
     return numbers.select(udf("id").alias("file"))
 
 
-def _written(job: WorkerJob, share: Sequence[Piece], staging: str, folder: str) -> WrittenShare:
-    """Returns a share once its file is written."""
+def write_share(job: WorkerJob, share: Sequence[Piece], staging: str, folder: str) -> WrittenShare:
+    """Writes what a share is scored to, and returns it once its file is whole."""
     start = share[0].place
     rows = range(start, start + sum(piece.rows for piece in share))
     file = write_rows(job, share, join(staging, folder))

@@ -213,7 +213,7 @@ def test_an_error_in_a_worker_is_one_line(
     def broken(*args: Any) -> Any:
         raise ValueError("the disk of this node is gone")
 
-    monkeypatch.setattr(spark_chunks, "write_rows", broken)
+    monkeypatch.setattr(spark_chunks, "write_share", broken)
     with pytest.raises(JobError) as raised:
         sparkinfer.run(config_of(classifier, tmp_path / "out", num_workers=2), df=df)
     assert raised.value.message == "ValueError: the disk of this node is gone"

@@ -62,7 +62,7 @@ def before_tasks(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> No
 
         return run
 
-    for module, name in ((scoring_udf, "score_partition"), (spark_chunks, "write_rows")):
+    for module, name in ((scoring_udf, "score_partition"), (spark_chunks, "write_share")):
         monkeypatch.setattr(module, name, after(getattr(module, name)))
 
 

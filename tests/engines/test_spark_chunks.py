@@ -17,9 +17,10 @@ from sparkinfer.engines.spark_chunks import (
     consecutive,
     files_in_order,
     with_files,
+    write_share,
 )
 from sparkinfer.engines.spark_worker import WorkerJob
-from sparkinfer.exceptions import JobError, RowConservationError
+from sparkinfer.exceptions import RowConservationError
 from sparkinfer.metrics.measure import Measure
 from sparkinfer.plan.chunks import placed_chunk
 from sparkinfer.plan.plan import Plan, Workers
@@ -104,16 +105,15 @@ def test_nothing_but_row_numbers_goes_through_the_udf(
     assert numbers.columns == ["id"]
 
 
-@pytest.mark.spark
 def test_a_share_that_is_not_all_its_rows_is_an_error(
-    spark: SparkSession, plan: Plan, task: ChunkTask, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, task: ChunkTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_fewer(*_: Any) -> WrittenFile:
         return WrittenFile("a.parquet", Tally(rows=199, read=199))
 
     monkeypatch.setattr(spark_chunks, "write_rows", one_fewer)
-    with pytest.raises(JobError, match="199 rows were worked on, expected rows .* of the chunk"):
-        SparkChunks(spark, plan, None, lambda: plan.workers).score(task, attempt_of(plan))
+    with pytest.raises(RowConservationError, match="199 rows were worked on, expected rows 0 to"):
+        write_share(WorkerJob(plan), task.chunk.pieces, task.staging, "attempt")
 
 
 def test_consecutive_numbers_are_a_range() -> None:

@@ -110,7 +110,7 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
     import sparkinfer
     from sparkinfer.engines import spark_chunks
 
-    original = spark_chunks.write_rows
+    original = spark_chunks.write_share
 
     def hanging_once(*args: object) -> object:
         import time
@@ -129,7 +129,7 @@ def drive_a_hang(spark: object, model: str, source: str, output: str, mark: str)
         RunningModel.run = score
         return original(*args)
 
-    spark_chunks.write_rows = hanging_once
+    spark_chunks.write_share = hanging_once
     config = sparkinfer.ScoringConfig(
         model=model,
         input=source,
