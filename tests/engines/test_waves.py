@@ -6,6 +6,7 @@ of which the engine leaves it one: the other one prepares.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -331,7 +332,8 @@ def test_what_a_driver_that_is_killed_between_waves_had_scored_is_kept(
     script = tmp_path / "score.py"
     script.write_text(textwrap.dedent(SCORE))
     command = [sys.executable, str(script), repr(options)]
-    assert subprocess.run(command, check=False, timeout=300).returncode == -9
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(command, check=False, timeout=300, env=env).returncode == -9
     assert recorded(options["output"]) == {0}
     result = run(options, spark)
     assert (result.rows_before, result.statistics.rows) == (ROWS, 2 * ROWS)
