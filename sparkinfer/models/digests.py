@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from contextlib import suppress
 from pathlib import Path
+
+from sparkinfer.storage import replace_text
 
 FOLDER = "digests"
 """Of the cache folder, for files of caches: nobody writes to one of them twice."""
@@ -49,11 +50,9 @@ class FileDigests:
 
     def _keep(self, file: Path, what: object) -> None:
         note = self._note(file)
-        draft = note.with_name(f"{note.name}.{uuid.uuid4().hex}.part")
         with suppress(OSError):  # then it is read again next time
             note.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(what), encoding="utf-8")
-            draft.replace(note)
+            replace_text(str(note), json.dumps(what))
 
     def _note(self, file: Path) -> Path:
         if self._kept is None:

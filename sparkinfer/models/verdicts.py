@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -25,6 +23,7 @@ from sparkinfer.models.gate import Verdict
 from sparkinfer.models.layout import Layout
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.sources import cache_folder
+from sparkinfer.storage import replace_text
 from sparkinfer.workers.devices import device_model
 from sparkinfer.workers.slot import WorkerSlot
 
@@ -100,15 +99,11 @@ class VerdictMemory:
         if not self._options.gate.remember:
             return
         kept = _Kept(asdict(verdict), ahead.longest_text, bool(verdict.speeds))
-        draft = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(asdict(kept)), encoding="utf-8")
-            draft.replace(self._path)
+            replace_text(str(self._path), json.dumps(asdict(kept)))
         except (OSError, TypeError) as error:
             logger.warning("what the gate found is not kept in %s: %s", self._path.parent, error)
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
 
     def _read(self) -> _Kept | None:
         try:

@@ -76,8 +76,8 @@ def graph_tasks() -> list[str]:
     return sorted(task.name for task in TASKS.values() if task.graph_output is not None)
 
 
-def check_graph(name: str, options: ModelOptions) -> None:
-    """Raises ConfigError for what graphs are not made of.
+def check_one_pass(name: str, options: ModelOptions) -> None:
+    """Raises ConfigError for what is not one forward pass on one device.
 
     Args:
         name: of the backend.
@@ -85,7 +85,7 @@ def check_graph(name: str, options: ModelOptions) -> None:
     """
     if options.task.graph_output is None:
         raise ConfigError(
-            f"acceleration={name!r} with task={options.task.name!r}: graphs are made of models for "
+            f"acceleration={name!r} with task={options.task.name!r}: it runs one forward pass, for "
             f"{', '.join(graph_tasks())}; use --acceleration auto"
         )
     if options.parallel.is_asked:
@@ -97,8 +97,12 @@ def check_graph(name: str, options: ModelOptions) -> None:
 
 def makes_graphs(options: ModelOptions, device: str) -> bool:
     """Returns whether a model's graph can be run there, as far as the options tell."""
-    is_able = options.task.graph_output is not None and not options.parallel.is_asked
-    return is_able and device == "cpu"
+    return is_one_pass(options) and device == "cpu"
+
+
+def is_one_pass(options: ModelOptions) -> bool:
+    """Returns whether a model is run in one forward pass with one output, on one device."""
+    return options.task.graph_output is not None and not options.parallel.is_asked
 
 
 def graph_of(checkpoint: Checkpoint, library: str, trace: Trace) -> Export:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparkinfer.models.backends.base import Acceleration
-from sparkinfer.models.backends.graphs import GraphRuntime, check_graph, graph_of, makes_graphs
+from sparkinfer.models.backends.graphs import GraphRuntime, check_one_pass, graph_of, makes_graphs
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
 
@@ -39,7 +39,7 @@ class OnnxRuntimeBackend:
 
     def check(self, options: ModelOptions) -> None:
         """Raises ConfigError for what is not made into a graph; see `Backend`."""
-        check_graph(self.name, options)
+        check_one_pass(self.name, options)
 
     def warm_up(self) -> None:
         """Imports the package."""

@@ -7,9 +7,8 @@ import importlib.util
 import shutil
 from typing import Any
 
-from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.backends.base import Acceleration
-from sparkinfer.models.backends.graphs import graph_tasks
+from sparkinfer.models.backends.graphs import check_one_pass, is_one_pass
 from sparkinfer.models.backends.torch import PipelineRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
@@ -36,17 +35,8 @@ class TorchCompileBackend:
         )
 
     def check(self, options: ModelOptions) -> None:
-        """Raises ConfigError for models larger than one GPU; see `Backend`."""
-        if options.parallel.is_asked:
-            raise ConfigError(
-                f"{options.parallel.shown} with acceleration={self.name!r}: that takes DeepSpeed "
-                "or vLLM; use acceleration='deepspeed' or leave it out"
-            )
-        if options.task.graph_output is None:
-            raise ConfigError(
-                f"acceleration={self.name!r} with task={options.task.name!r}: compiled are models "
-                f"for {', '.join(graph_tasks())}; use --acceleration auto"
-            )
+        """Raises ConfigError for other tasks, and models larger than one GPU; see `Backend`."""
+        check_one_pass(self.name, options)
 
     def warm_up(self) -> None:
         """Imports the compiler."""
@@ -54,8 +44,7 @@ class TorchCompileBackend:
 
     def ways(self, options: ModelOptions, dtype: str, device: str) -> list[Acceleration]:
         """Returns the one way, for models that one device holds and that take one forward pass."""
-        is_able = not options.parallel.is_asked and options.task.graph_output is not None
-        return [Acceleration(self.name, dtype)] if is_able else []
+        return [Acceleration(self.name, dtype)] if is_one_pass(options) else []
 
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime:
         """Returns the pipeline around the compiled module."""
