@@ -26,6 +26,7 @@ INTERNAL = {
     "sparkinfer.models.examination._TooLongError",
     "sparkinfer.models.results.MisfitError",
     "sparkinfer.signals.Stopped",
+    "sparkinfer.tuning.replicas.ReplicaError",
     "sparkinfer.validation._MisfitError",
     "sparkinfer.yaml_text.YamlTextError",
 }

@@ -73,7 +73,7 @@ class Rates:
 
 
 class ReplicaError(Exception):
-    """A process fails, ends or takes too long; the message says which."""
+    """A process fails, ends or takes too long; the message says which. The bench catches it."""
 
 
 def score_at_once(job: Job, processes: int, within_s: float) -> Rates:
