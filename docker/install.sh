@@ -17,4 +17,4 @@ install pip setuptools wheel
 install "$@" torch
 install ninja psutil py-cpuinfo
 "$folder/bin/python" scripts/install_horovod.py -c "$constraints"
-install '.[spark,horovod,deepspeed,delta,mlflow,s3,vectordb]'
+install '.[spark,horovod,deepspeed,openvino,delta,mlflow,s3,vectordb]'
