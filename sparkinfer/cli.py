@@ -482,6 +482,19 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         help="score each distinct input once over all rows, by a sorted copy of the input",
     )
     add("--max-error-rows", metavar="N|P%", help="stop when more rows than this have an error")
+    add(
+        "--price-per-hour",
+        metavar="AMOUNT",
+        type=float,
+        help="what all machines cost in an hour together, to tell what rows cost",
+    )
+    add(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        default=None,
+        help="write no page that shows what was done",
+    )
     _add_debug(parser)
 
 
