@@ -242,8 +242,8 @@ def _finished(record: ChunkRecord) -> datetime:
 def _measured(manifest: Manifest, states: Iterator[States]) -> Measured:
     """Returns the package's own metrics over the rows of all states, which are read to the last."""
     measures = {
-        name: _measure(settings, _labels_of(manifest, name))
-        for name, settings in _settings_by_model(manifest).items()
+        name: _measure(settings, labels_of(manifest, name))
+        for name, settings in settings_by_model(manifest).items()
     }
     measure: Measures = measures[""] if "" in measures else SeveralMeasures(measures)
     try:
@@ -261,7 +261,7 @@ def _measure(settings: Mapping[str, Any], labels: tuple[str, ...]) -> Measure:
     return Measure(evaluation, settings.get("label_col"), prefix, labels)
 
 
-def _settings_by_model(manifest: Manifest) -> dict[str, dict[str, Any]]:
+def settings_by_model(manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Returns the settings of each model by its name; of a model alone, by an empty name."""
     settings = manifest.settings
     names = settings.get("models")
@@ -277,7 +277,8 @@ def _settings_by_model(manifest: Manifest) -> dict[str, dict[str, Any]]:
     }
 
 
-def _labels_of(manifest: Manifest, name: str) -> tuple[str, ...]:
+def labels_of(manifest: Manifest, name: str) -> tuple[str, ...]:
+    """Returns the labels of a model by its name, in the order of their probabilities."""
     labels = manifest.labels
     return labels.get(name, ()) if isinstance(labels, Mapping) else labels
 
@@ -285,7 +286,7 @@ def _labels_of(manifest: Manifest, name: str) -> tuple[str, ...]:
 def _metrics_of_run(manifest: Manifest) -> tuple[str, ...]:
     """Returns the metrics whose code the run imported: of the user, of a task that is not ours."""
     found: list[str] = []
-    for name, settings in _settings_by_model(manifest).items():
+    for name, settings in settings_by_model(manifest).items():
         task, label = str(settings.get("task")), f"{name}: " if name else ""
         if settings.get("label_col") is None:
             continue
