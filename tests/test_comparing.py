@@ -448,7 +448,7 @@ def test_the_command_prints_what_differs(score: Score, capsys: pytest.CaptureFix
     b = score("b", reviews(), engine={"scores": lower(0.2, [15])})
     assert main(["compare", a, b]) == 0
     printed = capsys.readouterr().out
-    assert f"in both     {ROWS} rows, found by the values of id, text" in printed
+    assert f"{ROWS} rows are in both, found by the values of id, text." in printed
     assert f"changed     1 of {ROWS} rows (2.5000%)" in printed
     assert "text=film 15" in printed
     assert main(["compare", a, b, "--on", "id,text", "--json", "--rows", "1"]) == 0

@@ -161,6 +161,11 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def sides(self) -> tuple[Side, Side]:
+        """Both outputs."""
+        return self.a, self.b
+
+    @property
     def unlike_share(self) -> float | None:
         """The share of all rows whose result is another, 0 to 1, of the model with the most.
 

@@ -68,7 +68,7 @@ def _cell(text: str) -> Text:
 
 
 def _add_outputs(page: _Lines, found: Comparison) -> None:
-    sides = (found.a, found.b)
+    sides = found.sides
     page.table(
         ["", "A", "B"],
         [
@@ -78,25 +78,32 @@ def _add_outputs(page: _Lines, found: Comparison) -> None:
             ["rows/s", *map(_rate, sides)],
             ["tokens", *(f"{side.speed.tokens:,}" for side in sides)],
             ["on", *(", ".join(side.speed.devices) for side in sides)],
-            *([one.name, _value(one.a), _value(one.b)] for one in found.settings),
+            *([one.name, shown_setting(one.a), shown_setting(one.b)] for one in found.settings),
         ],
     )
-    how = "the key" if found.is_key else "the values of"
-    page.line(f"\nin both     {found.rows:,} rows, found by {how} {', '.join(found.columns)}")
-    if found.repeated:
-        page.line(
-            f"            {found.repeated:,} of them have the values of others; such rows were "
-            "paired with one another in any order, those with equal results first"
-        )
+    page.line(f"\n{how_found(found)}")
     for note in found.notes:
         page.line(f"note        {note}")
+
+
+def how_found(found: Comparison) -> str:
+    """Returns how many rows both outputs have, and by what they were found."""
+    how = "the key" if found.is_key else "the values of"
+    says = f"{found.rows:,} rows are in both, found by {how} {', '.join(found.columns)}."
+    if not found.repeated:
+        return says
+    return (
+        f"{says} {found.repeated:,} of them have the values of other rows; such rows were paired "
+        "with one another in any order, those with equal results first."
+    )
 
 
 def _rate(side: Side) -> str:
     return "-" if side.speed.rows_per_s is None else f"{side.speed.rows_per_s:,.0f}"
 
 
-def _value(value: Any) -> str:
+def shown_setting(value: Any) -> str:
+    """Returns a setting as text, shortened."""
     return "-" if value is None else shortened(str(value), 80)
 
 

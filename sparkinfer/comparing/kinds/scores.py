@@ -52,7 +52,7 @@ def label_numbers(lists: pa.ChunkedArray, names: Integers) -> Integers:
 
 
 def unlike_scores(a: Scores, b: Scores) -> Scores:
-    """Returns how far the scores of each label are apart that both have in a row."""
+    """Returns how far the scores of each label are apart that both have in a row, by rows."""
     most = 1 + max(a.labels.max(initial=0), b.labels.max(initial=0))
     _, in_a, in_b = np.intersect1d(
         a.rows * most + a.labels, b.rows * most + b.labels, assume_unique=True, return_indices=True
@@ -63,7 +63,9 @@ def unlike_scores(a: Scores, b: Scores) -> Scores:
 def largest_of_rows(scores: Scores, rows: int) -> Numbers:
     """Returns the largest score of each of so many rows, NaN for a row without any."""
     largest = np.full(rows, np.nan)
-    np.fmax.at(largest, scores.rows, scores.values)
+    starts = np.flatnonzero(np.diff(scores.rows, prepend=-1))
+    if len(starts):
+        largest[scores.rows[starts]] = np.maximum.reduceat(scores.values, starts)
     return largest
 
 
