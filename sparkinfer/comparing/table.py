@@ -34,7 +34,7 @@ def describe(comparison: Comparison, width: int) -> str:
         if rows:
             page.line(f"\nonly in {name}, for example")
             for row in rows:
-                page.line(f"  {_listed(row)}")
+                page.row(f"  {_listed(row)}")
     file = console.file
     assert isinstance(file, io.StringIO)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
@@ -47,10 +47,14 @@ class _Lines:
         self._console = console
 
     def line(self, text: str) -> None:
-        """Writes a line, cut at the width; one that begins with a line break is set off."""
+        """Writes a sentence; one that begins with a line break is set off."""
         if text.startswith("\n"):
             self._console.print()
-        self._console.print(_cell(text.removeprefix("\n")), no_wrap=True, overflow="ellipsis")
+        self._console.print(_cell(text.removeprefix("\n")))
+
+    def row(self, text: str) -> None:
+        """Writes a line that is cut at the width."""
+        self._console.print(_cell(text), no_wrap=True, overflow="ellipsis")
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Writes a table; columns whose head begins with a blank are of numbers."""
@@ -174,9 +178,9 @@ def _add_rows(page: _Lines, title: str, rows: Sequence[RowPair]) -> None:
     for row in rows:
         size = "" if row.difference is None else f"{row.difference:.3g}"
         page.line(f"{'changed ' if row.changed else ''}{size}".rstrip())
-        page.line(f"    {_listed(row.row)}")
-        page.line(f"  A {_listed(row.a)}")
-        page.line(f"  B {_listed(row.b)}")
+        page.row(f"    {_listed(row.row)}")
+        page.row(f"  A {_listed(row.a)}")
+        page.row(f"  B {_listed(row.b)}")
 
 
 def _listed(values: Mapping[str, str]) -> str:
