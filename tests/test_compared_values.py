@@ -49,7 +49,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else value + 0.0
     if isinstance(value, dict):
-        return tuple((key, plain(one)) for key, one in value.items())
+        return tuple((key, plain(one)) for key, one in sorted(value.items()))
     if isinstance(value, list):
         is_map = bool(value) and isinstance(value[0], tuple)
         return tuple(sorted(value)) if is_map else tuple(map(plain, value))

@@ -61,7 +61,10 @@ def compare(
     names = [on] if isinstance(on, str) else list(dict.fromkeys(on))
     key = asked_key(*outputs, names) if names else shared_key(*outputs)
     pairs = model_pairs(*outputs, model_a, model_b)
-    compared = [ComparedModels(*_without(key, *pair), outputs, rows) for pair in pairs]
+    compared = [
+        ComparedModels((_without(key, one), _without(key, other)), outputs, rows)
+        for one, other in pairs
+    ]
     matching = Matching(key, [name for one in compared for name in one.result_names], rows)
     for part_a, part_b in _parts(outputs, key, compared):
         found = matching.match(part_a, part_b)
@@ -72,11 +75,10 @@ def compare(
     return _comparison(outputs, key, matching, compared)
 
 
-def _without(key: RowKey, *models: ScoredModel) -> Iterator[ScoredModel]:
-    """Yields models without the columns of the key among their results, as functions have them."""
-    for model in models:
-        columns = {k: full for k, full in model.columns.items() if full not in key.columns.names}
-        yield replace(model, columns=columns)
+def _without(key: RowKey, model: ScoredModel) -> ScoredModel:
+    """Returns a model without the columns of the key among its results; functions make those."""
+    columns = {k: full for k, full in model.columns.items() if full not in key.columns.names}
+    return replace(model, columns=columns)
 
 
 def _parts(

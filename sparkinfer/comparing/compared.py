@@ -26,21 +26,19 @@ class ComparedModels:
     """Compares the results of two models.
 
     Args:
-        a: the one.
-        b: the other.
+        models: the one and the other.
         outputs: that they are in.
         most: rows that are shown.
     """
 
     def __init__(
         self,
-        a: ScoredModel,
-        b: ScoredModel,
+        models: tuple[ScoredModel, ScoredModel],
         outputs: tuple[ScoredOutput, ScoredOutput],
         most: int,
     ) -> None:
-        self.models = a, b
-        self._results = comparison_of(a, b)
+        self.models = models
+        self._results = comparison_of(*models)
         for model, output in zip(self.models, outputs, strict=True):
             for name in self._results.columns:
                 if name not in model.columns:
@@ -68,7 +66,7 @@ class ComparedModels:
         """Adds rows that belong together, with `fields` and `PLACE`."""
         places = [table[PLACE.name].to_numpy() for table in (a, b)]
         failed = [self._failed(side, table) for side, table in enumerate((a, b))]
-        self._count_errors(*failed, places)
+        self._count_errors(failed, places)
         is_good = ~(failed[0] | failed[1])
         mask = pa.array(is_good)
         unlike = self._results.add(
@@ -88,11 +86,9 @@ class ComparedModels:
         return pa.table({name: rows[pair[side]] for name, pair in names})
 
     def _count_errors(
-        self,
-        a: npt.NDArray[np.bool_],
-        b: npt.NDArray[np.bool_],
-        places: Sequence[Integers],
+        self, failed: Sequence[npt.NDArray[np.bool_]], places: Sequence[Integers]
     ) -> None:
+        a, b = failed
         for kind in ((False, False), (True, False), (False, True), (True, True)):
             self._errors[kind] += int(np.count_nonzero((a == kind[0]) & (b == kind[1])))
         new = np.stack(places)[:, a != b]

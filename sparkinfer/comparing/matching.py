@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.comparing.kinds.base import codes_of_both
@@ -68,7 +69,7 @@ class Matching:
         a: pa.Table,
         b: pa.Table,
         codes: tuple[Integers, Integers],
-        is_repeated: Sequence[Integers],
+        is_repeated: Sequence[npt.NDArray[np.bool_]],
     ) -> Pairs:
         one, other = (np.flatnonzero(~flags) for flags in is_repeated)
         plain = pair(codes[0][one], codes[1][other])

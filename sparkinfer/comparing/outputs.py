@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,9 @@ import pyarrow as pa
 from sparkinfer.exceptions import OutputError
 from sparkinfer.files.conform import conform
 from sparkinfer.files.parquet import at_once, open_parquet, parquet_schema, readable
+from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest, read_manifest
+from sparkinfer.jobs.records import Records
 from sparkinfer.models.text_sources import TemplateText
 from sparkinfer.report.status import RunStatus, labels_of, read_status, settings_by_model
 from sparkinfer.rows.reading import (
@@ -25,7 +28,7 @@ from sparkinfer.rows.reading import (
     read_batches,
 )
 from sparkinfer.sinks.parquet import ParquetFolder
-from sparkinfer.storage import join
+from sparkinfer.storage import join, sizes_in
 
 FUNCTION = "function"
 """In place of a task where functions made the rows."""
@@ -77,6 +80,7 @@ class ScoredOutput:
         files: their names.
         file_rows: rows of each.
         schema: of the files.
+        devices: rows by what the model ran on.
     """
 
     path: str
@@ -85,6 +89,7 @@ class ScoredOutput:
     files: tuple[str, ...]
     file_rows: tuple[int, ...]
     schema: pa.Schema
+    devices: Mapping[str, int]
 
     @property
     def rows(self) -> int:
@@ -179,7 +184,7 @@ def open_output(path: str) -> ScoredOutput:
     status, manifest = read_status(path), read_manifest(path)
     if manifest is None:
         raise OutputError(f"output {path!r} is gone")
-    files = tuple(ParquetFolder(path, manifest.run).of_runs([manifest.run]))
+    files, devices = _done(path, manifest)
     if not files:
         where = f": its vectors are in {status.vector_store}" if status.vector_store else ""
         raise OutputError(f"output {path!r} holds no files with rows{where}; compare another")
@@ -189,7 +194,22 @@ def open_output(path: str) -> ScoredOutput:
             f"output {path!r} holds {sum(rows):,} rows, but its records say {status.rows_made:,}; "
             "give the command that wrote it again, which scores what is missing"
         )
-    return ScoredOutput(path, status, manifest, files, rows, parquet_schema(join(path, files[0])))
+    schema = parquet_schema(join(path, files[0]))
+    return ScoredOutput(path, status, manifest, files, rows, schema, devices)
+
+
+def _done(path: str, manifest: Manifest) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Returns the files that hold what was recorded, and the rows by what the model ran on.
+
+    A file that is another than its record says is of no use, whoever else can read it.
+    """
+    sink, visible = ParquetFolder(path, manifest.run), sizes_in(path)
+    files: list[str] = []
+    devices = Counter[str]()
+    for record in Ledger(Records(path, manifest.run), sink, manifest.chunks).standing():
+        files += [name for name, size in record.files.items() if visible.get(name) == size]
+        devices[record.device] += record.rows
+    return tuple(sorted(files)), dict(devices)
 
 
 def _rows_of(path: str) -> int:

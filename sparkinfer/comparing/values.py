@@ -85,12 +85,13 @@ def _alike(column: pa.Array) -> Integers:
     """Returns the bits of numbers with a fraction, the same for those that are equal."""
     values = column.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
     values[np.isnan(values)] = np.nan
-    return values.view(np.int64)
+    bits: Integers = values.view(np.int64)
+    return bits
 
 
 def _codes(column: pa.Array) -> Integers:
-    indices = column.dictionary_encode().indices
-    return pc.fill_null(indices, NULL).to_numpy(zero_copy_only=False).astype(np.int64)
+    indices = pc.fill_null(column.dictionary_encode().indices, NULL)
+    return np.asarray(indices.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _hashes(column: pa.Array) -> Integers:

@@ -84,7 +84,7 @@ def _apart(one: pa.ChunkedArray, other: pa.ChunkedArray, changed: Flags) -> Numb
     values = [column.to_numpy().astype(np.float64) for column in (one, other)]
     is_finite = np.isfinite(values[0]) & np.isfinite(values[1])
     counts = is_finite | ~changed
-    return np.where(is_finite, np.abs(values[0] - values[1]), 0.0)[counts]
+    return np.asarray(np.where(is_finite, np.abs(values[0] - values[1]), 0.0)[counts])
 
 
 def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

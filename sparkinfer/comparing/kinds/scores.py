@@ -102,7 +102,7 @@ class LabelNumbers:
         encoded = pa.concat_arrays([pa.array([], column.type), *column.chunks]).dictionary_encode()
         numbers = [self._number(name) for name in (*encoded.dictionary.to_pylist(), None)]
         indices = pc.fill_null(encoded.indices, len(numbers) - 1).to_numpy(zero_copy_only=False)
-        return np.array(numbers, np.int64)[indices]
+        return np.asarray(np.array(numbers, np.int64)[indices])
 
     def _number(self, name: str | None) -> int:
         return self._numbers.setdefault(name, len(self._numbers))

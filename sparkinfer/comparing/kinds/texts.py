@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkinfer.comparing.differences import DifferenceSums
-from sparkinfer.comparing.kinds.base import Summary, Unlike, codes_of_both, count_changes
+from sparkinfer.comparing.kinds.base import Flags, Summary, Unlike, codes_of_both, count_changes
 from sparkinfer.comparing.outputs import ScoredModel
 
 TOKENS, REASONS = "generated tokens", "rows with another finish_reason"
@@ -66,6 +66,6 @@ def parted(one: str, other: str) -> float:
     return 1 - same / longer if longer else 0.0
 
 
-def _unlike(a: pa.Table, b: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _unlike(a: pa.Table, b: pa.Table, name: str) -> Flags:
     one, other = codes_of_both([(a[name], b[name])])
-    return one != other
+    return np.asarray(one != other)

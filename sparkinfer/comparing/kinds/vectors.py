@@ -74,4 +74,4 @@ def _vectors(lists: pa.ChunkedArray) -> Numbers:
     if len(widths) > 1 or None in widths:
         raise InputError(f"the vectors of one output have different lengths: {widths}")
     values = pc.list_flatten(lists).to_numpy().astype(np.float64)
-    return values.reshape(len(lists), widths[0] if widths else 0)
+    return np.asarray(values.reshape(len(lists), widths[0] if widths else 0))
