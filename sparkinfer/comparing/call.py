@@ -105,9 +105,8 @@ def _read_columns(side: int, key: RowKey, compared: Sequence[ComparedModels]) ->
 def _comparison(
     outputs: Outputs, key: RowKey, matching: Matching, compared: Sequence[ComparedModels]
 ) -> Comparison:
-    inputs = [name for one in compared for model in one.models for name in model.inputs]
-    first = [*(key.columns.names if key.is_asked else ()), *inputs]
-    rows = PairedRows(outputs, first)
+    texts = [name for one in compared for model in one.models for name in model.inputs]
+    rows = PairedRows(outputs, key.columns.names if key.is_asked else (), texts)
     sides = [_side(output, found) for output, found in zip(outputs, matching.found, strict=True)]
     alone = [
         rows.alone(side, found.first_alone.tolist()) for side, found in enumerate(matching.found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparkinfer.comparing.outputs import ERROR, ScoredModel, ScoredOutput
@@ -40,15 +40,20 @@ class PairedRows:
 
     Args:
         outputs: that hold them.
-        first: columns of the input that are shown before others.
+        key: columns that are shown before others.
+        texts: columns that are shown after others, as they are long.
     """
 
-    def __init__(self, outputs: tuple[ScoredOutput, ScoredOutput], first: Iterable[str]) -> None:
+    def __init__(
+        self,
+        outputs: tuple[ScoredOutput, ScoredOutput],
+        key: Sequence[str],
+        texts: Sequence[str],
+    ) -> None:
         self._outputs = outputs
-        asked = dict.fromkeys([*first, *outputs[0].carried, *outputs[1].carried])
-        self._columns = [
-            name for name in asked if any(name in one.schema.names for one in outputs)
-        ][:MOST_COLUMNS]
+        wanted = dict.fromkeys([*key, *texts, *outputs[0].carried, *outputs[1].carried])
+        known = [name for name in wanted if any(name in one.schema.names for one in outputs)]
+        self._columns = sorted(known[:MOST_COLUMNS], key=lambda name: name in texts)
 
     def of(
         self,
