@@ -313,6 +313,17 @@ def test_a_column_whose_types_have_no_values_in_common_is_left_out_and_told(scor
         sparkinfer.compare(a, b, on="id")
 
 
+def test_whole_numbers_that_no_fraction_is_equal_to_are_refused(score: Score) -> None:
+    table = reviews(range(4), n=[1, 2, 3, 2**60 + 1])
+    other = table.set_column(2, "n", pa.array([1.0, 2.0, 3.0, 2.0**60]))
+    a, b = score("a", table), score("b", other)
+    with pytest.raises(
+        InputError, match="column 'n' has values of type int64 that are none of dou"
+    ):
+        sparkinfer.compare(a, b)
+    assert sparkinfer.compare(a, b, on="id").rows == 4
+
+
 def test_the_result_does_not_depend_on_how_many_parts_rows_are_divided_into(
     score: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:

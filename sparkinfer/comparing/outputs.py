@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sparkinfer.exceptions import OutputError
+from sparkinfer.exceptions import InputError, OutputError
 from sparkinfer.files.conform import conform
 from sparkinfer.files.parquet import at_once, open_parquet, parquet_schema, readable
 from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest, read_manifest
 from sparkinfer.jobs.records import Records
+from sparkinfer.messages import first_line
 from sparkinfer.models.text_sources import TemplateText
 from sparkinfer.report.status import RunStatus, labels_of, read_status, settings_by_model
 from sparkinfer.rows.reading import (
@@ -126,7 +127,7 @@ class ScoredOutput:
         """Yields some columns of all rows, with the types that are given, and their `PLACE`.
 
         Raises:
-            InputError: a file is damaged.
+            InputError: a file is damaged, or a value has no equal in its type.
         """
         before = 0
         for name in self.files:
@@ -234,7 +235,15 @@ def _taken(
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    return conform(batch.column(batch.schema.get_field_index(field.name)), field.type)
+    column = batch.column(batch.schema.get_field_index(field.name))
+    try:
+        return conform(column, field.type)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"column {field.name!r} has values of type {column.type} that are none of "
+            f"{field.type}, which the other output has ({first_line(error)}); name other columns "
+            "with --on"
+        ) from error
 
 
 def _models(output: ScoredOutput) -> Iterator[ScoredModel]:
