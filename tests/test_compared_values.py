@@ -94,6 +94,19 @@ def test_rows_are_equal_where_all_their_columns_are(rows: list[tuple[Any, Any]])
     assert len(set(zip(codes, rows, strict=True))) == len(set(rows))
 
 
+def test_what_is_no_number_is_equal_whatever_its_bits() -> None:
+    bits = np.array([0x7FF8000000000000, 0xFFF8000000000001], np.uint64)
+    column = pa.array(bits.view(np.float64))
+    assert len(set(codes_of([column]).tolist())) == len(set(hashes_of([column]).tolist())) == 1
+
+
+def test_maps_are_equal_whatever_the_order_of_their_entries() -> None:
+    entries = [[("a", 1), ("b", 2)], [("b", 2), ("a", 1)], [("a", 2), ("b", 1)]]
+    column = pa.array(entries, pa.map_(pa.string(), pa.int64()))
+    for numbers in (codes_of([column]).tolist(), hashes_of([column]).tolist()):
+        assert numbers[0] == numbers[1] != numbers[2]
+
+
 def test_hashes_spread_over_parts() -> None:
     numbers = np.bincount(hashes_of([pa.array(range(10_000))]) % 16, minlength=16)
     texts = np.bincount(hashes_of([pa.array(list(map(str, range(10_000))))]) % 16, minlength=16)
