@@ -27,8 +27,9 @@ class ScoringStatistics:
         read_s: seconds until rows came from the input, in parallel with the forward pass.
         tokenize_s: seconds spent tokenising and padding, likewise.
         wait_s: seconds in which the forward pass waited for tokens or input.
-        forward_s: seconds in the forward pass, until its output was on the CPU.
-        decode_s: seconds spent making columns of outputs.
+        forward_s: seconds in the forward pass, until its output was on the CPU; where two of them
+            overlap, each second once.
+        decode_s: seconds spent making columns of outputs, while no forward pass was under way.
         write_s: seconds spent writing files, in parallel with the forward pass.
         write_wait_s: seconds in which scored rows waited for those before them to be written.
     """
