@@ -126,6 +126,14 @@ def test_a_key_finds_rows_whose_other_columns_are_missing_or_differ(score: Score
     assert sparkinfer.compare(b, a, on=["id"], rows=0).models[0].changed == 0
 
 
+def test_a_row_is_shown_with_the_columns_that_either_output_has(score: Score) -> None:
+    a = score("a", reviews())
+    b = score("b", reviews(), carry_cols=("id",), engine={"scores": lower(0.2, [15])})
+    for one, other in ((a, b), (b, a)):
+        [row] = sparkinfer.compare(one, other, on="id").models[0].largest
+        assert row.row == {"id": "15", "text": "film 15"}
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
