@@ -74,8 +74,6 @@ class Account:
         """
         try:
             yield
-        except LeaseLostError:
-            raise
         except KeyboardInterrupt:
             self._keep(output, lease, "stopped")
             raise
@@ -94,6 +92,8 @@ class Account:
             lease.check()
             session = self._session(next_session(output), outcome, reason)
             write_session(output, self._run, session)
+        except LeaseLostError:
+            pass  # the output is another run's now
         except Exception as error:  # each store has its own
             logger.warning("what this run did is not kept in %s: %s", output, error)
 
