@@ -72,7 +72,7 @@ def command(options: Mapping[str, Any]) -> str:
 
 def _words(name: str, value: Any) -> Iterator[str]:
     """Yields the words that give one option; what is hidden is left to the reader."""
-    if value is None or value is False and name in FLAGS:
+    if value is None or (value is False and name in FLAGS):
         return
     if name in FLAGS:
         yield FLAGS[name]

@@ -69,7 +69,8 @@ def _how_far(status: RunStatus) -> str:
         return "The input has no rows, and so has the output."
     of_all = f"{status.rows:,} of {plural(status.total_rows, 'row')}"
     if status.rows_made and status.errors == status.rows_made:
-        return f"None of the {plural(status.rows, 'row')} that are done could be scored: each has an error."
+        done = plural(status.rows, "row")
+        return f"None of the {done} that are done could be scored: each has an error."
     with_errors = (
         f"{status.errors:,} of them with an error" if status.errors else "none with an error"
     )

@@ -65,7 +65,7 @@ ADVICE = {
     "reading": "The model waited for rows: larger row groups, or an input that is nearer, help.",
     "tokenising": "The model waited for tokens: more CPU cores for each worker help.",
     "forward": "The model itself: more or faster devices help, and what sparkinfer tune finds.",
-    "decoding": "Making columns of outputs: more CPU cores for each worker, or fewer columns, help.",
+    "decoding": "Making columns of outputs: more CPU cores for each worker help.",
     "writing": "The model waited for files to be written: an output that is nearer, or fewer kept "
     "columns, help.",
 }

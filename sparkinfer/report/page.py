@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkinfer import __version__
+from sparkinfer.exceptions import OutputError, causes_without_secrets
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.asked import asked, calls, is_function, shown_value
@@ -51,6 +52,7 @@ class Report:
         return f'<iframe sandbox title="report" srcdoc="{inside}" style="{style}"></iframe>'
 
 
+@causes_without_secrets()
 def write_report(
     output: str, to: str | None = None, *, price_per_hour: float | None = None
 ) -> Report:
@@ -62,12 +64,19 @@ def write_report(
         price_per_hour: of all machines of the job together; None: as the calls were given.
 
     Raises:
-        OutputError: no run wrote there.
+        OutputError: no run wrote there, or the page cannot be written.
         ResumeError: its manifest is damaged.
     """
     page = page_of(read_facts(output), price_per_hour)
     path = join(output, WORK_FOLDER, REPORT_FILE) if to is None else absolute(to)
-    replace_text(path, page)
+    try:
+        replace_text(path, page)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"report {path!r} cannot be written: {reason}; name a file in a folder that can be "
+            "written, with --to or `to`"
+        ) from error
     return Report(path, page)
 
 

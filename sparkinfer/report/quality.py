@@ -202,8 +202,8 @@ def _large_confusion(labels: Sequence[str], matrix: npt.NDArray[np.int64]) -> It
     np.add.at(folded, (place[:, None], place[None, :]), matrix)
     names = [*(labels[at] for at in largest), f"{len(labels) - len(largest):,} others"]
     says = (
-        f" The {len(largest)} most frequent of {len(labels):,} labels; the last row and column hold "
-        "all others, right or wrong."
+        f" The {len(largest)} most frequent of {len(labels):,} labels; the last row and column "
+        "hold all others, right or wrong."
     )
     yield _matrix("Confusion, the largest labels", names, folded, says)
     wrong = matrix.copy()

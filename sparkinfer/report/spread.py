@@ -113,14 +113,14 @@ def _cut(lengths: Sequence[int], cut: Sequence[int]) -> str:
 
 def _padding(total: ScoringStatistics) -> Table:
     most = total.padded_tokens
+    batches = plural(total.batches, "batch", "batches")
     rows = [
         ("of texts", Number(in_thousands(total.tokens), total.tokens / most)),
         ("padding", Number(in_thousands(most - total.tokens), 1 - total.tokens / most)),
     ]
     says = (
-        f"{percent(total.padding_share)} of the tokens that went through the model were padding, in "
-        f"{plural(total.batches, 'batch', 'batches')} of {most / max(1, total.batches):,.0f} tokens "
-        "on average."
+        f"{percent(total.padding_share)} of the tokens that went through the model were padding, "
+        f"in {batches} of {most / max(1, total.batches):,.0f} tokens on average."
     )
     if total.forward_rows < total.rows - total.errors:
         says += f" Repeated texts went through it once: {total.forward_rows:,} texts."
