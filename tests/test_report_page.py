@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_a_page_is_made_for_screen_readers_and_keyboards(page: str) -> None:
     assert whole.attributes["lang"] == "en"
     assert [len(read.all(tag)) for tag in ("header", "main", "footer", "nav", "h1")] == [1] * 5
     levels = [int(one.tag[1]) for one in read.all("h1", "h2", "h3")]
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert all(one.text for one in read.all("h1", "h2", "h3", "th", "summary"))
     for drawing in read.all("svg"):
         assert drawing.attributes["aria-hidden"] == "true"
@@ -72,7 +73,8 @@ def test_a_page_is_made_for_screen_readers_and_keyboards(page: str) -> None:
         assert picture.attributes["aria-label"]
     for table in read.all("table"):
         region = table.above[-1].attributes
-        assert region["role"] == "region" and region["tabindex"] == "0" and region["aria-label"]
+        assert (region["role"], region["tabindex"]) == ("region", "0")
+        assert region["aria-label"]
 
 
 def test_ids_are_unique_and_every_link_leads_somewhere(page: str) -> None:
@@ -96,7 +98,7 @@ def test_ids_are_unique_and_every_link_leads_somewhere(page: str) -> None:
 
 def test_each_picture_has_its_numbers_below(pages: dict[str, str]) -> None:
     read = Page(pages["finished"])
-    drawings = [one for one in read.all("svg")]
+    drawings = read.all("svg")
     numbers = [one for one in read.all("summary") if one.text.startswith("Numbers of:")]
     assert len(drawings) == len(numbers) == 7
 
@@ -248,7 +250,8 @@ def test_drawing_leaves_the_settings_of_matplotlib_as_they_were() -> None:
         before = dict(matplotlib.rcParams)
         svg = charts.line("one", [(0, 0), (1, 1)], "seconds")
         assert dict(matplotlib.rcParams) == before
-    assert "33px" not in svg and "<text" in svg
+    assert "33px" not in svg
+    assert "<text" in svg
 
 
 def test_drawing_does_not_load_pyplot() -> None:
