@@ -115,7 +115,7 @@ def session(number: int, **changes: Any) -> Session:
         timeline=timeline,
         options={"input": "/data/reviews.parquet", "output": "/data/scored", "model": "/m/mood"},
         versions={"python": "3.11.2", "sparkinfer": "0.1.0"},
-        hosts={"one": {"cores": 2, "memory": 2**33, "devices": ["cpu"]}},
+        hosts={"one": {"cpu": "Xeon", "cores": 2, "memory_bytes": 2**33, "gpus": {"0": "H100"}}},
     )
     return replace(plain, **changes)
 
@@ -324,7 +324,13 @@ SEVERAL = facts(
         "topic": model([f"topic {at}" for at in range(30)]),
         "vectors": EMBEDDING.models[""],
     },
-    sessions=[session(0, rows=ROWS, options={"models": {"mood": "/m/mood", "topic": "org/topic"}})],
+    sessions=[
+        session(
+            0,
+            rows=ROWS,
+            options={"models.mood.model": "/m/mood", "models.topic.model": "org/topic"},
+        )
+    ],
 )
 
 LARGE = facts(

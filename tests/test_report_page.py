@@ -184,7 +184,7 @@ def hostile_facts(text: str) -> Facts:
         engine=text,
         options={"model": text, f"x.{text}": text, "input": [text, text]},
         versions={text: text},
-        hosts={text: {text: text}},
+        hosts={text: {"cpu": text, "cores": 2, "gpus": {text: text}}},
         phases={text: 1.0, "score": 2.0},
         notes=(text,),
         mlflow_run=text,
@@ -372,16 +372,17 @@ def test_a_command_gives_each_option_as_the_command_line_takes_it() -> None:
     options = {
         "input": ["a b.parquet", "c.parquet"],
         "output": "out",
-        "task.name": "embedding",
+        "task": "embedding",
         "dedupe": True,
         "stall_timeout_s": 60,
         "csv.delimiter": ";",
         "batching.max_batch_tokens": 4096,
         "revision": None,
+        "models.mood.model": "m",
     }
     assert command(options) == (
         "sparkinfer score --input 'a b.parquet' c.parquet --output out --task embedding --dedupe "
-        "--set stall_timeout_s=60 --set 'csv.delimiter=;' --max-batch-tokens 4096"
+        "--set stall_timeout_s=60 --set 'csv.delimiter=;' --max-batch-tokens 4096 --model mood=m"
     )
 
 

@@ -110,16 +110,9 @@ def _is_long(value: Any) -> bool:
 
 def model_name(facts: Facts, name: str) -> str:
     """Returns what was given as the model, by the last call that says so; empty if none does."""
-    keys = (f"models.{name}.model", f"models.{name}") if name else ("model",)
-    for session in reversed(facts.sessions):
-        for key in keys:
-            if isinstance(session.options.get(key), str):
-                return str(session.options[key])
-        several = session.options.get("models")
-        if name and isinstance(several, Mapping) and name in several:
-            one = several[name]
-            return str(one.get("model", "")) if isinstance(one, Mapping) else str(one)
-    return ""
+    key = f"models.{name}.model" if name else "model"
+    given = (session.options.get(key) for session in reversed(facts.sessions))
+    return next((one for one in given if isinstance(one, str)), "")
 
 
 def shown_value(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,16 +19,20 @@ FLAGS = {
             *("input", "input_version", "output", "model", "input_col", "text_pair_col"),
             *("input_template", "engine", "label_col", "num_workers", "device", "acceleration"),
             *("dtype", "max_length", "revision", "input_format", "master", "incremental_col"),
-            *("max_error_rows", "incremental", "dedupe", "overwrite"),
+            *("max_error_rows", "incremental", "dedupe", "overwrite", "retry_errors"),
+            *("price_per_hour",),
         )
     },
-    "task.name": "--task",
+    "task": "--task",
     "batching.max_batch_tokens": "--max-batch-tokens",
     "vectors.store": "--vector-store",
     "delta.table": "--output-delta",
     "table.name": "--output-table",
 }
 """Options of the command line, by the names of theirs that have one."""
+
+_MODEL = re.compile(r"models\.([^.]+)\.model")
+"""Option that says which model one of several is."""
 
 LEFT_OUT = ("retry_errors", "overwrite")
 """Options of a call that another command than the same does not repeat."""
@@ -81,6 +86,8 @@ def _words(name: str, value: Any) -> Iterator[str]:
     elif name == "fn.function":
         values = value if isinstance(value, list | tuple) else [value]
         yield from (word for one in values for word in ("--fn", shlex.quote(str(one))))
+    elif (named := _MODEL.fullmatch(name)) is not None:
+        yield from ("--model", shlex.quote(f"{named[1]}={value}"))
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         yield "--set"

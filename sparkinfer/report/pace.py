@@ -44,6 +44,10 @@ SLOW = 1.5
 
 MOST_DEVICES = 40
 
+MOST_HOSTS = 20
+HOST = {"cpu": "processor", "cores": "cores", "memory_bytes": "memory", "gpus": "GPUs"}
+"""What is shown of a machine, and how it is called."""
+
 PHASES = {
     "checks": "checks of the call",
     "session": "start of the Spark session",
@@ -405,21 +409,23 @@ def _slowest(timed: Sequence[ChunkFacts], middle: float) -> Table:
 
 def _hosts(sessions: Sequence[Session]) -> Iterator[Part]:
     hosts = {name: host for session in sessions for name, host in session.hosts.items()}
-    names = dict.fromkeys(key for host in hosts.values() for key in host)
-    if hosts:
-        rows = [
-            (name, *(_host_value(key, host.get(key)) for key in names))
-            for name, host in hosts.items()
-        ]
-        yield Table("Machines", ("kind", *names), rows)
+    rows = [
+        (name, *(_host_value(key, hosts[name].get(key)) for key in HOST))
+        for name in list(hosts)[:MOST_HOSTS]
+    ]
+    says = f"{MOST_HOSTS} of {len(hosts):,} machines." if len(hosts) > MOST_HOSTS else ""
+    if rows:
+        yield Table("Machines", ("host", *HOST.values()), rows, says, is_wide=True)
 
 
 def _host_value(key: str, value: object) -> str:
-    if "memory" in key and isinstance(value, int | float):
+    if value is None:
+        return "not known"
+    if key == "memory_bytes" and isinstance(value, int | float):
         return f"{value / 2**30:,.1f} GiB"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "not known" if value is None else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(dict.fromkeys(map(str, value.values()))) or "none"
+    return str(value)
 
 
 def overall_rate(facts: Facts) -> float | None:

@@ -24,6 +24,9 @@ from sparkinfer.workers.statistics import ScoringStatistics
 MOST_SHOWN = 15
 """Labels that are shown at once, the most frequent ones."""
 
+GENERATING = ("text-generation", "text2text-generation", "summarization", "translation")
+"""Tasks whose rows have a reason for their end in place of a label."""
+
 MOST_TICKS = 7
 """Numbers at an axis."""
 
@@ -147,10 +150,15 @@ def label_parts(model: ModelFacts) -> Iterator[Part]:
             f" Beyond {MOST_LABELS:,} labels they are counted together: "
             f"{plural(model.distributions.other_labels, 'row')}."
         )
-    yield Table("Predicted labels", head, rows[:MOST_SHOWN], says)
+    yield Table(_labels_title(model), head, rows[:MOST_SHOWN], says)
     if len(rows) > MOST_SHOWN:
         title = f"The other {len(rows) - MOST_SHOWN:,} labels"
         yield Table(title, head, rows[MOST_SHOWN:], is_closed=True)
+
+
+def _labels_title(model: ModelFacts) -> str:
+    generates = str(model.settings.get("task")) in GENERATING
+    return "Why texts ended" if generates else "Predicted labels"
 
 
 def _label_row(label: str, count: int, most: int, total: int) -> tuple[str | Number, ...]:
