@@ -32,10 +32,11 @@ def facts(
 ) -> Facts:
     """Returns facts of a finished classification in two calls; arguments change a part of them."""
     both = (session(0), session(1, rows_before=ROWS // 2))
+    done = tuple(made_up_chunks(8) if chunks is None else chunks)
     return Facts(
-        status=made_up_status(**status),
+        status=made_up_status(**{"chunks": len(done), **status}),
         sessions=both if sessions is None else tuple(sessions),
-        chunks=tuple(made_up_chunks(8) if chunks is None else chunks),
+        chunks=done,
         models={"": model(labels)} if models is None else models,
         samples=tuple(samples),
     )
@@ -164,7 +165,7 @@ VERDICT = {
 def model(labels: Sequence[str] = LABELS, **changes: Any) -> ModelFacts:
     """Returns a classifier whose labels were measured."""
     measure = measure_of(labels)
-    states = made_up_states(measure)
+    states = made_up_states(measure) if labels else {}
     measured = measure.values([states])
     plain = ModelFacts(
         settings={
@@ -239,8 +240,7 @@ EMPTY = facts(
     ],
     chunks=(),
     models={"": model(distributions=Distributions(), metrics={}, states={})},
-    **dict.fromkeys(("rows", "rows_made", "total_rows", "chunks", "total_chunks", "tokens"), 0),
-    truncated=0,
+    **dict.fromkeys(("rows", "rows_made", "total_rows", "total_chunks", "tokens", "truncated"), 0),
     rows_per_s=None,
 )
 

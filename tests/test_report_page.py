@@ -132,7 +132,7 @@ def test_the_same_facts_give_the_same_page(monkeypatch: pytest.MonkeyPatch) -> N
         ("only errors", "other reasons 3"),
         ("unfinished", "2,000 of 4,000 rows (50.0 %) are done"),
         ("unfinished", "failed: a worker died"),
-        ("unfinished", "2 workers ended before their time"),
+        ("unfinished", "Ended before their time: 2 workers"),
         ("unfinished", "sparkinfer score --input /data/reviews.parquet --output /data/scored"),
         ("embedding", "chroma:library#reviews (8 of 8 chunks arrived there)"),
         ("generation", "generation.max_new_tokens"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,19 @@ from sparkinfer.report.parts import (
     Table,
     Unknown,
     in_thousands,
+    moment,
     plural,
     rate_of,
 )
 
 MOST_CALLS = 20
 """Calls that are listed, the last ones: a scheduled job has hundreds."""
+
+_SHOWN = re.compile(
+    r"input|output|engine|fn\.function|(models\.[^.]+\.)?"
+    r"(model|task(\..*)?|generation\..*|input_col|input_template|text_pair_col|label_col)"
+)
+"""Options that are shown as what was asked of the job or of a model."""
 
 NO_CALLS = (
     "No call on this output has left a record: they were killed, or an older version of the "
@@ -63,7 +71,7 @@ def _job(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "vector store", f"{status.vector_store} ({chunks} arrived there)"
     if settings.get("delta.table"):
         yield "Delta table", shown_value(settings["delta.table"])
-    yield "began", status.created
+    yield "began", moment(status.created)
     if facts.sessions:
         last = facts.sessions[-1]
         yield "engine", last.engine
@@ -131,12 +139,12 @@ def _options(sessions: Sequence[Session]) -> Iterator[Part]:
         yield Unknown("Options", NO_CALLS)
         return
     names = dict.fromkeys(name for session in sessions for name in session.options)
-    rows = [(name, _value(sessions, name)) for name in names]
-    title = "Options that are not as by default"
+    rows = [(name, _value(sessions, name)) for name in names if not _SHOWN.fullmatch(name)]
+    title = "Further options"
     if rows:
         yield Table(title, ("option", "value"), rows)
     else:
-        yield Unknown(title, "None: all options are as by default.")
+        yield Unknown(title, "All others are as by default.")
 
 
 def _value(sessions: Sequence[Session], name: str) -> str:
@@ -165,7 +173,7 @@ def calls(facts: Facts) -> Section:
     says = "Rows count once they are committed; rescored ones had an error before."
     if len(shown) < len(sessions):
         says = f"The last {len(shown)} of {len(sessions):,} calls. {says}"
-    parts: list[Part] = [Table("", head, rows, says, is_wide=True)]
+    parts: list[Part] = [Table("", head, rows, says, columns=3)]
     notes = tuple(dict.fromkeys(note for session in shown for note in session.notes))
     if notes:
         parts.append(Table("Notes", ("what there was to know",), [(note,) for note in notes]))
@@ -193,7 +201,7 @@ def _call(session: Session) -> tuple[Cell, ...]:
     rate = scoring_rate([session])
     return (
         str(session.number + 1),
-        session.started,
+        moment(session.started),
         outcome,
         session.engine,
         workers,

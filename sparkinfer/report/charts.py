@@ -217,7 +217,7 @@ def dots(
         for chosen, colour in ((points, MAIN), (notable, WARN)):
             if chosen:
                 x, y = zip(*chosen, strict=True)
-                axes.plot(x, y, ".", color=colour, markersize=6, markeredgewidth=0)
+                axes.plot(x, y, "o", color=colour, markersize=4, markeredgewidth=0)
         axes.axhline(level, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
         _from_zero(axes, x_label)
 

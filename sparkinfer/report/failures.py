@@ -51,7 +51,7 @@ def _reasons(facts: Facts) -> Iterator[Part]:
                 Number(percent(others / status.errors)),
             )
         )
-    yield Table("By reason", ("reason", "rows", "share"), rows, is_wide=True)
+    yield Table("By reason", ("reason", "rows", "share"), rows, columns=3)
 
 
 def _samples(samples: Sequence[ErrorSample]) -> Iterator[Part]:
@@ -61,4 +61,4 @@ def _samples(samples: Sequence[ErrorSample]) -> Iterator[Part]:
         if names:
             cells = [tuple(row.get(name, "") for name in names) for row in rows]
             says = f"{plural(len(rows), 'row')} with: {reason}"
-            yield Table("Samples", names, cells, says, is_wide=True)
+            yield Table("Samples", names, cells, says, columns=3)

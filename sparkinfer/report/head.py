@@ -94,7 +94,10 @@ def _by(facts: Facts) -> str:
     known = [name for name in names if name]
     if not known:
         return ""
-    return f"By {', '.join(known[:3])}{f' and {len(known) - 3} more' if len(known) > 3 else ''}."
+    more = f" and {len(known) - 3:,} more" if len(known) > 3 else ""
+    workers = facts.sessions[-1].workers if facts.sessions else 0
+    on = f", {plural(workers, 'worker')} on {facts.sessions[-1].device_type}" if workers else ""
+    return f"Scored by {', '.join(known[:3])}{more}{on}."
 
 
 def _named(facts: Facts, name: str) -> str:

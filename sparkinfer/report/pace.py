@@ -97,7 +97,8 @@ def pace(facts: Facts) -> Section:
         text = "When rows were done is not known: no call has left a record of it."
         nothing = facts.status.total_rows == 0
         return Section("Rows over time", "There were no rows." if nothing else text)
-    return Section("Rows over time", course.source, (_rows_drawn(course), _rate_drawn(course)))
+    parts = (_rows_drawn(course), _rate_drawn(course), *_chunk_parts(facts.chunks))
+    return Section("Rows over time", course.source, parts)
 
 
 def _course(facts: Facts) -> Course:
@@ -250,20 +251,22 @@ def _steps(total: ScoringStatistics) -> Iterator[Part]:
         for name, seconds, meaning in waits
     ]
     says = "Seconds of all workers together; steps overlap, so that they do not add up."
-    yield Table("Steps of the workers", ("step", "time", "what for"), rows, says)
+    yield Table("Steps of the workers", ("step", "time", "what for"), rows, says, columns=2)
 
 
 def _bottleneck(total: ScoringStatistics) -> str:
     if total.bottleneck is None:
         return ""
     step, share = total.bottleneck
-    return f"Bottleneck: {step}, {share:.0%} of the workers' time. {ADVICE.get(step, '')}".strip()
+    return (
+        f"Bottleneck: {step}, {percent(share)} of the workers' time. {ADVICE.get(step, '')}".strip()
+    )
 
 
 def workers(facts: Facts) -> Section:
-    """Returns what each device did, and which chunks took long."""
-    parts: list[Part] = [*_devices(facts), *_chunk_parts(facts.chunks), *_hosts(facts.sessions)]
-    return Section("Workers and chunks", _losses(facts), parts)
+    """Returns what each device did, and what was lost."""
+    parts: list[Part] = [*_devices(facts), *_hosts(facts.sessions)]
+    return Section("Workers", _losses(facts), parts)
 
 
 def _losses(facts: Facts) -> str:
@@ -272,13 +275,11 @@ def _losses(facts: Facts) -> str:
     halved = total_statistics(facts).out_of_memory
     told = []
     if lost:
-        told.append(
-            f"{plural(lost, 'worker')} ended before their time; their rows were scored again."
-        )
+        told.append(f"Ended before their time: {plural(lost, 'worker')}; others took their rows.")
     if again:
-        told.append(f"{plural(again, 'chunk')} were recorded more than once.")
+        told.append(f"Recorded more than once: {plural(again, 'chunk')}.")
     if halved:
-        told.append(f"A device ran out of memory {plural(halved, 'time')}; batches were halved.")
+        told.append(f"Devices ran out of memory {plural(halved, 'time')}; batches were halved.")
     if told or not facts.sessions:
         return " ".join(told)
     return "No worker was lost, no device ran out of memory."
@@ -302,7 +303,7 @@ def _devices(facts: Facts) -> Iterator[Part]:
         says += f" The {MOST_DEVICES} slowest of {len(order):,}."
     head = ("device", "rows", "rows/s", "the model", "waiting", "how its time was spent")
     legend = [(part, colour) for part, (colour, _) in SPENT.items()]
-    yield Table("Devices", head, rows, says, legend, is_wide=True)
+    yield Table("Devices", head, rows, says, legend, columns=3)
 
 
 def _by_device(facts: Facts) -> dict[str, ScoringStatistics]:
@@ -415,7 +416,7 @@ def _hosts(sessions: Sequence[Session]) -> Iterator[Part]:
     ]
     says = f"{MOST_HOSTS} of {len(hosts):,} machines." if len(hosts) > MOST_HOSTS else ""
     if rows:
-        yield Table("Machines", ("host", *HOST.values()), rows, says, is_wide=True)
+        yield Table("Machines", ("host", *HOST.values()), rows, says, columns=3)
 
 
 def _host_value(key: str, value: object) -> str:

@@ -5,6 +5,7 @@ Texts in them are as they were found. Whatever shows them escapes them; see `rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -56,7 +57,7 @@ class Table:
         rows: cells of each row.
         says: what there is to see in it.
         legend: names and colours of the pieces of stacks.
-        is_wide: whether it takes the whole width.
+        columns: of the page that it takes, 1 to 3; a wider one scrolls where there is no room.
         is_closed: whether it is shown only when asked for.
     """
 
@@ -65,7 +66,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     says: str = ""
     legend: Sequence[tuple[str, str]] = ()
-    is_wide: bool = False
+    columns: int = 1
     is_closed: bool = False
     kind: ClassVar[str] = "table"
 
@@ -122,6 +123,11 @@ class Matrix:
     counts: Sequence[Sequence[str]]
     shares: Sequence[Sequence[float]]
     kind: ClassVar[str] = "matrix"
+
+    @property
+    def columns(self) -> int:
+        """Columns of the page that it takes."""
+        return 1 if len(self.names) <= 4 else 2 if len(self.names) <= 8 else 3
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,11 @@ def rate_of(rows_per_s: float) -> str:
     """Returns a rate for people."""
     digits = 0 if rows_per_s >= 100 else 1 if rows_per_s >= 10 else 2
     return f"{rows_per_s:,.{digits}f}"
+
+
+def moment(iso: str) -> str:
+    """Returns a time in UTC for people; another text as it is."""
+    return re.sub(r"^(\S{10})T(\S{8})\S*\+00:00$", r"\1 \2 UTC", iso)
 
 
 def plural(count: float, one: str, several: str | None = None) -> str:

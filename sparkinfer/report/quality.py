@@ -68,13 +68,13 @@ def quality_parts(name: str, model: ModelFacts) -> Iterator[Part]:
             yield Unknown("Metrics", "There are none: no row has both a label and a prediction.")
         return
     yield _metrics(model)
-    for metric in _counted(model):
-        if isinstance(metric, Confusion):
-            yield from _confusion(model.labels, metric.matrix)
-        if isinstance(metric, Calibration):
-            yield from _calibration(name, metric)
-        if isinstance(metric, AucRoc):
-            yield from _roc(name, model.labels, metric)
+    counted = {type(metric): metric for metric in _counted(model)}
+    if isinstance(metric := counted.get(Calibration), Calibration):
+        yield from _calibration(name, metric)
+    if isinstance(metric := counted.get(AucRoc), AucRoc):
+        yield from _roc(name, model.labels, metric)
+    if isinstance(metric := counted.get(Confusion), Confusion):
+        yield from _confusion(model.labels, metric.matrix)
 
 
 def _metrics(model: ModelFacts) -> Table:
@@ -228,7 +228,7 @@ def _pairs(
                 (labels[true], labels[predicted], Number(f"{count:,}", count / most), share)
             )
     head = ("true label", "taken for", "rows", "of the true label's")
-    return Table("Most confused", head, rows)
+    return Table("Most confused", head, rows, columns=2)
 
 
 def _by_label(labels: Sequence[str], matrix: npt.NDArray[np.int64]) -> Table:
@@ -249,7 +249,7 @@ def _by_label(labels: Sequence[str], matrix: npt.NDArray[np.int64]) -> Table:
     says = "" if len(order) <= MOST_LISTED else f"The {MOST_LISTED} largest of {len(order):,}."
     is_long = len(rows) > MOST_IN_MATRIX
     title = f"By label ({plural(len(rows), 'label')})" if is_long else "By label"
-    return Table(title, head, rows, says, is_closed=is_long)
+    return Table(title, head, rows, says, columns=2, is_closed=is_long)
 
 
 def _share(part: int, whole: int) -> Number:
