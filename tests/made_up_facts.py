@@ -257,7 +257,9 @@ ONLY_ERRORS = facts(
 UNFINISHED = facts(
     sessions=[
         session(0, outcome="stopped"),
-        session(1, outcome="failed", reason="a worker died", lost_workers=2, rows=0),
+        session(
+            1, outcome="failed", reason="a worker died", lost_workers=2, rows=0, rows_before=2_000
+        ),
     ],
     state="broken off",
     rows=ROWS // 2,

@@ -200,6 +200,7 @@ def band(
         axes.fill_between(places, low, high, color=MAIN_SOFT, linewidth=0)
         axes.plot(places, middles, color=MAIN)
         _from_zero(axes, x_label)
+        _whole_numbers(axes)
 
     return drawn(name, draw)
 
@@ -220,6 +221,7 @@ def dots(
                 axes.plot(x, y, "o", color=colour, markersize=4, markeredgewidth=0)
         axes.axhline(level, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
         _from_zero(axes, x_label)
+        _whole_numbers(axes)
 
     return drawn(name, draw)
 
@@ -271,6 +273,13 @@ def _from_zero(axes: Axes, x_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shortly(value)))
+
+
+def _whole_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def shortly(value: float) -> str:

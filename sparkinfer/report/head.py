@@ -51,7 +51,7 @@ def head_of(facts: Facts, price_per_hour: float | None) -> Head:
     status = facts.status
     name = status.output.rstrip("/").rpartition("/")[2] or status.output
     figures = tuple(_figures(facts, price_per_hour))
-    says = f"{_how_far(status)} {_by(facts)}".strip()
+    says = " ".join(filter(None, (_how_far(status), _by(facts), _why_it_ended(facts))))
     return Head(name, *_state(facts), says, figures)
 
 
@@ -82,6 +82,13 @@ def _how_far(status: RunStatus) -> str:
         return f"All {plural(status.total_rows, 'row')} are done{made}, {with_errors}.{end}"
     share = percent(status.rows / status.total_rows)
     return f"{of_all} ({share}) are done, {with_errors}."
+
+
+def _why_it_ended(facts: Facts) -> str:
+    last = facts.sessions[-1] if facts.sessions else None
+    if last is None or not last.reason or facts.status.state == "finished":
+        return ""
+    return f"The last call failed: {last.reason}"
 
 
 def _is_remade(status: RunStatus) -> bool:

@@ -39,6 +39,9 @@ MOST_POINTS = 300
 LISTED_POINTS = 40
 """Points of a curve that a table lists."""
 
+MOST_MARKS = 20
+"""Beginnings of calls that are drawn."""
+
 SLOW = 1.5
 """Times the median of the seconds per row, from which on a chunk or a device is called slow."""
 
@@ -115,12 +118,17 @@ def _course_of_calls(sessions: Sequence[Session]) -> Course:
     at = 0.0
     for session in sessions:
         begins.append(at)
-        first = session.timeline[0][1]
-        missing = session.rows_before if first < session.rows_before else 0
-        points += [(at + seconds, float(rows + missing)) for seconds, rows in session.timeline]
+        points += [(at + seconds, float(rows)) for seconds, rows in _timeline(session)]
         at += max(session.seconds, session.timeline[-1][0])
     source = "By what the calls recorded while they ran; the time between calls is left out."
     return Course(tuple(points), tuple(begins[1:]), source if len(sessions) > 1 else "")
+
+
+def _timeline(session: Session) -> tuple[tuple[float, int], ...]:
+    """Returns seconds of a call and rows done by then; rescored rows were done before."""
+    if session.rows:
+        return session.timeline
+    return tuple((seconds, session.rows_before) for seconds, _ in session.timeline)
 
 
 def _course_of_chunks(chunks: Sequence[ChunkFacts]) -> Course:
@@ -142,12 +150,13 @@ def _second(chunk: ChunkFacts) -> float:
 def _rows_drawn(course: Course) -> Picture:
     unit, size = _unit(course.points[-1][0])
     points = _thinned([(second / size, rows) for second, rows in course.points], MOST_POINTS)
-    svg = charts.line("rows", points, unit, [begin / size for begin in course.begins])
+    svg = charts.line("rows", points, unit, _marks(course, size))
     listed = _thinned(points, LISTED_POINTS)
     cells = [(f"{x:.1f}", Number(in_thousands(rows))) for x, rows in listed]
     says = f"{plural(course.points[-1][1], 'row')} in {format_seconds(course.points[-1][0])}."
     if course.begins:
-        says += " Dotted lines: where a call went on with what the one before had left."
+        says += " A call went on with what the one before had left"
+        says += ", at the dotted lines." if len(course.begins) <= MOST_MARKS else "."
     return Picture("Rows done", says, svg, table_of((unit, "rows"), cells))
 
 
@@ -162,14 +171,18 @@ def _rate_drawn(course: Course) -> Part:
     points = [*zip(edges[:-1] / size, rates, strict=True), (edges[-1] / size, rates[-1])]
     moving = rates[rates > 0]
     level = float(median(moving)) if len(moving) else 0.0
-    begins = [begin / size for begin in course.begins]
-    svg = charts.line("rate", points, unit, begins, level, is_step=True)
+    svg = charts.line("rate", points, unit, _marks(course, size), level, is_step=True)
     cells = [(f"{x:.1f}", Number(rate_of(rate))) for x, rate in points[:-1]]
     says = (
         f"Rows per second; where rows moved, {rate_of(level)} in the middle (dashed) and "
         f"{rate_of(float(rates.max()))} at most."
     )
     return Picture("Rate", says, svg, table_of((f"from ({unit})", "rows/s"), cells))
+
+
+def _marks(course: Course, size: float) -> list[float]:
+    """Returns where calls begin, unless they are too many to be told from one another."""
+    return [begin / size for begin in course.begins if len(course.begins) <= MOST_MARKS]
 
 
 def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
@@ -359,7 +372,7 @@ def _chunk_parts(chunks: Sequence[ChunkFacts]) -> Iterator[Part]:
     slow = [chunk for chunk in timed if _per_thousand(chunk) > SLOW * middle]
     says = (
         f"Seconds per 1,000 rows, from a chunk's start until its files were complete; the median "
-        f"is {middle:.3g}"
+        f"is {rate_of(middle)}"
     )
     says += (
         f", and {plural(len(slow), 'chunk')} took more than {SLOW:g} times that." if slow else "."
@@ -392,8 +405,8 @@ def _slowest(timed: Sequence[ChunkFacts], middle: float) -> Table:
             str(chunk.number),
             Number(in_thousands(chunk.rows)),
             Number(_precisely(chunk.seconds)),
-            Number(f"{_per_thousand(chunk):.3g}"),
-            Number(f"{_per_thousand(chunk) / middle:.2g}"),
+            Number(rate_of(_per_thousand(chunk))),
+            Number(rate_of(_per_thousand(chunk) / middle)),
             Number(in_thousands(chunk.errors)),
             Number(str(chunk.attempts)),
             ", ".join(chunk.devices) or "not known",
