@@ -27,7 +27,7 @@ class Element:
     @property
     def text(self) -> str:
         """What it says, with single spaces."""
-        return " ".join("".join(self.texts).split())
+        return " ".join(" ".join(self.texts).split())
 
 
 class Page(HTMLParser):
