@@ -21,14 +21,18 @@ SHOWN = ("finished", "unfinished", "several", "large", "unrecorded")
 
 LEAST_CONTRAST = """
 (() => {
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const parse = (text) => {
+    const [r, g, b, a = 1] = text.match(/[\\d.e-]*\\d/g).map(Number);
+    const scale = text.startsWith("color(") ? 255 : 1;
+    return [r * scale, g * scale, b * scale, a];
+  };
   const part = (one) => one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) =>
     0.2126 * part(r / 255) + 0.7152 * part(g / 255) + 0.0722 * part(b / 255);
   const behind = (element) => {
     for (let one = element; one; one = one.parentElement) {
-      const [r, g, b, a = 1] = parse(getComputedStyle(one).backgroundColor);
-      if (a === 1) return [r, g, b];
+      const [r, g, b, a] = parse(getComputedStyle(one).backgroundColor);
+      if (a > 0.99) return [r, g, b];
     }
     return [255, 255, 255];
   };
@@ -111,7 +115,8 @@ def test_nothing_in_the_data_runs(browser: Browser, tmp_path: Path, text: str) -
 
 def test_focus_is_seen_on_whatever_takes_it(browser: Browser, files: dict[str, str]) -> None:
     browser.open(files["finished"], 1280)
-    for _ in range(40):
+    passed = 0
+    while passed < 200:
         for kind in ("keyDown", "keyUp"):
             browser.call(
                 "Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9
@@ -120,6 +125,9 @@ def test_focus_is_seen_on_whatever_takes_it(browser: Browser, files: dict[str, s
             "(() => { const one = document.activeElement, style = getComputedStyle(one);"
             "return [style.outlineStyle, parseFloat(style.outlineWidth), one.tagName]; })()"
         )
-        assert tag != "BODY"
+        if tag == "BODY":
+            break
+        passed += 1
         assert style == "solid"
         assert width >= 2
+    assert 20 < passed < 200

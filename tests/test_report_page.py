@@ -335,7 +335,9 @@ def test_the_confusion_is_shown_as_it_was_counted(pages: dict[str, str]) -> None
     adding = measure_of(case.labels).adding()
     adding.add(case.states)
     [matrix] = [one.matrix for one in adding.counted() if isinstance(one, Confusion)]
-    table = next(one for one in Page(pages["finished"]).all("table") if one.text.startswith("true label"))
+    table = next(
+        one for one in Page(pages["finished"]).all("table") if one.text.startswith("true label")
+    )
     rows = [
         f"{label} {' '.join(map(str, row))}" for label, row in zip(case.labels, matrix, strict=True)
     ]

@@ -45,6 +45,9 @@ MOST_MARKS = 20
 SLOW = 1.5
 """Times the median of the seconds per row, from which on a chunk or a device is called slow."""
 
+LEAST_CHUNKS = 3
+"""Chunks that can be compared with one another."""
+
 MOST_DEVICES = 40
 
 MOST_HOSTS = 20
@@ -366,7 +369,7 @@ def _device_row(
 
 def _chunk_parts(chunks: Sequence[ChunkFacts]) -> Iterator[Part]:
     timed = [chunk for chunk in chunks if chunk.rows and chunk.seconds > 0]
-    if not timed:
+    if len(timed) < LEAST_CHUNKS:
         return
     middle = median(_per_thousand(chunk) for chunk in timed)
     slow = [chunk for chunk in timed if _per_thousand(chunk) > SLOW * middle]

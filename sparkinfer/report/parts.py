@@ -188,7 +188,9 @@ def in_thousands(number: float) -> str:
 
 def percent(share: float) -> str:
     """Returns a share for people: `12.3 %`, and no zero for what is more than none."""
-    if 0 < share < 0.0005:
+    if not share:
+        return "0 %"
+    if share < 0.0005:
         return "< 0.1 %"
     if 0.9995 <= share < 1:
         return "> 99.9 %"

@@ -118,11 +118,11 @@ def _calibration(name: str, metric: Calibration) -> Iterator[Part]:
     ]
     error = metric.compute()["calibration_error"]
     gap = sum(rows * (confidence - right) for confidence, right, rows in points) / total
-    lean = "surer than it should be" if gap > 0 else "less sure than it could be"
+    lean = "surer" if gap > 0 else "less sure"
     says = (
-        f"Dots below the diagonal: surer than right. On average the model is {lean}, by "
-        f"{abs(gap):.3f}; the expected calibration error is {error:.3f}. The larger a dot, the "
-        "more rows."
+        "Dots below the diagonal: surer than right. On average the model is "
+        f"{f'{lean} than right by {abs(gap):.3f}' if abs(gap) >= 0.0005 else 'as sure as right'}; "
+        f"the expected calibration error is {error:.3f}. The larger a dot, the more rows."
     )
     numbers = table_of(("mean confidence", "share right", "rows"), cells)
     yield Picture("Calibration", says, charts.calibration(f"calibration{name}", drawn), numbers)
