@@ -72,7 +72,7 @@ def test_a_page_is_made_for_screen_readers_and_keyboards(page: str) -> None:
         assert picture.attributes["role"] == "img"
         assert picture.attributes["aria-label"]
     for region in (one for one in read.elements if one.attributes.get("class") == "scroll"):
-        assert (region.attributes["role"], region.attributes["tabindex"]) == ("region", "0")
+        assert (region.attributes["role"], region.attributes["tabindex"]) == ("group", "0")
         assert region.attributes["aria-label"]
 
 
