@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import re
 import shutil
 import sys
@@ -216,6 +217,14 @@ def _status(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _report(options: argparse.Namespace) -> int:
+    from sparkinfer.report.page import write_report
+
+    written = write_report(options.output, options.to, price_per_hour=options.price_per_hour)
+    print(_shown(written.path))
+    return DONE
+
+
 def _config(options: argparse.Namespace, kind: type[C]) -> C:
     names = ("config", "set", "command", "debug", "progress", "json", "budget_s", "save")
     values = {key: value for key, value in vars(options).items() if key not in names}
@@ -329,6 +338,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(commands)
     _add_search(commands)
     _add_status(commands)
+    _add_report(commands)
     _add_doctor(commands)
     _add_tune(commands)
     _add_compare(commands)
@@ -384,6 +394,33 @@ def _add_status(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     _add_debug(parser)
     parser.set_defaults(command=_status)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="one HTML page of what a run did, in numbers and pictures",
+        description="Writes a page that needs no network, from the output alone, and prints its "
+        "path. A run writes the same one at its end.",
+    )
+    add = parser.add_argument
+    add("output", metavar="OUTPUT", help="the run's output folder")
+    add("--to", metavar="FILE", help="default: OUTPUT/_sparkinfer/report.html")
+    add(
+        "--price-per-hour",
+        metavar="P",
+        type=_price,
+        help="of all machines of the job together (default: as the run was given)",
+    )
+    _add_debug(parser)
+    parser.set_defaults(command=_report)
+
+
+def _price(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (price := float(text)) < math.inf:
+            return price
+    raise argparse.ArgumentTypeError(f"{shown(text)}: expected a number of at least 0")
 
 
 def _add_doctor(commands: Any) -> None:
