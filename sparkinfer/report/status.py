@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sparkinfer.display import format_seconds
 from sparkinfer.exceptions import OutputError, SparkInferError
 from sparkinfer.jobs.claims import Holder, read_holder
 from sparkinfer.jobs.done import Done
@@ -16,12 +15,13 @@ from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest, read_manifest
 from sparkinfer.jobs.output import Output
 from sparkinfer.jobs.records import ChunkRecord, Records
+from sparkinfer.jobs.summary import describe_metrics
 from sparkinfer.metrics.measure import Measure, Measured, States
 from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.plan.ports import Sink
+from sparkinfer.plan.wording import format_seconds
 from sparkinfer.redaction import without_secrets
-from sparkinfer.report.summary import describe_metrics
 from sparkinfer.sinks.arrivals import FilesAndMore, KnownArrivals, NoFiles
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.terminal import printable
@@ -58,7 +58,7 @@ class RunStatus:
         metrics_problem: why there are none although there are labels, else None.
         metrics_of_run: names of the metrics that only the run itself shows.
         writer: the process that writes there, or did last; None if unknown.
-        vector_store: where vectors go, too; None: nowhere.
+        vector_store: store that gets the vectors as well; None: none.
         vector_chunks: chunks whose vectors have arrived there, as far as the output says.
     """
 
