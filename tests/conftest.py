@@ -164,3 +164,11 @@ def ranks_in_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setitem(horovod.LAUNCHERS, "torch", RanksInTurn)
     yield {"num_workers": 2, "horovod": {"launcher": "torch", "reader": "pyarrow"}}
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_line_for_slow_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed must not depend on how long this machine takes before the first row."""
+    from sparkinfer import display
+
+    monkeypatch.setattr(display, "SHOWN_AFTER_S", 3600.0)

@@ -43,6 +43,7 @@ def finish(
     vectors = count_vectors(prelude, hold.delivery, done)
     _mark(manifest, hold, read, done.files)
     return RunResult(
+        run=manifest.run,
         output=str(prelude.config.output),
         rows=done.rows,
         rows_read=done.read,

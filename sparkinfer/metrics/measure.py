@@ -146,7 +146,7 @@ class Adding:
             self._total = _Total(labels, [metric.name for metric in measure.metrics()])
 
     def add(self, state: States) -> None:
-        """Adds a state; one of rows that were not measured leaves nothing to be told of any."""
+        """Adds a state; one of rows that were not measured leaves nothing to say of any."""
         self._is_any = True
         if LABELS not in state:
             self._total = None

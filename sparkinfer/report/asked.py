@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparkinfer.display import format_seconds
 from sparkinfer.jobs.sessions import Session
+from sparkinfer.plan.wording import format_seconds
 from sparkinfer.report.facts import Facts, ModelFacts
 from sparkinfer.report.parts import (
     Cell,

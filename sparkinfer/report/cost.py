@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparkinfer.display import format_seconds
 from sparkinfer.jobs.sessions import Session
+from sparkinfer.plan.wording import format_seconds
 from sparkinfer.report.parts import Number, Section, Table, in_thousands, plural
 
 

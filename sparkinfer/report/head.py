@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sparkinfer.display import format_seconds
+from sparkinfer.plan.wording import format_seconds
 from sparkinfer.report.asked import is_function, model_name
 from sparkinfer.report.cost import cost_of
 from sparkinfer.report.facts import Facts

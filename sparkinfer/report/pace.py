@@ -9,8 +9,8 @@ from statistics import median
 
 import numpy as np
 
-from sparkinfer.display import format_seconds
 from sparkinfer.jobs.sessions import Session
+from sparkinfer.plan.wording import format_seconds
 from sparkinfer.report import charts
 from sparkinfer.report.asked import NO_CALLS, scoring_rate
 from sparkinfer.report.facts import ChunkFacts, Facts
