@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sparkinfer.batch_process.reducers import MetricReducer
     from sparkinfer.batch_process.run import BatchRun
     from sparkinfer.batching.dynamic import dynamically
+    from sparkinfer.comparing.call import compare
+    from sparkinfer.comparing.result import Comparison
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.jobs.result import RunResult
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorPoolStrategy",
     "BatchRun",
+    "Comparison",
     "LoadedModel",
     "MetricReducer",
     "PausedError",
@@ -47,6 +50,7 @@ __all__ = [
     "TorchBatchProcessor",
     "TorchBatchProcessorContext",
     "Tuned",
+    "compare",
     "dynamically",
     "load",
     "map_batches",
@@ -64,6 +68,8 @@ _HOME = {
     "TaskPoolStrategy": "sparkinfer.api.batches",
     "map_batches": "sparkinfer.api.batches",
     "dynamically": "sparkinfer.batching.dynamic",
+    "Comparison": "sparkinfer.comparing.result",
+    "compare": "sparkinfer.comparing.call",
     "ScoringConfig": "sparkinfer.config",
     "SparkInferError": "sparkinfer.exceptions",
     "RunResult": "sparkinfer.jobs.result",

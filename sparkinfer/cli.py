@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import sys
 import traceback
 import warnings
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
 from sparkinfer import __version__
+from sparkinfer.comparing import SHOWN_ROWS
 from sparkinfer.config import (
     DeviceName,
     DisplayMode,
@@ -258,6 +260,19 @@ def _search(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from sparkinfer.comparing.call import compare
+    from sparkinfer.comparing.limit import is_within, share_of
+    from sparkinfer.comparing.table import describe
+
+    limit = None if options.fail_above is None else share_of(options.fail_above)
+    given = {name: vars(options)[name] for name in ("model_a", "model_b", "rows")}
+    found = compare(options.a, options.b, options.on.split(",") if options.on else (), **given)
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(json.dumps(found.as_dict(), indent=1) if options.json else describe(found, width))
+    return DONE if limit is None or is_within(found, limit) else FAILED
+
+
 def _demo(options: argparse.Namespace) -> int:
     from sparkinfer.demo import DEFAULT_OUTPUT, demo_config
 
@@ -326,6 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_doctor(commands)
     _add_tune(commands)
+    _add_compare(commands)
     _add_demo(commands)
     return parser
 
@@ -440,6 +456,36 @@ def _add_tune(commands: Any) -> None:
     parser.set_defaults(command=_tune)
 
 
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="how the results of two outputs over the same rows differ",
+        description="Finds the rows of one output in another, whatever order they have, and "
+        "compares their results. Exit code: 0, with --fail-above 1 if more has changed, 2 for "
+        "outputs that cannot be compared.",
+    )
+    add = parser.add_argument
+    add("a", metavar="A", help="output folder of the one run")
+    add("b", metavar="B", help="output folder of the other")
+    add(
+        "--on",
+        metavar="A,B",
+        help="columns that tell every row from the others (default: all columns that both carry "
+        "from the input)",
+    )
+    add("--model-a", metavar="NAME", help="model of A, where it has several (default: all in both)")
+    add("--model-b", metavar="NAME", help="model of B that it is compared with")
+    add("--rows", metavar="N", type=int, default=SHOWN_ROWS, help=f"rows shown ({SHOWN_ROWS})")
+    add("--json", action="store_true", help="print one JSON document")
+    add(
+        "--fail-above",
+        metavar="P%",
+        help="exit code 1 if more than this share of the rows has another result",
+    )
+    _add_debug(parser)
+    parser.set_defaults(command=_compare)
+
+
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -519,6 +565,19 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         help="score each distinct input once over all rows, by a sorted copy of the input",
     )
     add("--max-error-rows", metavar="N|P%", help="stop when more rows than this have an error")
+    add(
+        "--price-per-hour",
+        metavar="AMOUNT",
+        type=float,
+        help="what all machines cost in an hour together, to tell what rows cost",
+    )
+    add(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        default=None,
+        help="write no page that shows what was done",
+    )
     _add_debug(parser)
 
 

@@ -38,7 +38,7 @@ from sparkinfer.option_groups import (
     VectorsConfig,
 )
 from sparkinfer.redaction import remember_secrets
-from sparkinfer.validation import NOT_SHOWN, PATH, Options, at_least, read_by
+from sparkinfer.validation import NOT_SHOWN, PATH, Options, above, at_least, read_by
 from sparkinfer.yaml_text import YamlTextError, parse_yaml
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -126,6 +126,12 @@ class ScoringConfig(ModelSection):
     step_timeout_s: int | None = field(default=1800, metadata=at_least(1))
     """Seconds without a move after which fetching the model, trying it out in a worker or preparing
     the input is given up; None: never."""
+
+    price_per_hour: float | None = field(default=None, metadata=above(0))
+    """What all machines of the run cost in an hour together, in any currency; with it, what rows
+    cost is told. None: it is not known."""
+    report: bool = True
+    """Whether the output gets a page that shows what was done."""
 
     fn: FunctionConfig = FunctionConfig()
     loading: LoadingConfig = LoadingConfig()

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.cli import main
+from sparkinfer.report.facts import read_facts
 
 
 @pytest.fixture
@@ -138,6 +139,20 @@ def test_status_tells_what_is_done_and_wrong_use_from_no_run(
     assert main(["status", output, "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert (status["state"], status["rows"], status["missing"]) == ("finished", 2, [])
+
+
+def test_a_price_and_no_report_change_nothing_in_the_output(
+    source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(source, classifier), "--price-per-hour", "0"]) == 2
+    assert "price_per_hour=0.0: expected a number greater than 0" in capsys.readouterr().err
+    assert main([*arguments(source, classifier), "--price-per-hour", "2.5", "--no-report"]) == 0
+    facts = read_facts(str(source.parent / "out"))
+    [session] = facts.sessions
+    assert (session.price_per_hour, session.options["report"]) == (2.5, False)
+    assert not {"price_per_hour", "report"} & facts.status.settings.keys()
+    assert main(arguments(source, classifier)) == 0
+    assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [[], ["score"]])

@@ -260,3 +260,16 @@ def test_frequencies_for_long_texts_matter_where_there_are_long_texts(
     phi3_with_long_rope(tmp_path)
     verdict = verdict_of(tmp_path, longest_text)
     assert bool(verdict.unpadded) == (longest_text == 100)
+
+
+@pytest.mark.parametrize(("device", "multiple"), [("cpu", 1), ("cuda:0", 8)])
+def test_on_a_gpu_layouts_with_padding_are_tried_with_lengths_that_are_multiples_of_eight(
+    classifier: Path, device: str, multiple: int
+) -> None:
+    tried = list(examination._layouts(Checkpoint(classifier, options_of(), device), True))
+    assert [(one.shared, one.padding_side, one.pad_to_multiple_of) for one in tried] == [
+        ("any length", "right", multiple),
+        ("any length", "left", multiple),
+        ("equal length", "right", 1),
+        ("nothing", "right", 1),
+    ]

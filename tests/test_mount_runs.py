@@ -56,6 +56,7 @@ WHOLE = {
     "_sparkinfer/chunks/00000001.000-RUN.json",
     "_sparkinfer/lease/epoch-00000001.json",
     "_sparkinfer/manifest-000001.json",
+    "_sparkinfer/runs/000000-RUN.json",
     "part-00000000-000-RUN.parquet",
     "part-00000001-000-RUN.parquet",
 }

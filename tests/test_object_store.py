@@ -161,6 +161,7 @@ def test_a_run_leaves_its_files_records_and_lease_and_nothing_else(
         "_sparkinfer/chunks/00000001.000-RUN.json",
         "_sparkinfer/lease/epoch-00000001.json",
         "_sparkinfer/manifest-000001.json",
+        "_sparkinfer/runs/000000-RUN.json",
         "part-00000000-000-RUN.parquet",
         "part-00000001-000-RUN.parquet",
     ]
@@ -191,6 +192,7 @@ def test_a_record_comes_before_its_files_and_the_mark_comes_last(
         "_sparkinfer/chunks/00000001.000-RUN.json",
         "part-00000001-000-RUN.parquet",
         "_SUCCESS",
+        "_sparkinfer/runs/000000-RUN.json",
     ]
 
 

@@ -128,6 +128,7 @@ def test_what_other_runs_left_is_forgotten(folder: str) -> None:
         "input/table/c.parquet",
         "lease/epoch",
         "manifest-000002.json",
+        "runs/000001-0123abcd.json",
     ]
     gone = [
         "chunks/00000001.000-89abcdef.json",
@@ -135,6 +136,8 @@ def test_what_other_runs_left_is_forgotten(folder: str) -> None:
         "input/old/b.parquet",
         "manifest-000001.json",
         "manifest.json",
+        "runs/000000-89abcdef.json",
+        "runs/000002.json",
     ]
     for name in (*kept, *gone):
         path = join(folder, "_sparkinfer", name)

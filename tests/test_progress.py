@@ -410,3 +410,22 @@ def test_updates_from_many_threads_are_all_counted() -> None:
         thread.join()
     assert progress.state().rows == 800
     assert progress.state().chunks == 400
+
+
+def test_what_hosts_are_reaches_the_driver_with_the_gpus_of_all_their_workers() -> None:
+    progress = Progress()
+    server = ProgressServer(progress.update, "127.0.0.1")
+    for number in range(2):
+        client = ProgressClient(server.address, f"task {number}", 0, f"cuda:{number} on gpu7")
+        client.runs_on({"name": "gpu7", "cores": 8, "gpus": {f"cuda:{number}": "H100"}})
+        client.finish(ScoringStatistics(rows=1))
+        client.close()
+    server.close()
+    assert progress.hosts == {"gpu7": {"cores": 8, "gpus": {"cuda:0": "H100", "cuda:1": "H100"}}}
+
+
+def test_workers_that_ended_before_their_time_are_counted() -> None:
+    progress = Progress()
+    progress.lose_worker()
+    progress.lose_worker()
+    assert progress.lost_workers == 2

@@ -30,6 +30,9 @@ RECORD = ChunkRecord(
     finished="2026-01-01T00:00:00+00:00",
     metrics={"m": {"n": 1}},
     sources={NAME: "staging/00000003/a/b.parquet"},
+    statistics={"rows": 5, "forward_s": 0.25},
+    distributions={"": {"lengths": [1]}},
+    devices={"cpu on here": 5},
 )
 
 
@@ -111,6 +114,12 @@ def edited(**changes: Any) -> Callable[[str], str]:
         edited(digests={NAME: None}),
         edited(seconds="long"),
         edited(metrics=[]),
+        edited(statistics=[]),
+        edited(statistics={"rows": "5"}),
+        edited(statistics={"forward_s": -1.0}),
+        edited(distributions=[]),
+        edited(devices={"cpu on here": None}),
+        edited(devices=3),
         edited(finished="yesterday"),
         edited(finished=None),
     ],
@@ -128,3 +137,15 @@ def test_a_record_that_is_damaged_or_leads_elsewhere_counts_as_absent_and_is_tol
         assert records.read(1, 0) is None
     assert f"{path} is damaged" in caplog.text
     assert records.create(RECORD) is None
+
+
+def test_a_record_of_an_earlier_version_lacks_what_it_did_not_keep(
+    records: Records, tmp_path: Path
+) -> None:
+    records.create(RECORD)
+    path = path_of(tmp_path, "00000001.000-0123abcd.json")
+    values = json.loads(path.read_text())
+    for name in ("checksum", "schema_version", "statistics", "distributions", "devices"):
+        del values[name]
+    path.write_text(seal(values))
+    assert records.read(1, 0) == replace(RECORD, statistics={}, distributions={}, devices={})

@@ -570,14 +570,14 @@ def test_a_password_in_the_inputs_address_does_not_reach_the_manifest(
 
     fsspec.filesystem("memory").store.clear()
     for path in source.iterdir():
-        fsspec.filesystem("memory").pipe_file(f"/u:pass@in/{path.name}", path.read_bytes())
-    with_password = config.replace(input="memory://u:pass@in")
+        fsspec.filesystem("memory").pipe_file(f"/u:swordfish@in/{path.name}", path.read_bytes())
+    with_password = config.replace(input="memory://u:swordfish@in")
     assert run(with_password)[0].rows == 80
     written = [
         path.read_text() for path in (Path(str(config.output)) / "_sparkinfer").rglob("*.json")
     ]
     assert len(written) > 4
-    assert "pass" not in "".join(written)
+    assert "swordfish" not in "".join(written)
 
 
 def test_a_second_run_is_refused_while_the_first_lives(config: ScoringConfig) -> None:

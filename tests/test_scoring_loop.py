@@ -30,6 +30,9 @@ class Reporter:
     def __init__(self) -> None:
         self.closed = 0
 
+    def runs_on(self, host: Any) -> None:
+        self.host = host
+
     def send(self, statistics: ScoringStatistics) -> None:
         pass
 
@@ -135,3 +138,44 @@ def write_three_rows(spec: Any, folder: Path, carried: list[str]) -> tuple[int, 
     with ScoringLoop(spec, WorkerSlot("cpu", 1), Reporter(), watch) as loop:
         tally = loop.write("a.parquet", writer, [batch]).tally
     return tally.read, tally.rows
+
+
+class Counts:
+    """Adds columns, and counts rows and seconds as a processor does; see `LosesTheLast`."""
+
+    fields = LosesTheLast.fields
+    replaces_rows = False
+
+    def open(self, slot: WorkerSlot, report: Any) -> Counts:
+        self.statistics = ScoringStatistics()
+        return self
+
+    def activities(self) -> tuple[None]:
+        return (None,)
+
+    def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            self.statistics.rows += batch.num_rows
+            self.statistics.forward_s += 0.25
+            rows = [{"n_tokens": 1}] * batch.num_rows
+            yield pa.RecordBatch.from_pylist(rows, schema=self.fields)
+
+
+def test_each_file_is_told_its_share_of_what_the_worker_took(tmp_path: Path) -> None:
+    spec: Any = Counts()
+    batch = pa.RecordBatch.from_pydict({"text": ["a", "b", "c"]})
+    columns = Columns(pa.schema([]), batch.schema, spec.fields)
+    writer = ScoredWriter(str(tmp_path), columns, Measure())
+    slot, reporter = WorkerSlot("cpu", 1), Reporter()
+    with ScoringLoop(spec, slot, reporter, Watch(None, lambda stall: None)) as loop:
+        files = [loop.write(f"{n}.parquet", writer, [batch] * n) for n in (2, 0, 1)]
+    shares = [file.tally.statistics for file in files]
+    assert [(share.rows, share.forward_s) for share in shares] == [(6, 0.5), (0, 0), (3, 0.25)]
+    assert shares[0].load_s > 0 == shares[1].load_s == shares[2].load_s
+    total = ScoringStatistics()
+    for share in shares:
+        total.add(share)
+    assert total.as_dict() == pytest.approx(spec.statistics.as_dict())
+    assert [file.tally.devices for file in files] == [{slot.device_name: n} for n in (6, 0, 3)]
+    assert [sum(file.tally.distributions[""].lengths) for file in files] == [6, 0, 3]
+    assert slot.device_name == f"cpu on {reporter.host['name']}"

@@ -11,7 +11,7 @@ from sparkinfer.models.backends import PLAIN
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
-from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.workers.statistics import ScoringStatistics, read_statistics
 from tests.model_options import options_of
 
 
@@ -85,3 +85,19 @@ def test_each_step_of_a_scorer_is_timed(
     }
     assert taken.pop(step) == 1.0
     assert not any(taken.values())
+
+
+def test_statistics_come_back_from_their_state_and_unknown_figures_are_left_out() -> None:
+    found = ScoringStatistics(rows=3, forward_s=0.1234567)
+    assert found.state() == {"rows": 3, "forward_s": 0.123457}
+    assert read_statistics({**found.state(), "of_a_later_version": 1}) == ScoringStatistics(
+        rows=3, forward_s=0.123457
+    )
+    assert read_statistics({}) == ScoringStatistics()
+
+
+def test_what_was_added_since_a_moment_is_the_difference() -> None:
+    before = ScoringStatistics(rows=3, wait_s=0.5)
+    assert ScoringStatistics(rows=5, wait_s=0.75, batches=1).since(before) == ScoringStatistics(
+        rows=2, wait_s=0.25, batches=1
+    )

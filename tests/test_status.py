@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import sparkinfer.report.status
+import sparkinfer.report.survey
 from sparkinfer.api import functions
 from sparkinfer.cli import main
 from sparkinfer.config import ScoringConfig
@@ -128,7 +128,7 @@ def test_a_stopped_run_whose_output_cannot_be_read_says_so_with_its_path(
     def fail(path: str) -> None:
         raise OSError("the store does not answer")
 
-    monkeypatch.setattr(sparkinfer.report.status, "read_manifest", fail)
+    monkeypatch.setattr(sparkinfer.report.survey, "read_manifest", fail)
     assert score(config) == 130
     said = capsys.readouterr().err
     assert f"stopped; how much of output '{output}' is done cannot be read (" in said

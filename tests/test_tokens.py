@@ -1,6 +1,7 @@
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -58,6 +59,25 @@ def test_padding_equals_the_tokenizers_own(classifier: Path, side: str) -> None:
     assert set(tensors) == set(expected)
     for name, tensor in tensors.items():
         assert tensor.tolist() == expected[name].tolist(), name
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_batches_are_padded_to_a_multiple_up_to_the_limit_and_one_text_is_not(
+    encoder: Encoder, side: Literal["left", "right"]
+) -> None:
+    padding = encoder.padding(side, 0, 8)
+    encoded = encoder.encode(["good", "a very good film", "film " * 9])
+    lengths = encoded.n_tokens.tolist()
+    assert lengths == [3, 6, 11]
+    for rows, width in [([0, 1], 8), ([0, 2], 12), ([2], 11), ([0], 3)]:
+        ids = padding.collate(encoded, np.array(rows))["input_ids"]
+        mask = padding.collate(encoded, np.array(rows))["attention_mask"]
+        assert ids.shape == mask.shape == (len(rows), width)
+        assert mask.sum(dim=1).tolist() == [lengths[row] for row in rows]
+        kept = encoder.collate(encoded, np.array([rows[0]]))["input_ids"][0]
+        assert ids[0][mask[0] == 1].tolist() == kept.tolist()
+        assert (ids[mask == 0] == 0).all()
+    assert padding.padded_lengths(np.array([1, 8, 9, 12, 20])).tolist() == [8, 8, 12, 12, 20]
 
 
 @pytest.fixture

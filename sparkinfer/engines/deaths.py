@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 from sparkinfer.exceptions import JobError
 from sparkinfer.logs import get_logger
@@ -44,10 +45,12 @@ class Deaths:
 
     Args:
         notes: folder for what workers note.
+        lost: called when a worker has died.
     """
 
-    def __init__(self, notes: str) -> None:
+    def __init__(self, notes: str, lost: Callable[[], None] = lambda: None) -> None:
         self._notes = notes
+        self._lost = lost
         self._over = {name.partition("-")[0] for name in names_in(notes)}
         self._known: dict[str, Known] = {}
         self._unexplained: Counter[str] = Counter()
@@ -82,6 +85,7 @@ class Deaths:
         """
         name = chunk_name(chunk)
         logger.warning("chunk %d: its worker died: %s", chunk, error)
+        self._lost()
         known = read_known(Attempt(self._notes, name, "driver"))
         with self._lock:
             self._over.add(name)

@@ -95,7 +95,8 @@ class LocalProcesses:
         """
         progress.enter(SCORE)
         with closing(ProgressServer(progress.update, HERE)) as server:
-            scoring = _Scoring(self._pool, plan, ledger, server.address)
+            deaths = Deaths(plan.notes, progress.lose_worker)
+            scoring = _Scoring(self._pool, plan, ledger, server.address, deaths)
             with scoring.withdrawn_unless_done():
                 scoring.run(tasks)
 
@@ -108,16 +109,22 @@ class _Scoring:
         plan: how rows are scored.
         ledger: commits the chunks.
         address: where processes report.
+        deaths: of processes over them.
     """
 
     def __init__(
-        self, pool: _ProcessPool, plan: Plan, ledger: ChunkLedger, address: ProgressAddress
+        self,
+        pool: _ProcessPool,
+        plan: Plan,
+        ledger: ChunkLedger,
+        address: ProgressAddress,
+        deaths: Deaths,
     ) -> None:
         self._pool = pool
         self._plan = plan
         self._ledger = ledger
         self._address = address
-        self._deaths = Deaths(plan.notes)
+        self._deaths = deaths
         self._shares: dict[Future[WrittenFile], tuple[_ChunkRun, int]] = {}
         self._commits: set[Future[None]] = set()
         self._committing = ThreadPoolExecutor(COMMITS_AT_ONCE, "sparkinfer-commit")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import signal
-import socket
 import sys
 import traceback
 import uuid
@@ -59,8 +58,7 @@ class Share:
         plan, attempt = self.plan, self.attempt
         limit_threads(slot.cores, uses_torch=not plan.processor.replaces_rows)
         where = f"chunk {int(attempt.chunk)} {attempt.launch} task {attempt.part}"
-        device = f"{slot.device} on {socket.gethostname()}"
-        reporter = ProgressClient(self.progress, where, 0, device)
+        reporter = ProgressClient(self.progress, where, 0, slot.device_name)
         watch = Watch(plan.stall_timeout_s, _end, plan.step_timeout_s)
         writer = ScoredWriter(self.staging, plan.columns, plan.measure)
         with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(where, attempt):

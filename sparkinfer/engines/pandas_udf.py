@@ -81,9 +81,10 @@ class PandasUdfEngine:
         server = self._workers.listen(progress)
         address = server.address if server else None
         chunks = SparkChunks(self._spark, plan, address, self._workers.now)
+        deaths = Deaths(plan.notes, progress.lose_worker)
         try:
             with closing(JobThreads(self._spark)) as threads:
-                _Scoring(chunks, ledger, threads, Deaths(plan.notes), self._workers.now).run(tasks)
+                _Scoring(chunks, ledger, threads, deaths, self._workers.now).run(tasks)
         finally:
             if server is not None:
                 server.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -76,8 +75,7 @@ def _loop(job: WorkerJob) -> Iterator[ScoringLoop]:
     watch = Watch(plan.stall_timeout_s, lambda stall: end_worker(str(stall)), plan.step_timeout_s)
     uses_torch = not plan.processor.replaces_rows
     with task_slot(plan.workers, uses_torch=uses_torch) as slot:
-        device = f"{slot.device} on {socket.gethostname()}"
-        reporter = ProgressClient(job.progress, name, task_id, device)
+        reporter = ProgressClient(job.progress, name, task_id, slot.device_name)
         with ScoringLoop(plan.processor, slot, reporter, watch) as loop, loop.at(name, attempt):
             yield loop
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sparkinfer.engines.deaths import Deaths
 from sparkinfer.exceptions import JobError
@@ -72,7 +71,7 @@ class ThisProcess:
         """
         progress.enter(SCORE)
         slot = slot_of(plan.workers)
-        reporter = _Reporter(progress, f"{slot.device} on {socket.gethostname()}")
+        reporter = _Reporter(progress, slot.device_name)
         watch = Watch(plan.stall_timeout_s, _tell_stall, plan.step_timeout_s)
         commits: deque[Future[None]] = deque()
         deaths, launch = Deaths(plan.notes), uuid.uuid4().hex
@@ -116,9 +115,14 @@ class _Reporter:
     def __init__(self, progress: Progress, device: str) -> None:
         self._progress = progress
         self._device = device
+        self._host: Mapping[str, Any] | None = None
+
+    def runs_on(self, host: Mapping[str, Any]) -> None:
+        self._host = host
 
     def send(self, statistics: ScoringStatistics) -> None:
-        self._progress.update(WorkerReport("worker 0", 0, self._device, replace(statistics)))
+        report = WorkerReport("worker 0", 0, self._device, replace(statistics), host=self._host)
+        self._progress.update(report)
 
     def finish(self, statistics: ScoringStatistics) -> None:
         self.send(statistics)

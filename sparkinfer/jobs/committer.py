@@ -71,7 +71,7 @@ class Recorder:
         Raises:
             RowConservationError: not as many rows as the chunk.
         """
-        tally = add_up((file.tally for file in scored.files), self._measure)
+        tally = add_up([file.tally for file in scored.files], self._measure)
         _refuse_other_rows(scored, tally.read, scored.chunk.rows)
         return tally
 
@@ -111,6 +111,9 @@ class Recorder:
             metrics=tally.metrics,
             sources=publication.sources,
             digests=publication.digests,
+            statistics=tally.statistics.state(),
+            distributions={name: one.state() for name, one in tally.distributions.items()},
+            devices=tally.devices,
         )
 
 

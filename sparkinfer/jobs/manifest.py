@@ -79,6 +79,18 @@ class Manifest:
         return sum(chunk.rows for chunk in self.chunks)
 
 
+def verdicts_of(verdict: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns how each model is run, by its name; a model alone, by an empty name.
+
+    Whatever else scores rows is run in one way only and is not among them.
+
+    Args:
+        verdict: as a manifest keeps it.
+    """
+    of_each = verdict.get("models", {"": verdict})
+    return {name: one for name, one in of_each.items() if one and "accepted" in one}
+
+
 def new_run() -> str:
     """Returns an id for a run."""
     return uuid.uuid4().hex[:8]

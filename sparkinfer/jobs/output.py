@@ -16,6 +16,7 @@ from functools import partial
 from sparkinfer.exceptions import ConfigError, OutputError, ResumeError
 from sparkinfer.jobs.manifest import Manifest, manifest_numbers, read_manifest, remove_manifests
 from sparkinfer.jobs.records import recorded, records_of_others
+from sparkinfer.jobs.sessions import sessions_of_others
 from sparkinfer.logs import get_logger
 from sparkinfer.rows.reading import COPIES
 from sparkinfer.sinks.parquet import STAGING_FOLDER, ParquetFolder
@@ -158,7 +159,10 @@ class Output:
         """
         used = {name.removeprefix(COPIES).split("/")[0] for name in manifest.read_files}
         unused = [join(self.input_folder, n) for n in names_in(self.input_folder) if n not in used]
-        others = records_of_others(self.path, manifest.run)
+        others = [
+            *records_of_others(self.path, manifest.run),
+            *sessions_of_others(self.path, manifest.run),
+        ]
         insist(lambda: remove_manifests(self.path, below=manifest.number))
         for path in (*others, *unused, self.notes_folder):
             insist(partial(self.remove_folder, path))

@@ -50,6 +50,11 @@ class ChunkRecord:
         chunk: digest of the chunk, which tells it from another of this number; empty if an older
             version made it.
         read: rows of the input that its rows were made of; None: as many.
+        statistics: what scoring its rows took, over all who did, by the names of
+            `ScoringStatistics` without zeros; empty if an older version made it.
+        distributions: of its rows, by the model's name; see `Distributions.state`.
+        devices: rows that were scored by what the model ran on, with the host's name. One that was
+            scored again counts for each time.
     """
 
     number: int
@@ -69,6 +74,9 @@ class ChunkRecord:
     digests: Mapping[str, str] = field(default_factory=dict)
     chunk: str = ""
     read: int | None = None
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    distributions: Mapping[str, Any] = field(default_factory=dict)
+    devices: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows_read(self) -> int:
@@ -177,15 +185,21 @@ def _check_types(record: ChunkRecord) -> None:
             raise DamagedError(f"{name} is {getattr(record, name)!r}, expected a whole number")
     if record.read is not None and not _is_count(record.read):
         raise DamagedError(f"read is {record.read!r}, expected a whole number")
-    counted, named = (record.files, record.reasons), (record.sources, record.digests)
+    counted = (record.files, record.reasons, record.devices)
+    named = (record.sources, record.digests)
     if not all(_is_count(value) for counts in counted for value in counts.values()):
-        raise DamagedError("its files or reasons have something else than a number")
+        raise DamagedError("its files, reasons or devices have something else than a number")
+    if not all(type(value) in (int, float) and value >= 0 for value in record.statistics.values()):
+        raise DamagedError("its statistics have something else than a number")
     if not all(isinstance(value, str) for names in named for value in names.values()):
         raise DamagedError("its sources or digests have something else than a text")
     if not max(record.errors, record.truncated) <= record.rows:
         raise DamagedError(f"{record.errors} errors, {record.truncated} truncated in {record.rows}")
-    if not isinstance(record.seconds, (int, float)) or not isinstance(record.metrics, Mapping):
-        raise DamagedError("its seconds or metrics are of another kind")
+    states = (record.metrics, record.distributions)
+    if not isinstance(record.seconds, (int, float)) or not all(
+        isinstance(state, Mapping) for state in states
+    ):
+        raise DamagedError("its seconds, metrics or distributions are of another kind")
     datetime.fromisoformat(record.finished)
 
 

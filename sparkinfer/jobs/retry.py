@@ -8,6 +8,7 @@ has no trace of its rows: it is read from the input and processed again as a who
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, InputError, JobError, RowConservationError
+from sparkinfer.jobs.account import Account
 from sparkinfer.jobs.committer import Recorder
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.manifest import Manifest
@@ -31,6 +33,8 @@ from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.mending import Mending
 from sparkinfer.rows.reading import InputFolders, Piece
+from sparkinfer.rows.tally import Tally
+from sparkinfer.workers.statistics import read_statistics
 
 
 def refuse_without_text(columns: Columns) -> None:
@@ -81,8 +85,14 @@ class ErrorRetry:
         """How many rows are to be scored again, at most."""
         return sum(map(retryable, self._records.values()))
 
-    def run(self, display: Callable[[Progress], AbstractContextManager[object]]) -> Retried:
+    def run(
+        self, display: Callable[[Progress], AbstractContextManager[object]], account: Account
+    ) -> Retried:
         """Has the rows scored again; what is mended is recorded chunk by chunk.
+
+        Args:
+            display: shows the progress.
+            account: of the call.
 
         Raises:
             JobError: a worker failed for good, or the lease was lost; what is mended is recorded.
@@ -91,6 +101,7 @@ class ErrorRetry:
         self._hold.insist(self._hold.sink.unfinish)
         self._recorder = Recorder(self._hold, self._measure, plan.workers.device_type)
         self._progress = Progress(sum(map(self._read, self._records.values())), len(self._records))
+        account.retries(self._progress)
         with display(self._progress):
             self._prelude.engine.score(plan, self._tasks(), self, self._progress)
             self._progress.end()
@@ -105,6 +116,7 @@ class ErrorRetry:
         tally = self._recorder.counted(scored)
         errors = tally.errors
         if errors < before.errors:
+            tally = _with_earlier(tally, before)
             errors = self._recorder.record(scored, tally, instead_of=before.files).errors
         else:
             self._hold.output.remove_folder(scored.staging)
@@ -153,3 +165,16 @@ class ErrorRetry:
                 "to it that nothing else changes it, and run the same command to resume"
             ) from error
         return tuple(Piece(one.path, 0, len(one.rows), sum(one.rows)) for one in found)
+
+
+def _with_earlier(tally: Tally, before: ChunkRecord) -> Tally:
+    """Returns what a chunk's files hold, with what its rows took when they were scored before.
+
+    Where that is not known, neither is the sum.
+    """
+    statistics = read_statistics(before.statistics)
+    if before.statistics:
+        statistics.add(tally.statistics)
+    devices = Counter(before.devices)
+    devices.update(tally.devices)
+    return replace(tally, statistics=statistics, devices=dict(devices))

@@ -20,6 +20,7 @@ from sparkinfer.exceptions import (
     ResumeError,
     TooManyErrorsError,
 )
+from sparkinfer.jobs.account import Account
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.committer import Committer, Recorder
 from sparkinfer.jobs.delta import check_delta, delta_appends
@@ -77,7 +78,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         UsageError: the call cannot work; nothing was written.
         JobError: the job had started and failed; the same call resumes it.
     """
-    started = time.monotonic()
+    started, account = time.monotonic(), Account(prelude)
     config = prelude.config
     if config.output is None:
         raise ConfigError("option 'output' is required; give --output FOLDER or output=...")
@@ -103,9 +104,12 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         try:
             with lease:
                 prelude.output = output.lease_folder
-                run = _Run(prelude, output, lease, started, chunks, read, vectors)
+                run = _Run(prelude, output, lease, started, chunks, read, vectors, account)
                 try:
-                    return run.run(display)
+                    with account.kept(output.path, lease):
+                        result = run.run(display)
+                        account.notes = result.notes
+                        return result
                 finally:
                     run.clean_up()
         finally:
@@ -141,6 +145,7 @@ class _Run:
         chunks: InputChunks,
         read: JobInput,
         vectors: RunVectors | None,
+        account: Account,
     ) -> None:
         self._config = prelude.config
         self._prelude = prelude
@@ -151,6 +156,7 @@ class _Run:
         self._chunks = chunks
         self._input = read
         self._vectors = vectors
+        self._account = account
         self._ledgers: list[Ledger] = []
         self._next_number = 1 + max(manifest_numbers(output.path), default=0)
 
@@ -160,6 +166,7 @@ class _Run:
         earlier = self._earlier(settings)
         retried = Retried() if self._config.retry_errors else None
         if earlier is not None:
+            self._account.goes_on(earlier.manifest, earlier.done)
             self._prelude.follow(earlier.manifest.verdict)
             if retried is not None:
                 retried = self._retry(earlier, display)
@@ -299,7 +306,7 @@ class _Run:
         with job_errors():
             self._lease.check()
             self._output.fence(self._lease.epoch)
-            return retry.run(display)
+            return retry.run(display, self._account)
 
     def _begin(self, settings: Mapping[str, Any]) -> Manifest:
         """Creates the manifest of a new run, which replaces all earlier ones."""
@@ -334,12 +341,14 @@ class _Run:
     def _score(self, begun: _Begun, display: Display) -> RunResult:
         """Scores the chunks that are not done."""
         manifest, hold, done = begun.manifest, begun.hold, begun.done
+        self._account.goes_on(manifest, done)
         Records(self._output.path, manifest.run).make_folder()
         self._insist(hold.sink.unfinish)
         sink = ParquetFolder(self._output.path)
         self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
         progress = Progress(manifest.rows, len(manifest.chunks))
         progress.skip(done.read, len(done.numbers))
+        self._account.scores(progress)
         notes, staging = self._output.notes_folder, hold.staging_folder("engine")
         plan = self._prelude.plan(self._chunks.folders, staging, notes)
         recorder = Recorder(hold, plan.measure, plan.workers.device_type)

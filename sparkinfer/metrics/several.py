@@ -58,14 +58,7 @@ class SeveralMeasures:
 
     def values(self, states: Iterable[States]) -> Measured:
         """Returns the metrics of each model as `MODEL.METRIC`; see `Measure.values`."""
-        found = {name: one.measured() for name, one in self._added(states).items()}
-        problems = [f"{name}: {one.problem}" for name, one in found.items() if one.problem]
-        metrics = {
-            f"{name}.{metric}": value
-            for name, one in found.items()
-            for metric, value in one.metrics.items()
-        }
-        return Measured(metrics, "; ".join(problems) or None)
+        return joined({name: one.measured() for name, one in self._added(states).items()})
 
     def _added(self, states: Iterable[States]) -> dict[str, Adding]:
         adding = {name: one.adding() for name, one in self.by_model.items()}
@@ -93,6 +86,23 @@ class SeveralMeasuring:
     def states(self) -> States:
         """Returns the states of each model's metrics, by its name."""
         return {name: one.states() for name, one in self._by_model.items()}
+
+
+def joined(found: Mapping[str, Measured]) -> Measured:
+    """Returns what was measured of several models as `MODEL.METRIC`; of a model alone, as it is.
+
+    Args:
+        found: by the model's name, which is empty for a model alone.
+    """
+    if set(found) == {""}:
+        return found[""]
+    problems = [f"{name}: {one.problem}" for name, one in found.items() if one.problem]
+    metrics = {
+        f"{name}.{metric}": value
+        for name, one in found.items()
+        for metric, value in one.metrics.items()
+    }
+    return Measured(metrics, "; ".join(problems) or None)
 
 
 Measures = Measure | SeveralMeasures

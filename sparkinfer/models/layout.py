@@ -20,9 +20,12 @@ class Layout:
         padding_side: where shorter sequences of a batch are filled.
         pad_id: token with which they are filled.
         resets: modules whose state a batch changes; it is put back before each batch.
+        pad_to_multiple_of: of what the length of a batch of several texts is a multiple, as far as
+            the model's limit allows.
     """
 
     shared: Shared = "any length"
     padding_side: PaddingSide = "right"
     pad_id: int = 0
     resets: tuple[str, ...] = ()
+    pad_to_multiple_of: int = 1

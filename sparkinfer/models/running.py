@@ -6,14 +6,17 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.models.backends import BACKENDS
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint
-from sparkinfer.models.encoded import Inputs
+from sparkinfer.models.encoded import Encoded, Inputs
 from sparkinfer.models.layout import Layout
-from sparkinfer.models.tasks.base import Runtime, TaskRuntime, Tensors
+from sparkinfer.models.tasks.base import AsynchronousRuntime, Runtime, TaskRuntime, Tensors
+from sparkinfer.models.tokens import Encoder
 from sparkinfer.workers.steps import step
 
 
@@ -38,9 +41,13 @@ class RunningModel:
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime | TaskRuntime) -> None:
         self.task = checkpoint.task
         self.device = checkpoint.device
-        self.encoder = checkpoint.encoder
         self.runtime = runtime
         self.layout = checkpoint.layout
+        self.encoder = self._padding(checkpoint.encoder, self.layout)
+        self._asynchronous: AsynchronousRuntime | None = None
+        # A task that makes tokens waits for the device at each of them.
+        if isinstance(runtime, AsynchronousRuntime) and not self.task.made_tokens:
+            self._asynchronous = runtime
         self.vocabulary = checkpoint.vocabulary
         self.labels = self.task.labels
         self.texts = checkpoint.options.texts
@@ -49,12 +56,22 @@ class RunningModel:
         """Returns the same model with batches laid out otherwise; it must have the same resets."""
         other = copy.copy(self)
         other.layout = layout
-        other.encoder = self.encoder.padding(layout.padding_side, layout.pad_id)
+        other.encoder = self._padding(self.encoder, layout)
         return other
+
+    def _padding(self, encoder: Encoder, layout: Layout) -> Encoder:
+        makes_own_batches = self.own_batch_tokens is not None
+        multiple = 1 if makes_own_batches else layout.pad_to_multiple_of
+        return encoder.padding(layout.padding_side, layout.pad_id, multiple)
 
     def encode(self, columns: Sequence[Sequence[str]]) -> Inputs:
         """Returns the token ids of inputs, given as one column for each of the task's texts."""
         return self.task.encode(self.encoder, columns)
+
+    def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> Tensors:
+        """Returns sequences as one padded batch, where the device takes it from; see `Encoder`."""
+        tensors = self.encoder.collate(encoded, sequences)
+        return tensors if self._asynchronous is None else self._asynchronous.staged(tensors)
 
     def score(self, tensors: Tensors) -> pa.RecordBatch:
         """Returns what the task decodes of one padded batch, a row per sequence.
@@ -77,6 +94,25 @@ class RunningModel:
             return self.runtime.score(tensors, moved)
         with torch.inference_mode():
             return self.task.run(self.runtime, tensors)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a batch can be launched while the one before it is under way."""
+        return self._asynchronous is not None
+
+    def launch(self, tensors: Tensors) -> Callable[[], Any]:
+        """Begins with one padded batch; returns what waits for the model's output, for `decode`.
+
+        Args:
+            tensors: see `run`.
+        """
+        import torch
+
+        if self._asynchronous is None:
+            raise AssertionError("only where batches overlap is one launched")
+        with torch.inference_mode():
+            output = self.task.run(self._asynchronous.launching, tensors)
+            return self._asynchronous.copied(output)
 
     def decode(self, output: Any, tensors: Tensors) -> pa.RecordBatch:
         """Returns what the task makes of an output, a row per sequence."""

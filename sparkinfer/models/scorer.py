@@ -3,7 +3,8 @@
 A thread tokenises the next window while the model works on the current one. Within a window,
 repeated inputs are scored once, and sequences of similar length share a batch. A batch that fails
 is cut in two until the failing sequence is alone; a batch that does not fit in memory halves the
-budget, which grows again later, and scoring continues with the same sequences.
+budget, which grows again later, and scoring continues with the same sequences. On a GPU a batch is
+launched before the output of the one before is decoded; one that fails so is run again by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,12 @@ from sparkinfer.models.careful import (
     split_suspects,
 )
 from sparkinfer.models.encoded import Encoded, EncodedRows, EncodedWindow, Inputs
+from sparkinfer.models.in_flight import one_in_flight
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.requests import Requests, Row
 from sparkinfer.models.row_encoder import RowEncoder
 from sparkinfer.models.running import RunningModel
-from sparkinfer.models.tasks.base import scored_schema
+from sparkinfer.models.tasks.base import Tensors, scored_schema
 from sparkinfer.models.window_loop import score_windows
 from sparkinfer.workers.devices import breaks_device, is_out_of_memory, release_memory
 from sparkinfer.workers.statistics import ScoringStatistics
@@ -54,14 +56,38 @@ NOT_FINITE = "model: the output is not finite (NaN or infinity)"
 """The `error` of a row whose logits overflowed."""
 
 
+Batch = tuple[IntArray, Tensors]
+"""Sequences, and their tensors."""
+
+Scored = list[tuple[IntArray, pa.RecordBatch]]
+"""Sequences, and what the task decoded of them."""
+
+
 @dataclass(frozen=True)
 class Window:
     """Rows that are read ahead together, tokenised and cut into batches for one model."""
 
     rows: EncodedRows
     tokens: int  # of the sequences that go through the model
-    batches: list[tuple[IntArray, dict[str, Any]]]  # sequences and their tensors
+    batches: list[Batch]
     alone: int  # so many of the first batches are each a suspect
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The size of a batch.
+
+    Attributes:
+        rows: sequences.
+        longest: tokens of the longest, those that the model makes included.
+        tokens: of all, padding excluded.
+        padded: likewise, padding and what the model makes included.
+    """
+
+    rows: int
+    longest: int
+    tokens: int
+    padded: int
 
 
 class Scorer:
@@ -187,7 +213,7 @@ class Scorer:
         alone, wanted = split_suspects(encoded, sequences, self.suspects, self._name)
         planned = [alone[index : index + 1] for index in range(len(alone))]
         planned += [wanted[batch] for batch in self._plan(encoded.n_tokens[wanted])]
-        batches = [(batch, self._model.encoder.collate(encoded, batch)) for batch in planned]
+        batches = [(batch, self._model.collate(encoded, batch)) for batch in planned]
         tokens = int(encoded.n_tokens[alone].sum() + encoded.n_tokens[wanted].sum())
         return Window(rows, tokens, batches, len(alone))
 
@@ -206,7 +232,7 @@ class Scorer:
         own, shared = self._model.own_batch_tokens is not None, self._model.layout.shared
         most = self._batching.window_rows if own else self._batching.max_batch_rows
         return plan_batches(
-            lengths + self._model.task.made_tokens,
+            self._model.encoder.padded_lengths(lengths) + self._model.task.made_tokens,
             max_tokens=self._budget.tokens,
             max_rows=1 if shared == "nothing" and not own else most,
             mixes_lengths=shared == "any length",
@@ -221,11 +247,11 @@ class Scorer:
         """
         encoded = window.rows.inputs.encoded
         errors = dict(encoded.errors)
-        scored: list[tuple[IntArray, pa.RecordBatch]] = []
+        scored: Scored = []
         through = 0
-        for number, (sequences, tensors) in enumerate(window.batches):
-            is_alone = number < window.alone
-            scored += self._score_batch(encoded, sequences, tensors, errors, is_alone)
+        of_batches = self._score_batches(window, errors)
+        for (sequences, _), of_batch in zip(window.batches, of_batches, strict=True):
+            scored += of_batch
             through += int(encoded.n_tokens[sequences].sum())
             # By tokens: the longest come first, so that by rows the end would seem too far off.
             share = through / window.tokens
@@ -236,17 +262,83 @@ class Scorer:
         with self._taking("decode_s"):
             return self._assemble(window.rows, scored, errors)
 
-    def _score_batch(
+    def _score_batches(self, window: Window, errors: dict[int, str]) -> Iterator[Scored]:
+        """Yields what comes of each batch; adds sequences that fail alone to `errors`.
+
+        Where what runs is noted, one runs at a time.
+        """
+        encoded = window.rows.inputs.encoded
+        if self._model.overlaps and not (self.suspects.is_noting or self.suspects.known):
+            land = partial(self._land, encoded, errors)
+            yield from one_in_flight(window.batches, partial(self._launch, encoded), land)
+            return
+        for number, batch in enumerate(window.batches):
+            yield self._score_batch(encoded, batch, errors, number < window.alone)
+
+    def _launch(self, encoded: Encoded, batch: Batch) -> Callable[[], Any] | None:
+        """Begins with a batch; returns what waits for its output, None if it cannot be launched."""
+        sequences, tensors = batch
+        size = self._size(encoded, sequences)
+        if self._is_too_large(size):
+            return None
+        self._forwarding = ForwardPass(size.rows, size.longest)
+        try:
+            with self._taking("forward_s"):
+                return self._model.launch(tensors)
+        except Exception as error:
+            self._failure(error)
+            return None
+        finally:
+            self._forwarding = None
+
+    def _land(
         self,
         encoded: Encoded,
-        sequences: IntArray,
-        tensors: dict[str, Any],
         errors: dict[int, str],
-        is_alone: bool,
-    ) -> list[tuple[IntArray, pa.RecordBatch]]:
+        batch: Batch,
+        wait: Callable[[], Any] | None,
+        is_followed: bool,
+    ) -> Scored:
+        """Returns what comes of a batch that was launched; one that fails is run from the start.
+
+        Args:
+            encoded: holds its sequences.
+            errors: see `_score_batch`.
+            batch: as it was launched.
+            wait: for its output; None if it could not be launched.
+            is_followed: whether the next one is under way.
+        """
+        sequences, tensors = batch
+        size = self._size(encoded, sequences)
+        scored = None if wait is None else self._landed(wait, tensors, size, is_followed)
+        if scored is None:
+            return self._score_batch(encoded, batch, errors, is_alone=False)
+        self._count_batch(size)
+        return [(sequences, scored)]
+
+    def _landed(
+        self, wait: Callable[[], Any], tensors: Tensors, size: _Size, is_followed: bool
+    ) -> pa.RecordBatch | None:
+        """Returns a batch that was launched, scored; None if it failed."""
+        self._forwarding = ForwardPass(size.rows, size.longest)  # not that of its launch
+        try:
+            with self._taking("forward_s"):
+                output = wait()
+            # While the next one is under way, no time passes without a forward pass.
+            with self._taking("forward_s" if is_followed else "decode_s"):
+                return self._model.decode(output, tensors)
+        except Exception as error:
+            self._failure(error)
+            return None
+        finally:
+            self._forwarding = None
+
+    def _score_batch(
+        self, encoded: Encoded, batch: Batch, errors: dict[int, str], is_alone: bool
+    ) -> Scored:
         """Scores one batch, in parts where needed; adds sequences that fail alone to `errors`."""
         done = []
-        waiting: list[tuple[IntArray, dict[str, Any] | None]] = [(sequences, tensors)]
+        waiting: list[tuple[IntArray, Tensors | None]] = [batch]
         while waiting:
             part, padded = waiting.pop()
             if self.suspects.is_noting:
@@ -265,34 +357,40 @@ class Scorer:
         return done
 
     def _score_part(
-        self, encoded: Encoded, part: IntArray, tensors: dict[str, Any] | None
+        self, encoded: Encoded, part: IntArray, tensors: Tensors | None
     ) -> tuple[pa.RecordBatch | None, str | None]:
         """Returns scored sequences, or why there are none: None if they exceed the budget."""
-        lengths = encoded.n_tokens[part]
-        longest = int(lengths.max()) + self._model.task.made_tokens
-        padded = longest * len(part)
-        if len(part) > 1 and padded > self._budget.tokens:
+        size = self._size(encoded, part)
+        if self._is_too_large(size):
             return None, None
-        tensors = tensors or self._model.encoder.collate(encoded, part)
-        scored, failure = self._forward(tensors, len(part), longest)
+        tensors = tensors or self._model.collate(encoded, part)
+        scored, failure = self._forward(tensors, size)
         if failure is not None and failure.startswith(_OUT_OF_MEMORY):
-            self._make_room(padded, len(part))
+            self._make_room(size)
             if len(part) == 1:
-                scored, failure = self._forward(tensors, len(part), longest)
+                scored, failure = self._forward(tensors, size)
         if failure is None:
-            self._count_batch(int(lengths.sum()), padded, len(part))
+            self._count_batch(size)
         return scored, failure
 
-    def _forward(
-        self, tensors: dict[str, Any], rows: int, longest: int
-    ) -> tuple[pa.RecordBatch | None, str | None]:
+    def _size(self, encoded: Encoded, part: IntArray) -> _Size:
+        lengths, made = encoded.n_tokens[part], self._model.task.made_tokens
+        longest, rows = int(lengths.max()), len(part)
+        padded = (self._model.encoder.batch_length(longest, rows) + made) * rows
+        return _Size(rows, longest + made, int(lengths.sum()), padded)
+
+    def _is_too_large(self, size: _Size) -> bool:
+        """Returns whether it exceeds the budget, which may have shrunk since it was planned."""
+        return size.rows > 1 and size.padded > self._budget.tokens
+
+    def _forward(self, tensors: Tensors, size: _Size) -> tuple[pa.RecordBatch | None, str | None]:
         """Returns the scored batch, or what the model raised.
 
         The exception itself is not kept: its traceback would hold the batch's tensors.
         """
 
         def moved() -> None:
-            self._forwarding = ForwardPass(rows, longest)  # another one, for the watchdog
+            self._forwarding = ForwardPass(size.rows, size.longest)  # another, for the watchdog
 
         moved()
         try:
@@ -300,19 +398,27 @@ class Scorer:
                 output = self._model.run(tensors, moved)
             with self._taking("decode_s"):
                 return self._model.decode(output, tensors), None
-        except DeviceError:
-            raise
         except Exception as error:
-            if is_out_of_memory(error):
-                return None, f"{_OUT_OF_MEMORY}: {first_line(error)}"
-            if breaks_device(error):
-                raise DeviceError(
-                    f"device {self._model.device} is broken ({first_line(error)}); the worker "
-                    "process ends so that a new one gets a clean device"
-                ) from error
-            return None, f"{type(error).__name__}: {first_line(error)}"
+            return None, self._failure(error)
         finally:
             self._forwarding = None
+
+    def _failure(self, error: Exception) -> str:
+        """Returns what the model raised.
+
+        Raises:
+            DeviceError: see `process`.
+        """
+        if isinstance(error, DeviceError):
+            raise error
+        if is_out_of_memory(error):
+            return f"{_OUT_OF_MEMORY}: {first_line(error)}"
+        if breaks_device(error):
+            raise DeviceError(
+                f"device {self._model.device} is broken ({first_line(error)}); the worker "
+                "process ends so that a new one gets a clean device"
+            ) from error
+        return f"{type(error).__name__}: {first_line(error)}"
 
     @contextmanager
     def _taking(self, what: str) -> Iterator[None]:
@@ -324,25 +430,22 @@ class Scorer:
             so_far = getattr(self.statistics, what)
             setattr(self.statistics, what, so_far + time.perf_counter() - started)
 
-    def _make_room(self, padded: int, rows: int) -> None:
+    def _make_room(self, size: _Size) -> None:
         """Frees cached memory, and halves the budget unless a single row was too much."""
         self.statistics.out_of_memory += 1
-        if rows > 1:
-            self._budget.shrink(padded)
+        if size.rows > 1:
+            self._budget.shrink(size.padded)
         release_memory(self._model.device)
 
-    def _count_batch(self, tokens: int, padded: int, rows: int) -> None:
+    def _count_batch(self, size: _Size) -> None:
         self._budget.fitted()
         self.statistics.batches += 1
-        self.statistics.tokens += tokens
-        self.statistics.padded_tokens += padded
-        self.statistics.forward_rows += rows
+        self.statistics.tokens += size.tokens
+        self.statistics.padded_tokens += size.padded
+        self.statistics.forward_rows += size.rows
 
     def _assemble(
-        self,
-        rows: EncodedRows,
-        scored: list[tuple[IntArray, pa.RecordBatch]],
-        errors: dict[int, str],
+        self, rows: EncodedRows, scored: Scored, errors: dict[int, str]
     ) -> pa.RecordBatch:
         """Returns one scored row per row of the window, in order."""
         inputs, indices = rows.inputs, rows.indices
@@ -371,9 +474,7 @@ class Scorer:
         self.statistics.truncated += int(truncated.sum())
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _results(
-        self, inputs: Inputs, scored: list[tuple[IntArray, pa.RecordBatch]]
-    ) -> tuple[pa.Table, IntArray]:
+    def _results(self, inputs: Inputs, scored: Scored) -> tuple[pa.Table, IntArray]:
         """Returns the task's columns, and for each input its row in them, -1 for none."""
         schema = self._model.task.schema
         row_of = np.full(len(inputs.encoded.n_tokens), -1, dtype=np.int64)

@@ -58,6 +58,8 @@ class Encoder:
         pad_id: token with which they are filled; None: the tokenizer's own.
         cut_is_asked: whether the length limit was asked for, for tasks that would rather refuse a
             text than cut it.
+        pad_to_multiple_of: of what the length of a batch of several sequences is a multiple, if
+            the length limit is not in the way.
     """
 
     def __init__(
@@ -67,10 +69,12 @@ class Encoder:
         padding_side: PaddingSide | None = None,
         pad_id: int | None = None,
         cut_is_asked: bool = False,
+        pad_to_multiple_of: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.cut_is_asked = cut_is_asked
+        self._multiple = pad_to_multiple_of
         self._how: dict[str, bool] = {}
         self._padding_side = padding_side or tokenizer.padding_side
         self._pad_values = {
@@ -97,9 +101,32 @@ class Encoder:
         other._how = {"add_special_tokens": False}
         return other
 
-    def padding(self, side: PaddingSide, pad_id: int) -> Encoder:
+    def padding(self, side: PaddingSide, pad_id: int, pad_to_multiple_of: int = 1) -> Encoder:
         """Returns the same with shorter sequences filled otherwise."""
-        return Encoder(self.tokenizer, self.max_length, side, pad_id, self.cut_is_asked)
+        how = (side, pad_id, self.cut_is_asked, pad_to_multiple_of)
+        return Encoder(self.tokenizer, self.max_length, *how)
+
+    def padded_lengths(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns how long sequences are in a batch of which they are the longest, int64.
+
+        Args:
+            lengths: of the sequences, int64.
+        """
+        if self._multiple == 1:
+            return lengths
+        whole = -(-lengths // self._multiple) * self._multiple
+        return np.minimum(whole, np.maximum(lengths, self.max_length))
+
+    def batch_length(self, longest: int, sequences: int) -> int:
+        """Returns the tokens to which the sequences of a batch are padded; one alone is not.
+
+        Args:
+            longest: tokens of the longest.
+            sequences: of the batch.
+        """
+        if sequences == 1 or self._multiple == 1:
+            return longest
+        return int(self.padded_lengths(np.array([longest]))[0])
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -133,11 +160,11 @@ class Encoder:
         return joined_inputs(asked.columns, parts)
 
     def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Returns sequences as tensors padded to the longest: int64 (len(sequences), longest)."""
+        """Returns sequences as tensors padded to one length: int64 (len(sequences), length)."""
         import torch
 
         lengths = encoded.n_tokens[sequences]
-        width = int(lengths.max())
+        width = self.batch_length(int(lengths.max()), len(lengths))
         positions = np.arange(width)
         if self._padding_side == "left":
             positions = positions - (width - lengths[:, None])

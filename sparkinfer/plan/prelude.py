@@ -137,6 +137,11 @@ class Prelude:
             refuse_clash(self.asked_columns.carried.names, decided)
         return decided
 
+    @property
+    def tried(self) -> PlannedProcessor | None:
+        """The processor if it has been tried out, else None."""
+        return self.__dict__.get("processor")
+
     @cached_property
     def first_rows(self) -> RowsOfInput:
         """Rows from the input's start; of a table, fetching them takes a job."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from sparkinfer.plan.timeline import Timeline
 from sparkinfer.workers.channel import WorkerReport
 from sparkinfer.workers.statistics import ScoringStatistics
 
@@ -150,6 +152,7 @@ class Progress:
         total_chunks: as given; may be set once it is known.
         phases: seconds that each part of the job has taken so far, by name, in the order of their
             start; the last is the current one, counted once it ends.
+        lost_workers: processes that ended before their time, as far as known.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class Progress:
         self.total_rows = total_rows
         self.total_chunks = total_chunks
         self.phases: dict[str, float] = {}
+        self.lost_workers = 0
         self._clock = clock
         self._lock = threading.Lock()
         self._started = clock()
@@ -176,6 +180,8 @@ class Progress:
         self._chunks = 0
         self._first_rows: tuple[float, int] | None = None
         self._recent = _RecentRate()
+        self._timeline = Timeline()
+        self._hosts: dict[str, dict[str, Any]] = {}
 
     def enter(self, phase: str) -> None:
         """Ends the current phase and starts another."""
@@ -223,12 +229,19 @@ class Progress:
             self._chunks += 1
             self._sample(self._clock())
 
+    def lose_worker(self) -> None:
+        """Counts a process that ended before its time."""
+        with self._lock:
+            self.lost_workers += 1
+
     def update(self, report: WorkerReport) -> None:
         """Replaces the worker's last report; reports of ended workers are ignored."""
         with self._lock:
             if not self._is_news(report):
                 return
             now = self._clock()
+            if report.host is not None:
+                self._see_host(report.host)
             known = self._running.pop(report.worker, None)
             if known is not None:
                 self._count(known, -known.rows, now)
@@ -251,6 +264,12 @@ class Progress:
         known = self._running.get(report.worker)
         return known is None or report.done or report.attempt >= known.attempt
 
+    def _see_host(self, host: Mapping[str, Any]) -> None:
+        """Notes what a host is; each worker knows the GPUs that it has itself."""
+        known = self._hosts.get(host["name"], {"gpus": {}})
+        about = {name: value for name, value in host.items() if name != "name"}
+        self._hosts[host["name"]] = {**about, "gpus": {**known["gpus"], **host["gpus"]}}
+
     def _count(self, report: WorkerReport, rows: int, now: float) -> None:
         device = self._devices.setdefault(report.device, _Device())
         device.rows += rows
@@ -270,6 +289,7 @@ class Progress:
             self._first_rows = (now, rows)
         if self._first_rows is not None:
             self._recent.add(now, rows)
+        self._timeline.add(now - self._started, self._rows())
 
     def _rows(self) -> int:
         rows = self._skipped_rows + max(self._reported_rows, self._committed_rows)
@@ -298,6 +318,25 @@ class Progress:
                 devices=devices,
                 bottleneck=total.bottleneck,
             )
+
+    @property
+    def committed(self) -> tuple[int, int]:
+        """Rows of this run that were recorded, and how many of them have an error."""
+        with self._lock:
+            return self._committed_rows, self._committed_errors
+
+    @property
+    def timeline(self) -> tuple[tuple[float, int], ...]:
+        """Seconds since this progress was created, and rows done by then; see `ProgressState`."""
+        with self._lock:
+            now = self._clock() if self._ended_at is None else self._ended_at
+            return self._timeline.until(now - self._started, self._rows())
+
+    @property
+    def hosts(self) -> dict[str, dict[str, Any]]:
+        """What the hosts of workers are that reported, by name; see `machine`."""
+        with self._lock:
+            return dict(self._hosts)
 
     @property
     def devices(self) -> tuple[DeviceProgress, ...]:

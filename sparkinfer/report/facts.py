@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparkinfer.jobs.sessions import Session
-from sparkinfer.metrics.distributions import Distributions
-from sparkinfer.report.status import RunStatus
-from sparkinfer.workers.statistics import ScoringStatistics
+from sparkinfer.jobs.manifest import verdicts_of
+from sparkinfer.jobs.records import ChunkRecord
+from sparkinfer.jobs.sessions import Session, read_sessions
+from sparkinfer.metrics.distributions import Distributions, read_distributions
+from sparkinfer.report.own_metrics import labels_of, prefix_of, settings_by_model
+from sparkinfer.report.samples import ErrorFiles, read_samples
+from sparkinfer.report.status import RunStatus, status_of
+from sparkinfer.report.survey import Survey
+from sparkinfer.workers.statistics import ScoringStatistics, read_statistics
 
 
 @dataclass(frozen=True)
@@ -93,5 +98,67 @@ class Facts:
 
 
 def read_facts(output: str) -> Facts:
-    """Returns what is known of an output, finished or not; changes nothing."""
-    raise NotImplementedError(output)
+    """Returns what is known of an output, finished or not; changes nothing.
+
+    Raises:
+        OutputError: no run wrote there.
+        ResumeError: its manifest is damaged.
+    """
+    seen = _Seen()
+    survey = Survey(output, seen.add)
+    reasons = [reason for reason, _ in survey.done.reasons.most_common()]
+    prefixes = {
+        name: prefix_of(settings) for name, settings in settings_by_model(survey.manifest).items()
+    }
+    samples = read_samples(output, seen.errors, reasons, prefixes)
+    return Facts(
+        status=status_of(survey),
+        sessions=read_sessions(output, survey.manifest.run),
+        chunks=tuple(seen.chunks),
+        models=_models(survey, seen.distributions),
+        samples=tuple(ErrorSample(reason, row) for reason, row in samples),
+    )
+
+
+class _Seen:
+    """What the records say one by one."""
+
+    def __init__(self) -> None:
+        self.chunks: list[ChunkFacts] = []
+        self.distributions: dict[str, Distributions] = {}
+        self.errors = ErrorFiles()
+
+    def add(self, record: ChunkRecord) -> None:
+        self.chunks.append(
+            ChunkFacts(
+                number=record.number,
+                rows=record.rows_read,
+                errors=record.errors,
+                seconds=record.seconds,
+                finished=record.finished,
+                devices=record.devices,
+                statistics=read_statistics(record.statistics),
+                attempts=record.generation + 1,
+            )
+        )
+        for name, state in record.distributions.items():
+            of_model = self.distributions.setdefault(name, Distributions())
+            of_model.add(read_distributions(state))
+        self.errors.add(record)
+
+
+def _models(survey: Survey, distributions: Mapping[str, Distributions]) -> dict[str, ModelFacts]:
+    manifest, metrics = survey.manifest, survey.metrics
+    verdicts, measured, states = verdicts_of(manifest.verdict), metrics.by_model(), metrics.states()
+    return {
+        name: ModelFacts(
+            settings=settings,
+            verdict=verdicts.get(name, {}),
+            labels=labels_of(manifest, name),
+            distributions=distributions.get(name, Distributions()),
+            metrics=measured[name].metrics,
+            metrics_problem=measured[name].problem,
+            states=states[name],
+        )
+        for name, settings in settings_by_model(manifest).items()
+    }

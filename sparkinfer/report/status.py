@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
 
-from sparkinfer.display import format_seconds
-from sparkinfer.exceptions import OutputError, SparkInferError
-from sparkinfer.jobs.claims import Holder, read_holder
-from sparkinfer.jobs.done import Done
-from sparkinfer.jobs.ledger import Ledger
-from sparkinfer.jobs.manifest import Manifest, read_manifest
-from sparkinfer.jobs.output import Output
-from sparkinfer.jobs.records import ChunkRecord, Records
-from sparkinfer.metrics.measure import Measure, Measured, States
-from sparkinfer.metrics.several import Measures, SeveralMeasures
-from sparkinfer.models.tasks import TASKS
-from sparkinfer.plan.ports import Sink
+from sparkinfer.display import describe_bottleneck, format_seconds
+from sparkinfer.jobs.claims import Holder
 from sparkinfer.redaction import without_secrets
+from sparkinfer.report.own_metrics import metrics_of_run
 from sparkinfer.report.summary import describe_metrics
-from sparkinfer.sinks.arrivals import FilesAndMore, KnownArrivals, NoFiles
-from sparkinfer.sinks.parquet import ParquetFolder
+from sparkinfer.report.survey import Survey
 from sparkinfer.terminal import printable
 
 BEAT_IS_OLD_S = 60.0
@@ -60,6 +47,9 @@ class RunStatus:
         writer: the process that writes there, or did last; None if unknown.
         vector_store: where vectors go, too; None: nowhere.
         vector_chunks: chunks whose vectors have arrived there, as far as the output says.
+        bottleneck: the step for which the others of a worker waited, and its share of the time, 0
+            to 1, over the records that tell; None: none does.
+        padding_share: share of the model's tokens that were padding, 0 to 1; None likewise.
     """
 
     output: str
@@ -84,6 +74,8 @@ class RunStatus:
     writer: Holder | None
     vector_store: str | None
     vector_chunks: int
+    bottleneck: tuple[str, float] | None = None
+    padding_share: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the status as plain values, ready for JSON."""
@@ -100,30 +92,16 @@ def read_status(path: str) -> RunStatus:
         OutputError: no run wrote there.
         ResumeError: its manifest is damaged.
     """
-    output = Output(path)
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise OutputError(
-            f"output {path!r} holds no manifest of a run; give the output folder of a run"
-        )
-    arrivals, store = KnownArrivals(path), manifest.settings.get("vectors.store")
-    sink = _sink(path, manifest, arrivals)
-    ledger = Ledger(Records(path, manifest.run), sink, manifest.chunks)
-    done, rate, arrived = Done(), _RecentRate(), Counter[bool]()
+    return status_of(Survey(path))
 
-    def states() -> Iterator[States]:
-        for record in ledger.standing():
-            done.add(record)
-            rate.add(record)
-            arrived[arrivals.has_arrived(record.number, record.publication)] += 1
-            yield record.metrics
 
-    measured = _measured(manifest, states())
-    missing = [chunk.number for chunk in manifest.chunks if chunk.number not in done.numbers]
-    writer = read_holder(output.lease_folder)
+def status_of(survey: Survey) -> RunStatus:
+    """Returns the status of a run whose output was looked at."""
+    manifest, done, missing = survey.manifest, survey.done, survey.missing
+    measured, statistics = survey.metrics.measured(), survey.statistics
     return RunStatus(
-        output=without_secrets(path),
-        state=_state(sink.is_finished(), bool(missing), writer),
+        output=without_secrets(survey.path),
+        state=_state(survey.is_finished, bool(missing), survey.writer),
         settings=dict(manifest.settings),
         created=manifest.created,
         overwrites=manifest.overwrites,
@@ -137,22 +115,16 @@ def read_status(path: str) -> RunStatus:
         reasons=dict(done.reasons.most_common(MOST_REASONS)),
         truncated=done.truncated,
         tokens=done.tokens,
-        rows_per_s=rate.rows_per_s,
+        rows_per_s=survey.rate.rows_per_s,
         metrics=measured.metrics,
         metrics_problem=measured.problem,
-        metrics_of_run=_metrics_of_run(manifest),
-        writer=writer,
-        vector_store=store,
-        vector_chunks=arrived[True],
+        metrics_of_run=metrics_of_run(manifest),
+        writer=survey.writer,
+        vector_store=manifest.settings.get("vectors.store"),
+        vector_chunks=survey.vector_chunks,
+        bottleneck=statistics.bottleneck,
+        padding_share=statistics.padding_share if statistics.padded_tokens else None,
     )
-
-
-def _sink(path: str, manifest: Manifest, arrivals: KnownArrivals) -> Sink:
-    files = ParquetFolder(path, manifest.run)
-    if manifest.settings.get("vectors.store") is None:
-        return files
-    keeps_files = manifest.settings.get("vectors.parquet")
-    return FilesAndMore(files, [arrivals]) if keeps_files else NoFiles(files, path, [arrivals])
 
 
 def describe_status(status: RunStatus) -> str:
@@ -173,6 +145,10 @@ def describe_status(status: RunStatus) -> str:
         left = (status.total_rows - status.rows) / status.rows_per_s
         to_do = f"; {format_seconds(left)} for the rest at this rate" if left else ""
         lines.append(f"rate       {status.rows_per_s:,.0f} rows/s{to_do}")
+    if status.bottleneck is not None:
+        lines.append(f"bottleneck {describe_bottleneck(status.bottleneck)}")
+    if status.padding_share is not None:
+        lines.append(f"padding    {status.padding_share:.1%} of the model's tokens")
     lines.append(f"errors     {status.errors:,} rows")
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
     if status.tokens:
@@ -203,93 +179,3 @@ def _writer(writer: Holder | None) -> str:
         f" (process {writer.pid} on {writer.host}, last heartbeat "
         f"{format_seconds(writer.since_beat_s)} ago)"
     )
-
-
-class _RecentRate:
-    """Rows per second between the ends of the first chunk and the last of the newest writer."""
-
-    def __init__(self) -> None:
-        self._epoch = -1
-        self._first: ChunkRecord | None = None
-        self._last: ChunkRecord | None = None
-        self._rows = 0
-
-    def add(self, record: ChunkRecord) -> None:
-        """Adds a record; records may come in any order."""
-        if record.epoch < self._epoch:
-            return
-        if record.epoch > self._epoch:
-            self._epoch, self._rows, self._first, self._last = record.epoch, 0, record, record
-        self._rows += record.rows_read
-        if self._first is None or _finished(record) < _finished(self._first):
-            self._first = record
-        if self._last is None or _finished(record) > _finished(self._last):
-            self._last = record
-
-    @property
-    def rows_per_s(self) -> float | None:
-        """The rate; None if it cannot be computed."""
-        if self._first is None or self._last is None:
-            return None
-        seconds = (_finished(self._last) - _finished(self._first)).total_seconds()
-        return (self._rows - self._first.rows_read) / seconds if seconds > 0 else None
-
-
-def _finished(record: ChunkRecord) -> datetime:
-    return datetime.fromisoformat(record.finished)
-
-
-def _measured(manifest: Manifest, states: Iterator[States]) -> Measured:
-    """Returns the package's own metrics over the rows of all states, which are read to the last."""
-    measures = {
-        name: _measure(settings, _labels_of(manifest, name))
-        for name, settings in _settings_by_model(manifest).items()
-    }
-    measure: Measures = measures[""] if "" in measures else SeveralMeasures(measures)
-    try:
-        return measure.values(states)
-    except (SparkInferError, ValueError, KeyError, TypeError, AttributeError) as error:
-        for _ in states:
-            pass
-        return Measured(problem=f"their records cannot be added up ({error})")
-
-
-def _measure(settings: Mapping[str, Any], labels: tuple[str, ...]) -> Measure:
-    task = TASKS.get(str(settings.get("task")))
-    evaluation = task.evaluation if task is not None else None
-    prefix = settings.get("output_prefix", "")
-    return Measure(evaluation, settings.get("label_col"), prefix, labels)
-
-
-def _settings_by_model(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Returns the settings of each model by its name; of a model alone, by an empty name."""
-    settings = manifest.settings
-    names = settings.get("models")
-    if names is None:
-        return {"": dict(settings)}
-    return {
-        name: {
-            key.removeprefix(f"models.{name}."): value
-            for key, value in settings.items()
-            if key.startswith(f"models.{name}.")
-        }
-        for name in names
-    }
-
-
-def _labels_of(manifest: Manifest, name: str) -> tuple[str, ...]:
-    labels = manifest.labels
-    return labels.get(name, ()) if isinstance(labels, Mapping) else labels
-
-
-def _metrics_of_run(manifest: Manifest) -> tuple[str, ...]:
-    """Returns the metrics whose code the run imported: of the user, of a task that is not ours."""
-    found: list[str] = []
-    for name, settings in _settings_by_model(manifest).items():
-        task, label = str(settings.get("task")), f"{name}: " if name else ""
-        if settings.get("label_col") is None:
-            continue
-        if task not in TASKS:
-            found.append(f"{label}metrics of task {task!r}")
-        found += [f"{label}metric {metric!r}" for metric in settings.get("metrics") or ()]
-    return tuple(found)

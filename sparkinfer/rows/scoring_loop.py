@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from sparkinfer.exceptions import JobError, RowConservationError
 from sparkinfer.rows.processor import AvoidsSuspects, Processor, ProcessorSpec
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
+from sparkinfer.workers.machine import machine
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.steps import watched_from_beside
@@ -24,6 +25,9 @@ from sparkinfer.workers.watchdog import StallReport, Watchdog, stacks
 
 class Reporter(Protocol):
     """Where a worker reports what it did; `ProgressClient` is one."""
+
+    def runs_on(self, host: Mapping[str, Any]) -> None:
+        """Takes what the host is; see `machine`."""
 
     def send(self, statistics: ScoringStatistics) -> None:
         """Takes the statistics so far."""
@@ -57,6 +61,11 @@ class Watch:
 class ScoringLoop:
     """Scores rows in this process while its context is open.
 
+    Each file that it writes is told what it took: what the processor's statistics have grown by
+    since the file before. Nothing is read ahead of a file's own rows, so the files of a loop that
+    ends well add up to its totals; loading the model counts for the first one. What a file took
+    that was not completed is in none.
+
     Args:
         spec: what scores them.
         slot: what this process has been given.
@@ -76,6 +85,7 @@ class ScoringLoop:
         self._reporter = reporter
         self._watch = watch
         self._processor: Any = None
+        self._told = ScoringStatistics()
         self._watchdog: Watchdog | None = None
 
     @property
@@ -95,6 +105,7 @@ class ScoringLoop:
             self._reporter.close()
             raise
         self.processor.statistics.load_s = time.perf_counter() - started
+        self._reporter.runs_on(machine(self._slot))
         self._watchdog = Watchdog(
             self.processor.activities, self._watch.timeout_s, self._watch.on_stall
         )
@@ -171,4 +182,7 @@ class ScoringLoop:
                 f"{tally.read} rows were read, but {tally.rows} were scored; nothing of them was "
                 "published. This is a fault of what scores them"
             )
+        now = replace(self.processor.statistics)
+        tally.statistics, self._told = now.since(self._told), now
+        tally.devices = {self._slot.device_name: tally.statistics.rows}
         return file

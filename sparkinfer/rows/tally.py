@@ -1,19 +1,27 @@
-"""What scored rows hold: counts, error reasons, metric states."""
+"""What scored rows hold: counts, error reasons, distributions, metric states."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sparkinfer.metrics.distributions import (
+    Distributions,
+    DistributionTaker,
+    added,
+    read_distributions,
+)
 from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, States
 from sparkinfer.metrics.several import Measures
 from sparkinfer.models.scorer import NULL_TEXT
+from sparkinfer.workers.statistics import ScoringStatistics, read_statistics
 
 MOST_REASONS, REASON_LENGTH = 10, 200
 """Kept per file: a model may give a different reason for each row."""
@@ -32,6 +40,9 @@ class Tally:
         reasons: the most frequent error reasons, shortened, and how often each occurs. Of several
             models, a reason says whose it is unless it is everyone's.
         metrics: state of each metric, by its name.
+        distributions: of lengths, labels and confidences, by the model's name; none of functions.
+        statistics: what scoring them took; nothing if nobody has told.
+        devices: rows by what the model ran on, with the host's name; likewise.
     """
 
     rows: int = 0
@@ -41,6 +52,21 @@ class Tally:
     tokens: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     metrics: States = field(default_factory=dict)
+    distributions: dict[str, Distributions] = field(default_factory=dict)
+    statistics: ScoringStatistics = field(default_factory=ScoringStatistics)
+    devices: dict[str, int] = field(default_factory=dict)
+
+
+def read_tally(values: Mapping[str, Any]) -> Tally:
+    """Returns a tally that was told as JSON values."""
+    distributions = values["distributions"].items()
+    return Tally(
+        **{
+            **values,
+            "distributions": {name: read_distributions(one) for name, one in distributions},
+            "statistics": read_statistics(values["statistics"]),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -61,19 +87,26 @@ class TallyTaker:
 
     Args:
         measure: which metrics are computed from them.
+        scored: the columns that were added, with their prefixes.
     """
 
-    def __init__(self, measure: Measures) -> None:
+    def __init__(self, measure: Measures, scored: pa.Schema) -> None:
         self._tally = Tally()
         self._reasons: Counter[str] = Counter()
         self._prefixes = measure.prefixes
         self._counted = measure.counted
         self._measuring = measure.start()
+        of_models = self._prefixes if N_TOKENS in self._counted else {}
+        self._distributions = {
+            name: DistributionTaker(prefix, scored) for name, prefix in of_models.items()
+        }
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Takes rows that have at least the columns that are counted and measured."""
         self._count(rows)
         self._measuring.add(rows)
+        for one in self._distributions.values():
+            one.add(rows)
 
     def _count(self, rows: pa.Table | pa.RecordBatch) -> None:
         tally = self._tally
@@ -92,11 +125,8 @@ class TallyTaker:
         tally.truncated += int(truncated.sum())
         if failed.any():
             wanted = pa.array(np.flatnonzero(failed))
-            given = {name: column.take(wanted).to_pylist() for name, column in errors.items()}
-            of_rows = (
-                dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)
-            )
-            self._reasons.update(_reason(row)[:REASON_LENGTH] for row in of_rows)
+            taken = {name: column.take(wanted) for name, column in errors.items()}
+            self._reasons.update(reasons_of(taken))
 
     def tally(self, read: int | None = None) -> Tally:
         """Returns the tally of all rows so far.
@@ -107,7 +137,20 @@ class TallyTaker:
         self._tally.read = self._tally.rows if read is None else read
         self._tally.reasons = dict(self._reasons.most_common(MOST_REASONS))
         self._tally.metrics = self._measuring.states()
+        taken = {name: one.distributions() for name, one in self._distributions.items()}
+        self._tally.distributions = taken
         return self._tally
+
+
+def reasons_of(errors: Mapping[str, pa.Array | pa.ChunkedArray]) -> list[str]:
+    """Returns why each of some rows has an error, shortened.
+
+    Args:
+        errors: of each model, by its name; in each row at least one is not null.
+    """
+    given = {name: column.to_pylist() for name, column in errors.items()}
+    rows = (dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True))
+    return [_reason(row)[:REASON_LENGTH] for row in rows]
 
 
 def _reason(errors: Mapping[str, str | None]) -> str:
@@ -133,19 +176,23 @@ def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return values
 
 
-def add_up(tallies: Iterable[Tally], measure: Measures) -> Tally:
+def add_up(tallies: Sequence[Tally], measure: Measures) -> Tally:
     """Returns the sum over several files."""
     total = Tally()
     reasons: Counter[str] = Counter()
-    states = []
+    devices: Counter[str] = Counter()
     for tally in tallies:
         total.rows += tally.rows
         total.read += tally.read
         total.errors += tally.errors
         total.truncated += tally.truncated
         total.tokens += tally.tokens
+        total.statistics.add(tally.statistics)
         reasons.update(tally.reasons)
-        states.append(tally.metrics)
+        devices.update(tally.devices)
+    states = [tally.metrics for tally in tallies]
     total.reasons = dict(reasons.most_common(MOST_REASONS))
+    total.devices = dict(devices)
     total.metrics = states[0] if len(states) == 1 else measure.add_up(states)
+    total.distributions = added(tally.distributions for tally in tallies)
     return total

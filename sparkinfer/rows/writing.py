@@ -124,7 +124,7 @@ class ScoredWriter:
     ) -> WrittenFile:
         schema = self._columns.output
         fs, path = file_system(join(self._folder, name))
-        taker = TallyTaker(self._measure)
+        taker = TallyTaker(self._measure, self._columns.scored)
         noted = schema.with_metadata({**PLAIN_DAYS, **(schema.metadata or {})})
         coming = (table.cast(schema) for table in tables)
         table = next(coming, None)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NOT_OF_TUNE = (
     *("models", "fn", "output", "overwrite", "carry_cols", "output_prefix", "label_col", "metrics"),
     *("incremental", "incremental_col", "retry_errors", "max_error_rows", "stall_timeout_s"),
-    *("chunks", "dedupe", "horovod", "vectors", "delta", "table"),
+    *("chunks", "dedupe", "horovod", "vectors", "delta", "table", "price_per_hour", "report"),
 )
 """Options of a run that have no effect where nothing is written."""
 

@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import (
@@ -57,6 +57,7 @@ class WorkerReport:
         statistics: counts and seconds so far.
         done: whether the worker succeeded; no more reports have this name.
         step: what it is at before it scores, and how far that is; see `Step`.
+        host: what its host is; see `machine`. None: not known yet.
     """
 
     worker: str
@@ -65,6 +66,7 @@ class WorkerReport:
     statistics: ScoringStatistics
     done: bool = False
     step: Step | None = None
+    host: Mapping[str, Any] | None = None
 
     @property
     def rows(self) -> int:
@@ -147,12 +149,17 @@ class ProgressClient:
     ) -> None:
         self._address = address
         self._identity = (worker, attempt, device)
+        self._host: Mapping[str, Any] | None = None
         self._latest: WorkerReport | None = None
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         if address is not None:
             self._thread.start()
+
+    def runs_on(self, host: Mapping[str, Any]) -> None:
+        """Takes what the host is, which is sent along from now on."""
+        self._host = host
 
     def send(self, statistics: ScoringStatistics) -> None:
         """Takes the statistics so far; they are sent unless newer ones come first."""
@@ -175,7 +182,7 @@ class ProgressClient:
             self._thread.join(CLOSE_TIMEOUT_S)
 
     def _put(self, statistics: ScoringStatistics, *, done: bool, step: Step | None = None) -> None:
-        report = WorkerReport(*self._identity, replace(statistics), done, step)
+        report = WorkerReport(*self._identity, replace(statistics), done, step, self._host)
         with self._changed:
             self._latest = report
             self._changed.notify()

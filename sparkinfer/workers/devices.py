@@ -158,7 +158,12 @@ def device_model(device: str) -> str:
         return f"{name}, compute capability {major}.{minor}"
     about = _cpu_info()
     known = sorted(_CPU_FLAGS & set(about.get("flags", about.get("Features", "")).split()))
-    return " ".join([about.get("model name", platform.machine()), *known])
+    return " ".join([cpu_model(), *known])
+
+
+def cpu_model() -> str:
+    """Returns what the host's processor calls itself."""
+    return _cpu_info().get("model name", platform.machine())
 
 
 _CPU_FLAGS = frozenset(

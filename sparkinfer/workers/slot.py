@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 
@@ -22,3 +23,8 @@ class WorkerSlot:
     scores_later: bool = True
     others: tuple[str, ...] = ()
     on_host: int = 1
+
+    @property
+    def device_name(self) -> str:
+        """The device with the host's name, such as `cuda:0 on node7`."""
+        return f"{self.device} on {socket.gethostname()}"

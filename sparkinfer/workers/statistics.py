@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -26,8 +27,9 @@ class ScoringStatistics:
         read_s: seconds until rows came from the input, in parallel with the forward pass.
         tokenize_s: seconds spent tokenising and padding, likewise.
         wait_s: seconds in which the forward pass waited for tokens or input.
-        forward_s: seconds in the forward pass, until its output was on the CPU.
-        decode_s: seconds spent making columns of outputs.
+        forward_s: seconds in the forward pass, until its output was on the CPU; where two of them
+            overlap, each second once.
+        decode_s: seconds spent making columns of outputs, while no forward pass was under way.
         write_s: seconds spent writing files, in parallel with the forward pass.
         write_wait_s: seconds in which scored rows waited for those before them to be written.
     """
@@ -77,6 +79,21 @@ class ScoringStatistics:
         for item in fields(self):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
 
+    def since(self, earlier: ScoringStatistics) -> ScoringStatistics:
+        """Returns what was added to the figures since an earlier moment."""
+        names = (item.name for item in fields(self))
+        return ScoringStatistics(**{n: getattr(self, n) - getattr(earlier, n) for n in names})
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the figures by name."""
         return asdict(self)
+
+    def state(self) -> dict[str, Any]:
+        """Returns the figures that are not 0 as JSON values; seconds in whole microseconds."""
+        return {name: round(value, 6) for name, value in self.as_dict().items() if value}
+
+
+def read_statistics(state: Mapping[str, Any]) -> ScoringStatistics:
+    """Returns the statistics of a state; figures that it lacks are 0, unknown ones are left out."""
+    names = {item.name for item in fields(ScoringStatistics)}
+    return ScoringStatistics(**{name: state[name] for name in names & state.keys()})

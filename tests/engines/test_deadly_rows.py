@@ -27,6 +27,7 @@ from sparkinfer.models.backends import BACKENDS
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.plan.processors import PROCESSORS
+from sparkinfer.report.facts import read_facts
 from sparkinfer.workers.suspects import DEADLY as REASON
 from tests import deadly_backend
 from tests.deadly_backend import DEADLY, DEADLY_ONCE, HANGING, ends_of
@@ -143,6 +144,7 @@ def test_under_pandas_udf_a_deadly_text_costs_its_row_and_few_ends(
         result = sparkinfer.run(config, spark)
     assert (result.rows, result.error_rows) == (100, len(lost))
     assert ends_of(model) == deaths_in(caplog) == ends
+    assert read_facts(str(config.output)).sessions[0].lost_workers == ends
     assert_only_these_are_lost(config, lost)
     files = Path(str(config.output)).glob("*.parquet")
     assert len({str(pq.read_schema(path).remove_metadata()) for path in files}) == 1
@@ -241,6 +243,7 @@ def test_in_processes_of_local_a_deadly_text_costs_its_row_and_few_ends(
         result = sparkinfer.run(config)
     assert (result.rows, result.error_rows) == (100, len(lost))
     assert ends_of(model) == deaths_in(caplog) == ends
+    assert read_facts(str(config.output)).sessions[0].lost_workers == ends
     assert_only_these_are_lost(config, lost)
 
 

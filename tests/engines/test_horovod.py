@@ -186,7 +186,7 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
     assert shares(output) == {number: [rows] for number, rows in enumerate(CHUNKS)}
     assert_same_rows(rows_of(output), reference)
     left = {path.name for path in (output / "_sparkinfer").iterdir()}
-    assert left == {"manifest-000001.json", "chunks", "lease"}
+    assert left == {"manifest-000001.json", "chunks", "lease", "runs"}
 
 
 def score_cases(spark: object, cases: list, options: dict) -> list:

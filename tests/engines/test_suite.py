@@ -7,7 +7,9 @@ horovod engine run in this process, one after the other, for each launch takes m
 
 from __future__ import annotations
 
+import bisect
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparkinfer.exceptions import ConfigError, InputError, JobError, ResumeError
+from sparkinfer.metrics.distributions import LENGTH_EDGES
 from sparkinfer.plan import input_chunks
+from sparkinfer.report.facts import read_facts
+from sparkinfer.workers.statistics import ScoringStatistics
 from tests.engines.conftest import Run
 from tests.tiny_models import sentences
 
@@ -107,6 +112,31 @@ def test_carried_columns_are_untouched(run: Run, tmp_path: Path) -> None:
     assert frame["tags"].to_pylist() == [["a"], [], None]
 
 
+def test_what_chunks_took_is_what_the_run_took(run: Run, tmp_path: Path, engine: str) -> None:
+    texts = [*sentences(450), None]
+    source = write(tmp_path / "in.parquet", texts)
+    result, frame = run(source, chunks={"target_rows": 200})
+    facts = read_facts(str(tmp_path / "out"))
+    total, devices = ScoringStatistics(), Counter[str]()
+    for chunk in facts.chunks:
+        total.add(chunk.statistics)
+        devices.update(chunk.devices)
+        assert (chunk.statistics.rows, sum(chunk.devices.values())) == (chunk.rows, chunk.rows)
+    assert total.as_dict() == pytest.approx(result.statistics.as_dict(), abs=1e-4)
+    assert devices == {one.device: one.rows for one in result.devices}
+    found = facts.models[""].distributions
+    lengths = Counter(
+        bisect.bisect_right(LENGTH_EDGES, n) for n in frame["n_tokens"].drop_null().to_pylist()
+    )
+    assert {number: rows for number, rows in enumerate(found.lengths) if rows} == lengths
+    assert found.labels == Counter(frame["prediction"].drop_null().to_pylist())
+    assert sum(found.confidences) == 450
+    [session] = facts.sessions
+    assert (session.engine, session.rows, session.errors) == (engine, 451, 1)
+    assert {one.device: one.statistics.rows for one in session.devices} == devices
+    assert session.hosts.keys() == {name.partition(" on ")[2] for name in devices}
+
+
 def test_named_columns_alone_are_carried(run: Run, tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", ["good"], other=pa.array([1]))
     _, frame = run(source, carry_cols=("id",), output_prefix="m_")
@@ -187,7 +217,12 @@ def test_a_finished_output_is_marked_and_holds_nothing_else(run: Run, tmp_path: 
     names = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet"}
     assert names == {"_SUCCESS", "_sparkinfer"}
     work = tmp_path / "out" / "_sparkinfer"
-    assert {path.name for path in work.iterdir()} == {"chunks", "lease", "manifest-000001.json"}
+    assert {path.name for path in work.iterdir()} == {
+        "chunks",
+        "lease",
+        "manifest-000001.json",
+        "runs",
+    }
     manifest = json.loads((work / "manifest-000001.json").read_text())
     assert manifest["verdict"]["accepted"]["dtype"] == "float32"
     (record,) = [json.loads(path.read_text()) for path in (work / "chunks").iterdir()]

@@ -1,4 +1,4 @@
-"""What a model does on a GPU: number formats, DeepSpeed, memory, broken devices, neighbours."""
+"""What a model does on a GPU: formats, DeepSpeed, batches in flight, memory, broken devices."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from sparkinfer.exceptions import EngineUnavailableError
 from sparkinfer.models.backends import BACKENDS, PLAIN
 from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.torch import PipelineRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import TOLERANCES, candidates, run_gate
-from sparkinfer.models.running import load_way
+from sparkinfer.models.layout import Layout
+from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import Scorer
-from sparkinfer.option_groups import GateConfig
+from sparkinfer.option_groups import BatchingConfig, GateConfig
 from sparkinfer.workers import gpus
 from sparkinfer.workers.devices import worker_device
 from sparkinfer.workers.slot import WorkerSlot
@@ -36,7 +39,7 @@ from tests.sentence_models import (
     make_encoder,
     pooling,
 )
-from tests.tiny_models import sentences
+from tests.tiny_models import make_bert, sentences
 
 pytestmark = pytest.mark.gpu
 
@@ -172,7 +175,7 @@ def test_half_precision_passes_the_gate_and_gives_the_scores_of_float32(
     options = options_of(dtype)
     model, verdict = run_gate(path, options, WorkerSlot(GPU))
     assert (verdict.accepted, verdict.rejected) == (Acceleration("none", dtype), ())
-    assert verdict.device == "cuda"
+    assert (verdict.device, verdict.layout.pad_to_multiple_of) == ("cuda", 8)
     assert next(model.runtime.pipe.model.parameters()).device == torch.device(GPU)
     expected = reference_of(path, texts)
     assert np.ptp(expected, axis=0).max() > 0.1
@@ -276,6 +279,117 @@ def test_deepspeed_gives_the_scores_of_float32_or_is_not_used(
     assert accepted in ("deepspeed in float16", kernels if kernel_inject else "")
 
 
+# Batches in flight
+
+
+@pytest.fixture
+def models(folder: Path) -> tuple[RunningModel, RunningModel]:
+    """A model with one batch in flight, and the same with one batch at a time."""
+    path = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
+    layout = Layout(pad_to_multiple_of=8)
+    checkpoint = Checkpoint(path, options_of("float32"), GPU, layout=layout)
+    model: Any = load_way(checkpoint, PLAIN)
+    return model, RunningModel(checkpoint, PipelineRuntime(model.runtime.pipe))
+
+
+def test_batches_are_padded_to_multiples_of_eight_and_none_beyond_the_limit(
+    models: tuple[RunningModel, RunningModel], texts: list[str]
+) -> None:
+    model: Any = models[0]
+    shapes: list[tuple[int, int]] = []
+    module = model.runtime.module
+    hook = module.register_forward_pre_hook(
+        lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    options = options_of("float32", max_batch_tokens=2048)
+    scorer = Scorer(model, options)
+    score(scorer, texts)
+    hook.remove()
+    assert len({width for rows, width in shapes if rows > 1}) > 3
+    assert all(width % 8 == 0 for rows, width in shapes if rows > 1)
+    assert all(width <= SHAPE.length for _, width in shapes)
+    assert scorer.statistics.padded_tokens == sum(rows * width for rows, width in shapes)
+    assert scorer.statistics.batches == len(shapes)
+
+
+def test_batches_wait_in_pinned_memory(
+    models: tuple[RunningModel, RunningModel], texts: list[str]
+) -> None:
+    scorer = Scorer(models[0], options_of("float32", max_batch_rows=16))
+    rows = pa.RecordBatch.from_arrays([pa.array(texts)], names=["text"])
+    window = scorer.cut(scorer.encoder.encode(rows, scorer.suspects))
+    tensors = [tensor for _, batch in window.batches for tensor in batch.values()]
+    assert len(tensors) > 10
+    assert all(tensor.is_pinned() for tensor in tensors)
+
+
+def test_with_a_batch_in_flight_rows_are_those_of_one_batch_at_a_time(
+    folder: Path,
+    models: tuple[RunningModel, RunningModel],
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    for name in ("launch", "decode"):
+        act = getattr(RunningModel, name)
+
+        def noted(*given: Any, name: str = name, act: Any = act) -> Any:
+            order.append(name)
+            return act(*given)
+
+        monkeypatch.setattr(RunningModel, name, noted)
+    options = options_of("float32", max_batch_rows=16)
+    assert [model.overlaps for model in models] == [True, False]
+    found, expected = (score(Scorer(model, options), texts) for model in models)
+    assert found == expected
+    assert order[:3] == ["launch", "launch", "decode"]
+    path = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
+    probabilities = np.stack(found["probabilities"].to_pylist())
+    assert np.abs(probabilities - reference_of(path, texts)).max() < 1e-4
+
+
+def test_several_outputs_are_waited_for_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_bert(folder / "reader", "QuestionAnswering", seed=3)
+    columns = ["question", "text"]
+    options = model_options.options_of(
+        "question-answering", tuple(columns), batching=BatchingConfig(max_batch_rows=8)
+    )
+    plain = load_way(Checkpoint(path, options, "cpu"), PLAIN)
+    model = load_way(Checkpoint(path, options, GPU), PLAIN)
+    texts = sentences(60)
+    rows = pa.RecordBatch.from_arrays([pa.array(texts[::-1]), pa.array(texts)], names=columns)
+    waits: list[int] = []
+    wait = torch.cuda.Event.synchronize
+    monkeypatch.setattr(torch.cuda.Event, "synchronize", lambda one: (waits.append(1), wait(one)))
+    scorer = Scorer(model, options)
+    found = pa.Table.from_batches(scorer.process([rows]))
+    assert len(waits) == scorer.statistics.batches > 5
+    expected = pa.Table.from_batches(Scorer(plain, options).process([rows]))
+    assert found["error"].null_count == len(texts)
+    np.testing.assert_allclose(
+        found["score"].to_numpy(), expected["score"].to_numpy(), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_a_row_that_the_model_refuses_in_flight_is_alone_in_error(
+    models: tuple[RunningModel, RunningModel], texts: list[str]
+) -> None:
+    model: Any = models[0]
+    guilty = model.encoder.tokenizer.convert_tokens_to_ids("w7")
+    texts = [" ".join("w8" if one == "w7" else one for one in text.split()) for text in texts]
+    texts[20] = "w7 w8 w9"
+
+    def refuse(_: Any, args: Any, given: dict[str, Any]) -> None:
+        if bool((given["input_ids"] == guilty).any()):
+            raise ValueError("cannot take this")
+
+    hook = model.runtime.module.register_forward_pre_hook(refuse, with_kwargs=True)
+    scored = score(Scorer(model, options_of("float32", max_batch_rows=32)), texts)
+    hook.remove()
+    errors = {row: error for row, error in enumerate(scored["error"].to_pylist()) if error}
+    assert errors == {20: "model: ValueError: cannot take this"}
+
+
 # Memory and broken devices
 
 
@@ -322,13 +436,13 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.running import load_way
 from sparkinfer.models.scorer import Scorer
 from tests.gpu.scoring import options_of, score
-options = options_of("float32", window_rows=2)
+options = options_of("float32", max_batch_rows=int(sys.argv[2]))
 model = load_way(Checkpoint(Path(sys.argv[1]), options, "cuda:0"), PLAIN)
 model.vocabulary = None  # as if it did not tell, so that the token goes to the device
 scorer = Scorer(model, options)
 print(score(scorer, ["w1 w2"])["error"].to_pylist(), file=sys.stderr)
 try:
-    score(scorer, ["w3", "beyond", "w4"])
+    score(scorer, ["w3", "beyond", "w4"] + [f"w{number}" for number in range(5, 50)])
 except DeviceError as error:
     print(json.dumps(str(error)))
 """
@@ -343,13 +457,16 @@ def add_a_word_that_the_model_lacks(path: Path) -> Path:
     return path
 
 
-def test_an_assertion_on_the_device_ends_its_worker_alone(folder: Path, texts: list[str]) -> None:
+@pytest.mark.parametrize("rows", [1, 1024], ids=["others in flight", "others in its batch"])
+def test_an_assertion_on_the_device_ends_its_worker_alone(
+    folder: Path, texts: list[str], rows: int
+) -> None:
     path = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
     options = options_of("float32")
     model = load_way(Checkpoint(path, options, GPU), PLAIN)
     before = scores_of(model, options, texts)
     broken = add_a_word_that_the_model_lacks(make_model(folder / "broken", "Bert", SHAPE, **SPREAD))
-    said = outcome(BREAK_THE_DEVICE, broken)
+    said = outcome(BREAK_THE_DEVICE, broken, rows)
     assert "device cuda:0 is broken (CUDA error: device-side assert triggered" in said
     assert "the worker process ends" in said
     after = scores_of(model, options, texts)

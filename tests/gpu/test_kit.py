@@ -90,7 +90,7 @@ def test_the_benchmark_measures_each_cell(capsys: pytest.CaptureFixture[str]) ->
     assert [cell["model"] for cell in found["cells"]] == [cell[0] for cell in bench.CELLS[:7]]
     for cell in found["cells"]:
         assert cell["model"] in table
-        assert len(cell["scorer_s"]) == len(cell["loop_s"]) == 2
+        assert len(cell["scorer_s"]) == len(cell["in_turn_s"]) == len(cell["loop_s"]) == 2
         assert cell["tokens_per_s"] > 0
         assert cell["difference"] < 0.01
         assert 0 <= cell["wait_share"] < 1

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from sparkinfer.engines.horovod.control import RankResult
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
-from sparkinfer.rows.tally import Tally, WrittenFile
+from sparkinfer.rows.tally import WrittenFile, read_tally
 
 COMMITS_AT_ONCE = 4
 """On an object store a commit takes a few round trips."""
@@ -80,7 +80,7 @@ class ChunkCommits:
         if self._error is not None:
             return
         results = sorted(shared.results, key=lambda result: result.rank)
-        files = tuple(WrittenFile(result.file, Tally(**result.tally)) for result in results)
+        files = tuple(WrittenFile(result.file, read_tally(result.tally)) for result in results)
         seconds = max(result.seconds for result in results)
         task = shared.task
         try:

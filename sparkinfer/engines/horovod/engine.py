@@ -122,7 +122,7 @@ class HorovodEngine:
         server = self._workers.listen(progress)
         try:
             waiting = {task.chunk.number: task for task in tasks}
-            deaths = Deaths(plan.notes)
+            deaths = Deaths(plan.notes, progress.lose_worker)
             waves = self._waves(plan, [task.chunk for task in waiting.values()], deaths)
             address = server.address if server else None
             scoring = _Scoring(plan, address, waves, waiting, deaths, ledger, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import time
 import uuid
 import warnings
@@ -115,14 +114,14 @@ def _score_shares(job: RankJob, placement: Placement, beat: RankBeat) -> None:
 def _score_on(
     device: str, job: RankJob, placement: Placement, beat: RankBeat, shares: Iterable[RankShare]
 ) -> None:
-    reporter = _Reporter(job.progress, placement.rank, device, beat)
+    slot = WorkerSlot(device, job.plan.workers.cores)
+    reporter = _Reporter(job.progress, placement.rank, slot, beat)
 
     def end_rank(stall: StallReport) -> None:
         logger.error("rank %d ends: %s", placement.rank, stall.line)
         end_process(lambda: beat.fail(stall.line, stall.stacks))
 
     watch = Watch(job.plan.stall_timeout_s, end_rank, job.plan.step_timeout_s)
-    slot = WorkerSlot(device, job.plan.workers.cores)
     with ScoringLoop(job.plan.processor, slot, reporter, watch) as loop:
         beat.check()
         beat.enter(SCORING)
@@ -174,11 +173,11 @@ class _Reporter:
     """Reports progress to the driver, and checks for an abort between batches."""
 
     def __init__(
-        self, address: ProgressAddress | None, rank: int, device: str, beat: RankBeat
+        self, address: ProgressAddress | None, rank: int, slot: WorkerSlot, beat: RankBeat
     ) -> None:
-        host = socket.gethostname()
-        self._client = ProgressClient(address, f"rank {rank}", 0, f"{device} on {host}")
+        self._client = ProgressClient(address, f"rank {rank}", 0, slot.device_name)
         self._beat = beat
+        self.runs_on = self._client.runs_on
         self.finish = self._client.finish
         self.close = self._client.close
 

@@ -15,7 +15,7 @@ from typing import Any
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.processes import ProcessesRuntime
-from sparkinfer.models.backends.torch import PipelineRuntime
+from sparkinfer.models.backends.torch import PipelineRuntime, runtime_of
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
 
@@ -83,7 +83,7 @@ class DeepSpeedBackend:
             return ProcessesRuntime(checkpoint, way)
         pipe = checkpoint.pipeline(checkpoint.take_module(way.dtype))
         pipe.model = self._wrap(pipe.model, checkpoint, way)
-        return PipelineRuntime(pipe)
+        return runtime_of(pipe)
 
     def _wrap(self, module: Any, checkpoint: Checkpoint, way: Acceleration) -> Any:
         import torch

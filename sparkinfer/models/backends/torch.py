@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.checkpoint import Checkpoint, quiet_transformers
 from sparkinfer.models.options import ModelOptions
-from sparkinfer.models.tasks.base import Head, Tensors
+from sparkinfer.models.tasks.base import Head, Runtime, Tensors
 from sparkinfer.models.tokens import MODEL_INPUTS
 
 
@@ -36,18 +36,87 @@ class PipelineRuntime:
 
         Source: `Pipeline.forward`, and `_forward` of the pipelines without a cache.
         """
+        outputs = self.outputs_on_device(tensors, head)
+        return {name: tensor.cpu() for name, tensor in outputs.items()}
+
+    def outputs_on_device(self, tensors: Tensors, head: Head | None = None) -> Mapping[str, Any]:
+        """Returns the same where the model has made it."""
         pipe = self.pipe
         with pipe.device_placement(), pipe.get_inference_context()():
-            placed = {name: tensor.to(pipe.device) for name, tensor in tensors.items()}
+            # Without waiting, where a GPU takes them from memory that is pinned.
+            placed = {name: one.to(pipe.device, non_blocking=True) for name, one in tensors.items()}
             inputs = {name: placed[name] for name in MODEL_INPUTS if name in placed}
             outputs = _named(self.module(**inputs, **self._without_cache))
             wanted = outputs if head is None else head(outputs, placed)
-            return {name: tensor.cpu() for name, tensor in wanted.items() if _is_tensor(tensor)}
+            return {name: tensor for name, tensor in wanted.items() if _is_tensor(tensor)}
 
     @cached_property
     def _without_cache(self) -> dict[str, bool]:
         takes = inspect.signature(self.module.forward).parameters
         return {"use_cache": False} if "use_cache" in takes else {}
+
+
+class CudaRuntime(PipelineRuntime):
+    """The same on a GPU, which works while the host goes on; an `AsynchronousRuntime`."""
+
+    @cached_property
+    def launching(self) -> Runtime:
+        """The same, whose outputs are still on the GPU; see `AsynchronousRuntime`."""
+        return _Launching(self)
+
+    def forward(self, tensors: Tensors, head: Head | None = None) -> Mapping[str, Any]:
+        """Returns the model's outputs by name, having waited once for all; see `Runtime`."""
+        found: Mapping[str, Any] = self.copied(self.outputs_on_device(tensors, head))()
+        return found
+
+    def staged(self, tensors: Tensors) -> Tensors:
+        """Returns a batch in pinned memory; see `AsynchronousRuntime`."""
+        import torch
+
+        try:
+            with torch.cuda.device(self.pipe.device):  # the thread that asks may have chosen none
+                return {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        except RuntimeError:  # the host pins no more; what else is wrong shows in the model
+            return tensors
+
+    def copied(self, output: Any) -> Callable[[], Any]:
+        """Returns what waits for a copy, which is made before what is launched next."""
+        import torch
+
+        copy = _copying(output)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.pipe.device))
+
+        def wait() -> Any:
+            event.synchronize()
+            return copy
+
+        return wait
+
+
+class _Launching:
+    """A runtime on a GPU, without the wait for its outputs."""
+
+    def __init__(self, runtime: CudaRuntime) -> None:
+        self.module = runtime.module
+        self.forward = runtime.outputs_on_device
+
+
+def runtime_of(pipe: Any) -> PipelineRuntime:
+    """Returns what runs a pipeline, or what is held in place of one, on its device."""
+    return (CudaRuntime if pipe.device.type == "cuda" else PipelineRuntime)(pipe)
+
+
+def _copying(output: Any) -> Any:
+    """Returns an output in pinned memory of the host, into which the device still copies it."""
+    if _is_tensor(output):
+        try:
+            return output.to("cpu", non_blocking=True)
+        except RuntimeError:  # the host pins no more
+            return output.cpu()
+    if isinstance(output, Mapping):
+        return {name: _copying(one) for name, one in output.items()}
+    return tuple(map(_copying, output))
 
 
 def _named(outputs: Any) -> Mapping[str, Any]:
@@ -92,5 +161,5 @@ class TorchBackend:
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> PipelineRuntime:
         """Returns the pipeline around the module in the way's number format."""
         if way.dtype == "float32":
-            return PipelineRuntime(checkpoint.pipeline(checkpoint.module()))
-        return PipelineRuntime(checkpoint.pipeline(checkpoint.take_module(way.dtype)))
+            return runtime_of(checkpoint.pipeline(checkpoint.module()))
+        return runtime_of(checkpoint.pipeline(checkpoint.take_module(way.dtype)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.graphs import check_one_pass, is_one_pass
-from sparkinfer.models.backends.torch import PipelineRuntime
+from sparkinfer.models.backends.torch import PipelineRuntime, runtime_of
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.options import ModelOptions
 
@@ -51,4 +51,4 @@ class TorchCompileBackend:
         pipe = checkpoint.pipeline(checkpoint.take_module(way.dtype))
         module: Any = pipe.model
         module.compile(dynamic=True)  # in place: its class and signature stay
-        return PipelineRuntime(pipe)
+        return runtime_of(pipe)

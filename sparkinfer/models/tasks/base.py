@@ -71,6 +71,29 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
+class AsynchronousRuntime(Runtime, Protocol):
+    """A `Runtime` on a device that works while the host goes on.
+
+    Attributes:
+        launching: the same, whose outputs are still on the device and need not be computed yet: a
+            task may only hand them on. What fails there may be raised later, by `copied`.
+    """
+
+    @property
+    def launching(self) -> Runtime: ...  # noqa: D102
+
+    def staged(self, tensors: Tensors) -> Tensors:
+        """Returns a batch in memory from which the device takes it while the host goes on."""
+
+    def copied(self, output: Any) -> Callable[[], Any]:
+        """Has an output copied to the host; returns what waits for it, which may raise.
+
+        Args:
+            output: tensors, alone or in mappings and tuples.
+        """
+
+
+@runtime_checkable
 class TaskRuntime(Protocol):
     """A model that a backend runs together with its task, in other processes or another library.
 

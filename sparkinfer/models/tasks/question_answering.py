@@ -128,10 +128,10 @@ class _ModelTask(ModelTask):
             return {name: outputs[name].float() for name in ("start_logits", "end_logits")}
 
         outputs = runtime.forward(tensors, both)
-        return outputs["start_logits"].numpy(), outputs["end_logits"].numpy()
+        return outputs["start_logits"], outputs["end_logits"]
 
     def decode(self, output: Any, tensors: Tensors) -> pa.RecordBatch:
-        starts, ends = (self._likely(logits, tensors) for logits in output)
+        starts, ends = (self._likely(logits.numpy(), tensors) for logits in output)
         null = (starts * ends * self._is_null(tensors)).sum(axis=1)
         is_context = tensors[START].numpy() > 0
         first, last, score = best_spans(starts, ends, is_context, self.options.max_answer_len)
@@ -168,7 +168,7 @@ class _ModelTask(ModelTask):
 
     def try_out(self, runtime: Runtime, tensors: Tensors) -> pa.RecordBatch:
         """Returns for each token the probability that an answer starts and ends with it."""
-        likely = [self._likely(logits, tensors) for logits in self.run(runtime, tensors)]
+        likely = [self._likely(one.numpy(), tensors) for one in self.run(runtime, tensors)]
         usable = self._may_be_chosen(tensors)
         offsets = pa.array(np.concatenate([[0], np.cumsum(usable.sum(axis=1))]), pa.int32())
         columns = [pa.ListArray.from_arrays(offsets, pa.array(one[usable])) for one in likely]

@@ -1,0 +1,175 @@
+"""What a call does, noted while it does it, and kept at its end as a `Session`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sparkinfer.exceptions import SparkInferError, UsageError
+from sparkinfer.jobs.asked import asked_options
+from sparkinfer.jobs.clock import utc_now
+from sparkinfer.jobs.done import Done
+from sparkinfer.jobs.lease import Lease, LeaseLostError
+from sparkinfer.jobs.manifest import Manifest, verdicts_of
+from sparkinfer.jobs.sessions import (
+    Outcome,
+    Session,
+    SessionDevice,
+    next_session,
+    write_session,
+)
+from sparkinfer.jobs.versions import versions
+from sparkinfer.logs import get_logger
+from sparkinfer.messages import shortened
+from sparkinfer.plan.prelude import Prelude
+from sparkinfer.plan.progress import Progress
+from sparkinfer.redaction import without_secrets
+from sparkinfer.signals import asked_to_end
+from sparkinfer.workers.statistics import ScoringStatistics
+
+logger = get_logger(__name__)
+
+
+class Account:
+    """What one call does; made at its beginning.
+
+    Args:
+        prelude: of the run.
+
+    Attributes:
+        notes: what there was to know.
+    """
+
+    def __init__(self, prelude: Prelude) -> None:
+        self.notes: tuple[str, ...] = ()
+        self._prelude = prelude
+        self._started, self._started_at = time.monotonic(), utc_now()
+        self._run: str | None = None
+        self._rows_before = 0
+        self._retrying: Progress | None = None
+        self._scoring: Progress | None = None
+        self._first_s = 0.0
+
+    def goes_on(self, manifest: Manifest, done: Done) -> None:
+        """Takes the run that the call is on, and what of it was done before."""
+        self._run, self._rows_before = manifest.run, done.read
+
+    def retries(self, progress: Progress) -> None:
+        """Takes how far the call is with rows that it scores again."""
+        self._retrying, self._first_s = progress, self._elapsed_s()
+
+    def scores(self, progress: Progress) -> None:
+        """Takes how far the call is with rows that it scores for the first time."""
+        self._scoring, self._first_s = progress, self._elapsed_s()
+
+    @contextmanager
+    def kept(self, output: str, lease: Lease) -> Iterator[None]:
+        """Keeps what is done while the context is open, however it ends.
+
+        Nothing is kept of a call that was refused, of one that found nothing to do, and of one that
+        no longer holds the output.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._keep(output, lease, "stopped")
+            raise
+        except Exception as error:
+            if not isinstance(error, UsageError):
+                outcome: Outcome = "failed" if asked_to_end() is None else "stopped"
+                self._keep(output, lease, outcome, _reason(error))
+            raise
+        if self._parts:
+            self._keep(output, lease, "finished")
+
+    def _keep(self, output: str, lease: Lease, outcome: Outcome, reason: str = "") -> None:
+        if self._run is None:
+            return
+        try:
+            lease.check()
+            session = self._session(next_session(output), outcome, reason)
+            write_session(output, self._run, session)
+        except LeaseLostError:
+            pass  # the output is another run's now
+        except Exception as error:  # each store has its own
+            logger.warning("what this run did is not kept in %s: %s", output, error)
+
+    def _session(self, number: int, outcome: Outcome, reason: str) -> Session:
+        config, workers = self._prelude.config, self._prelude.workers
+        parts, verdict = self._parts, self._verdict()
+        scored, errors = self._scoring.committed if self._scoring else (0, 0)
+        retried, still = self._retrying.committed if self._retrying else (0, 0)
+        return Session(
+            number=number,
+            started=self._started_at,
+            outcome=outcome,
+            reason=reason if outcome == "failed" else "",
+            seconds=round(self._elapsed_s(), 3),
+            phases=_phases(parts),
+            engine=config.engine,
+            workers=workers.count if parts else 0,
+            device_type=workers.device_type,
+            rows=scored,
+            rows_before=self._rows_before,
+            retried_rows=retried,
+            errors=errors + still,
+            devices=_devices(parts),
+            timeline=self._timeline(),
+            verdict=verdict.get("", verdict),
+            options=asked_options(config),
+            versions=self._versions(verdict),
+            hosts={name: about for part in parts for name, about in part.hosts.items()},
+            price_per_hour=config.price_per_hour,
+            lost_workers=sum(part.lost_workers for part in parts),
+            notes=self.notes,
+        )
+
+    @property
+    def _parts(self) -> list[Progress]:
+        return [part for part in (self._retrying, self._scoring) if part is not None]
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def _verdict(self) -> dict[str, Mapping[str, Any]]:
+        tried = self._prelude.tried
+        return {} if tried is None or tried.verdict is None else verdicts_of(asdict(tried.verdict))
+
+    def _timeline(self) -> tuple[tuple[float, int], ...]:
+        part = self._scoring or self._retrying
+        points = part.timeline if part is not None else ()
+        return tuple((round(self._first_s + at_s, 3), rows) for at_s, rows in points)
+
+    def _versions(self, verdict: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        backends = [one["accepted"]["backend"] for one in verdict.values()]
+        has_models = not self._prelude.asked.replaces_rows
+        return versions(self._prelude.config.engine, backends, has_models=has_models)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SparkInferError):
+        return error.message
+    return shortened(without_secrets(f"{type(error).__name__}: {error}"))
+
+
+def _phases(parts: list[Progress]) -> dict[str, float]:
+    """Returns the seconds of each phase; where a call was broken off, one has not ended yet."""
+    total: dict[str, float] = {}
+    for part in parts:
+        if part.phase:
+            part.end()
+        for name, seconds in part.phases.items():
+            total[name] = total.get(name, 0.0) + seconds
+    return {name: round(seconds, 3) for name, seconds in total.items()}
+
+
+def _devices(parts: list[Progress]) -> tuple[SessionDevice, ...]:
+    """Returns each device once, with the sum of what it did."""
+    joined: dict[str, ScoringStatistics] = {}
+    for part in parts:
+        for device in part.devices:
+            joined.setdefault(device.device, ScoringStatistics()).add(device.statistics)
+    return tuple(SessionDevice(name, statistics) for name, statistics in joined.items())
