@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,14 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.disk_errors import disk_errors_told
 from sparkinfer.display import notebook_display
 from sparkinfer.engines import find_engine, make_engine, make_source
-from sparkinfer.exceptions import ConfigError, causes_without_secrets
+from sparkinfer.exceptions import ConfigError, JobError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import Display, run_job
+from sparkinfer.logs import get_logger
 from sparkinfer.messages import shown
 from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.prelude import Prelude
+from sparkinfer.report.page import report_at_end
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.spark.jvm import death_told
 from sparkinfer.storage import absolute, mounted
@@ -23,6 +26,8 @@ from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+logger = get_logger(__name__)
 
 NOT_OF_SCORE = (
     *(
@@ -149,9 +154,15 @@ def run(
     with death_told(), disk_errors_told(config.output):
         prelude = open_prelude(config, spark, df)
         try:
-            return run_job(prelude, display)
+            result = run_job(prelude, display)
+        except (JobError, KeyboardInterrupt):
+            path = report_at_end(prelude.config)
+            if path is not None:
+                logger.warning("what was done until then: %s", path)
+            raise
         finally:
             prelude.engine.close()
+        return replace(result, report=report_at_end(prelude.config))
 
 
 def open_prelude(

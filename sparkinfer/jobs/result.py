@@ -38,6 +38,7 @@ class RunResult:
         notes: what there is to know of how the input was read.
         vector_store: where vectors are, too; None: nowhere.
         vectors: how many are there.
+        report: path of the page that shows what was done; None: there is none.
     """
 
     output: str
@@ -60,6 +61,7 @@ class RunResult:
     notes: tuple[str, ...] = ()
     vector_store: str | None = None
     vectors: int | None = None
+    report: str | None = None
 
     @property
     def rows_per_s(self) -> float:

@@ -45,6 +45,8 @@ def summarize(result: RunResult) -> str:
     if result.vector_store is not None:
         lines.append(f"vectors    {result.vectors:,} in {result.vector_store}")
     lines.append(f"output     {result.output}")
+    if result.report is not None:
+        lines.append(f"report     {result.report}")
     return "\n".join(printable(without_secrets(line)) for line in lines)
 
 
