@@ -41,6 +41,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def _no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has runs in this process end without drawing, of which there are hundreds."""
+    monkeypatch.setattr("sparkinfer.api.functions.report_at_end", lambda config: None)
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """A session on `local[2]` in this process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,16 @@ from sparkinfer.config import DisplayMode, ScoringConfig
 from sparkinfer.disk_errors import disk_errors_reported
 from sparkinfer.display import live_display
 from sparkinfer.engines import find_engine, make_engine, make_source
-from sparkinfer.exceptions import ConfigError, causes_without_secrets
+from sparkinfer.exceptions import ConfigError, JobError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import run_job
+from sparkinfer.logs import get_logger
 from sparkinfer.messages import shown
 from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.phases import CHECKS, SESSION
 from sparkinfer.plan.prelude import Prelude
 from sparkinfer.plan.progress import Progress
+from sparkinfer.report.page import report_at_end
 from sparkinfer.rows.reading import InputFolders
 from sparkinfer.spark.jvm import death_reported
 from sparkinfer.storage import absolute, mounted
@@ -26,6 +29,8 @@ from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+logger = get_logger(__name__)
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""
@@ -156,9 +161,15 @@ def run(
     with death_reported(), disk_errors_reported(config.output), displayed(progress) as started:
         prelude = open_prelude(config, spark, df, started)
         try:
-            return run_job(prelude)
+            result = run_job(prelude)
+        except (JobError, KeyboardInterrupt):
+            path = report_at_end(prelude.config)
+            if path is not None:
+                logger.warning("what was done until then: %s", path)
+            raise
         finally:
             prelude.engine.close()
+        return replace(result, report=report_at_end(prelude.config))
 
 
 @contextmanager

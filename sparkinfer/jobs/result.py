@@ -50,6 +50,7 @@ class RunResult:
         notes: what there is to know of how the input was read.
         vector_store: store that holds the vectors as well; None: none.
         vectors: how many it holds.
+        report: path of the page that shows what was done; None: there is none.
     """
 
     run: str
@@ -73,6 +74,7 @@ class RunResult:
     notes: tuple[str, ...] = ()
     vector_store: str | None = None
     vectors: int | None = None
+    report: str | None = None
 
     @property
     def rows_scored(self) -> int:

@@ -176,6 +176,8 @@ def _places(result: RunResult) -> Iterator[_Fact]:
     if result.vector_store is not None:
         yield "vectors", f"{result.vectors:,} in {result.vector_store}"
     yield "output", result.output
+    if result.report is not None:
+        yield "report", result.report
 
 
 def describe_metrics(metrics: Mapping[str, float], problem: str | None) -> list[str]:

@@ -33,7 +33,7 @@ _VARIABLES = {
     **{colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)},
 }
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "axes.formatter.use_mathtext": False,

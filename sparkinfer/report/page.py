@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkinfer import __version__
+from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import OutputError, causes_without_secrets
 from sparkinfer.jobs.clock import utc_now
+from sparkinfer.jobs.manifest import manifest_numbers
+from sparkinfer.logs import get_logger
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.asked import asked, calls, is_function, shown_value
 from sparkinfer.report.cost import costs
@@ -27,6 +30,8 @@ from sparkinfer.report.spread import confidence_parts, label_parts, length_parts
 from sparkinfer.report.ways import way_parts
 from sparkinfer.storage import WORK_FOLDER, absolute, join, replace_text
 from sparkinfer.terminal import printable
+
+logger = get_logger(__name__)
 
 REPORT_FILE = "report.html"
 FRAME_HEIGHT = 720
@@ -78,6 +83,21 @@ def write_report(
             "written, with --to or `to`"
         ) from error
     return Report(path, page)
+
+
+def report_at_end(config: ScoringConfig) -> str | None:
+    """Returns the path of the report on a run that has just ended; None if there is none.
+
+    A report that cannot be written is a warning: the run is as good without it.
+    """
+    output = config.output
+    try:
+        if not config.report or output is None or not manifest_numbers(output):
+            return None
+        return write_report(output).path
+    except Exception as error:  # each store has its own
+        logger.warning("the report on output %r is not written: %s", output, error)
+        return None
 
 
 def page_of(facts: Facts, price_per_hour: float | None = None) -> str:

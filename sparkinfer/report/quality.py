@@ -12,10 +12,9 @@ import numpy.typing as npt
 from sparkinfer.exceptions import SparkInferError
 from sparkinfer.metrics.base import Metric
 from sparkinfer.metrics.classification import AucRoc, Calibration, Confusion
-from sparkinfer.metrics.measure import Measure
-from sparkinfer.models.tasks import TASKS
 from sparkinfer.report import charts
 from sparkinfer.report.facts import ModelFacts
+from sparkinfer.report.own_metrics import measure_of
 from sparkinfer.report.parts import (
     Cell,
     Matrix,
@@ -91,11 +90,9 @@ def _value(metric: str, value: float) -> str:
 
 def _counted(model: ModelFacts) -> list[Metric]:
     """Returns the package's own metrics with what was added up; none that cannot be read."""
-    task = TASKS.get(str(model.settings.get("task")))
-    label_col = model.settings.get("label_col")
-    if task is None or not model.states:
+    if not model.states:
         return []
-    adding = Measure(task.evaluation, label_col, "", model.labels).adding()
+    adding = measure_of(model.settings, model.labels).adding()
     try:
         adding.add(model.states)
         return adding.counted()

@@ -9,6 +9,7 @@ from sparkinfer.metrics.distributions import CONFIDENCE_BINS, LENGTH_EDGES, MOST
 from sparkinfer.report import charts
 from sparkinfer.report.facts import ModelFacts
 from sparkinfer.report.parts import (
+    Cell,
     Number,
     Part,
     Picture,
@@ -56,7 +57,7 @@ def _lengths(name: str, model: ModelFacts) -> Picture:
         f"lengths{name}", shown, _length_ticks(len(shown)), "tokens", notable=cut_shown
     )
     head = ("tokens", "rows", *(("cut",) if cut else ()))
-    rows = [
+    rows: list[Sequence[Cell]] = [
         (
             _length_bin(at),
             *(Number(in_thousands(one[at])) for one in (shown, cut_shown)[: 1 + bool(cut)]),
