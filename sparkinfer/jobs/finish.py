@@ -60,6 +60,7 @@ def finish(
         statistics=ScoringStatistics(),
         devices=(),
         notes=(*notes, *_copied_when(manifest)),
+        labels={name: one.labels for name, one in done.distributions.items() if one.labels},
         vector_store=manifest.settings.get("vectors.store"),
         vectors=vectors,
     )

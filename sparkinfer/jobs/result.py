@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow.dataset as pads
@@ -48,6 +48,7 @@ class RunResult:
         retried_rows: rows with an error that this run rescored; None if it was not asked to.
         recovered_rows: rows among these that no longer have an error.
         notes: what there is to know of how the input was read.
+        labels: rows by predicted label, the most frequent labels, for each model by its name.
         vector_store: store that holds the vectors as well; None: none.
         vectors: how many it holds.
         report: path of the page that shows what was done; None: there is none.
@@ -72,6 +73,7 @@ class RunResult:
     retried_rows: int | None = None
     recovered_rows: int = 0
     notes: tuple[str, ...] = ()
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     vector_store: str | None = None
     vectors: int | None = None
     report: str | None = None

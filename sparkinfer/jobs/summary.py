@@ -22,6 +22,8 @@ REASONS_SHOWN = 3
 
 DEVICES_SHOWN = 16
 
+LABELS_SHOWN = 8
+
 SHORT_PHASE_S = 0.5
 """Phases that took less are not listed."""
 
@@ -102,9 +104,19 @@ def _facts(result: RunResult) -> Iterator[_Fact]:
     yield "errors", counted(result.error_rows, "row") if result.error_rows else "none"
     for reason, count in list(result.error_reasons.items())[:REASONS_SHOWN]:
         yield "", f"{count:,} x {reason}"
+    for name, counts in result.labels.items():
+        yield "labels", f"{name}: {_labels(counts)}" if name else _labels(counts)
     yield from _about_models(result.verdict)
     yield from _about_work(result)
     yield "time", _times(result.phases)
+
+
+def _labels(counts: Mapping[str, int]) -> str:
+    """Returns the most frequent labels, and how many rows have each."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{label} {rows:,}" for label, rows in ordered[:LABELS_SHOWN]]
+    rest = len(ordered) - LABELS_SHOWN
+    return ", ".join([*shown, *([f"and {rest:,} more labels"] if rest > 0 else [])])
 
 
 def _retried(retried: int, recovered: int) -> str:
