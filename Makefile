@@ -34,7 +34,7 @@ ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_generation.py tests/engines/test_several_models.py \
 	tests/engines/test_map_batches.py tests/engines/test_connect.py \
 	tests/test_accelerators.py tests/test_readers.py
-# What meets the libraries whose oldest versions are tried. Those of the engines stand together: after
+# What meets the libraries whose oldest versions are tried. Those of the engines are together: after
 # others, pytest does not find their conftest again.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/engines/test_functions.py $(LIBRARY_SUITE)
@@ -42,7 +42,7 @@ LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_committer.py tests/test_config.py tests/test_copying.py tests/test_csv_rows.py \
 	tests/test_footers.py tests/test_json_rows.py tests/test_layouts.py tests/test_listing.py \
 	tests/test_united_schema.py tests/test_doctor.py tests/test_examination.py tests/test_gate.py \
-	tests/test_import.py tests/test_inputs.py tests/test_lookups.py tests/test_mending.py \
+	tests/test_import.py tests/test_inputs.py tests/test_lookups.py tests/test_rescoring.py \
 	tests/test_metrics.py tests/test_records.py tests/test_suspects.py \
 	tests/test_output.py tests/test_reading.py tests/test_rebatch.py tests/test_retry.py \
 	tests/test_runner.py tests/test_scorer.py tests/test_snapshot.py tests/test_sources.py \
@@ -113,7 +113,7 @@ $(VENV_OLDEST)/.python-$(PYTHON_VERSION): $(OLDEST)
 	@echo "$(VENV_OLDEST): an empty environment of Python $(PYTHON_VERSION)"
 	$(call make_environment,$(VENV_OLDEST),$(OLDEST))
 
-# Without Spark and the other extras; a pydantic of the first generation stands for strangers.
+# Without Spark and the other extras; a pydantic of the first generation represents other packages.
 $(VENV_OLDEST)/.ready: setup.py $(VENV_OLDEST)/.python-$(PYTHON_VERSION)
 	@echo "$(VENV_OLDEST): the package with the oldest versions it allows; takes about a minute"
 	$(call install,$(VENV_OLDEST),$(OLDEST),torch -e . pydantic $(OLDEST_TEST_TOOLS))

@@ -63,6 +63,7 @@ setup(
     package_data={
         "sparkinfer": ["py.typed"],
         "sparkinfer.demo": ["model/*", "*.parquet"],
+        "sparkinfer.report": ["templates/*"],
         "sparkinfer.spark": ["log4j2.properties"],
     },
     install_requires=[
@@ -70,6 +71,8 @@ setup(
         "filelock>=3.9",
         "fsspec>=2023.5",
         "huggingface_hub>=0.23",
+        "Jinja2>=3.1",
+        "matplotlib>=3.7",
         "numpy>=1.23",
         "packaging>=20.9",
         "pandas>=1.5.3",

@@ -38,7 +38,7 @@ def refuse_without_package(environment: Path) -> None:
     An editable install is a path in a small file: what it leads to would stay behind.
     """
     python = environment / "bin" / "python"
-    # -I: neither the current folder nor PYTHONPATH stands in for what is installed.
+    # -I: neither the current folder nor PYTHONPATH takes the place of what is installed.
     done = subprocess.run([python, "-I", "-c", LOOK], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ValueError(f"{environment} does not hold sparkinfer; install the wheel (make wheel)")

@@ -795,7 +795,7 @@ Licence: Apache-2.0, the same as the project.
 
 
 def rewrap(text: str) -> str:
-    """Breaks the lines of a text's paragraphs anew, indented ones excepted."""
+    """Rewraps the lines of a text's paragraphs, indented ones excepted."""
     paragraphs = text.strip().split("\n\n")
     wrapped = [part if part[0] == " " else textwrap.fill(part, 100) for part in paragraphs]
     return "\n\n".join(wrapped) + "\n"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sparkinfer.config import ScoringConfig
     from sparkinfer.exceptions import SparkInferError
     from sparkinfer.jobs.result import RunResult
+    from sparkinfer.report.page import Report, write_report
     from sparkinfer.tuning.call import Tuned, tune
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "LoadedModel",
     "MetricReducer",
     "PausedError",
+    "Report",
     "RunResult",
     "ScoringConfig",
     "SparkInferError",
@@ -58,6 +60,7 @@ __all__ = [
     "search",
     "torch_batch_process",
     "tune",
+    "write_report",
 ]
 
 _HOME = {
@@ -84,6 +87,8 @@ _HOME = {
     "search": "sparkinfer.api.search",
     "Tuned": "sparkinfer.tuning.call",
     "tune": "sparkinfer.tuning.call",
+    "Report": "sparkinfer.report.page",
+    "write_report": "sparkinfer.report.page",
 }
 
 

@@ -231,7 +231,7 @@ _SHORTHANDS = {
     "preprocess": PreprocessConfig.SHORTHAND,
     "fn": FunctionConfig.SHORTHAND,
 }
-"""Options that a value in place of a group stands for."""
+"""Options that a value in place of a group sets."""
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -169,7 +169,7 @@ def _refuse_texts(config: ScoringConfig) -> None:
         )
     if config.template.null is not None and config.input_template is None:
         raise ConfigError(
-            f"template.null={config.template.null!r} without input_template: it stands for nulls "
+            f"template.null={config.template.null!r} without input_template: it replaces nulls "
             "in the template's columns; give both or neither"
         )
     if config.preprocess.function is None and config.preprocess.given:
@@ -201,14 +201,14 @@ def refuse_beside_function(config: ScoringConfig) -> None:
         )
     if config.dedupe:
         raise ConfigError(
-            f"dedupe=true with fn={shown(config.fn.function[0])}: a function is given rows, of "
-            "which none is like another, and may make any of them; leave the option out"
+            f"dedupe=true with fn={shown(config.fn.function[0])}: a function may return other "
+            "rows for equal ones; leave the option out"
         )
     given = config.fn.given & {"args", "kwargs", "constructor_args", "constructor_kwargs"}
     if given and len(config.fn.function) > 1:
         raise ConfigError(
-            f"fn.{min(given)} with {len(config.fn.function)} functions: whose they are is not "
-            "clear; give functools.partial objects or classes without arguments"
+            f"fn.{min(given)} with {len(config.fn.function)} functions: it is not clear which of "
+            "them takes them; give functools.partial objects or classes without arguments"
         )
 
 

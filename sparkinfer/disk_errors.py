@@ -12,7 +12,7 @@ from sparkinfer.exceptions import JobError, TooManyErrorsError, UsageError
 
 _GONE = (
     "is gone: deleted or moved while the run needed it, or removed by another run that has taken "
-    "the output over; see to it that nothing else changes it"
+    "the output over; make sure that nothing else changes it"
 )
 _FAILS = "cannot be reached ({}): look at the disk or the mount"
 _FORBIDDEN = "may not be changed by this user ({}): fix its permissions"
@@ -68,7 +68,7 @@ def is_passing(error: Exception) -> bool:
 
 
 @contextmanager
-def disk_errors_told(output: str | None) -> Iterator[None]:
+def disk_errors_reported(output: str | None) -> Iterator[None]:
     """Raises JobError with what a file system's error means, if that is what ended the run.
 
     Args:

@@ -1,6 +1,6 @@
 """Progress on the screen: a bar in a terminal or a notebook, lines of text or JSON elsewhere.
 
-The command shows it wherever it runs, a call from Python where a person looks on: in a notebook.
+It is shown from the call to the end: what the run is at before the first row, then the rows.
 An error in the display ends the display, never the run.
 """
 
@@ -14,21 +14,24 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TextIO, get_args
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from sparkinfer.config import DisplayMode
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.logs import get_logger
-from sparkinfer.plan.progress import PREPARE, START, Progress, ProgressState
+from sparkinfer.plan.phases import PHRASES, PUBLISH
+from sparkinfer.plan.progress import Progress, ProgressState
+from sparkinfer.plan.wording import describe_bottleneck, format_rate, format_seconds
 from sparkinfer.terminal import printable
 
 logger = get_logger(__name__)
@@ -42,6 +45,12 @@ LINES_INTERVAL_S = 10.0
 """Time between two plain lines, so that an hour's log stays readable."""
 
 JSON_INTERVAL_S = 5.0
+
+LOOK_INTERVAL_S = 0.2
+"""Time between two looks for another phase, which is shown without waiting for the next update."""
+
+SHOWN_AFTER_S = 1.0
+"""How long a phase lasts before it gets a plain line."""
 
 CLOSE_TIMEOUT_S = 2.0
 """How long the end of a run waits for a stream that nobody reads."""
@@ -60,7 +69,7 @@ _View = Callable[[_States], None]
 def live_display(
     progress: Progress, mode: DisplayMode = "auto", stream: TextIO | None = None
 ) -> Iterator[None]:
-    """Shows rows, rates, time left, errors and devices while the context is open.
+    """Shows the phase, then rows, rates, time left, errors and devices while the context is open.
 
     Args:
         progress: what is shown.
@@ -83,11 +92,6 @@ def live_display(
     finally:
         done.set()
         thread.join(CLOSE_TIMEOUT_S)
-
-
-def notebook_display(progress: Progress) -> AbstractContextManager[None]:
-    """Shows progress below the notebook's cell that runs; in any other process, nothing."""
-    return live_display(progress) if _notebook() is not None else nullcontext()
 
 
 def _open(
@@ -141,8 +145,19 @@ def _notebook() -> Any:
 
 
 def _states(progress: Progress, interval_s: float, done: threading.Event) -> _States:
-    while not done.wait(interval_s):
-        yield progress.state(), False
+    """Yields the state now, at intervals, at the end, and where a phase begins or proves long."""
+    phase, lasted_s, waited_s = progress.phase, 0.0, 0.0
+    yield progress.state(), False
+    pause_s = min(interval_s, LOOK_INTERVAL_S)
+    while not done.wait(pause_s):
+        waited_s += pause_s
+        before_s, lasted_s = lasted_s, lasted_s + pause_s
+        is_new, is_long = progress.phase != phase, before_s < SHOWN_AFTER_S <= lasted_s
+        if is_new:
+            phase, lasted_s = progress.phase, 0.0
+        if is_new or is_long or waited_s >= interval_s:
+            waited_s = 0.0
+            yield progress.state(), False
     yield progress.state(), True
 
 
@@ -151,9 +166,9 @@ def _show_nothing(states: _States) -> None:
 
 
 def describe(state: ProgressState) -> str:
-    """Returns the state as one line."""
-    if state.rows == state.skipped_rows and state.phase:
-        return _before_first_row(state)
+    """Returns the state as one line; empty if there is nothing to say."""
+    if not _has_rows(state):
+        return _phrase(state)
     of_total = f" of {state.total_rows:,}" if state.total_rows is not None else ""
     parts = [f"{state.rows:,}{of_total} rows"]
     if state.skipped_rows:
@@ -161,7 +176,8 @@ def describe(state: ProgressState) -> str:
     if state.total_chunks is not None:
         parts.append(f"{state.chunks:,} of {state.total_chunks:,} chunks")
     if state.rows_per_s:
-        parts.append(f"{_rate(state.rows_per_s)} ({_rate(state.rows_per_s_now)} now)")
+        now = format_rate(state.rows_per_s_now)
+        parts.append(f"{format_rate(state.rows_per_s)} ({now} now)")
     if state.eta_s:
         parts.append(f"{format_seconds(state.eta_s)} left")
     if state.errors:
@@ -169,20 +185,28 @@ def describe(state: ProgressState) -> str:
     if state.padding_share:
         parts.append(f"{state.padding_share:.1%} padding")
     if state.bottleneck:
-        parts.append(describe_bottleneck(state.bottleneck))
+        parts.append(f"bottleneck: {describe_bottleneck(state.bottleneck)}")
+    if state.phase == PUBLISH:
+        parts.append(_phrase(state))
     return ", ".join(parts)
 
 
-def describe_bottleneck(bottleneck: tuple[str, float]) -> str:
-    """Returns the slowest step and its share of the time, as a phrase."""
-    step, share = bottleneck
-    return f"{step} {share:.0%} of the time"
+def _has_rows(state: ProgressState) -> bool:
+    """Returns whether there are rows of this run, or all was done before."""
+    return state.rows > state.skipped_rows or (not state.phase and state.total_rows is not None)
+
+
+def _phrase(state: ProgressState) -> str:
+    """Returns what the run is at, and for how long if that is worth a word."""
+    phrase = PHRASES.get(state.phase, state.phase)
+    since = f" ({format_seconds(state.phase_s)})" if state.phase_s >= SHOWN_AFTER_S else ""
+    return f"{phrase}{since}"
 
 
 def describe_devices(state: ProgressState) -> list[str]:
     """Returns one line per device, its rows and current rate, for at most `MAX_DEVICES`."""
     lines = [
-        f"{printable(device.device)}: {device.rows:,} rows, {_rate(device.rows_per_s)} now"
+        f"{printable(device.device)}: {device.rows:,} rows, {format_rate(device.rows_per_s)} now"
         for device in state.devices[:MAX_DEVICES]
     ]
     if len(state.devices) > MAX_DEVICES:
@@ -190,30 +214,12 @@ def describe_devices(state: ProgressState) -> list[str]:
     return lines
 
 
-def format_seconds(seconds: float) -> str:
-    """Returns a duration for people: `42 s`, `3 min 5 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _rate(rows_per_s: float) -> str:
-    digits = 0 if rows_per_s >= 10 or not rows_per_s else 2
-    return f"{rows_per_s:,.{digits}f} rows/s"
-
-
-def _before_first_row(state: ProgressState) -> str:
-    waits = {PREPARE: "tokenising the input", START: "starting the workers"}
-    return waits.get(state.phase, "loading the model")
-
-
 def _print_lines(stream: TextIO, states: _States) -> None:
     introduced: set[str] = set()
     last = ""
-    for state, _ in states:
+    for state, is_last in states:
+        if not _has_rows(state) and (is_last or state.phase_s < SHOWN_AFTER_S):
+            continue
         lines = [
             f"running on {printable(device.device)}"
             for device in state.devices[:MAX_DEVICES]
@@ -269,16 +275,21 @@ def _show_bar(stream: TextIO, states: _States) -> None:
     console = _BarConsole(file=stream, force_terminal=True, force_jupyter=False)
     # Without rich's own thread, so that an error of the stream is raised here. What the run prints
     # goes above the bar, unless it goes to a file.
+    spinner = Spinner("dots")
     with Live(
         console=console,
         auto_refresh=False,
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     ) as live:
-        for state, _ in states:
-            live.update(_as_bar(state), refresh=True)
+        for state, is_last in states:
+            live.transient = is_last and not _has_rows(state)
+            live.update(_as_bar(state, spinner), refresh=True)
 
 
-def _as_bar(state: ProgressState) -> Group:
+def _as_bar(state: ProgressState, spinner: Spinner) -> RenderableType:
+    if not _has_rows(state):
+        spinner.update(text=Text(describe(state)))
+        return spinner
     bar = Table.grid(padding=(0, 1))
     total = state.total_rows
     bar.add_row(
@@ -293,13 +304,15 @@ def _show_in_notebook(make_html: Callable[[str], Any], handle: Any, states: _Sta
 
     Source: https://rich.readthedocs.io/en/stable/progress.html (no automatic refresh in Jupyter).
     """
-    for state, _ in states:
-        handle.update(make_html(as_html(state)))
+    for state, is_last in states:
+        is_empty = is_last and not _has_rows(state)
+        handle.update(make_html("" if is_empty else as_html(state)))
 
 
 def as_html(state: ProgressState) -> str:
     """Returns the state as an HTML fragment with escaped texts."""
-    known = "" if state.total_rows is None else f'value="{state.rows}" max="{state.total_rows}" '
+    is_known = state.total_rows is not None and _has_rows(state)
+    known = f'value="{state.rows}" max="{state.total_rows}" ' if is_known else ""
     lines = [describe(state), *describe_devices(state)]
     text = "<br>".join(html.escape(line) for line in lines)
     return f'<div><progress {known}style="width: 24em"></progress><br>{text}</div>'

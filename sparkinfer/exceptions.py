@@ -72,7 +72,7 @@ def _replace_causes(error: BaseException) -> None:
 
 
 class UsageError(SparkInferError):
-    """The call cannot work as it stands; nothing has been started."""
+    """The call cannot work as it is; nothing has been started."""
 
 
 class ConfigError(UsageError, ValueError):

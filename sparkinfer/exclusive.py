@@ -1,6 +1,6 @@
 """Creating a small file unless it exists, as surely as its file system can.
 
-Who won is told by the content: a caller writes something of its own and reads the file afterwards.
+Who won shows in the content: a caller writes something of its own and reads the file afterwards.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ _MOST_BITS = 1_000
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
-    """Returns a text of at most so many characters: its middle is left out, its length told.
+    """Returns a text of at most so many characters: its middle is left out, its length given.
 
     The end stays, since it says what to do.
     """

@@ -108,7 +108,7 @@ def _joined(flat: Any, given: Any) -> Any:
 def read_models(given: Sequence[str]) -> dict[str, Any]:
     """Returns the options that the values of `--model` stand for.
 
-    What stands before the first = is a name if it looks like one; a path that begins so is given as
+    What precedes the first = is a name if it looks like one; a path that begins so is given as
     ./PATH.
 
     Raises:

@@ -81,7 +81,7 @@ def _functions(value: Any) -> Any:
 
 
 def read_batch_size(value: Any) -> Any:
-    """Returns a number of rows, or what stands for one.
+    """Returns a number of rows, or what is written for one.
 
     Raises:
         ValueError: it is neither; says what was expected.
@@ -119,7 +119,7 @@ class FunctionConfig(Options):
     """Whether each row gives one row, so that a batch that fails may be halved until the rows that
     it fails over are alone; null: as it turns out."""
     num_cpus: float | None = field(default=None, metadata=above(0))
-    """Cores that a worker needs; so many fewer run at once on a host."""
+    """Cores that a worker needs; the more, the fewer run at once on a host."""
     max_errored_batches: int | None = field(default=None, metadata=at_least(0))
     """Batches that may fail over a row before this run stops; null: any number."""
     args: tuple[object, ...] = ()
@@ -172,7 +172,7 @@ class ChunksConfig(Options):
     """How the input is cut into chunks, the unit of commit and resume."""
 
     target_rows: int | None = field(default=None, metadata=at_least(1))
-    """Most rows of a chunk; None: by what the model runs on, rows and text counted. Larger
+    """Maximum rows of a chunk; None: by what the model runs on, rows and text counted. Larger
     row groups are cut."""
 
 
@@ -189,11 +189,11 @@ class CsvConfig(Options):
     """Character that, before a quote or itself within quotes, makes that part of the field, as in
     files that Spark writes (a backslash); None: quotes are doubled."""
     encoding: str | None = field(default=None, metadata=read_by(_encoding))
-    """Such as `latin-1`; None: told by a byte order mark, else UTF-8."""
+    """Such as `latin-1`; None: by a byte order mark, else UTF-8."""
     header: bool = True
     """Whether the first row holds the names; if not, they are `_c0`, `_c1`, ..."""
     null: str | None = None
-    """Text that stands for null where it is not in quotes, besides no text at all."""
+    """Text that means null where it is not in quotes, besides no text at all."""
 
 
 def _columns(value: Any) -> Any:
@@ -218,8 +218,8 @@ class VectorsConfig(Options):
     metadata: tuple[str, ...] = field(default=(), metadata=read_by(_columns))
     """Columns of the output that are kept beside each vector."""
     distance: Literal["cosine", "l2", "ip"] = "cosine"
-    """By which the store compares vectors: one minus the cosine, Euclidean, or the inner product
-    with its sign turned."""
+    """How the store compares vectors: one minus the cosine, Euclidean, or the negative inner
+    product."""
     batch_rows: int = field(default=1000, metadata=at_least(1))
     """Rows that are sent to the store at a time."""
     parquet: bool = True
@@ -233,7 +233,7 @@ class DeltaConfig(Options):
     """A Delta table to which finished chunks are appended."""
 
     table: str | None = field(default=None, metadata=PATH | NOT_EMPTY)
-    """Folder of the table, which is made if it is not there; None: there is none."""
+    """Folder of the table, created if it does not exist; None: there is none."""
 
 
 @dataclass(frozen=True, init=False)
@@ -243,7 +243,7 @@ class TableConfig(Options):
     name: str | None = field(default=None, metadata=NOT_EMPTY)
     """`table`, `schema.table` or `catalog.schema.table`; None: there is none."""
     mode: Literal["append", "replace"] = "append"
-    """Whether what the table holds stays; it is made if it is not there."""
+    """Whether what the table holds stays; it is created if it does not exist."""
 
 
 @dataclass(frozen=True, init=False)
@@ -266,7 +266,7 @@ class TemplateConfig(Options):
     """How columns are put into `input_template`."""
 
     null: str | None = None
-    """What stands for a null; None: a row with a null in any of the columns has no text."""
+    """What replaces a null; None: a row with a null in any of the columns has no text."""
 
 
 @dataclass(frozen=True, init=False)
@@ -280,8 +280,8 @@ class PreprocessConfig(Options):
     batch_format: Literal["pandas", "pyarrow"] = "pandas"
     """Whether it is given a Series or an Arrow array."""
     version: str | None = None
-    """Whatever tells one state of the function's surroundings from another; its own source is
-    looked at."""
+    """Anything that identifies a version of what the function depends on; its own source is
+    compared in any case."""
 
 
 def _strings(value: Any) -> Any:
@@ -300,23 +300,23 @@ class GenerationConfig(Options):
     """
 
     max_new_tokens: int | None = field(default=None, metadata=at_least(1))
-    """Most tokens to generate for a row; None: as the model's files say, else 256."""
+    """Maximum tokens to generate for a row; None: as the model's files say, else 256."""
     min_new_tokens: int | None = field(default=None, metadata=at_least(0))
-    """Least tokens to generate before a text may end."""
+    """Minimum tokens to generate before a text may end."""
     do_sample: bool | None = None
     """Draw each token by its probability, rather than take the most probable one."""
     temperature: float | None = field(default=None, metadata=above(0))
     """Divides the logits before a token is drawn."""
     top_k: int | None = field(default=None, metadata=at_least(0))
-    """Draw among so many most probable tokens; 0: among all."""
+    """Draw among this many of the most probable tokens; 0: among all."""
     top_p: float | None = field(default=None, metadata=between(0, 1))
-    """Draw among the most probable tokens that have so much of the probability together."""
+    """Draw among the most probable tokens that together have this much of the probability."""
     seed: int | None = field(default=None, metadata=at_least(0))
     """Of what is drawn; a prompt and a seed determine it. None: 0."""
     repetition_penalty: float | None = field(default=None, metadata=above(0))
-    """Above 1, makes tokens less probable that were there before."""
+    """Above 1, makes tokens less probable that occurred before."""
     no_repeat_ngram_size: int | None = field(default=None, metadata=at_least(0))
-    """No so many tokens in a row come twice; 0: they may."""
+    """No sequence of this many tokens occurs twice; 0: any may."""
     num_beams: int | None = field(default=None, metadata=at_least(1))
     """Continuations that are followed at once; the best one is the result."""
     length_penalty: float | None = None

@@ -1,8 +1,8 @@
 """Keeps passwords, keys and tokens out of messages, log lines, manifests and reports.
 
-What is a secret is told by the name of a setting (`fs.s3a.secret.key=...`), by how secrets look
-(URLs with a password, tokens of known services) and by what this process knows to be one: the
-values of such environment variables and Spark settings.
+A secret is recognised by the name of a setting (`fs.s3a.secret.key=...`), by how secrets look (URLs
+with a password, tokens of known services) and by what this process knows to be one: the values
+of such environment variables and Spark settings.
 
 It is used where a text leaves: `exceptions` for every error, `logs` for every log line, `terminal`
 for everything that is printed.
@@ -27,7 +27,7 @@ _KEYS = frozenset(
         *("shared", "signing", "storage"),
     )
 )
-"""What stands before `key` in the name of a secret; `key` alone is any key."""
+"""What precedes `key` in the name of a secret; `key` alone is any key."""
 
 _OF_TOKENIZERS = frozenset(("bos", "cls", "eos", "mask", "pad", "sep", "special", "unk"))
 _NOT_THE_VALUE = frozenset(
@@ -133,7 +133,7 @@ def _plain_url(match: re.Match[str]) -> str:
     """Returns a URL with its scheme, host and path."""
     scheme, rest = match[1], _without_user_info(match[1].lower(), match[2])
     place, mark, query = rest.partition("?")
-    # Elsewhere than on the web, a question mark alone stands for any character of a name.
+    # Elsewhere than on the web, a question mark alone means any character of a name.
     if mark and (match[1].lower() in _WEB or re.match(r"[\w.~\-]+=", query)):
         return f"{scheme}://{place}?{HIDDEN}{_closing(query)}"
     place, mark, fragment = rest.partition("#")

@@ -65,7 +65,7 @@ class _Hearing:
             return
         self.number = self.number or number
         self._first.set()
-        raise self._stopped()  # in no variable: its traceback would then keep it for ever
+        raise self._stopped()  # in no variable: its traceback would then keep it forever
 
     def _stopped(self) -> Stopped:
         stopped = Stopped()

@@ -322,3 +322,8 @@ def _protocols(fs: Any) -> set[str]:
 
 def _has_scheme(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
+
+
+def literal_path(path: str) -> str:
+    """Returns a path escaped so that Spark's reader does not take it for a pattern."""
+    return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)

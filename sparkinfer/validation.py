@@ -97,7 +97,7 @@ class Options:
 
     given: frozenset[str]
     SHORTHAND: ClassVar[str] = ""
-    """Name of the option that a value in place of a group stands for; empty: there is none."""
+    """Name of the option that a value in place of a group sets; empty: there is none."""
 
     def __init_subclass__(cls) -> None:
         # In each class, where `dataclass` would put one that shows every value.

@@ -14,12 +14,12 @@ import yaml
 class YamlTextError(ValueError):
     """A text is not YAML, or not YAML that is accepted; the message says what is wrong and where.
 
-    It is always caught and told with the name of the file.
+    It is always caught and reported with the name of the file.
     """
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the value that a YAML text stands for, of plain types.
+    """Returns the value of a YAML text, of plain types.
 
     Raises:
         YamlTextError: it is not YAML, repeats a key, or holds a value that there cannot be.

@@ -41,6 +41,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def _no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has runs in this process end without drawing, of which there are hundreds."""
+    monkeypatch.setattr("sparkinfer.api.functions.report_at_end", lambda config: None)
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """A session on `local[2]` in this process."""
@@ -164,3 +170,11 @@ def ranks_in_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setitem(horovod.LAUNCHERS, "torch", RanksInTurn)
     yield {"num_workers": 2, "horovod": {"launcher": "torch", "reader": "pyarrow"}}
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_line_for_slow_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed must not depend on how long this machine takes before the first row."""
+    from sparkinfer import display
+
+    monkeypatch.setattr(display, "SHOWN_AFTER_S", 3600.0)

@@ -25,12 +25,13 @@ from sparkinfer.models.gate import Verdict
 from sparkinfer.models.tasks import make_task
 from sparkinfer.models.tasks.base import scored_schema
 from sparkinfer.option_groups import TaskConfig
+from sparkinfer.plan.phases import LOAD
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
 from sparkinfer.plan.prelude import Prelude
-from sparkinfer.plan.progress import SCORE, Progress
-from sparkinfer.rows.mending import Mending
+from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.processor import ProcessorSpec
+from sparkinfer.rows.rescoring import Rescoring
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.storage import make_folder
@@ -111,7 +112,7 @@ class MadeUpEngine:
     def score(
         self, plan: Plan, tasks: Iterable[ChunkTask], ledger: ChunkLedger, progress: Progress
     ) -> None:
-        progress.enter(SCORE)
+        progress.enter(LOAD)
         self.calls.append([])
         processor = _made_up(plan.processor, partial(self.scores, failing=self.failing))
         for task in tasks:
@@ -166,11 +167,11 @@ def _number_in(text: str) -> int:
 
 
 def _made_up(spec: Any, scores: Callable[..., pa.Table]) -> Any:
-    """Returns a processor that stands for another, and mends where that does."""
-    if not isinstance(spec, Mending):
+    """Returns a processor that stands for another, and rescores where that does."""
+    if not isinstance(spec, Rescoring):
         return _MadeUp(spec, scores)
-    mending: Any = Mending(_MadeUp(spec.inner, scores))  # type: ignore[arg-type]
-    return mending.open(None, None)
+    rescoring: Any = Rescoring(_MadeUp(spec.inner, scores))  # type: ignore[arg-type]
+    return rescoring.open(None, None)
 
 
 def _plain(scored: pa.Schema, plan: Plan) -> pa.Schema:

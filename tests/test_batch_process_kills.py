@@ -63,7 +63,7 @@ def test_a_signal_pauses_after_the_step_at_hand_and_nothing_is_repeated(tmp_path
     paused = call(tmp_path, {"batch:1:2": "stop driver"}, **loader)
     assert paused.returncode == 1
     assert "paused after" in paused.stderr
-    assert "run the same call to go on" in paused.stderr
+    assert "run the same call to resume" in paused.stderr
     run = sparkinfer.read_batch_run(str(tmp_path / "out"))
     assert not run.finished
     journal = Journal(tmp_path / "journal")

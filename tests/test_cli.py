@@ -10,7 +10,9 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from sparkinfer.api import functions
 from sparkinfer.cli import main
+from sparkinfer.exceptions import JobError
 from sparkinfer.report.facts import read_facts
 
 
@@ -43,7 +45,8 @@ def test_score_writes_rows_and_says_what_it_did(
 ) -> None:
     assert main([*arguments(source, classifier), "--label-col", "y"]) == 0
     said = capsys.readouterr()
-    assert "scored     2 rows, 0 of them with an error" in said.out
+    assert re.match(r"Scored 2 rows in \d+ s \(.+ rows/s while scoring\) on 1 CPU slot ", said.out)
+    assert re.search(r" with \w+ in float32\.\n", said.out)
     assert "accuracy " in said.out
     assert str(source.parent / "out") in said.out
     assert "2 of 2 rows, 1 of 1 chunks" in said.err
@@ -110,7 +113,7 @@ def test_a_finished_run_is_done_and_another_one_needs_overwrite(
     assert main(arguments(source, classifier)) == 0
     capsys.readouterr()
     assert main(arguments(source, classifier)) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    assert "Nothing to do: all 2 rows had been scored before." in capsys.readouterr().out
     other = [*arguments(source, classifier), "--max-length", "8"]
     assert main(other) == 2
     assert "max_length was None, is 8" in capsys.readouterr().err
@@ -202,9 +205,87 @@ def test_the_demo_scores_the_carried_sample_offline(
     output = tmp_path / "demo"
     assert main(["demo", "--engine", "local", "--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert "first rows of" in said
+    assert re.search(r"^ *id +text", said, re.M)
     assert "accuracy          0.9" in said
     frame = pads.dataset(str(output), format="parquet").to_table().to_pandas()
     assert frame["id"].is_unique
     assert frame["error"].notna().sum() == frame["text"].isna().sum() > 0
     assert frame["truncated"].astype(bool).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["score", "--engine", "locl"],
+            "--engine 'locl': expected one of pandas_udf, horovod, local; did you mean 'local'?",
+        ),
+        (
+            ["doctor", "--dtype", "fp8"],
+            "--dtype 'fp8': expected one of auto, float32, bfloat16, float16; see sparkinfer "
+            "doctor --help",
+        ),
+        (["scor"], "COMMAND 'scor': expected one of score, search, status, doctor, tune, demo; "
+         "did you mean 'score'?"),
+        (["score", "--imput", "x"], "unknown option --imput; did you mean --input?"),
+        (["status", "out", "--zzz=1"], "unknown option --zzz; see sparkinfer status --help"),
+        (["score", "--model"], "--model: expected one argument; see sparkinfer score --help"),
+        (
+            ["tune", "--num-workers", "two"],
+            "--num-workers 'two': expected a whole number; see sparkinfer tune --help",
+        ),
+        (["search", "store"], "the following arguments are required: TEXT; see sparkinfer search "
+         "--help"),
+        (["status", "a", "b"], "1 argument(s) too many, which belong to no option; see sparkinfer "
+         "status --help"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_one_line_that_names_the_nearest(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(given)
+    assert stop.value.code == 2
+    assert capsys.readouterr() == ("", f"sparkinfer: error: {said}\n")
+
+
+def test_help_is_in_groups_and_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    said = capsys.readouterr().out
+    titles = re.findall(r"^(\w[\w ]*):$", said, re.M)
+    assert titles[-8:] == [
+        *("what to score", "model", "output", "repeated runs", "speed", "cluster", "all options"),
+        "messages",
+    ]
+    words = " ".join(said.split())
+    assert "moves the rows (default: pandas_udf)" in words
+    assert words.count("(default: auto)") >= 4
+
+
+def test_a_run_ends_with_its_first_rows(
+    source: Path,
+    classifier: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    long = "a very good film " * 20
+    pq.write_table(pa.table({"id": range(9), "text": [long] * 9}), source)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(arguments(source, classifier)) == 0
+    shown = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    assert shown[0].split()[:3] == ["id", "text", "prediction"]
+    assert [row.split()[0] for row in shown[1:]] == ["0", "1", "2", "3", "4"]
+    assert long[:40] in shown[1]
+    assert long not in shown[1]
+
+
+def test_a_demo_that_fails_shows_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise JobError("it failed")
+
+    monkeypatch.setattr(functions, "run_job", fail)
+    assert main(["demo", "--engine", "local", "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr() == ("", "sparkinfer: error: it failed\n")

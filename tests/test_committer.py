@@ -121,7 +121,7 @@ class CutsFiles(MadeUpEngine):
 
 
 def test_a_file_that_is_not_whole_is_not_published(config: ScoringConfig) -> None:
-    with pytest.raises(JobError, match="is no whole Parquet file"):
+    with pytest.raises(JobError, match="is not a complete Parquet file"):
         run_made_up(config, CutsFiles(config))
     assert ids_of(config.output) == []
 

@@ -95,7 +95,7 @@ def test_a_kill_right_after_a_commit_does_not_double_it(
         assert delta_ids(fresh) == list(range(80))
 
 
-def test_mended_rows_take_the_place_of_the_chunks_own(
+def test_recovered_rows_take_the_place_of_the_chunks_own(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(config.output, monkeypatch).watch_changes()

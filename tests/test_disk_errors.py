@@ -4,10 +4,8 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from botocore.exceptions import (
@@ -19,14 +17,15 @@ from botocore.exceptions import (
 )
 
 import sparkinfer
-from sparkinfer.disk_errors import disk_errors_told, is_passing
+from sparkinfer.disk_errors import disk_errors_reported, is_passing
 from sparkinfer.exceptions import ConfigError, JobError, TooManyErrorsError
+from sparkinfer.plan.progress import Progress
 from tests.fuse_mount import FuseMount
 from tests.made_up_engine import write_input
 
 
 def told(error: BaseException) -> str:
-    with pytest.raises(JobError) as raised, disk_errors_told("/data/out"):
+    with pytest.raises(JobError) as raised, disk_errors_reported("/data/out"):
         raise error
     assert raised.value.__cause__ is error
     return raised.value.message
@@ -39,7 +38,7 @@ def caused(error: Exception, by: Exception) -> Exception:
 
 def test_a_limit_of_errors_that_is_reached_is_not_told_as_one_of_the_errors() -> None:
     said = "3 rows have an error, and 2 are allowed: 3 x 'model: OSError: [Errno 2] No such: '/x''"
-    with pytest.raises(TooManyErrorsError) as raised, disk_errors_told("/data/out"):
+    with pytest.raises(TooManyErrorsError) as raised, disk_errors_reported("/data/out"):
         raise TooManyErrorsError(said)
     assert raised.value.message == said
 
@@ -84,7 +83,7 @@ def test_an_error_of_the_file_system_is_told_with_path_and_remedy(
     ],
 )
 def test_other_errors_stay_as_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, disk_errors_told("/data/out"):
+    with pytest.raises(type(error)) as raised, disk_errors_reported("/data/out"):
         raise error
     assert raised.value is error
 
@@ -101,13 +100,14 @@ def config(classifier: Path, tmp_path: Path, mount: FuseMount) -> sparkinfer.Sco
     )
 
 
-def when_scoring_begins(act: Callable[[], object]) -> Any:
-    @contextmanager
-    def display(progress: object) -> Iterator[None]:
-        act()
-        yield
+def when_scoring_begins(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    expect = Progress.expect
 
-    return display
+    def begin(progress: Progress, *what: int | None) -> None:
+        act()
+        expect(progress, *what)
+
+    monkeypatch.setattr(Progress, "expect", begin)
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("pandas_udf", marks=pytest.mark.spark)])
@@ -116,24 +116,26 @@ def test_a_disk_that_fills_up_during_a_run_is_told_and_the_run_resumes(
     mount: FuseMount,
     engine: str,
     request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spark = None if engine == "local" else request.getfixturevalue("spark")
     config = config.replace(engine=engine)
-    fill = when_scoring_begins(lambda: mount.switch(refused={"write": "ENOSPC"}))
+    when_scoring_begins(monkeypatch, lambda: mount.switch(refused={"write": "ENOSPC"}))
     with pytest.raises(JobError) as raised:
-        sparkinfer.run(config, spark, fill)
+        sparkinfer.run(config, spark)
     assert str(config.output) in raised.value.message
     assert " has no space left: free some on its disk" in raised.value.message
     mount.switch()
+    monkeypatch.undo()
     assert sparkinfer.run(config, spark).rows == 80
 
 
 def test_an_output_that_is_deleted_during_a_run_is_told_with_its_path(
-    config: sparkinfer.ScoringConfig, mount: FuseMount
+    config: sparkinfer.ScoringConfig, mount: FuseMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delete = when_scoring_begins(lambda: shutil.rmtree(mount.backing / "out"))
+    when_scoring_begins(monkeypatch, lambda: shutil.rmtree(mount.backing / "out"))
     with pytest.raises(JobError) as raised:
-        sparkinfer.run(config.replace(engine="local"), display=delete)
+        sparkinfer.run(config.replace(engine="local"))
     assert str(config.output) in raised.value.message
     # Whichever is missed first: a file in it, or the lease.
     assert re.search("is gone: deleted or moved|its file was removed", raised.value.message)

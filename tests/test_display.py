@@ -16,18 +16,19 @@ from sparkinfer.display import (
     as_html,
     describe,
     describe_devices,
-    format_seconds,
     live_display,
-    notebook_display,
 )
 from sparkinfer.exceptions import ConfigError
-from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
+from sparkinfer.plan import phases
+from sparkinfer.plan.phases import CHECKS, GATE, LOAD, PHRASES, PREPARE, PUBLISH, SCORE, SESSION
+from sparkinfer.plan.progress import Progress
+from sparkinfer.plan.wording import format_rate, format_seconds
 from sparkinfer.workers.channel import WorkerReport
 from sparkinfer.workers.statistics import ScoringStatistics
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that moves when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -76,6 +77,7 @@ class BrokenStream(io.StringIO):
 def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BAR", "NOTEBOOK", "LINES", "JSON"):
         monkeypatch.setattr(display, f"{name}_INTERVAL_S", 0.01)
+    monkeypatch.setattr(display, "SHOWN_AFTER_S", 1.0)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -112,16 +114,19 @@ def test_what_is_not_known_is_left_out_of_the_line() -> None:
 @pytest.mark.parametrize(
     ("phase", "text"),
     [
+        (SESSION, "starting Spark"),
+        (GATE, "trying the model out"),
         (PREPARE, "tokenising the input"),
-        (START, "starting the workers"),
-        (SCORE, "loading the model"),
+        (LOAD, "loading the model"),
     ],
 )
 def test_before_the_first_row_the_line_says_what_is_waited_for(phase: str, text: str) -> None:
-    progress = Progress(total_rows=100)
+    progress = Progress(total_rows=100, clock=(clock := Clock()))
     progress.skip(50, 1)
     progress.enter(phase)
     assert describe(progress.state()) == text
+    clock.now += 75
+    assert describe(progress.state()) == f"{text} (1 min 15 s)"
 
 
 def test_devices_have_a_line_each_up_to_a_limit() -> None:
@@ -215,7 +220,7 @@ def test_each_line_of_json_can_be_read_by_itself() -> None:
     assert (last["rows"], last["total_rows"], last["skipped_rows"]) == (50, 100, 25)
     assert (last["chunks"], last["total_chunks"], last["errors"]) == (2, 4, 2)
     assert set(last) == {
-        "event", "phase", "elapsed_s", "rows", "total_rows", "skipped_rows", "chunks",
+        "event", "phase", "phase_s", "elapsed_s", "rows", "total_rows", "skipped_rows", "chunks",
         "total_chunks", "rows_per_s", "rows_per_s_now", "eta_s", "errors", "padding_share",
         "devices", "bottleneck",
     }  # fmt: skip
@@ -361,20 +366,6 @@ def test_a_notebook_updates_one_output_of_its_cell(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_call_from_python_shows_nothing_but_in_a_notebook(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    threads = threading.active_count()
-    with notebook_display(scoring()):
-        assert threading.active_count() == threads
-    assert capsys.readouterr() == ("", "")
-    shown: list[str] = []
-    handle = FakeHandle(shown, "40 of 100 rows")
-    fake_ipython(monkeypatch, lambda page, *, display_id: handle, kernel=True)
-    with notebook_display(scoring()):
-        assert handle.seen.wait(5)
-
-
 def test_a_notebook_gets_lines_and_json_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_ipython(monkeypatch, pytest.fail, kernel=True)
     stream = Stream('"rows": 40', terminal=False)
@@ -412,3 +403,98 @@ def test_texts_in_html_are_escaped() -> None:
 def test_html_without_a_total_has_a_bar_without_a_value() -> None:
     page = as_html(scoring(None).state())
     assert "<progress style" in page
+
+
+def starting(phase: str = SESSION) -> Progress:
+    progress = Progress()
+    progress.enter(phase)
+    return progress
+
+
+def test_every_phase_of_a_run_has_a_phrase() -> None:
+    named = {value for name, value in vars(phases).items() if name.isupper() and name != "PHRASES"}
+    assert set(PHRASES) == named
+
+
+def test_json_has_an_event_for_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "JSON_INTERVAL_S", 1000.0)
+    monkeypatch.setattr(display, "LOOK_INTERVAL_S", 0.01)
+    stream = Stream('"phase": "gate"', terminal=False)
+    with live_display(progress := starting(), "json", stream):
+        progress.enter(GATE)
+        assert stream.seen.wait(5)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [event["event"] for event in events[-2:]] == ["progress", "end"]
+    assert events[-2]["rows"] == 0
+
+
+def test_a_line_says_what_the_run_is_at_before_there_are_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(display, "SHOWN_AFTER_S", 0.0)
+    stream = Stream("trying the model out", terminal=False)
+    with live_display(progress := starting(), "lines", stream):
+        progress.enter(GATE)
+        assert stream.seen.wait(5)
+    assert re.fullmatch(
+        r"sparkinfer: trying the model out \(\d+ s\)", stream.getvalue().split("\n")[-2]
+    )
+
+
+def test_a_phase_gets_its_line_once_it_is_long_and_not_only_at_the_next_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(display, "LINES_INTERVAL_S", 1000.0)
+    monkeypatch.setattr(display, "LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(display, "SHOWN_AFTER_S", 0.05)
+    stream = Stream("starting Spark", terminal=False)
+    with live_display(starting(), "lines", stream):
+        assert stream.seen.wait(5)
+
+
+def test_short_phases_get_no_line() -> None:
+    progress = Progress(clock=Clock())
+    progress.enter(CHECKS)
+    stream = Stream("", terminal=False)
+    with live_display(progress, "lines", stream):
+        progress.enter(SESSION)
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_shows_what_the_run_is_at_and_nothing_of_it_in_the_end_without_rows() -> None:
+    stream = Stream("starting Spark", terminal=True)
+    with live_display(starting(), "bar", stream):
+        assert stream.seen.wait(5)
+    assert "%" not in stream.getvalue()
+    assert stream.getvalue().endswith("\x1b[2K")
+
+
+def test_a_notebook_shows_what_the_run_is_at_and_nothing_of_it_in_the_end_without_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[str] = []
+    handle = FakeHandle(shown, "starting Spark")
+    fake_ipython(monkeypatch, lambda page, *, display_id: handle, kernel=True)
+    with live_display(starting()):
+        assert handle.seen.wait(5)
+    assert "<progress style" in shown[0]
+    assert shown[-1] == ""
+
+
+def test_rows_stay_while_the_output_is_completed() -> None:
+    progress = scoring()
+    progress.enter(PUBLISH)
+    assert describe(progress.state()) == "40 of 100 rows, 1 with an error, completing the output"
+
+
+def test_the_bottleneck_is_named() -> None:
+    progress = Progress()
+    statistics = ScoringStatistics(rows=1, forward_s=9.0, wait_s=1.0)
+    progress.update(WorkerReport("task 0", 0, "cpu", statistics))
+    assert describe(progress.state()) == "1 rows, bottleneck: the model, 90% of the time"
+
+
+def test_rates_are_written_for_people() -> None:
+    assert [format_rate(rate) for rate in (1020.4, 0.25, 0.0)] == [
+        "1,020 rows/s", "0.25 rows/s", "0 rows/s",
+    ]  # fmt: skip

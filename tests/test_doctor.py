@@ -82,9 +82,11 @@ def test_a_run_that_would_work_has_no_errors_and_leaves_nothing(
     assert "2 task slots" in found["executors"]
     assert found["workers"] == "2 x cpu"
     assert "'review'" in found["input"]
-    assert "none in float32 on cpu" in found["gate"]
+    assert "PyTorch in float32 on cpu" in found["gate"]
     assert "NEGATIVE, POSITIVE" in found["gate"]
-    assert all((finding.advice == "") == (finding.status == "ok") for finding in findings)
+    assert all(
+        (finding.advice == "") == (finding.status in ("ok", "skipped")) for finding in findings
+    )
     assert sorted(source.parent.iterdir()) == before
 
 
@@ -97,7 +99,7 @@ def test_a_master_other_than_that_of_the_session_is_an_error_and_what_needs_spar
     assert "a Spark session on 'local[2]' is active" in findings["spark"].found
     for name in ("settings", "executors", "gpus", "engine", "workers", "input", "gate"):
         assert findings[name].status == "skipped", name
-        assert findings[name].found == "it needs 'spark'"
+        assert findings[name].found == "it needs 'spark', which has an error"
     # These need no Spark.
     assert (findings["disk"].status, findings["model"].status) == ("ok", "ok")
 
@@ -109,7 +111,7 @@ def test_an_absent_gpu_that_was_asked_for_is_an_error(spark: SparkSession) -> No
     assert "device='cuda'" in findings["gpus"].found
     assert "--device cpu" in findings["gpus"].advice
     assert statuses(findings)["workers"] == statuses(findings)["gate"] == "skipped"
-    assert findings["gate"].found == "it needs 'gpus'"
+    assert findings["gate"].found == "it needs 'gpus', which has an error"
 
 
 @pytest.mark.spark
@@ -212,7 +214,7 @@ def test_the_local_engine_is_examined_without_spark(source: Path, classifier: Pa
     }
     assert not has_errors(findings.values())
     assert findings["gate"].status == "ok"
-    assert all(findings[name].advice for name in findings if findings[name].status != "ok")
+    assert not any(finding.advice for finding in findings.values() if finding.status == "skipped")
 
 
 def test_without_any_option_the_carried_model_stands_in() -> None:
@@ -236,12 +238,22 @@ def test_a_missing_column_is_an_error_that_names_the_nearest(source: Path) -> No
     assert finding.advice == "did you mean 'review'?"
 
 
+def test_a_column_that_is_not_there_keeps_the_model_from_being_tried(source: Path) -> None:
+    findings = findings_of(input=str(source), input_col="reviw", **LOCAL)
+    gate = findings["gate"]
+    assert (gate.status, gate.found) == ("skipped", "it needs 'input', which has an error")
+    assert gate.advice == ""
+
+
 def test_a_missing_model_is_an_error_and_the_gate_is_skipped() -> None:
     findings = findings_of(model="/nowhere/model", **LOCAL)
     assert findings["model"].status == "error"
     assert "/nowhere/model" in findings["model"].found
     assert findings["model"].advice
-    assert (findings["gate"].status, findings["gate"].found) == ("skipped", "it needs 'model'")
+    assert (findings["gate"].status, findings["gate"].found) == (
+        "skipped",
+        "it needs 'model', which has an error",
+    )
 
 
 def test_a_model_that_does_not_load_is_an_error_of_the_gate(
@@ -262,8 +274,8 @@ def test_a_way_that_the_gate_rejects_is_a_warning(classifier: Path) -> None:
     options = {**LOCAL, "dtype": "bfloat16", "gate": {"tolerance": 1e-12}}
     finding = finding_of("gate", model=str(classifier), **options)
     assert finding.status == "warning"
-    assert "none in float32" in finding.found
-    assert "not used: none in bfloat16: differs from float32" in finding.found
+    assert "PyTorch in float32" in finding.found
+    assert "not used: PyTorch in bfloat16: differs from float32" in finding.found
 
 
 def test_an_output_that_cannot_be_written_is_an_error() -> None:

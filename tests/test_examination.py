@@ -115,7 +115,7 @@ def test_attention_with_random_hashes_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_of_another_model_is_refused(classifier: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(classifier, tmp_path / "model"))
     save_model(folder, "GPT2", n_embd=8, n_head=1, n_layer=1, vocab_size=2)
-    with pytest.raises(ModelLoadError, match="makes nothing that the model knows"):
+    with pytest.raises(ModelLoadError, match="makes no token that the model knows"):
         verdict_of(folder)
 
 

@@ -42,7 +42,7 @@ def test_other_values_have_another_digest_and_the_same_have_the_same(tmp_path: P
 def test_a_file_that_is_cut_off_is_broken(tmp_path: Path, end: int) -> None:
     path = write(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(BrokenFileError, match="no whole Parquet file"):
+    with pytest.raises(BrokenFileError, match="not a complete Parquet file"):
         footer_of(path)
 
 

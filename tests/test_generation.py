@@ -364,7 +364,7 @@ def test_wrong_messages_are_their_rows_errors(chat_model: Path) -> None:
         "message 0 has no content",
         "message 0 has no role",
         "chat template: TemplateError: no such role",
-        "the last message is the assistant's, expected one to answer",
+        "the last message is the assistant's, expected one that it can answer",
         "message 0 has no role",
         "text is null",
         None,
@@ -388,7 +388,8 @@ def test_a_message_that_is_too_long_is_cut_where_that_is_asked_for(chat_model: P
     assert rows[0]["generated_text"] == rows[2]["generated_text"]
     asked = [messages(("user", "red " * 12), ("user", "one"))]
     [row] = score(model, options, asked)
-    assert row["error"] == "prompt: what is not cut of it takes more than max_length=12 tokens"
+    said = "prompt: its part that is never cut takes more than max_length=12 tokens"
+    assert row["error"] == said
 
 
 def test_messages_with_bytes_that_are_no_text_cost_their_row_alone(chat_model: Path) -> None:

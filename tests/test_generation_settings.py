@@ -273,7 +273,7 @@ def test_a_translation_names_its_languages_where_there_are_several(t5: Path) -> 
 def test_languages_are_refused_where_nothing_knows_them(tmp_path: Path) -> None:
     folder = make_generator(tmp_path / "model", "bart")
     options = {"src_lang": "en", "tgt_lang": "de"}
-    with pytest.raises(ConfigError, match="files name no languages, so that it would translate as"):
+    with pytest.raises(ConfigError, match="files name no languages, so that it would ignore these"):
         task_of(folder, "translation", task_options=options, generation={"max_new_tokens": 4})
 
 

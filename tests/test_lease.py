@@ -394,11 +394,11 @@ def test_a_holder_that_cannot_look_for_others_stops(
 def test_a_holder_whose_store_hangs_stops(
     tmp_path: Path, leases: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hangs, mended = threading.Event(), threading.Event()
+    hangs, repaired = threading.Event(), threading.Event()
 
     def hang(path: str, text: str) -> None:
         hangs.set()
-        mended.wait(WAIT_S)
+        repaired.wait(WAIT_S)
 
     lease = leases(tmp_path, lost_after_s=0.4)
     with monkeypatch.context() as broken:
@@ -410,7 +410,7 @@ def test_a_holder_whose_store_hangs_stops(
             with pytest.raises(LeaseLostError, match="the store does not answer"):
                 lease.check()
         finally:
-            mended.set()
+            repaired.set()
         lease.release()
 
 

@@ -165,7 +165,7 @@ def test_the_model_is_registered_where_there_is_a_name_for_it(kernel: Kernel) ->
 @pytest.mark.spark
 def test_a_pandas_udf_scores_with_deepspeed_and_shows_its_progress(kernel: Kernel) -> None:
     cells = kernel.run(*code_of("pandas_udf_and_deepspeed"))
-    assert "model      deepspeed in" in text_of(cells)
+    assert "with DeepSpeed in" in text_of(cells)
     assert "accuracy          0.9" in text_of(cells)
     [bar] = bars_of(cells)
     assert 'value="2000" max="2000"' in bar
@@ -174,7 +174,7 @@ def test_a_pandas_udf_scores_with_deepspeed_and_shows_its_progress(kernel: Kerne
 @pytest.mark.spark
 def test_horovod_scores_what_petastorm_reads(kernel: Kernel) -> None:
     cells = kernel.run(*code_of("horovod_and_petastorm"))
-    assert "scored     2,000 rows" in text_of(cells)
+    assert "Scored 2,000 rows in" in text_of(cells)
     assert "'prepare':" in text_of(cells)
     assert len(bars_of(cells)) == 1
 

@@ -5,13 +5,8 @@ from collections.abc import Iterable
 import pytest
 
 from sparkinfer.plan import progress as progress_module
-from sparkinfer.plan.progress import (
-    ETA_AFTER_S,
-    MAX_WORKER_NAMES,
-    RATE_WINDOW_S,
-    SCORE,
-    Progress,
-)
+from sparkinfer.plan.phases import CHECKS, LOAD, MODEL, SCORE
+from sparkinfer.plan.progress import ETA_AFTER_S, MAX_WORKER_NAMES, RATE_WINDOW_S, Progress
 from sparkinfer.workers.channel import ProgressAddress, ProgressClient, ProgressServer, WorkerReport
 from sparkinfer.workers.statistics import ScoringStatistics
 
@@ -23,7 +18,7 @@ def report(
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that moves when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -33,17 +28,17 @@ class Clock:
 
 
 class Waiting(Progress):
-    """A progress that says when it was told something, and what."""
+    """A progress that says when it received a report, and which."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = threading.Event()
+        self.received = threading.Event()
         self.reports: list[WorkerReport] = []
 
     def update(self, report: WorkerReport) -> None:
         super().update(report)
         self.reports.append(report)
-        self.told.set()
+        self.received.set()
 
 
 def feed(progress: Progress, clock: Clock, rows: Iterable[int], every_s: float = 1.0) -> None:
@@ -68,7 +63,7 @@ def test_reports_of_workers_reach_the_driver() -> None:
     server = ProgressServer(progress.update, "127.0.0.1")
     client = ProgressClient(server.address, "task 3", 1, "cuda:0 on gpu7")
     client.send(ScoringStatistics(rows=12, forward_s=0.5))
-    assert progress.told.wait(5)
+    assert progress.received.wait(5)
     client.close()
     server.close()
     [received] = progress.reports
@@ -129,7 +124,7 @@ def test_a_wrong_secret_is_not_heard() -> None:
     ProgressClient(stranger, "task 0", 0, "cpu").send(ScoringStatistics(rows=9))
     ours = ProgressClient(server.address, "task 1", 0, "cpu")
     ours.send(ScoringStatistics(rows=1))
-    assert progress.told.wait(5)
+    assert progress.received.wait(5)
     server.close()
     ours.close()
     assert {r.worker for r in progress.reports} == {"task 1"}
@@ -141,7 +136,7 @@ def test_a_silent_stranger_does_not_block_the_listener() -> None:
     with socket.create_connection(("127.0.0.1", server.address.port)):
         client = ProgressClient(server.address, "task 1", 0, "cpu")
         client.send(ScoringStatistics(rows=1))
-        assert progress.told.wait(5)
+        assert progress.received.wait(5)
     server.close()
     client.close()
 
@@ -429,3 +424,64 @@ def test_workers_that_ended_before_their_time_are_counted() -> None:
     progress.lose_worker()
     progress.lose_worker()
     assert progress.lost_workers == 2
+
+
+def test_seconds_add_up_by_phase_in_the_order_of_their_start() -> None:
+    progress = Progress(clock=(clock := Clock()))
+    progress.enter(CHECKS)
+    clock.now += 2
+    with progress.during(MODEL):
+        clock.now += 3
+        assert (progress.state().phase, progress.state().phase_s) == (MODEL, 3.0)
+    clock.now += 1
+    assert (progress.state().phase, progress.state().phase_s) == (CHECKS, 1.0)
+    assert progress.phases == {CHECKS: 3.0, MODEL: 3.0}
+    progress.end()
+    clock.now += 10
+    assert list(progress.phases.items()) == [(CHECKS, 3.0), (MODEL, 3.0)]
+    assert progress.elapsed_s == 6.0
+
+
+def test_a_phase_that_fails_ends_as_well() -> None:
+    progress = Progress()
+    progress.enter(CHECKS)
+    with pytest.raises(RuntimeError), progress.during(MODEL):
+        raise RuntimeError
+    assert progress.phase == CHECKS
+
+
+def test_loading_ends_with_the_first_rows() -> None:
+    progress = Progress(clock=(clock := Clock()))
+    progress.enter(LOAD)
+    clock.now += 4
+    progress.update(report("task 0", 0))
+    assert progress.phase == LOAD
+    clock.now += 1
+    progress.update(report("task 0", 10))
+    clock.now += 2
+    progress.end()
+    assert progress.phases == {LOAD: 5.0, SCORE: 2.0}
+
+
+def test_loading_ends_with_a_chunk_of_workers_that_do_not_report() -> None:
+    progress = Progress()
+    progress.enter(LOAD)
+    progress.commit(10, 0)
+    assert progress.phase == SCORE
+
+
+def test_another_part_of_a_run_is_counted_from_nothing_and_devices_keep_their_sums() -> None:
+    progress = Progress(total_rows=20, total_chunks=1)
+    progress.update(report("chunk 0", 20, done=True))
+    progress.commit(20, 1)
+    progress.expect(100, 5)
+    state = progress.state()
+    assert (state.rows, state.chunks, state.errors, state.devices) == (0, 0, 0, ())
+    assert (state.total_rows, state.total_chunks) == (100, 5)
+    progress.update(report("chunk 1", 30))
+    progress.update(report("chunk 2", 5, device="cuda:0 on there"))
+    assert progress.state().rows == 35
+    assert {one.device: one.rows for one in progress.devices} == {
+        "cpu on here": 50, "cuda:0 on there": 5,
+    }  # fmt: skip
+    assert progress.statistics().rows == 55

@@ -112,7 +112,7 @@ def test_an_error_of_the_client_is_one_line(text: str, said: str) -> None:
     assert explain(ConnectError(text)) == said
 
 
-def test_what_is_wrong_with_the_servers_python_is_mended_there() -> None:
+def test_what_is_wrong_with_the_servers_python_is_fixed_there() -> None:
     missing = ConnectError(TRACEBACK.format(error="ModuleNotFoundError: No module named 'torch'"))
     assert installation_problem(missing) == (
         "the workers' Python has no module 'torch'; install the driver's packages where the Spark "
@@ -153,3 +153,12 @@ def test_settings_that_a_session_does_not_have_are_left_alone() -> None:
     with settings(session, values):
         assert given.values == {"spark.sql.session.timeZone": "CET"}
     assert given.values == {"spark.sql.session.timeZone": "UTC"}
+
+
+@pytest.mark.parametrize("master", ["sc:/h", "sc:h:15002", "sc://", "spark:/h:7077", "k8s:h"])
+def test_a_mistyped_master_is_refused_before_anything_starts(
+    master: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPARK_REMOTE", raising=False)
+    with pytest.raises(ConfigError, match=r"expected \w+:// and a host; write \w+://HOST:PORT"):
+        remote_address(master)

@@ -97,7 +97,7 @@ def test_what_scores_the_second_time_takes_the_place_of_its_error(
     result, engine = retry(config, failing={13})
     assert rows_of(config.output) == [*whole[:13], before[13], *whole[14:]]
     assert before[13]["error"] == FAILURE
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (5, 4, 13)
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (5, 4, 13)
     assert (result.rows, result.rows_before) == (80, 80)
     assert engine.calls == [[0, 2, 3]]
     assert_records_are_true(config)
@@ -126,7 +126,7 @@ def test_rows_without_a_text_are_not_rescored(config: ScoringConfig) -> None:
     run(config)
     before = published(config)
     result, engine = retry(config)
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (0, 0, 12)
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (0, 0, 12)
     assert engine.calls == []
     assert published(config) == before
 
@@ -141,7 +141,7 @@ def test_an_error_that_stays_keeps_its_files_as_they_were(config: ScoringConfig)
     run(config, FAILING)
     before = published(config)
     result, _ = retry(config, FAILING)
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (5, 0, 17)
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (5, 0, 17)
     assert published(config) == before
     assert is_finished(config)
 
@@ -151,12 +151,12 @@ def test_what_is_missing_is_scored_after_the_retry(config: ScoringConfig) -> Non
         run(config, FAILING, before_chunk=kill_before(2))
     result, engine = retry(config, failing={44})
     assert engine.calls == [[0], [2, 3]]  # first the rows with an error, then the missing chunks
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (3, 3, 13)
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (3, 3, 13)
     assert (result.rows, result.rows_before) == (80, 40)
     assert [row["id"] for row in rows_of(config.output)] == list(range(80))
 
 
-def test_what_is_mended_is_recorded_chunk_by_chunk(config: ScoringConfig) -> None:
+def test_what_recovers_is_recorded_chunk_by_chunk(config: ScoringConfig) -> None:
     run(config, FAILING)
     with pytest.raises(Killed):
         retry(config, before_chunk=kill_before(2))
@@ -308,7 +308,7 @@ def test_a_kill_before_any_change_of_the_disk_loses_nothing_and_scores_nothing_a
             assert rows_of(str(output)) == after, fatal
 
 
-def test_a_kill_while_another_kill_is_mended_is_mended(
+def test_a_kill_while_another_kill_is_repaired_is_repaired(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = Path(str(config.output))
@@ -371,7 +371,7 @@ def test_a_generation_that_cannot_be_finished_leaves_the_one_before(
     assert rows_of(config.output) == before
     assert_records_are_true(config)
     result, _ = retry(config)
-    assert (result.mended_rows, records_of(config.output)[0].generation) == (5, 2)
+    assert (result.recovered_rows, records_of(config.output)[0].generation) == (5, 2)
 
 
 def test_a_retry_that_was_taken_for_dead_cannot_replace_a_file(
@@ -437,8 +437,8 @@ def test_a_model_error_that_is_gone_the_second_time_is_gone_from_the_output(
     given += ["--input", str(config.input), "--output", str(config.output), "--retry-errors"]
     assert main([*given, "--progress", "none"]) == 0
     said = capsys.readouterr().out
-    assert "scored     6 rows, 1 of them with an error\n           1 x text is null\n" in said
-    assert "retried    2 rows that had an error; 2 of them no longer do" in said
+    assert "\nerrors     1 row\n           1 x text is null\n" in said
+    assert "retried    2 rows that had an error; 2 recovered" in said
     rows, expected = rows_of(config.output), rows_of(str(tmp_path / "whole"))
     for row, other in zip(rows, expected, strict=True):
         assert row.pop("probabilities") == pytest.approx(other.pop("probabilities"), abs=1e-6)
@@ -490,10 +490,10 @@ def test_a_spark_engine_rescores_and_its_files_keep_sparks_types(
     spoil(config)
     assert spark.read.parquet(str(config.output)).where("error = 'model: no'").count() == 3
     result = sparkinfer.run(config.replace(retry_errors=True), spark)
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (3, 3, 6)
-    mended = spark.read.parquet(str(config.output)).orderBy("id")
-    assert mended.schema.json() == schema.json()
-    for row, other in zip(mended.collect(), rows, strict=True):
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (3, 3, 6)
+    rescored = spark.read.parquet(str(config.output)).orderBy("id")
+    assert rescored.schema.json() == schema.json()
+    for row, other in zip(rescored.collect(), rows, strict=True):
         assert [v for v in row if not isinstance(v, (float, list))] == [
             v for v in other if not isinstance(v, (float, list))
         ]

@@ -23,11 +23,11 @@ from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError
 from sparkinfer.jobs.error_limit import ErrorLimit
 from sparkinfer.jobs.lease import LeaseLostError
 from sparkinfer.jobs.result import RunResult
+from sparkinfer.jobs.summary import summarize
 from sparkinfer.plan import input_chunks
 from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.ports import ChunkTask
 from sparkinfer.report.status import describe_status, read_status
-from sparkinfer.report.summary import summarize
 from sparkinfer.rows import copying
 from sparkinfer.rows.copying import Copy, FileCopier
 from tests.disk import Disk, Killed, ids_of

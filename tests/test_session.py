@@ -102,7 +102,7 @@ def test_the_end_of_a_submitted_application_is_told_in_place_of_what_fails_then(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
-        with jvm.death_told():
+        with jvm.death_reported():
             raise ValueError("a call of py4j")
 
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")

@@ -201,6 +201,14 @@ def test_a_call_with_nothing_to_do_and_one_that_is_refused_are_not_kept(
     assert [(one.rows, one.rows_before) for one in kept(config)] == [(80, 0), (40, 80)]
 
 
+def test_a_call_that_is_refused_after_the_trial_is_not_kept(config: ScoringConfig) -> None:
+    with pytest.raises(Killed):
+        run(config, before_chunk=kill_before(2))
+    with pytest.raises(ResumeError):
+        run(config, dtype="bfloat16")
+    assert kept(config) == ()
+
+
 def test_a_call_that_fails_before_its_first_row_is_kept_where_there_is_a_run(
     config: ScoringConfig,
 ) -> None:
@@ -267,15 +275,18 @@ def test_a_session_that_cannot_be_written_fails_nothing(
     assert kept(config) == ()
 
 
-def test_a_run_that_has_lost_the_output_keeps_nothing_there(config: ScoringConfig) -> None:
+def test_a_run_that_has_lost_the_output_keeps_nothing_there(
+    config: ScoringConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     def overtaken(task: Any) -> None:
         lease = Path(str(config.output)) / "_sparkinfer" / "lease"
         claim = (lease / "epoch-00000001.json").read_text()
         (lease / "epoch-00000002.json").write_text(claim)
 
-    with pytest.raises(JobError, match="lost"):
+    with pytest.raises(JobError, match="lost"), caplog.at_level(logging.WARNING):
         run(config, before_chunk=overtaken)
     assert kept(config) == ()
+    assert "is not kept" not in caplog.text
 
 
 def test_workers_tell_what_they_took_and_where(classifier: Path, tmp_path: Path) -> None:

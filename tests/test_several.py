@@ -25,12 +25,12 @@ import sparkinfer
 from sparkinfer.cli import main
 from sparkinfer.exceptions import JobError, ResumeError
 from sparkinfer.jobs.manifest import read_manifest
+from sparkinfer.jobs.summary import summarize
 from sparkinfer.models import processor, residence
 from sparkinfer.models.careful import hashes_of_sequences
 from sparkinfer.models.running import RunningModel
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.report.status import describe_status, read_status
-from sparkinfer.report.summary import summarize
 from sparkinfer.rows import several_scoring
 from sparkinfer.rows.several_scoring import SeveralScoring
 from sparkinfer.workers.suspects import DEADLY, Known, Suspects
@@ -313,7 +313,7 @@ def test_a_retry_runs_only_the_model_whose_error_is_set(
 
     monkeypatch.setattr(RunningModel, "run", counting)
     result, rows = score(retry_errors=True)
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (
         len(failed),
         len(failed),
         1,
@@ -346,8 +346,8 @@ def test_a_row_has_an_error_if_any_model_has_one(
 def test_status_and_summary_tell_of_each_model(score: Score, tmp_path: Path) -> None:
     result, _ = score()
     told = summarize(result)
-    assert "model      a: none in float32 on 1 x cpu" in told
-    assert "model      b: none in float32 on 1 x cpu" in told
+    assert "model      a: PyTorch in float32" in told
+    assert "model      b: PyTorch in float32" in told
     assert "tokenised once for a, b" in told
     assert "a.accuracy " in told
     status = read_status(str(tmp_path / "out"))

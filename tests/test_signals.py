@@ -122,7 +122,7 @@ def assert_resumes(command: Command, capsys: pytest.CaptureFixture[str]) -> None
     arguments = command.arguments[: command.arguments.index("--engine")]
     assert main([*arguments, *LOCAL]) == 0
     said = capsys.readouterr().out
-    assert not before or f"{before * CHUNK_ROWS:,} of them done before this run" in said
+    assert not before or f"{before * CHUNK_ROWS:,} rows were done by an earlier run" in said
     ids = pads.dataset(str(command.output), format="parquet").to_table(columns=["id"])["id"]
     assert sorted(ids.to_pylist()) == list(range(CHUNKS * CHUNK_ROWS))
 

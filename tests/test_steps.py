@@ -131,7 +131,9 @@ def test_a_wait_says_every_minute_what_it_waits_for(
 
     with caplog.at_level(logging.WARNING):
         assert wait_for(future, "one worker", None, now) == 1
-    assert caplog.messages[:1] == ["waiting for one worker (loading the model) since 0 min"]
+    assert caplog.messages[:1] == [
+        "still waiting for one worker (loading the model), for 0 min now"
+    ]
     assert len(caplog.records) == 3
 
 

@@ -101,12 +101,16 @@ def test_a_start_that_takes_long_is_told_every_minute(
     watch = Watch(tmp_path, 2)
 
     def told() -> list[str]:
-        return [one for one in caplog.messages if one.startswith("waiting for the ranks")]
+        return [one for one in caplog.messages if one.startswith("still waiting for the ranks")]
 
     with caplog.at_level(logging.WARNING), watch.supervisor, RankBeat(watch.folder, 0) as beat:
-        wait_until(lambda: "waiting for the ranks (1 of 2 have started) since 0 min" in told())
+        wait_until(
+            lambda: "still waiting for the ranks (1 of 2 have started), for 0 min now" in told()
+        )
         with RankBeat(watch.folder, 1) as other:
-            wait_until(lambda: "waiting for the ranks (2 of 2 have started) since 0 min" in told())
+            wait_until(
+                lambda: "still waiting for the ranks (2 of 2 have started), for 0 min now" in told()
+            )
             other.enter(DONE)
         beat.enter(DONE)
 

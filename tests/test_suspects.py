@@ -78,10 +78,10 @@ def test_who_ends_takes_its_notes_along(folder: str, error: BaseException) -> No
 
 TOLD_TO_END = """
 import sys, time
-from sparkinfer.engines.horovod.launchers import _end_when_told
+from sparkinfer.engines.horovod.launchers import _end_on_request
 from sparkinfer.workers.suspects import Attempt, Suspects
 
-_end_when_told()
+_end_on_request()
 with Suspects(Attempt(*sys.argv[1:], "a")) as suspects:
     suspects.running("model", ["x"], alone=True)
     print("runs", flush=True)

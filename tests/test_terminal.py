@@ -12,8 +12,8 @@ from sparkinfer.cli import main
 from sparkinfer.display import as_html, describe_devices
 from sparkinfer.doctor.findings import Finding, print_findings
 from sparkinfer.plan.progress import DeviceProgress, ProgressState
+from sparkinfer.report.first_rows import first_rows
 from sparkinfer.report.status import describe_status, read_status
-from sparkinfer.report.summary import first_rows
 from sparkinfer.terminal import printable, printable_lines
 from sparkinfer.workers.statistics import ScoringStatistics
 from tests.written import edit_record
@@ -66,11 +66,11 @@ def acts(text: str) -> bool:
 
 def test_first_rows_show_texts_names_and_nested_values_escaped(tmp_path: Path) -> None:
     table = pa.table({f"a{ACTING}": [f"é日{ACTING}", "x\ny"], "b": [[ACTING], ["\x1b"]]})
-    pq.write_table(table, tmp_path / "rows.parquet")
-    found = first_rows(str(tmp_path))
+    pq.write_table(table, tmp_path / "part-00000000-000.parquet")
+    found = first_rows(str(tmp_path), run="")
     assert not acts(found)
     assert f"é日{SHOWN}" in found
-    assert len(found.splitlines()) == 3
+    assert len(found.strip().splitlines()) == 3
 
 
 def test_findings_are_shown_escaped() -> None:
@@ -82,7 +82,7 @@ def test_findings_are_shown_escaped() -> None:
 
 def test_devices_are_shown_escaped() -> None:
     device = DeviceProgress(f"cpu on {ACTING}", ScoringStatistics(), 1.0)
-    state = ProgressState("", 1.0, 1, 2, 0, 0, 1, 1.0, 1.0, None, 0, 0.0, (device,))
+    state = ProgressState("", 0.0, 1.0, 1, 2, 0, 0, 1, 1.0, 1.0, None, 0, 0.0, (device,))
     assert describe_devices(state)[0].startswith(f"cpu on {SHOWN}")
     assert not acts(as_html(state))
     assert not acts(str(Text(describe_devices(state)[0])))

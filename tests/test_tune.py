@@ -272,7 +272,7 @@ def test_score_takes_the_file(
     assert main(["score", *job.split(), "--config", str(file), "--output", str(output)]) == 0
     assert pads.dataset(output, format="parquet").count_rows() == len(TEXTS)
     assert main(tuned) == 2
-    assert "it is there already" in capsys.readouterr().err
+    assert "it exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), "soon", True, None])

@@ -18,8 +18,8 @@ import pytest
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError, JobError, OutputError, ResumeError
 from sparkinfer.jobs.ledger import Ledger
+from sparkinfer.jobs.summary import summarize
 from sparkinfer.report.status import describe_status, read_status
-from sparkinfer.report.summary import summarize
 from sparkinfer.sinks.vectors import chroma, delivery, open_store, pgvector
 from sparkinfer.sinks.vectors.base import About, StoreAwayError
 from sparkinfer.sinks.vectors.uri import parse_store
@@ -115,7 +115,7 @@ def test_without_a_key_ids_are_chunk_and_place_and_in_the_files_too(config: Scor
     }
 
 
-def test_mended_rows_get_the_ids_of_their_places_whatever_the_order_of_the_files(
+def test_recovered_rows_get_the_ids_of_their_places_whatever_the_order_of_the_files(
     config: ScoringConfig,
 ) -> None:
     config = with_vectors(config, key=None, metadata=["id"])
@@ -191,7 +191,7 @@ def test_a_kill_before_any_change_loses_and_doubles_nothing(
         assert (Path(str(fresh.output)) / "_SUCCESS").exists()
 
 
-def test_a_kill_while_errors_are_mended_leaves_each_row_once(
+def test_a_kill_while_errors_are_rescored_leaves_each_row_once(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, spoiled = with_vectors(config, batch_rows=15), [3, 4, 25]
@@ -399,7 +399,7 @@ def test_names_that_chroma_drops_are_refused(chroma_config: ScoringConfig, name:
     [path] = Path(str(chroma_config.input)).glob("*.parquet")
     rows = pq.read_table(path)
     pq.write_table(rows.append_column(name, rows["id"]), path)
-    with pytest.raises(ConfigError, match="keeps nothing under the name"):
+    with pytest.raises(ConfigError, match="cannot store a field named"):
         run_with_vectors(with_vectors(chroma_config, metadata=[name]))
     assert not Path(str(chroma_config.output)).exists()
 
@@ -530,7 +530,7 @@ def test_a_writer_of_a_replaced_run_writes_nothing_more(config: ScoringConfig) -
     old = store.look()
     assert old is not None
     run_with_vectors(config.replace(overwrite=True))
-    with pytest.raises(OutputError, match="has been made anew or removed by something else"):
+    with pytest.raises(OutputError, match="was recreated or removed by something else"):
         store.write(old, 0, rows_of(7))
     store.close()
     assert_holds(config)

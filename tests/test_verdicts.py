@@ -57,7 +57,7 @@ def test_a_second_trial_takes_what_the_first_found(
     assert len(tries) == 1
     assert first == second
     assert (first.is_remembered, second.is_remembered) == (False, True)
-    assert "found before" in second.details
+    assert "as an earlier run found" in second.details
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_worker_on_another_device_where_the_way_does_not_pass_refuses(
     verdict = tried(classifier, options)
     strict = replace(options, gate=GateConfig(tolerance=1e-9))
     elsewhere = replace(verdict, device_model="another CPU")
-    with pytest.raises(JobError, match="none in bfloat16, which does not work"):
+    with pytest.raises(JobError, match="PyTorch in bfloat16, which does not work"):
         decided(classifier, strict, elsewhere).load(SLOT)
     shorter = replace(elsewhere, max_length=7)
     with pytest.raises(JobError, match="would run the model otherwise than the gate's"):

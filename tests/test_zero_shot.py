@@ -102,7 +102,7 @@ def test_outputs_are_found_as_by_the_pipeline(
     folder = make_entailer(tmp_path / "model", labels=names)
     options = options_for(multi_label=multi_label)
     rows = score(load(folder, options), options, list(TEXTS[:6]))
-    assert ("names no output that begins with entail" in caplog.text) == ("LABEL_0" in names)
+    assert ("names no output that begins with 'entail'" in caplog.text) == ("LABEL_0" in names)
     assert_as_the_pipeline(folder, rows, TEXTS[:6], LABELS, multi_label=multi_label)
 
 
@@ -167,7 +167,7 @@ def test_the_gate_tries_pairs(entailer: Path) -> None:
     [
         ({}, "takes labels; give them as --set task.candidate_labels="),
         ({"candidate_labels": " , "}, "takes labels"),
-        ({"candidate_labels": ["a", "b", "a"]}, "'a' is there twice"),
+        ({"candidate_labels": ["a", "b", "a"]}, "'a' appears twice"),
         ({"candidate_labels": [1, 2]}, "candidate_labels=.*expected a list of strings"),
         ({"candidate_labels": "a", "hypothesis_template": "It is."}, "write {} where the label"),
         ({"candidate_labels": "a", "hypothesis_template": "{x}"}, "KeyError: 'x'; write {}"),

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sparkinfer.config import ScoringConfig
-from sparkinfer.disk_errors import disk_errors_told
-from sparkinfer.display import notebook_display
+from sparkinfer.config import DisplayMode, ScoringConfig
+from sparkinfer.disk_errors import disk_errors_reported
+from sparkinfer.display import live_display
 from sparkinfer.engines import find_engine, make_engine, make_source
-from sparkinfer.exceptions import ConfigError, causes_without_secrets
+from sparkinfer.exceptions import ConfigError, JobError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
-from sparkinfer.jobs.runner import Display, run_job
+from sparkinfer.jobs.runner import run_job
+from sparkinfer.logs import get_logger
 from sparkinfer.messages import shown
 from sparkinfer.plan.inputs import qualified_input
+from sparkinfer.plan.phases import CHECKS, SESSION
 from sparkinfer.plan.prelude import Prelude
+from sparkinfer.plan.progress import Progress
+from sparkinfer.report.page import report_at_end
 from sparkinfer.rows.reading import InputFolders
-from sparkinfer.spark.jvm import death_told
+from sparkinfer.spark.jvm import death_reported
 from sparkinfer.storage import absolute, mounted
 from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+logger = get_logger(__name__)
+
+Display = Callable[[Progress], AbstractContextManager[object]]
+"""Shows a progress for as long as its context is open."""
 
 NOT_OF_SCORE = (
     *(
@@ -124,8 +135,8 @@ def _given_of_models(models: Mapping[str, Any]) -> Iterator[str]:
 def run(
     config: ScoringConfig,
     spark: SparkSession | None = None,
-    display: Display = notebook_display,
     *,
+    progress: DisplayMode | Display = "auto",
     df: DataFrame | None = None,
 ) -> RunResult:
     """Scores `config.input`, or a DataFrame, into `config.output` and returns what was done.
@@ -137,27 +148,57 @@ def run(
         config: what to do.
         spark: session for an engine on Spark; None: that of the DataFrame, the active one, or a
             new one.
-        display: shows the progress. By default it is shown below the cell of a notebook (Jupyter,
-            Databricks), and nothing is in a script; `sparkinfer.display.live_display` shows it
-            anywhere, `contextlib.nullcontext` nowhere.
+        progress: how it is shown what the run is at, from the call to the end: `auto` below the
+            cell of a notebook (Jupyter, Databricks), as a bar in a terminal, as lines on standard
+            error elsewhere; `bar`, `lines`, `json`, `none`; or a function that shows a `Progress`
+            while its context is open.
         df: the rows, in place of `config.input`.
 
     Raises:
         UsageError: the call cannot work; nothing was written.
         JobError: the job had started and failed; the output has no `_SUCCESS`.
     """
-    with death_told(), disk_errors_told(config.output):
-        prelude = open_prelude(config, spark, df)
+    with death_reported(), disk_errors_reported(config.output), displayed(progress) as started:
+        prelude = open_prelude(config, spark, df, started)
         try:
-            return run_job(prelude, display)
+            result = run_job(prelude)
+        except (JobError, KeyboardInterrupt):
+            path = report_at_end(prelude.config)
+            if path is not None:
+                logger.warning("what was done until then: %s", path)
+            raise
         finally:
             prelude.engine.close()
+        return replace(result, report=report_at_end(prelude.config))
+
+
+@contextmanager
+def displayed(progress: DisplayMode | Display) -> Iterator[Progress]:
+    """Yields a progress that is shown while the context is open; it is at the checks.
+
+    Args:
+        progress: how; see `run`.
+    """
+    display = progress if callable(progress) else partial(live_display, mode=progress)
+    started = Progress()
+    started.enter(CHECKS)
+    with display(started):
+        yield started
 
 
 def open_prelude(
-    config: ScoringConfig, spark: SparkSession | None = None, df: DataFrame | None = None
+    config: ScoringConfig,
+    spark: SparkSession | None = None,
+    df: DataFrame | None = None,
+    progress: Progress | None = None,
 ) -> Prelude:
     """Returns the steps before the first row, with the configured engine on a session.
+
+    Args:
+        config: what to do.
+        spark: see `run`.
+        df: see `run`.
+        progress: see `Prelude`.
 
     Raises:
         ConfigError: a DataFrame is given along with an input, or with an engine that cannot use it.
@@ -175,15 +216,21 @@ def open_prelude(
                 "engine='pandas_udf' or 'horovod'"
             )
         config = qualified(config, None)
-        return Prelude(config, make_source(config, None), make_engine(config, None))
+        engine = make_engine(config, None)
+        return Prelude(config, make_source(config, None), engine, progress=progress)
     from sparkinfer.spark.hosts import hosts_of
     from sparkinfer.spark.publishing import CatalogTables
     from sparkinfer.spark.session import start_session
 
-    spark = spark or (df.sparkSession if df is not None else start_session(config))
+    progress = progress or Progress()
+    if spark is None and df is not None:
+        spark = df.sparkSession
+    if spark is None:
+        with progress.during(SESSION):
+            spark = start_session(config)
     config = qualified(config, spark)
     source, engine = make_source(config, spark, df), make_engine(config, spark)
-    prelude = Prelude(config, source, engine, CatalogTables(spark))
+    prelude = Prelude(config, source, engine, CatalogTables(spark), progress)
     prelude.hosts = partial(hosts_of, spark)
     return prelude
 

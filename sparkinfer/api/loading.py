@@ -27,7 +27,7 @@ class LoadedModel:
     """A model that scores texts as a job does, for callers in many threads or coroutines.
 
     What they ask for at the same time shares batches. A row is a dict of the columns that a job
-    adds; one that cannot be scored has its reason as `error` there, too.
+    adds; one that cannot be scored has its reason as `error` there as well.
 
     Attributes:
         verdict: how the model is run, and what was tried before.
@@ -117,11 +117,11 @@ def load(
     prelude = Prelude(config, make_source(config, None), here(config))
     prelude.check()
     processor: PlannedProcessor = prelude.processor
-    scorer = processor.open(slot_of(prelude.workers), _untold)
+    scorer = processor.open(slot_of(prelude.workers), _unreported)
     resident.release()  # it is the scorer's alone
     requests = Requests(scorer.process, processor.inputs, processor.check_types, shared)
     return LoadedModel(requests, processor.verdict, scorer.statistics)
 
 
-def _untold(statistics: ScoringStatistics) -> None:
+def _unreported(statistics: ScoringStatistics) -> None:
     """Takes what was done: it is read from the model itself."""

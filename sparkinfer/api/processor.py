@@ -28,7 +28,7 @@ from sparkinfer.batch_process.processor import TorchBatchProcessor
 from sparkinfer.batch_process.rank import BatchRankJob, Work
 from sparkinfer.batch_process.rows import open_rows
 from sparkinfer.batch_process.run import INPUT, START_TIMEOUT_S, BatchRun, OutputRun, read_run
-from sparkinfer.disk_errors import disk_errors_told
+from sparkinfer.disk_errors import disk_errors_reported
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, causes_without_secrets
 from sparkinfer.jobs.lease import Lease
 from sparkinfer.messages import first_line, shown
@@ -65,7 +65,7 @@ def torch_batch_process(
     """Has ranks process the batches of a dataset, and returns what they have committed.
 
     Batch `i` is for rank `i mod num_workers`. Every `checkpoint_interval` steps the ranks commit
-    together; the same call after an interruption goes on there, and processes no committed batch
+    together; the same call after an interruption resumes there, and processes no committed batch
     again. On SIGINT, SIGTERM or SIGHUP the ranks finish the step at hand and commit it.
 
     Args:
@@ -83,12 +83,12 @@ def torch_batch_process(
         hparams: what `context.get_hparams()` returns.
         device: of the ranks; `auto`: GPUs where there are any.
         spark: session; None: that of the DataFrame, or the active one.
-        mlflow_experiment: name of an experiment in MLflow that gets the metrics, too.
+        mlflow_experiment: name of an experiment in MLflow that gets the metrics as well.
 
     Raises:
         UsageError: the call cannot work, or is not that of the run which the output holds.
         PausedError: it was asked to end, and has committed what was done.
-        JobError: a rank failed; the same call goes on from the last checkpoint.
+        JobError: a rank failed; the same call resumes from the last checkpoint.
     """
     check_processor(batch_processor_cls)
     interval = positive("checkpoint_interval", checkpoint_interval)
@@ -105,7 +105,7 @@ def torch_batch_process(
     plan = make_plan(_length(dataset), size, drop_last, place.ranks, interval, max_batches)
     kind = "a DataFrame" if is_frame else "a dataset"
     settings = settings_of(batch_processor_cls, plan, hparams or {}, kind)
-    with disk_errors_told(path), Lease(join(path, WORK_FOLDER, "lease")) as lease:
+    with disk_errors_reported(path), Lease(join(path, WORK_FOLDER, "lease")) as lease:
         run = OutputRun(path, lease)
         earlier = run.earlier(settings)
         staged = None

@@ -35,12 +35,12 @@ def main() -> None:
     """Runs the rank and ends the process."""
     for number in ASKS_TO_END:  # the driver decides, who gets them too; children hear them again
         signal.signal(number, lambda *_: None)
-    told = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    control = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), sys.stdin.fileno())
-    (length,) = LENGTH.unpack(told.read(LENGTH.size))
-    content = told.read(length)
-    threading.Thread(target=_end_with_driver, args=(told,), daemon=True).start()
+    (length,) = LENGTH.unpack(control.read(LENGTH.size))
+    content = control.read(length)
+    threading.Thread(target=_end_with_driver, args=(control,), daemon=True).start()
     job, placement = cloudpickle.loads(content)
 
     from sparkinfer.batch_process.rank import run_rank
@@ -50,6 +50,6 @@ def main() -> None:
     sys.exit(0 if ended_well else FAILED)
 
 
-def _end_with_driver(told: BinaryIO) -> None:
-    told.read(1)
+def _end_with_driver(control: BinaryIO) -> None:
+    control.read(1)
     os._exit(FAILED)

@@ -13,7 +13,7 @@ from sparkinfer.signals import ASKS_TO_END
 
 
 class PausedError(JobError):
-    """The run was asked to end, and has committed what was done; the same call goes on."""
+    """The run was asked to end, and has committed what was done; the same call resumes it."""
 
 
 @contextmanager

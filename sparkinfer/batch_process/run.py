@@ -1,4 +1,4 @@
-"""A run: begins or goes on, launches ranks until all is committed, and pauses.
+"""A run: starts or resumes, launches ranks until all is committed, and pauses.
 
 Everything of it is in `OUTPUT/_sparkinfer/processor`; who holds the output's lease is its driver.
 """
@@ -159,8 +159,8 @@ class OutputRun:
         """Notes what a run is begun with, and finishes what an ended one has committed.
 
         Args:
-            earlier: the run to go on with; None: a new one.
-            settings: what it has in common with the calls that go on with it.
+            earlier: the run to resume; None: a new one.
+            settings: what it has in common with the calls that resume it.
             staged: name of the copy of its rows, None if there is none.
         """
         self.id = earlier["run"] if earlier else uuid.uuid4().hex
@@ -216,7 +216,7 @@ class OutputRun:
             done = self.log.last.steps if self.log.last is not None else (0,)
             raise PausedError(
                 f"output {self.output!r}: paused after {min(done)} of {job.plan.steps} steps, as "
-                "this process was asked to end; run the same call to go on"
+                "this process was asked to end; run the same call to resume"
             )
 
     def _launch(
@@ -265,7 +265,7 @@ def refuse_other(output: str, earlier: Mapping[str, Any], now: Mapping[str, Any]
             raise ResumeError(
                 f"output {output!r} holds a run with {name} {shown(earlier.get(name))}, this call "
                 f"has {shown(value)}: committed batches would not be those of this call; call it "
-                "as before to go on, or name another output for a new run"
+                "as before to resume it, or name another output for a new run"
             )
 
 

@@ -40,7 +40,7 @@ class TokenBudget:
         self._fitted = 0
 
     def fitted(self) -> None:
-        """Is told of a batch that fit."""
+        """Takes note of a batch that fit."""
         if self.tokens >= self._asked:
             return
         self._fitted += 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, init=False)
 class ExaminedConfig(ScoringConfig):
-    """The options of a run, none of them required; the bundled model stands in for a missing one.
+    """The options of a run, none of them required; the bundled model is used where none is given.
 
     `given` says which were given.
     """

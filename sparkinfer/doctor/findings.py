@@ -25,7 +25,7 @@ class Finding:
         status: `error`: a run would fail; `warning`: it would be slower or different than expected;
             `skipped`: could not be checked.
         found: what was found, in one line and without secrets.
-        advice: what to do; empty when ok.
+        advice: what to do; empty when ok or skipped.
     """
 
     check: str

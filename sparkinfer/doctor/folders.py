@@ -30,7 +30,7 @@ def check_output(case: Case) -> Outcome:
     """Checks whether the output can be written, and executors see the same folder."""
     output = case.config.output
     if output is None:
-        return Outcome("skipped", "no output was given", "give --output to check it")
+        return Outcome("skipped", "no output was given")
     folder = Output(output)
     folder.check(case.config.overwrite)
     if case.table is not None and case.table.files is not None:

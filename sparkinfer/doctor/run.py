@@ -9,6 +9,7 @@ from sparkinfer.doctor.findings import Outcome
 from sparkinfer.engines import find_engine
 from sparkinfer.functions.processor import FunctionVerdict
 from sparkinfer.models.any_pipeline import PipelineVerdict
+from sparkinfer.models.backends.base import shown_way
 from sparkinfer.models.gate import Verdict
 from sparkinfer.plan.processors import make_processor
 from sparkinfer.rows.processor import PlannedProcessor
@@ -39,7 +40,7 @@ def check_input(case: Case) -> Outcome:
     """Checks whether the input can be opened and has the configured columns."""
     config = case.config
     if config.input is None:
-        return Outcome("skipped", "no input was given", "give --input to have it checked")
+        return Outcome("skipped", "no input was given")
     table, _ = case.prelude.table, case.prelude.asked_columns
     case.table = table
     columns = ", ".join(table.columns)
@@ -62,12 +63,12 @@ def check_model(case: Case) -> Outcome:
     asked = opened.asked if opened else make_processor(config)
     asked.check()
     if asked.replaces_rows:
-        return Outcome("skipped", "functions are called in place of a model", "nothing to do")
+        return Outcome("skipped", "functions are called in place of a model")
     resolved = opened.resolved if opened else asked.resolved()
     found = [_described(config, name, one) for name, one in members_of(resolved).items()]
     models = [what for what, has_model in found if has_model]
     if not models:
-        return Outcome("skipped", "; ".join(what for what, _ in found), "there is nothing to do")
+        return Outcome("skipped", "; ".join(what for what, _ in found))
     stand_in = "" if {"model", "models"} & case.given else " (none was given: the demo's)"
     return Outcome("ok", "; ".join(models) + stand_in)
 
@@ -88,7 +89,7 @@ def check_gate(case: Case) -> Outcome:
     members = members_of(processor)
     outcomes = [_judged(name, one.verdict) for name, one in members.items() if one.verdict]
     if not outcomes:
-        return Outcome("skipped", "there is no model to try", "there is nothing to do")
+        return Outcome("skipped", "there is no model to try")
     found = "; ".join(outcome.found for outcome in outcomes)
     if isinstance(processor.verdict, SeveralVerdict) and processor.verdict.takes_turns:
         found += "; the models do not fit on the device together and take turns"
@@ -101,6 +102,8 @@ def _judged(name: str, verdict: Verdict | PipelineVerdict | FunctionVerdict) -> 
     found = f"{name}: {verdict.found}" if name else verdict.found
     if not verdict.rejected:
         return Outcome("ok", found)
-    rejected = "; ".join(f"{way}: {reason}" for way, reason in verdict.rejected)
-    advice = "rows are scored the first way; set --acceleration and --dtype to skip the attempts"
+    rejected = "; ".join(f"{shown_way(way)}: {reason}" for way, reason in verdict.rejected)
+    advice = (
+        "rows are scored in the first way; give --acceleration and --dtype to skip the attempts"
+    )
     return Outcome("warning", f"{found}; not used: {rejected}", advice)

@@ -14,9 +14,9 @@ def check_tables(case: Case) -> Outcome:
     config = case.config
     named = [name for name in (config.delta.table, config.table.name) if name is not None]
     if not named:
-        return Outcome("skipped", "no table was given", "give --output-table to check it")
+        return Outcome("skipped", "no table was given")
     if case.table is None or config.output is None:
-        return Outcome("skipped", "input or output are not known", "give --input and --output")
+        return Outcome("skipped", "no input or no output was given")
     check_delta(case.prelude, Output(config.output))
     check_table(case.prelude)
     return Outcome("ok", f"{', '.join(named)} can be written")

@@ -18,7 +18,7 @@ def check_vectors(case: Case) -> Outcome:
     config = case.config
     asked = asked_vectors(config, make_processor(config))
     if asked is None:
-        return Outcome("skipped", "no vector store was given", "give --vector-store to check it")
+        return Outcome("skipped", "no vector store was given")
     with closing(open_store(asked.uri)) as store:
         if case.table is not None:
             asked.check(case.prelude.asked_columns)
@@ -26,5 +26,5 @@ def check_vectors(case: Case) -> Outcome:
             RunVectors(asked, store, Output(config.output), config.overwrite).check()
         found = look(asked, store)
         if found is None:
-            return Outcome("ok", f"{asked.uri.plain} can be made")
+            return Outcome("ok", f"{asked.uri.plain} can be created")
         return Outcome("ok", f"{asked.uri.plain} holds {store.count():,} vectors of {found.output}")

@@ -23,9 +23,10 @@ from sparkinfer.engines.deaths import Deaths
 from sparkinfer.engines.local_worker import DONE, STALLED, Share, Trial
 from sparkinfer.engines.this_process import COMMITS_AT_ONCE, slot_of
 from sparkinfer.exceptions import DeviceError, JobError
+from sparkinfer.plan.phases import LOAD
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
-from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.reading import share_out
 from sparkinfer.rows.tally import WrittenFile
 from sparkinfer.storage import make_folder
@@ -75,7 +76,7 @@ class LocalProcesses:
 
         found = self._pool.submit(Trial(act, self._step_timeout_s).run)
         for _ in range(self._workers.count - 1):
-            self._pool.submit(warm)  # what fails there fails again, and is told, in its place
+            self._pool.submit(warm)  # what fails there fails again, and is reported, in its place
         try:
             result: T = found.result()
         except ProcessDiedError as error:
@@ -93,7 +94,7 @@ class LocalProcesses:
 
         A chunk over which a process has died is one share, so that suspects run one at a time.
         """
-        progress.enter(SCORE)
+        progress.enter(LOAD)
         with closing(ProgressServer(progress.update, HERE)) as server:
             deaths = Deaths(plan.notes, progress.lose_worker)
             scoring = _Scoring(self._pool, plan, ledger, server.address, deaths)
@@ -220,7 +221,7 @@ class _ChunkRun:
 
 
 class _ProcessPool:
-    """A process for each slot, started when it is first needed, and anew once it has died.
+    """A process for each slot, started when it is first needed, and again once it has died.
 
     Args:
         slots: what each has been given.

@@ -117,6 +117,6 @@ def _answer(call: bytes, slot: WorkerSlot) -> bytes:
 
 def _end(stall: StallReport) -> None:
     assert _connection is not None
-    told = _connection
+    driver = _connection
     print(stall, file=sys.stderr, flush=True)
-    end_process(lambda: told.send((STALLED, stall.line)))
+    end_process(lambda: driver.send((STALLED, stall.line)))

@@ -20,9 +20,10 @@ from sparkinfer.engines.spark_chunks import SparkChunks
 from sparkinfer.engines.spark_worker import WorkerJob
 from sparkinfer.engines.spark_workers import SparkWorkers
 from sparkinfer.exceptions import JobError
+from sparkinfer.plan.phases import LOAD
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
-from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.plan.progress import Progress
 from sparkinfer.spark.job_threads import JobThreads
 from sparkinfer.spark.tables import with_spark_schema
 from sparkinfer.workers.slot import WorkerSlot
@@ -76,7 +77,7 @@ class PandasUdfEngine:
 
         Several jobs are submitted at a time, so that no slot is idle at the end of a chunk.
         """
-        progress.enter(SCORE)
+        progress.enter(LOAD)
         plan = replace(plan, columns=with_spark_schema(plan.columns))
         server = self._workers.listen(progress)
         address = server.address if server else None

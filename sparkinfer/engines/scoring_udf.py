@@ -79,7 +79,7 @@ def _as_rows(batch: Any, inputs: list[pa.Field]) -> pa.RecordBatch:
 def _argument(field: pa.Field) -> Column:
     """Returns an input column as the UDF's argument, in a form that pandas does not change.
 
-    Text goes as bytes: Spark does not see to it that it is UTF-8, and pandas fails a whole batch
+    Text goes as bytes: Spark does not make sure that it is UTF-8, and pandas fails a whole batch
     for one text that is not. It also spares Python strings that Arrow takes apart again. Numbers go
     as text: to pandas, a null and NaN are the same, and integers beside a null are floats. A struct
     goes in a list, for pandas has no null that is one.

@@ -88,7 +88,7 @@ class Stages:
         found = read_result(bytes(rows[0].outcome))
         decided = replace(self, scoring=self.scoring.decided(found))
         logger.warning(
-            "map_batches: the result has columns %s; give them as schema= to spare this look",
+            "map_batches: the result has columns %s; give them as schema= to avoid this extra pass",
             found.schema,
         )
         return decided
@@ -131,7 +131,7 @@ class Stages:
 def stages_of(df: DataFrame) -> Stages | None:
     """Returns the functions that a DataFrame is made by, None if it is made otherwise.
 
-    One that is cached stands for its rows: they are not made again.
+    One that is cached replaces its rows: they are not made again.
     """
     found: Stages | None = vars(df).get(STAGES)
     return None if found is None or _is_cached(df) else found
@@ -156,11 +156,11 @@ def _run(
     """Yields what the functions make of a partition, in a Spark task."""
     rows = (in_types(batch, inputs) for batch in batches)
     with task_slot(workers, uses_torch=workers.device_type != "cpu") as slot:
-        for made in scoring.open(slot, _untold).process(rows):
+        for made in scoring.open(slot, _unreported).process(rows):
             yield pa.RecordBatch.from_arrays(
                 made.columns, names=[f"c{index}" for index in range(made.num_columns)]
             )
 
 
-def _untold(statistics: ScoringStatistics) -> None:
+def _unreported(statistics: ScoringStatistics) -> None:
     """Takes what was done: nobody asks."""

@@ -126,10 +126,10 @@ def with_files(numbers: DataFrame, task: ChunkTask, job: WorkerJob, folder: str)
         if not rows:
             return
         share = rows_between(pieces, rows.start, rows.stop)
-        told: list[bytes | None] = [None] * len(rows)
+        outcomes: list[bytes | None] = [None] * len(rows)
         if share:  # gathered rows are shared out by whole pieces
-            told[-1] = pickle.dumps(write_share(job, share, staging, folder))
-        yield pd.Series(told, dtype=object)
+            outcomes[-1] = pickle.dumps(write_share(job, share, staging, folder))
+        yield pd.Series(outcomes, dtype=object)
 
     # Spark evaluates what it takes for deterministic again for the condition on its result.
     udf: Any = pandas_udf(score, returnType="binary").asNondeterministic()  # type: ignore[call-overload]
@@ -187,6 +187,6 @@ def files_in_order(shares: Iterable[WrittenShare], rows: int) -> tuple[WrittenFi
         if written == rows:
             return tuple(files)
     raise RowConservationError(
-        f"of {rows} rows of a chunk, tasks wrote {written} and then did not go on there; none of "
-        "it was published. Run again"
+        f"of {rows} rows of a chunk, tasks wrote {written} and then did not continue there; none "
+        "of it was published. Run again"
     )

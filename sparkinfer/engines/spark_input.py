@@ -20,7 +20,8 @@ from sparkinfer.spark.each_file import on_each_file
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import in_job_thread, watched_job
 from sparkinfer.spark.settings import PLAIN_TIMES, settings
-from sparkinfer.spark.tables import arrow_schema, literal_path, quoted, quoted_table, read_table
+from sparkinfer.spark.tables import arrow_schema, quoted, quoted_table, read_table
+from sparkinfer.storage import literal_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from sparkinfer.engines.deaths import Deaths
 from sparkinfer.exceptions import JobError
+from sparkinfer.plan.phases import LOAD
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
-from sparkinfer.plan.progress import SCORE, Progress
+from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.scoring_loop import ScoringLoop, Watch
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.storage import make_folder
@@ -69,7 +70,7 @@ class ThisProcess:
 
         A processor that hangs is only reported on stderr: nothing would restart this process.
         """
-        progress.enter(SCORE)
+        progress.enter(LOAD)
         slot = slot_of(plan.workers)
         reporter = _Reporter(progress, slot.device_name)
         watch = Watch(plan.stall_timeout_s, _tell_stall, plan.step_timeout_s)

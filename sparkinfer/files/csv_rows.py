@@ -138,7 +138,7 @@ class CsvFile:
         return values
 
     def _quoted(self, fields: Sequence[str], taken: Sequence[str]) -> list[bool]:
-        """Returns for each field of a row whether it stands in quotes; the reader does not tell."""
+        """Returns for each field of a row whether it is in quotes; the reader does not say."""
         if not self._options.quote:
             return [False] * len(fields)
         raw = self._field.findall("".join(taken))[: len(fields)]

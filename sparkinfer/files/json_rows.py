@@ -26,7 +26,7 @@ Row = tuple[dict[str, Any], int]
 
 
 class _TwiceError(ValueError):
-    """A key is there twice in one object."""
+    """A key appears twice in one object."""
 
 
 class JsonFile:
@@ -126,7 +126,7 @@ class JsonFile:
         if len(made) < len(pairs):
             names = [key for key, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise _TwiceError(f"key {twice!r} is there twice in one object")
+            raise _TwiceError(f"key {twice!r} appears twice in one object")
         return made
 
     def _whole(self, value: Any) -> Any:

@@ -73,7 +73,7 @@ def find_files(given: Sequence[str], kind: str = "auto") -> FoundFiles:
     Args:
         given: paths of files and folders, or patterns with `*`, `?`, `[...]` or `**`. A path that
             exists is taken as it is.
-        kind: format; auto: told by names, else by first bytes.
+        kind: format; auto: judged by names, else by first bytes.
 
     Raises:
         InputError: there is nothing there, the format is not clear, a file is empty, or a lake

@@ -32,7 +32,7 @@ def open_text(path: str, encoding: str | None = None) -> Iterator[IO[str]]:
 
     Args:
         path: of the file.
-        encoding: None: told by a byte order mark, else UTF-8.
+        encoding: None: by a byte order mark, else UTF-8.
 
     Raises:
         InputError: on leaving, if what was read is not valid in the encoding, or the file cannot

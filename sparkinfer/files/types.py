@@ -101,7 +101,7 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """Returns the type that holds the values of two carried types without loss.
 
     int64 and a float have float64 in common only if the whole numbers are small enough; that is up
-    to the caller (`EXACT_IN_DOUBLE`) and only told of columns, not of what is nested in them.
+    to the caller (`EXACT_IN_DOUBLE`) and only reported for columns, not of what is nested in them.
 
     Raises:
         NotCarriedError: there is none.

@@ -137,7 +137,7 @@ class _Child:
         self._sending, self._receiving = threading.Lock(), threading.Lock()
 
     def send(self, message: Any) -> None:
-        with self._sending, contextlib.suppress(OSError):  # whoever receives is told why
+        with self._sending, contextlib.suppress(OSError):  # whoever receives learns why
             self._connection.send(message)
 
     def receive(self) -> tuple[str, Any]:

@@ -76,8 +76,8 @@ def as_rows(returned: Any) -> pa.RecordBatch:
     if not lengths:
         raise UnfitBatchError("it returned no columns")
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
-        raise UnfitBatchError(f"it returned columns of unlike lengths: {told}")
+        listed = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
+        raise UnfitBatchError(f"it returned columns of unlike lengths: {listed}")
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=names)
 
 

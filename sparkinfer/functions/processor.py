@@ -159,7 +159,7 @@ class FunctionScoring:
         return replace(self, first_rows=first_rows())
 
     def try_out(self, slot: WorkerSlot, ahead: RowsAhead = NOTHING_KNOWN) -> FunctionVerdict:
-        """Returns what comes of the input's first rows; the run makes the functions anew.
+        """Returns what comes of the input's first rows; the run makes the functions again.
 
         Raises:
             ConfigError: a function cannot be constructed, fails over all of these rows, or returns

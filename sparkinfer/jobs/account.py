@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,10 +24,8 @@ from sparkinfer.jobs.versions import versions
 from sparkinfer.logs import get_logger
 from sparkinfer.messages import shortened
 from sparkinfer.plan.prelude import Prelude
-from sparkinfer.plan.progress import Progress
 from sparkinfer.redaction import without_secrets
 from sparkinfer.signals import asked_to_end
-from sparkinfer.workers.statistics import ScoringStatistics
 
 logger = get_logger(__name__)
 
@@ -46,24 +43,26 @@ class Account:
     def __init__(self, prelude: Prelude) -> None:
         self.notes: tuple[str, ...] = ()
         self._prelude = prelude
-        self._started, self._started_at = time.monotonic(), utc_now()
+        self._progress = prelude.progress
+        self._started_at = utc_now()
         self._run: str | None = None
         self._rows_before = 0
-        self._retrying: Progress | None = None
-        self._scoring: Progress | None = None
-        self._first_s = 0.0
+        self._is_retrying = self._is_scoring = False
+        self._retried = (0, 0)
 
     def goes_on(self, manifest: Manifest, done: Done) -> None:
         """Takes the run that the call is on, and what of it was done before."""
         self._run, self._rows_before = manifest.run, done.read
 
-    def retries(self, progress: Progress) -> None:
-        """Takes how far the call is with rows that it scores again."""
-        self._retrying, self._first_s = progress, self._elapsed_s()
+    def retries(self) -> None:
+        """Notes that rows are scored again, which the progress counts from now on."""
+        self._is_retrying = True
 
-    def scores(self, progress: Progress) -> None:
-        """Takes how far the call is with rows that it scores for the first time."""
-        self._scoring, self._first_s = progress, self._elapsed_s()
+    def scores(self) -> None:
+        """Notes that rows are scored for the first time, which the progress counts next."""
+        if self._is_retrying:
+            self._retried = self._progress.committed
+        self._is_scoring = True
 
     @contextmanager
     def kept(self, output: str, lease: Lease) -> Iterator[None]:
@@ -74,8 +73,6 @@ class Account:
         """
         try:
             yield
-        except LeaseLostError:
-            raise
         except KeyboardInterrupt:
             self._keep(output, lease, "stopped")
             raise
@@ -84,7 +81,7 @@ class Account:
                 outcome: Outcome = "failed" if asked_to_end() is None else "stopped"
                 self._keep(output, lease, outcome, _reason(error))
             raise
-        if self._parts:
+        if self._has_begun:
             self._keep(output, lease, "finished")
 
     def _keep(self, output: str, lease: Lease, outcome: Outcome, reason: str = "") -> None:
@@ -94,54 +91,54 @@ class Account:
             lease.check()
             session = self._session(next_session(output), outcome, reason)
             write_session(output, self._run, session)
+        except LeaseLostError:
+            pass  # the output is another run's now
         except Exception as error:  # each store has its own
             logger.warning("what this run did is not kept in %s: %s", output, error)
 
     def _session(self, number: int, outcome: Outcome, reason: str) -> Session:
         config, workers = self._prelude.config, self._prelude.workers
-        parts, verdict = self._parts, self._verdict()
-        scored, errors = self._scoring.committed if self._scoring else (0, 0)
-        retried, still = self._retrying.committed if self._retrying else (0, 0)
+        progress, verdict = self._progress, self._verdict()
+        scored, errors = progress.committed if self._is_scoring else (0, 0)
+        retried, still = self._retried
+        if self._is_retrying and not self._is_scoring:
+            retried, still = progress.committed
         return Session(
             number=number,
             started=self._started_at,
             outcome=outcome,
             reason=reason if outcome == "failed" else "",
-            seconds=round(self._elapsed_s(), 3),
-            phases=_phases(parts),
+            seconds=round(progress.elapsed_s, 3),
+            phases={name: round(took_s, 3) for name, took_s in progress.phases.items()},
             engine=config.engine,
-            workers=workers.count if parts else 0,
+            workers=workers.count if self._has_begun else 0,
             device_type=workers.device_type,
             rows=scored,
             rows_before=self._rows_before,
             retried_rows=retried,
             errors=errors + still,
-            devices=_devices(parts),
+            devices=tuple(SessionDevice(one.device, one.statistics) for one in progress.devices),
             timeline=self._timeline(),
             verdict=verdict.get("", verdict),
             options=asked_options(config),
             versions=self._versions(verdict),
-            hosts={name: about for part in parts for name, about in part.hosts.items()},
+            hosts=progress.hosts,
             price_per_hour=config.price_per_hour,
-            lost_workers=sum(part.lost_workers for part in parts),
+            lost_workers=progress.lost_workers,
             notes=self.notes,
         )
 
     @property
-    def _parts(self) -> list[Progress]:
-        return [part for part in (self._retrying, self._scoring) if part is not None]
-
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._started
+    def _has_begun(self) -> bool:
+        return self._is_retrying or self._is_scoring
 
     def _verdict(self) -> dict[str, Mapping[str, Any]]:
         tried = self._prelude.tried
         return {} if tried is None or tried.verdict is None else verdicts_of(asdict(tried.verdict))
 
     def _timeline(self) -> tuple[tuple[float, int], ...]:
-        part = self._scoring or self._retrying
-        points = part.timeline if part is not None else ()
-        return tuple((round(self._first_s + at_s, 3), rows) for at_s, rows in points)
+        points = self._progress.timeline if self._has_begun else ()
+        return tuple((round(at_s, 3), rows) for at_s, rows in points)
 
     def _versions(self, verdict: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         backends = [one["accepted"]["backend"] for one in verdict.values()]
@@ -153,23 +150,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, SparkInferError):
         return error.message
     return shortened(without_secrets(f"{type(error).__name__}: {error}"))
-
-
-def _phases(parts: list[Progress]) -> dict[str, float]:
-    """Returns the seconds of each phase; where a call was broken off, one has not ended yet."""
-    total: dict[str, float] = {}
-    for part in parts:
-        if part.phase:
-            part.end()
-        for name, seconds in part.phases.items():
-            total[name] = total.get(name, 0.0) + seconds
-    return {name: round(seconds, 3) for name, seconds in total.items()}
-
-
-def _devices(parts: list[Progress]) -> tuple[SessionDevice, ...]:
-    """Returns each device once, with the sum of what it did."""
-    joined: dict[str, ScoringStatistics] = {}
-    for part in parts:
-        for device in part.devices:
-            joined.setdefault(device.device, ScoringStatistics()).add(device.statistics)
-    return tuple(SessionDevice(name, statistics) for name, statistics in joined.items())

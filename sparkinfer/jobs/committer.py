@@ -78,7 +78,7 @@ class Recorder:
     def record(
         self, scored: ScoredChunk, tally: Tally, instead_of: Collection[str] = ()
     ) -> ChunkRecord:
-        """Records and publishes a chunk; returns the record that stands then; see `Ledger`.
+        """Records and publishes a chunk; returns the record that is valid then; see `Ledger`.
 
         Raises:
             RowConservationError: its files do not hold as many rows as the chunk.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sparkinfer.jobs.records import ChunkRecord
+from sparkinfer.metrics.distributions import Distributions, read_distributions
 
 MOST_REASONS = 100
 """Number of reasons kept: a model may give a different reason for each row."""
@@ -25,6 +26,7 @@ class Done:
         truncated: rows among them whose text was truncated.
         tokens: tokens of all rows.
         reasons: the most frequent error reasons, and how often each occurs.
+        distributions: of the rows of each model, by its name.
     """
 
     numbers: set[int] = field(default_factory=set)
@@ -35,6 +37,7 @@ class Done:
     truncated: int = 0
     tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    distributions: dict[str, Distributions] = field(default_factory=dict)
 
     def add(self, record: ChunkRecord) -> None:
         """Adds a record."""
@@ -48,6 +51,8 @@ class Done:
         self.reasons.update(record.reasons)
         if len(self.reasons) > 2 * MOST_REASONS:
             self.reasons = Counter(dict(self.reasons.most_common(MOST_REASONS)))
+        for name, state in record.distributions.items():
+            self.distributions.setdefault(name, Distributions()).add(read_distributions(state))
 
 
 def done_in(records: Iterable[ChunkRecord]) -> Done:

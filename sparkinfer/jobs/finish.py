@@ -43,6 +43,7 @@ def finish(
     vectors = count_vectors(prelude, hold.delivery, done)
     _mark(manifest, hold, read, done.files)
     return RunResult(
+        run=manifest.run,
         output=str(prelude.config.output),
         rows=done.rows,
         rows_read=done.read,
@@ -59,6 +60,7 @@ def finish(
         statistics=ScoringStatistics(),
         devices=(),
         notes=(*notes, *_copied_when(manifest)),
+        labels={name: one.labels for name, one in done.distributions.items() if one.labels},
         vector_store=manifest.settings.get("vectors.store"),
         vectors=vectors,
     )

@@ -33,7 +33,7 @@ def warn_of_strange_labels(plan: Plan, chunks: Sequence[Chunk]) -> None:
         problem = labels.problem() if labels is not None else None
         if problem is not None:
             logger.warning(
-                "%slabel_col=%r: in the first rows, %s; the run goes on, and reports no metrics "
+                "%slabel_col=%r: in the first rows, %s; the run continues, and reports no metrics "
                 "unless later rows have such a label",
                 f"models.{name}: " if name else "",
                 column,

@@ -45,7 +45,7 @@ class Insistence:
             except Exception as error:  # each store has its own errors
                 if not left or not is_passing(error):
                     raise
-                logger.warning("tried again in %g s: %s", pause_s, error)
+                logger.warning("trying again in %g s: %s", pause_s, error)
                 sleep(pause_s)
                 pause_s = min(4 * pause_s, LONGEST_PAUSE_S)
         raise AssertionError("the last try returns or raises")

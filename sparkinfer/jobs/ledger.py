@@ -60,7 +60,7 @@ class Ledger:
         return not self._open
 
     def standing(self) -> Iterator[ChunkRecord]:
-        """Yields the record that stands of each chunk that is done, in order.
+        """Yields the valid record of each chunk that is done, in order.
 
         It is the newest whose files readers see, or can be made to see. A chunk without any is to
         be scored again; what is wrong with its records is logged. From `recover` on, each file is
@@ -95,7 +95,7 @@ class Ledger:
     def commit(
         self, draft: ChunkRecord, insist: Insist, instead_of: Collection[str] = ()
     ) -> ChunkRecord:
-        """Records a chunk and shows its files; returns the record that stands then.
+        """Records a chunk and shows its files; returns the record that is valid then.
 
         It is another writer's, if that was faster. May be called from several threads at once.
 

@@ -1,7 +1,7 @@
 """What a run has to do: `manifest-NUMBER.json` in the output's work folder.
 
 It holds the settings that determine the output, the input as it was, and the chunks. It is created
-completely or not at all, never changed, and checked when it is read. A run that begins anew, or
+completely or not at all, never changed, and checked when it is read. A run that starts over, or
 goes on with a larger input, creates the next one: the one with the highest number counts.
 """
 

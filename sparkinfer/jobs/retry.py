@@ -1,4 +1,4 @@
-"""Scores only the rows with an error again, and records their chunks anew.
+"""Rescores only the rows with an error, and records their chunks again.
 
 A chunk with such rows is read from its own published files. Workers pass its other rows on as they
 are, so what they write is the next generation of the whole chunk. What functions made of a chunk
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from uuid import uuid4
 
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, InputError, JobError, RowConservationError
-from sparkinfer.jobs.account import Account
 from sparkinfer.jobs.committer import Recorder
 from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.manifest import Manifest
@@ -28,11 +26,10 @@ from sparkinfer.plan.chunks import Chunk
 from sparkinfer.plan.plan import Plan
 from sparkinfer.plan.ports import ChunkTask, ScoredChunk
 from sparkinfer.plan.prelude import Prelude
-from sparkinfer.plan.progress import Progress
 from sparkinfer.plan.snapshot import read_row_groups
 from sparkinfer.rows.columns import Columns
-from sparkinfer.rows.mending import Mending
 from sparkinfer.rows.reading import InputFolders, Piece
+from sparkinfer.rows.rescoring import Rescoring
 from sparkinfer.rows.tally import Tally
 from sparkinfer.workers.statistics import read_statistics
 
@@ -68,6 +65,7 @@ class ErrorRetry:
         self, prelude: Prelude, hold: Hold, manifest: Manifest, folders: InputFolders
     ) -> None:
         self._prelude = prelude
+        self._progress = prelude.progress
         self._hold = hold
         self._manifest = manifest
         self._folders = folders
@@ -77,7 +75,7 @@ class ErrorRetry:
             record.number: record for record in hold.ledger.standing() if retryable(record)
         }
         self._waiting = set(self._records)
-        self._mended_rows = 0
+        self._recovered_rows = 0
         self._lock = threading.Lock()
 
     @property
@@ -85,33 +83,24 @@ class ErrorRetry:
         """How many rows are to be scored again, at most."""
         return sum(map(retryable, self._records.values()))
 
-    def run(
-        self, display: Callable[[Progress], AbstractContextManager[object]], account: Account
-    ) -> Retried:
-        """Has the rows scored again; what is mended is recorded chunk by chunk.
-
-        Args:
-            display: shows the progress.
-            account: of the call.
+    def run(self) -> Retried:
+        """Has the rows scored again; those that recover are recorded chunk by chunk.
 
         Raises:
-            JobError: a worker failed for good, or the lease was lost; what is mended is recorded.
+            JobError: a worker failed for good, or the lease was lost; what recovered is recorded.
         """
         plan = self._plan()
         self._hold.insist(self._hold.sink.unfinish)
         self._recorder = Recorder(self._hold, self._measure, plan.workers.device_type)
-        self._progress = Progress(sum(map(self._read, self._records.values())), len(self._records))
-        account.retries(self._progress)
-        with display(self._progress):
-            self._prelude.engine.score(plan, self._tasks(), self, self._progress)
-            self._progress.end()
+        self._progress.expect(sum(map(self._read, self._records.values())), len(self._records))
+        self._prelude.engine.score(plan, self._tasks(), self, self._progress)
         if self._waiting:
             raise RowConservationError(f"{len(self._waiting)} chunks were not scored; run again")
         verdict = self._prelude.processor.verdict
-        return Retried(self.rows, self._mended_rows, self._progress, plan.workers, verdict)
+        return Retried(self.rows, self._recovered_rows, plan.workers, verdict)
 
     def commit(self, scored: ScoredChunk) -> None:
-        """Records what was scored again, unless nothing of it is mended."""
+        """Records what was scored again, unless no row recovered."""
         before = self._records[scored.chunk.number]
         tally = self._recorder.counted(scored)
         errors = tally.errors
@@ -121,7 +110,7 @@ class ErrorRetry:
         else:
             self._hold.output.remove_folder(scored.staging)
         with self._lock:
-            self._mended_rows += before.errors - errors
+            self._recovered_rows += before.errors - errors
             self._waiting.discard(before.number)
         self._progress.commit(self._read(before), errors)
 
@@ -140,7 +129,7 @@ class ErrorRetry:
         staging, notes = (self._hold.staging_folder("retry", name) for name in ("engine", "notes"))
         if self._takes_whole:
             return prelude.plan(self._folders, staging, notes)
-        processor = Mending(prelude.processor)
+        processor = Rescoring(prelude.processor)
         plan = prelude.plan(InputFolders(output.path), staging, notes)
         columns = plan.columns
         added = [field.remove_metadata() for field in columns.scored]

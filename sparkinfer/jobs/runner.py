@@ -5,10 +5,9 @@ The same call resumes an interrupted run: chunks with a record are done.
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from sparkinfer.jobs.account import Account
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.committer import Committer, Recorder
 from sparkinfer.jobs.delta import check_delta, delta_appends
-from sparkinfer.jobs.differences import refuse_other_settings
+from sparkinfer.jobs.differences import refuse_other_settings, refuse_other_way
 from sparkinfer.jobs.done import Done, done_in
 from sparkinfer.jobs.error_limit import ErrorLimit
 from sparkinfer.jobs.finish import finish
@@ -52,34 +51,31 @@ from sparkinfer.jobs.table import check_table, publish_table
 from sparkinfer.jobs.vectors import RunVectors, run_vectors
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.input_chunks import InputChunks
+from sparkinfer.plan.phases import CHECKS, INPUT, PUBLISH
 from sparkinfer.plan.ports import ChunkTask, Sink
 from sparkinfer.plan.prelude import Prelude
-from sparkinfer.plan.progress import Progress
 from sparkinfer.sinks.arrivals import Arrivals, FilesAndMore, NoFiles
 from sparkinfer.sinks.parquet import ParquetFolder
 from sparkinfer.sinks.vectors.delivery import Delivery
 
 logger = get_logger(__name__)
 
-Display = Callable[[Progress], AbstractContextManager[object]]
-"""Shows a progress for as long as its context is open."""
 
-
-def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
+def run_job(prelude: Prelude) -> RunResult:
     """Scores the part of the input that is not done and commits it to the output.
 
     Everything that can be wrong with the call is checked before the first row is scored.
 
     Args:
-        prelude: what to do; the configuration's `output` is required.
-        display: shows the progress while rows are scored.
+        prelude: what to do; the configuration's `output` is required. Its progress receives the
+            phases and the rows.
 
     Raises:
         UsageError: the call cannot work; nothing was written.
         JobError: the job had started and failed; the same call resumes it.
     """
-    started, account = time.monotonic(), Account(prelude)
-    config = prelude.config
+    account, config, progress = Account(prelude), prelude.config, prelude.progress
+    progress.enter(CHECKS)
     if config.output is None:
         raise ConfigError("option 'output' is required; give --output FOLDER or output=...")
     prelude.check()
@@ -104,21 +100,28 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
         try:
             with lease:
                 prelude.output = output.lease_folder
-                run = _Run(prelude, output, lease, started, chunks, read, vectors, account)
+                run = _Run(prelude, output, lease, chunks, read, vectors, account)
                 try:
                     with account.kept(output.path, lease):
-                        result = run.run(display)
+                        result = run.run()
                         account.notes = result.notes
-                        return result
                 finally:
                     run.clean_up()
         finally:
             output.remove_if_empty()
+    progress.end()
+    return replace(
+        result,
+        phases=progress.phases,
+        seconds=progress.elapsed_s,
+        statistics=progress.statistics(),
+        devices=progress.devices,
+    )
 
 
 @dataclass(frozen=True)
 class _Begun:
-    """A run of the output: one that is gone on with, or a new one.
+    """A run of the output: a resumed one, or a new one.
 
     Attributes:
         manifest: what it has to do.
@@ -141,7 +144,6 @@ class _Run:
         prelude: Prelude,
         output: Output,
         lease: Lease,
-        started: float,
         chunks: InputChunks,
         read: JobInput,
         vectors: RunVectors | None,
@@ -152,7 +154,7 @@ class _Run:
         self._output = output
         self._lease = lease
         self._insist = Insistence(lease)
-        self._started = started
+        self._progress = prelude.progress
         self._chunks = chunks
         self._input = read
         self._vectors = vectors
@@ -160,7 +162,7 @@ class _Run:
         self._ledgers: list[Ledger] = []
         self._next_number = 1 + max(manifest_numbers(output.path), default=0)
 
-    def run(self, display: Display) -> RunResult:
+    def run(self) -> RunResult:
         """Does what is not done yet and returns the result; see `run_job`."""
         settings = settings_of(self._prelude)
         earlier = self._earlier(settings)
@@ -169,12 +171,15 @@ class _Run:
             self._account.goes_on(earlier.manifest, earlier.done)
             self._prelude.follow(earlier.manifest.verdict)
             if retried is not None:
-                retried = self._retry(earlier, display)
+                retried = self._retry(earlier)
                 ledger = earlier.hold.ledger
                 earlier = replace(earlier, done=self._insist(lambda: done_in(ledger.standing())))
             self._limit(earlier.manifest, earlier.done)
             is_done = len(earlier.done.numbers) == len(earlier.manifest.chunks)
             if is_done and not earlier.is_larger:
+                refuse_other_way(
+                    self._output.path, earlier.manifest.verdict, self._prelude.resolved
+                )
                 return with_retried(self._nothing_to_do(earlier), retried)
         earlier = self._tried(earlier)
         settings |= self._prelude.processor.settings()
@@ -186,7 +191,7 @@ class _Run:
             elif earlier.is_larger:
                 earlier = replace(earlier, manifest=self._extended(earlier.manifest))
                 earlier.hold.ledger.extend(earlier.manifest.chunks)
-            return with_retried(self._score(earlier, display), retried)
+            return with_retried(self._score(earlier), retried)
 
     def clean_up(self) -> None:
         """Removes what the run has staged, while it still holds the output.
@@ -203,7 +208,7 @@ class _Run:
         except LeaseLostError:
             pass  # all of it is the other run's now
         except Exception as error:  # each store has its own errors
-            logger.warning("what this run staged stays there for now: %s", error)
+            logger.warning("what this run staged cannot be removed yet: %s", error)
 
     def _begun(self, manifest: Manifest) -> _Begun:
         """Returns the run of a manifest, with all that is recorded done."""
@@ -233,9 +238,9 @@ class _Run:
         return NoFiles(files, path, arrivals), delivery
 
     def _earlier(self, settings: Mapping[str, Any]) -> _Begun | None:
-        """Returns the run to go on with, None to begin a new one.
+        """Returns the run to resume, None to start a new one.
 
-        A run that overwrites goes on with one that did and was broken off, if it fits.
+        A run that overwrites resumes one that did and was interrupted, if it fits.
         """
         if not self._config.overwrite:
             manifest = read_manifest(self._output.path)
@@ -248,7 +253,7 @@ class _Run:
         return None
 
     def _opened(self, manifest: Manifest, settings: Mapping[str, Any]) -> _Begun:
-        """Returns a run to go on with.
+        """Returns a run to resume.
 
         Raises:
             ResumeError: settings, input or chunks are not those that it began with.
@@ -277,7 +282,7 @@ class _Run:
         return limit
 
     def _tried(self, earlier: _Begun | None) -> _Begun | None:
-        """Returns the run to go on with once the processor is tried out as it was then.
+        """Returns the run to resume once the processor is tried out as it was then.
 
         Raises:
             ResumeError: it would be run in another way.
@@ -291,12 +296,12 @@ class _Run:
         except (JobError, ResumeError) as error:
             if not self._config.overwrite:
                 raise
-            logger.warning("the broken-off run is not gone on with: %s", error)
+            logger.warning("the interrupted run is not resumed: %s", error)
             self._prelude.follow(None)
             return None
         return earlier
 
-    def _retry(self, earlier: _Begun, display: Display) -> Retried:
+    def _retry(self, earlier: _Begun) -> Retried:
         """Has the rows with an error scored again in the chunks that are done."""
         with job_errors():
             retry = ErrorRetry(self._prelude, earlier.hold, earlier.manifest, self._chunks.folders)
@@ -306,7 +311,10 @@ class _Run:
         with job_errors():
             self._lease.check()
             self._output.fence(self._lease.epoch)
-            return retry.run(display, self._account)
+            self._account.retries()
+            retried = retry.run()
+        self._progress.enter(CHECKS)
+        return retried
 
     def _begin(self, settings: Mapping[str, Any]) -> Manifest:
         """Creates the manifest of a new run, which replaces all earlier ones."""
@@ -328,17 +336,18 @@ class _Run:
 
     def _extended(self, manifest: Manifest) -> Manifest:
         """Creates the next manifest, with the chunks of what is new in the input added."""
-        manifest = self._input.extend(manifest)
+        with self._progress.during(INPUT):
+            manifest = self._input.extend(manifest)
         manifest = replace(manifest, number=self._next_number, overwrites=self._config.overwrite)
         self._lease.check()  # copying may have taken hours
         if not create_manifest(self._output.path, manifest):
             raise LeaseLostError(
-                f"output {self._output.path!r}: another run has begun there meanwhile; this one "
+                f"output {self._output.path!r}: another run has started there meanwhile; this one "
                 "writes nothing more. Run again once no other run writes there"
             )
         return manifest
 
-    def _score(self, begun: _Begun, display: Display) -> RunResult:
+    def _score(self, begun: _Begun) -> RunResult:
         """Scores the chunks that are not done."""
         manifest, hold, done = begun.manifest, begun.hold, begun.done
         self._account.goes_on(manifest, done)
@@ -346,29 +355,25 @@ class _Run:
         self._insist(hold.sink.unfinish)
         sink = ParquetFolder(self._output.path)
         self._insist(lambda: sink.remove(sink.of_runs(manifest.replaced)))
-        progress = Progress(manifest.rows, len(manifest.chunks))
+        progress = self._progress
+        self._account.scores()
+        progress.expect(manifest.rows, len(manifest.chunks))
         progress.skip(done.read, len(done.numbers))
-        self._account.scores(progress)
         notes, staging = self._output.notes_folder, hold.staging_folder("engine")
         plan = self._prelude.plan(self._chunks.folders, staging, notes)
         recorder = Recorder(hold, plan.measure, plan.workers.device_type)
         committer = Committer(recorder, progress, self._limit(manifest, done))
         warn_of_strange_labels(plan, manifest.chunks)
-        with display(progress):
-            tasks = self._tasks(manifest, hold, done)
-            self._prelude.engine.score(plan, tasks, committer, progress)
-            progress.end()
+        self._prelude.engine.score(plan, self._tasks(manifest, hold, done), committer, progress)
+        progress.enter(PUBLISH)
         result = replace(
             finish(self._prelude, manifest, hold, self._input, self._chunks.notes),
             rows_before=done.read,
-            phases=progress.phases,
             workers=plan.workers,
             verdict=self._prelude.processor.verdict,
-            statistics=progress.statistics(),
-            devices=progress.devices,
         )
         publish_table(self._prelude, manifest, hold)
-        return replace(result, seconds=time.monotonic() - self._started)
+        return result
 
     def _tasks(self, manifest: Manifest, hold: Hold, done: Done) -> Iterator[ChunkTask]:
         """Yields the chunks that are not done, lazily."""
@@ -378,11 +383,10 @@ class _Run:
                 yield ChunkTask(chunk, hold.staging_folder(attempt))
 
     def _nothing_to_do(self, earlier: _Begun) -> RunResult:
+        self._progress.enter(PUBLISH)
         with job_errors():
             result = finish(
                 self._prelude, earlier.manifest, earlier.hold, self._input, self._chunks.notes
             )
             publish_table(self._prelude, earlier.manifest, earlier.hold)
-        return replace(
-            result, rows_before=result.rows_read, seconds=time.monotonic() - self._started
-        )
+        return replace(result, rows_before=result.rows_read)

@@ -120,16 +120,16 @@ class _Publishing:
             self._notes.write(settled)
             return settled
         raise JobError(
-            f"table {self._name!r}: an append of {more} rows was broken off, and the table, which "
-            f"had {known.rows_before} rows, has {now}: others write to it, or it holds a part. "
-            "Look at it, and write it anew with --set table.mode=replace, or to another table"
+            f"table {self._name!r}: an append of {more} rows was interrupted, and the table, which "
+            f"had {known.rows_before} rows, has {now}: others write to it, or only part of them "
+            "arrived. Look at it, and rewrite it with --set table.mode=replace, or to another table"
         )
 
     def _refuse_changed(self, done: Mapping[str, int], wanted: Mapping[str, int]) -> None:
         if set(done) - set(wanted):
             raise JobError(
                 f"table {self._name!r}: rows that were appended have been scored again since, and "
-                "an append would have them twice; write it anew with --set table.mode=replace"
+                "an append would have them twice; rewrite it with --set table.mode=replace"
             )
 
 

@@ -94,6 +94,11 @@ class Confusion(Sums):
         """Counts rows by label and prediction."""
         np.add.at(self._sums["matrix"], (rows.labels, rows.predictions), 1)
 
+    @property
+    def matrix(self) -> npt.NDArray[np.int64]:
+        """Rows by true label and by predicted label, int64 (num_labels, num_labels)."""
+        return self._sums["matrix"]
+
     def compute(self) -> dict[str, float]:
         """Returns both values.
 
@@ -176,6 +181,37 @@ class Calibration(Sums):
         gaps = np.abs(self._sums["right"] - self._sums["confidence"])
         return {"calibration_error": float(gaps.sum() / total)}
 
+    def curve(self) -> list[tuple[float, float, int]]:
+        """Returns mean confidence, share that is right and rows, of each bin that has any.
+
+        Empty where `compute` returns nothing.
+        """
+        if self._sums["unusable"]:
+            return []
+        sums = (self._sums[name].tolist() for name in ("confidence", "right", "rows"))
+        return [
+            (confidence / rows, right / rows, rows)
+            for confidence, right, rows in zip(*sums, strict=True)
+            if rows
+        ]
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """A label against the rest.
+
+    Attributes:
+        label: its id.
+        positives: rows with the label.
+        false: share of the rest above each threshold, which falls; float64 (thresholds,).
+        true: share of the rows with the label, likewise.
+    """
+
+    label: int
+    positives: int
+    false: npt.NDArray[np.float64]
+    true: npt.NDArray[np.float64]
+
 
 class AucRoc(Sums):
     """Area under the ROC curve: of label 1 of two, else the mean of each label against the rest.
@@ -223,6 +259,18 @@ class AucRoc(Sums):
             "auc_roc": float((won.sum(axis=1) / pairs).mean()),
             "auc_roc_bound": float((tied.sum(axis=1) / 2 / pairs).mean()),
         }
+
+    def curves(self) -> list[RocCurve]:
+        """Returns the curves, from (0, 0) to (1, 1); none where `compute` returns nothing."""
+        totals = self._sums["rows"].sum(axis=2)
+        if self._sums["unusable"] or not totals.all():
+            return []
+        above = self._sums["rows"][:, :, ::-1].cumsum(axis=2) / totals[:, :, None]
+        true, false = np.pad(above, ((0, 0), (0, 0), (1, 0)))
+        return [
+            RocCurve(int(label), int(totals[0, place]), false[place], true[place])
+            for place, label in enumerate(self._ids)
+        ]
 
 
 def _zero_counts(*shape: int) -> npt.NDArray[np.int64]:

@@ -136,7 +136,7 @@ def _look(column: pa.Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_
 
 
 def _entities(label: Any) -> frozenset[Entity] | _Without:
-    """Returns the entities of a label, or what stands for none; no text at all is no label."""
+    """Returns the entities of a label, or the placeholder for none; no text at all is no label."""
     if isinstance(label, str):
         if not label.strip():
             return _Without.LABEL

@@ -91,7 +91,7 @@ class ReadLabels:
 class LabelNames:
     """What a true label may be called, given the names of a model's labels.
 
-    A name that several ids share stands for the first: predictions do not distinguish them. Case
+    A name that several ids share means the first: predictions do not distinguish them. Case
     and surrounding spaces do not matter, unless names differ in nothing else.
 
     Args:

@@ -146,7 +146,7 @@ class Adding:
             self._total = _Total(labels, [metric.name for metric in measure.metrics()])
 
     def add(self, state: States) -> None:
-        """Adds a state; one of rows that were not measured leaves nothing to be told of any."""
+        """Adds a state; one of rows that were not measured leaves nothing to say of any."""
         self._is_any = True
         if LABELS not in state:
             self._total = None
@@ -157,16 +157,19 @@ class Adding:
         """Returns the sum as a state."""
         return self._total.states() if self._is_any and self._total is not None else {}
 
+    def counted(self) -> list[Metric]:
+        """Returns the metrics with all rows added, those of the groups that count."""
+        if self._total is None or not self._is_any:
+            return []
+        return self._total.counted(self._measure.metrics())
+
     def measured(self) -> Measured:
         """Returns the values over all rows."""
-        total = self._total
-        if total is None or not self._is_any:
-            return Measured()
-        problem = total.labels.problem()
+        problem = self._total.labels.problem() if self._total is not None and self._is_any else None
         if problem is not None:
             return Measured(problem=f"label_col={self._measure.label_col!r}: {problem}")
         values: dict[str, float] = {}
-        for metric in total.counted(self._measure.metrics()):
+        for metric in self.counted():
             for name, value in metric.compute().items():
                 if math.isfinite(value):
                     values[f"{metric.name}.{name}" if name in values else name] = float(value)

@@ -149,11 +149,11 @@ class Checkpoint:
         return self._module
 
     def release(self) -> None:
-        """Lets go of the module, so that there is memory for another one."""
+        """Releases the module, so that there is memory for another one."""
         self._module = None
 
     def follow(self, layout: Layout) -> None:
-        """Has models be run in this layout; a module loaded before for another is let go."""
+        """Has models be run in this layout; a module loaded before for another is released."""
         if layout.resets != self.layout.resets:
             self.release()
         self.layout = layout

@@ -127,7 +127,7 @@ class _Reference:
         return RunningModel(self.checkpoint, self._runtime)
 
     def follow(self, layout: Layout) -> None:
-        """Has the model be run in another layout, loaded anew if it has other resets."""
+        """Has the model be run in another layout, reloaded if it has other resets."""
         if layout.resets != self.checkpoint.layout.resets:
             self.checkpoint.follow(layout)
             self._runtime = self._load()

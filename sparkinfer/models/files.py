@@ -62,7 +62,7 @@ class Listing:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Returns whether a path matches any of the patterns; a `*` stands for no slash."""
+    """Returns whether a path matches any of the patterns; a `*` matches no slash."""
     parts = name.split("/")
     split = (pattern.split("/") for pattern in patterns)
     return any(
@@ -162,8 +162,8 @@ def _start(file: Path) -> bytes:
 def _refuse_pointer(start: bytes, name: str, shown: str) -> None:
     if start == _LFS_POINTER:
         raise ModelLoadError(
-            f"{shown}: {name} is a Git LFS pointer, expected the file it stands for; run "
-            "`git lfs pull` in the copy of the repository, or download the model anew"
+            f"{shown}: {name} is a Git LFS pointer, expected the file it points to; run "
+            "`git lfs pull` in the copy of the repository, or download the model again"
         )
 
 

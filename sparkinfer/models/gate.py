@@ -24,7 +24,7 @@ from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.logs import get_logger
 from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
 from sparkinfer.models.backends import BACKENDS, PLAIN, wanted_backends
-from sparkinfer.models.backends.base import Acceleration
+from sparkinfer.models.backends.base import Acceleration, shown_way
 from sparkinfer.models.backends.graphs import GraphRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.examination import TOLERANCES, Examined, examine
@@ -83,17 +83,25 @@ class Verdict:
     is_remembered: bool = field(default=False, compare=False)
 
     @property
+    def is_reference(self) -> bool:
+        """Whether it is what the other ways were compared with."""
+        return self.accepted == PLAIN and not self.uncompared
+
+    @property
     def details(self) -> str:
         """What to know of it, as a phrase."""
         if self.uncompared:
             return f"not compared with float32: {self.uncompared}"
-        before = ", found before" if self.is_remembered else ""
-        return f"largest difference from float32 {self.max_difference:.1g}{before}"
+        before = ", as an earlier run found" if self.is_remembered else ""
+        return (
+            f"at most {self.max_difference:.1g} from {PLAIN.shown} on the probe texts, "
+            f"{self.tolerance:g} allowed{before}"
+        )
 
     @property
     def shown_speeds(self) -> str:
         """What was measured, as a phrase; empty if nothing was."""
-        return ", ".join(f"{way} {rate:,.0f}" for way, rate in self.speeds)
+        return ", ".join(f"{shown_way(way)} {rate:,.0f}" for way, rate in self.speeds)
 
     @property
     def found(self) -> str:
@@ -103,10 +111,10 @@ class Verdict:
         by = f"differs from {self.reference} by {self.max_difference:.2g}"
         if self.uncompared:
             by = f"not compared with float32 ({self.uncompared}); {by}"
-        found = (
-            f"{self.accepted} on {self.device}: {by}, allowed {self.tolerance:g}; labels "
-            f"{', '.join(self.labels[:8])}; texts are {cut}"
-        )
+        found = f"{self.accepted.shown} on {self.device}: {by}, allowed {self.tolerance:g}"
+        if self.labels:
+            found += f"; labels {', '.join(self.labels[:8])}"
+        found += f"; texts are {cut}"
         if self.memory:
             found += f"; {self.memory}"
         if self.speeds:
@@ -236,7 +244,7 @@ class _Trial:
         self.rejected = list(fit.rejected)
         self.measured: dict[Acceleration, Measured] = {}
         for name, reason in self.rejected:
-            logger.warning("%s not used: %s", name, reason)
+            logger.warning("%s not used: %s", shown_way(name), reason)
 
     def choose(self, ways: Sequence[Acceleration]) -> _Choice:
         """Returns the best way that passes.
@@ -282,7 +290,7 @@ class _Trial:
         model, largest, reason = try_way(self._checkpoint, way, self._found, self._fit.shown)
         if model is not None and not reason:
             return _Choice(way, largest, model)
-        logger.warning("%s not used: %s", way, reason)
+        logger.warning("%s not used: %s", way.shown, reason)
         self.rejected.append((str(way), reason))
         del model
         release_memory(self._checkpoint.device)
@@ -298,12 +306,12 @@ def _refuse_another_way(
     options: ModelOptions, choice: _Choice, rejected: Sequence[tuple[str, str]]
 ) -> None:
     """Raises JobError if only one way is allowed and it was rejected."""
-    if options.way in (None, choice.way):
+    if options.way is None or options.way == choice.way:
         return
     reasons = "; ".join(reason for _, reason in rejected)
     raise JobError(
-        f"the output was begun with {options.way}, which does not work now: {reasons}. Run again "
-        "where it works, or give --overwrite to score everything in another way"
+        f"the output was started with {options.way.shown}, which does not work now: {reasons}. Run "
+        "again where it works, or give --overwrite to score everything in another way"
     )
 
 

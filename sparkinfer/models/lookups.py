@@ -1,7 +1,7 @@
 """Watches a module's tables: where the index of a position grows with the text, the table ends it.
 
-The limit of a model's positions is not told by its configuration alone: in many kinds of model they
-begin after the padding's. The tables themselves tell, whatever the model is called.
+A model's configuration alone does not give the limit of its positions: in many kinds of model they
+begin after the padding's. The tables themselves show it, whatever the model is called.
 """
 
 from __future__ import annotations

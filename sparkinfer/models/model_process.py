@@ -73,7 +73,7 @@ def _asked(
 
 
 def _agreed(made: pa.RecordBatch) -> bytes:
-    """Returns what stands for all that is no number with a fraction, which rounding may change."""
+    """Returns what represents all that is no number with a fraction, which rounding may change."""
     exact = [
         column.to_pylist() for column in made.columns if not pa.types.is_floating(_inner(column))
     ]

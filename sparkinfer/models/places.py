@@ -1,4 +1,4 @@
-"""Where each token stands in its text, in windows if a text is long."""
+"""Where each token is in its text, in windows if a text is long."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sparkinfer.user_code import load_named
 
 @dataclass(frozen=True)
 class Failed:
-    """What stands for a text that the function does not return.
+    """What replaces a text that the function does not return.
 
     Attributes:
         reason: why, for the row's `error`.
@@ -138,7 +138,7 @@ def _in_order(returned: Any) -> list[Any]:
 
 
 def _text(one: Any) -> str | Failed:
-    """Returns what stands for one text, if it is one."""
+    """Returns what replaces one text, if it is one."""
     if not isinstance(one, str):
         return Failed(f"preprocess: it returned {type(one).__name__}, expected a string")
     try:

@@ -88,8 +88,8 @@ def make_probes(model: RunningModel, longest: int) -> Probes:
     kept = np.flatnonzero(usable)
     if not len(kept):
         raise ModelLoadError(
-            "the tokenizer makes nothing that the model knows of any text, expected tokens; give "
-            "the tokenizer with which the model was trained"
+            "the tokenizer makes no token that the model knows of any text; give the tokenizer "
+            "with which the model was trained"
         )
     # A task may cut a text into several sequences: the longest is the longest of them.
     last = int(kept[np.argmax(encoded.n_tokens[kept])])

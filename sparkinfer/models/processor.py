@@ -153,7 +153,7 @@ class ModelScoring:
         backend = BACKENDS.get(way.backend)
         problem = backend.problem() if backend else f"there is no backend {way.backend!r}"
         if problem is not None:
-            raise EngineUnavailableError(f"the output was begun with {way}: {problem}")
+            raise EngineUnavailableError(f"the output was started with {way.shown}: {problem}")
         parallel = options.parallel
         if (way.processes, way.offloads) != (parallel.tensor, parallel.offload == "cpu"):
             return self

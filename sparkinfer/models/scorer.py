@@ -130,7 +130,7 @@ class Scorer:
     def activities(self) -> tuple[Activity | None, Activity | None]:
         """Returns what the model and the tokenizer are doing now, None for one that waits.
 
-        An object stands for one activity: the next one, even if equal, is another object.
+        An object represents one activity: the next one, even if equal, is another object.
         """
         return self._forwarding, self.encoder.activity
 

@@ -80,7 +80,7 @@ def resolve(
         revision: branch, tag or commit of a hub model.
         loading: what is allowed, and where fetched files are kept.
         files: patterns of files that matter beside those that transformers reads, such as
-            `modules.json` or `*/config.json`; a `*` stands for no slash.
+            `modules.json` or `*/config.json`; a `*` matches no slash.
 
     Raises:
         ModelLoadError: the model is missing, incomplete, or not allowed by `loading`.

@@ -148,7 +148,7 @@ class SpeedTrial:
 def _lengths(options: ModelOptions, ahead: RowsAhead) -> list[int]:
     """Returns bytes of texts: of the job's first rows, else of the gate's texts."""
     found: list[int] = []
-    # What is wrong with the input is told by the worker that has these rows to score.
+    # What is wrong with the input is reported by the worker that has these rows to score.
     with suppress(SparkInferError, pa.ArrowException, OSError):
         for batch in ahead.first() if ahead.first is not None else ():
             found += _row_bytes(batch.slice(0, SAMPLED_ROWS - len(found)), options.columns)

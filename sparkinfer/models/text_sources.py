@@ -23,7 +23,7 @@ _MESSAGES = re.compile(r"list<struct<(role: string, content|content: string, rol
 
 
 class Messages(str):
-    """A list of messages as JSON, told apart from a text that only looks like one."""
+    """A list of messages as JSON, distinguished from a text that only looks like one."""
 
     __slots__ = ()
 
@@ -87,7 +87,7 @@ class TemplateText:
 
     Attributes:
         template: with the names of columns in braces.
-        null: what stands for a null; None: the row has no text.
+        null: what replaces a null; None: the row has no text.
     """
 
     template: str

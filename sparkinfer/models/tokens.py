@@ -16,7 +16,7 @@ from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models.encoded import Encoded, Inputs, joined_inputs
 
 NO_LIMIT = 10**9
-"""Stands for none: tokenizers without a limit report 1e30 (`VERY_LARGE_INTEGER` of transformers),
+"""Means none: tokenizers without a limit report 1e30 (`VERY_LARGE_INTEGER` of transformers),
 configurations without one -1."""
 
 MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")

@@ -33,7 +33,7 @@ def score_windows(
         score: works on the accelerator.
         suspects: where there are any, what is prepared must not die of what is scored: nothing is
             prepared meanwhile.
-        statistics: told how long reading takes, and how long `score` waits.
+        statistics: receives how long reading takes, and how long `score` waits.
     """
     ahead = (InTurn if suspects.known else LookAhead)(_timed(windows, statistics), prepare)
     try:

@@ -19,10 +19,12 @@ from sparkinfer.metrics.measure import ERROR, N_TOKENS, TRUNCATED, Measure, chec
 from sparkinfer.metrics.several import Measures, SeveralMeasures
 from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.plan.inputs import choose_columns, refuse_clash
+from sparkinfer.plan.phases import GATE, MODEL, WORKERS
 from sparkinfer.plan.places import Places
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import Engine, FileAccess, InputSource, InputTable, TableTarget
 from sparkinfer.plan.processors import make_processor
+from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.columns import Columns
 from sparkinfer.rows.first_rows import ROWS_OF_TABLE, FirstOfFiles, FirstOfTable
 from sparkinfer.rows.processor import LooksAtRows, PlannedProcessor, RowsOfInput, SharesHosts
@@ -44,6 +46,7 @@ class Prelude:
         source: where the rows come from.
         engine: what will score them.
         tables: to which the result can be written; None: to none.
+        progress: receives the phases; None: nobody looks at them.
 
     Attributes:
         hosts: returns the name of the application, and the cores that it has on each host.
@@ -56,11 +59,13 @@ class Prelude:
         source: InputSource,
         engine: Engine,
         tables: TableTarget | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.config = config
         self.source = source
         self.engine = engine
         self.tables = tables
+        self.progress = progress or Progress()
         self.hosts: Callable[[], tuple[str, Mapping[str, int]]] = lambda: ("sparkinfer", {})
         self.output: str | None = None
         self._followed: Mapping[str, Any] | None = None
@@ -99,7 +104,8 @@ class Prelude:
     @cached_property
     def workers(self) -> Workers:
         """What will score; see `Engine.workers`."""
-        return self.engine.workers()
+        with self.progress.during(WORKERS):
+            return self.engine.workers()
 
     @cached_property
     def resolved(self) -> PlannedProcessor:
@@ -109,7 +115,8 @@ class Prelude:
             ModelLoadError: the model is missing, incomplete or not allowed.
             JobError: fetching it hangs.
         """
-        return watched(self.asked.resolved, "the model's files", self.config.step_timeout_s)
+        with self.progress.during(MODEL):
+            return watched(self.asked.resolved, "the model's files", self.config.step_timeout_s)
 
     def follow(self, verdict: Mapping[str, Any] | None) -> None:
         """Has the processor tried out only as an earlier trial decided; None: in every way."""
@@ -132,7 +139,8 @@ class Prelude:
         if isinstance(resolved, LooksAtRows) and "table" in self.__dict__:
             resolved = resolved.looking_at(lambda: self.first_rows)
         act = partial(_try_out, resolved, self._measured(resolved), self.ahead, self.places)
-        decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
+        with self.progress.during(GATE):
+            decided = resolved.decided(self.engine.on_one_worker(act, resolved.warm_up))
         if "table" in self.__dict__:
             refuse_clash(self.asked_columns.carried.names, decided)
         return decided

@@ -14,7 +14,7 @@ from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.processor import ModelScoring
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.rows.processor import PlannedProcessor
-from sparkinfer.rows.several import SeveralProcessors, told_of
+from sparkinfer.rows.several import SeveralProcessors, errors_naming
 
 
 def model_scoring(config: ScoringConfig) -> PlannedProcessor:
@@ -40,7 +40,7 @@ def make_processor(config: ScoringConfig) -> PlannedProcessor:
         return _make(config)
     made = {}
     for name, one in config.by_model.items():
-        with told_of(name):
+        with errors_naming(name):
             made[name] = _make(one)
     return SeveralProcessors(made, dedupe=config.dedupe)
 

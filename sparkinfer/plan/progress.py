@@ -10,17 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sparkinfer.plan.phases import LOAD, SCORE, Phases
 from sparkinfer.plan.timeline import Timeline
 from sparkinfer.workers.channel import WorkerReport
 from sparkinfer.workers.statistics import ScoringStatistics
-
-PREPARE, START, SCORE = "prepare", "start", "score"
-"""Phases of a job: the input is prepared for the workers, the workers start, rows go through the
-model. An engine without the first two has only the last."""
 
 RATE_WINDOW_S = 30.0
 """How far `rows_per_s_now` looks back."""
@@ -63,7 +61,8 @@ class ProgressState:
     """How far a run is at one moment.
 
     Attributes:
-        phase: name of the current phase, empty if there is none.
+        phase: name of the current phase, empty if there is none; see `plan.phases`.
+        phase_s: seconds since it began.
         elapsed_s: since this progress was created, until the run ended.
         rows: rows done before this run plus rows through the model by the workers' reports; at
             least the rows recorded, at most `total_rows`.
@@ -82,6 +81,7 @@ class ProgressState:
     """
 
     phase: str
+    phase_s: float
     elapsed_s: float
     rows: int
     total_rows: int | None
@@ -143,15 +143,13 @@ class Progress:
     once that many others have reported after it.
 
     Args:
-        total_rows: rows of the input, None if not known beforehand.
-        total_chunks: chunks of the input, likewise.
+        total_rows: see `expect`.
+        total_chunks: likewise.
         clock: returns monotonic seconds.
 
     Attributes:
-        total_rows: as given; may be set once it is known.
-        total_chunks: as given; may be set once it is known.
-        phases: seconds that each part of the job has taken so far, by name, in the order of their
-            start; the last is the current one, counted once it ends.
+        total_rows: as expected.
+        total_chunks: as expected.
         lost_workers: processes that ended before their time, as far as known.
     """
 
@@ -161,17 +159,34 @@ class Progress:
         total_chunks: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total_rows = total_rows
-        self.total_chunks = total_chunks
-        self.phases: dict[str, float] = {}
         self.lost_workers = 0
         self._clock = clock
         self._lock = threading.Lock()
         self._started = clock()
         self._ended_at: float | None = None
-        self._phase: tuple[str, float] | None = None
-        self._running: OrderedDict[str, WorkerReport] = OrderedDict()
+        self._phases = Phases()
+        self._hosts: dict[str, dict[str, Any]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._earlier: tuple[DeviceProgress, ...] = ()
+        self._count_from_nothing(total_rows, total_chunks)
+
+    def expect(self, total_rows: int | None, total_chunks: int | None) -> None:
+        """Starts to count another part of the run: rows to be scored again, or for the first time.
+
+        What devices have done so far stays in their sums.
+
+        Args:
+            total_rows: rows of the part, None if not known beforehand.
+            total_chunks: chunks of the part, likewise.
+        """
+        with self._lock:
+            self._earlier = self._all_devices(self._clock())
+            self._count_from_nothing(total_rows, total_chunks)
+
+    def _count_from_nothing(self, total_rows: int | None, total_chunks: int | None) -> None:
+        self.total_rows = total_rows
+        self.total_chunks = total_chunks
+        self._running: OrderedDict[str, WorkerReport] = OrderedDict()
         self._devices: dict[str, _Device] = {}
         self._reported_rows = 0
         self._skipped_rows = 0
@@ -181,34 +196,44 @@ class Progress:
         self._first_rows: tuple[float, int] | None = None
         self._recent = _RecentRate()
         self._timeline = Timeline()
-        self._hosts: dict[str, dict[str, Any]] = {}
 
     def enter(self, phase: str) -> None:
         """Ends the current phase and starts another."""
         with self._lock:
-            now = self._clock()
-            self._end_phase(now)
-            self._phase = (phase, now)
+            self._phases.enter(phase, self._clock())
             self._ended_at = None
-            self.phases.setdefault(phase, 0.0)
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Has a phase while the context is open, and then again the one before."""
+        before = self.phase
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before) if before else self.end()
 
     def end(self) -> None:
         """Ends the current phase; time and rates stay as they are."""
         with self._lock:
             self._ended_at = self._clock()
-            self._end_phase(self._ended_at)
-            self._phase = None
-
-    def _end_phase(self, now: float) -> None:
-        if self._phase is not None:
-            name, started = self._phase
-            self.phases[name] += now - started
+            self._phases.end(self._ended_at)
 
     @property
     def phase(self) -> str:
         """Name of the current phase, empty if there is none."""
-        phase = self._phase
-        return phase[0] if phase else ""
+        return self._phases.current
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds that each phase has taken so far, by name, in the order of their start."""
+        with self._lock:
+            return self._phases.seconds(self._clock())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this progress was created, until the run ended."""
+        return (self._clock() if self._ended_at is None else self._ended_at) - self._started
 
     def skip(self, rows: int, chunks: int) -> None:
         """Counts rows and chunks that an earlier run had done."""
@@ -228,6 +253,7 @@ class Progress:
             self._committed_errors += errors
             self._chunks += 1
             self._sample(self._clock())
+            self._leave_loading()
 
     def lose_worker(self) -> None:
         """Counts a process that ended before its time."""
@@ -253,6 +279,13 @@ class Progress:
                 if len(self._running) > MAX_WORKER_NAMES:
                     self._end_worker(self._running.popitem(last=False)[1])
             self._sample(now)
+            if report.rows:
+                self._leave_loading()
+
+    def _leave_loading(self) -> None:
+        """Has rows scored from now on, if they waited for the model so far."""
+        if self._phases.current == LOAD:
+            self._phases.enter(SCORE, self._clock())
 
     def _is_news(self, report: WorkerReport) -> bool:
         """Returns whether a report counts: not if its worker has ended or its attempt is dead.
@@ -303,7 +336,8 @@ class Progress:
             total = _sum(device.statistics for device in devices)
             rate, rate_now = self._rate(now), self._recent.at(now)
             return ProgressState(
-                phase=self.phase,
+                phase=self._phases.current,
+                phase_s=self._phases.current_s(now),
                 elapsed_s=now - self._started,
                 rows=self._rows(),
                 total_rows=self.total_rows,
@@ -321,13 +355,13 @@ class Progress:
 
     @property
     def committed(self) -> tuple[int, int]:
-        """Rows of this run that were recorded, and how many of them have an error."""
+        """Rows of this part that were recorded, and how many of them have an error."""
         with self._lock:
             return self._committed_rows, self._committed_errors
 
     @property
     def timeline(self) -> tuple[tuple[float, int], ...]:
-        """Seconds since this progress was created, and rows done by then; see `ProgressState`."""
+        """Seconds since this progress was created, and rows of this part done by then."""
         with self._lock:
             now = self._clock() if self._ended_at is None else self._ended_at
             return self._timeline.until(now - self._started, self._rows())
@@ -340,8 +374,17 @@ class Progress:
 
     @property
     def devices(self) -> tuple[DeviceProgress, ...]:
-        """What each device has done so far, sorted by name."""
-        return self.state().devices
+        """What each device has done so far in all parts of the run, sorted by name."""
+        with self._lock:
+            return self._all_devices(self._clock() if self._ended_at is None else self._ended_at)
+
+    def _all_devices(self, now: float) -> tuple[DeviceProgress, ...]:
+        joined = {one.device: one for one in self._earlier}
+        for one in self._device_progress(now):
+            before = joined.get(one.device)
+            parts = [one.statistics, *([before.statistics] if before else [])]
+            joined[one.device] = replace(one, statistics=_sum(parts))
+        return tuple(joined[name] for name in sorted(joined))
 
     def statistics(self) -> ScoringStatistics:
         """Returns the sum over all workers that reported, ended or running."""

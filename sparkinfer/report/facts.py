@@ -9,7 +9,7 @@ from typing import Any
 from sparkinfer.jobs.manifest import verdicts_of
 from sparkinfer.jobs.records import ChunkRecord
 from sparkinfer.jobs.sessions import Session, read_sessions
-from sparkinfer.metrics.distributions import Distributions, read_distributions
+from sparkinfer.metrics.distributions import Distributions
 from sparkinfer.report.own_metrics import labels_of, prefix_of, settings_by_model
 from sparkinfer.report.samples import ErrorFiles, read_samples
 from sparkinfer.report.status import RunStatus, status_of
@@ -115,7 +115,7 @@ def read_facts(output: str) -> Facts:
         status=status_of(survey),
         sessions=read_sessions(output, survey.manifest.run),
         chunks=tuple(seen.chunks),
-        models=_models(survey, seen.distributions),
+        models=_models(survey, survey.done.distributions),
         samples=tuple(ErrorSample(reason, row) for reason, row in samples),
     )
 
@@ -125,7 +125,6 @@ class _Seen:
 
     def __init__(self) -> None:
         self.chunks: list[ChunkFacts] = []
-        self.distributions: dict[str, Distributions] = {}
         self.errors = ErrorFiles()
 
     def add(self, record: ChunkRecord) -> None:
@@ -141,9 +140,6 @@ class _Seen:
                 attempts=record.generation + 1,
             )
         )
-        for name, state in record.distributions.items():
-            of_model = self.distributions.setdefault(name, Distributions())
-            of_model.add(read_distributions(state))
         self.errors.add(record)
 
 

@@ -26,7 +26,7 @@ class OwnMetrics:
 
     def __init__(self, manifest: Manifest) -> None:
         self._of_models = {
-            name: _OfModel(_measure(settings, labels_of(manifest, name)))
+            name: _OfModel(measure_of(settings, labels_of(manifest, name)))
             for name, settings in settings_by_model(manifest).items()
         }
 
@@ -79,7 +79,8 @@ class _OfModel:
             return None
 
 
-def _measure(settings: Mapping[str, Any], labels: tuple[str, ...]) -> Measure:
+def measure_of(settings: Mapping[str, Any], labels: tuple[str, ...]) -> Measure:
+    """Returns what is measured of a model by the package itself."""
     task = TASKS.get(str(settings.get("task")))
     evaluation = task.evaluation if task is not None else None
     return Measure(evaluation, settings.get("label_col"), prefix_of(settings), labels)

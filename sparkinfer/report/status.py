@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sparkinfer.display import describe_bottleneck, format_seconds
 from sparkinfer.jobs.claims import Holder
+from sparkinfer.jobs.summary import describe_metrics
+from sparkinfer.plan.wording import describe_bottleneck, format_seconds
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.own_metrics import metrics_of_run
-from sparkinfer.report.summary import describe_metrics
 from sparkinfer.report.survey import Survey
 from sparkinfer.terminal import printable
 
@@ -45,7 +45,7 @@ class RunStatus:
         metrics_problem: why there are none although there are labels, else None.
         metrics_of_run: names of the metrics that only the run itself shows.
         writer: the process that writes there, or did last; None if unknown.
-        vector_store: where vectors go, too; None: nowhere.
+        vector_store: store that gets the vectors as well; None: none.
         vector_chunks: chunks whose vectors have arrived there, as far as the output says.
         bottleneck: the step for which the others of a worker waited, and its share of the time, 0
             to 1, over the records that tell; None: none does.

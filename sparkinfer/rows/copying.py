@@ -39,7 +39,7 @@ class FileRows(Protocol):
         Args:
             path: of the file.
             columns: to read; those that the file lacks are left out. If it has none of them, its
-                first column stands for the rows.
+                first column represents the rows.
             remarks: receives a phrase on what could not be kept as it is.
 
         Raises:

@@ -69,15 +69,15 @@ class Gathered:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _failure_named(what: str) -> Iterator[None]:
     """Raises JobError in place of what reading or writing raises."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise JobError(
-            f"{what} for dedupe=true failed ({type(error).__name__}: {reason}); make room or "
-            "repair it and run again, or leave the option out"
+            f"{what} for dedupe=true failed ({type(error).__name__}: {reason}); free some "
+            "space or repair it and run again, or leave the option out"
         ) from error
 
 
@@ -107,7 +107,7 @@ class RunSorter:
         """
         make_folder(self.folder)
         rows = self.reader.read(self.parts[int(part)])
-        with _told("sorting the input"):
+        with _failure_named("sorting the input"):
             windows = rebatch(rows, same_rows(RUN_ROWS), RUN_BYTES)
             return [self._write(window) for window in windows]
 
@@ -199,7 +199,7 @@ class RunMerger:
             JobError: a run cannot be read, or a file not be written.
         """
         make_folder(self.folder)
-        with _told("merging the sorted input"):
+        with _failure_named("merging the sorted input"):
             return self._write(merged(self._sources(int(number))))
 
     def _sources(self, number: int) -> list[Iterator[pa.RecordBatch]]:

@@ -200,7 +200,7 @@ class ChunkReader:
                 # Arrow reports damage by an error without a number.
                 if pause_s is None or error.errno is None or not is_passing(error):
                     raise
-                logger.warning("%s: read again in %g s: %s", path, pause_s, error)
+                logger.warning("%s: reading again in %g s: %s", path, pause_s, error)
                 time.sleep(pause_s)
 
     def _read_piece(self, path: str, piece: Piece) -> Iterator[pa.RecordBatch]:

@@ -1,6 +1,6 @@
 """Several processors over one reading of the rows: what the driver plans with and workers open.
 
-Each is any entry of `PROCESSORS` and has a name, under which it is told from the others in messages
+Each is any entry of `PROCESSORS` and has a name, which distinguishes it from the others in messages
 and settings. What they add is side by side, in the order of the names. Models whose inputs are the
 same share them.
 """
@@ -118,7 +118,7 @@ class SeveralProcessors:
     def check(self) -> None:
         """Raises UsageError for mistakes that show without a worker; see `PlannedProcessor`."""
         for name, one in self.members.items():
-            with told_of(name):
+            with errors_naming(name):
                 _refuse_parallel(one)
                 one.check()
         times = Counter(column.lower() for column in self.fields.names)
@@ -132,13 +132,13 @@ class SeveralProcessors:
     def check_names(self, columns: Sequence[str]) -> None:
         """Raises InputError for a column that is not there."""
         for name, one in self.members.items():
-            with told_of(name):
+            with errors_naming(name):
                 one.check_names(columns)
 
     def check_types(self, inputs: pa.Schema) -> None:
         """Raises InputError for a column of the wrong type."""
         for name, one in self.members.items():
-            with told_of(name):
+            with errors_naming(name):
                 one.check_types(pa.schema([inputs.field(column) for column in one.inputs]))
 
     def longest_text(self, of_column: Callable[[str], int | None]) -> int | None:
@@ -190,7 +190,7 @@ class SeveralProcessors:
         found: dict[str, Any] = {}
 
         def trial(name: str, one: ModelScoring) -> RunningModel:
-            with told_of(name), step(f"trying out models.{name}"):
+            with errors_naming(name), step(f"trying out models.{name}"):
                 model, found[name] = one.tried(slot, ahead)
             return model
 
@@ -198,7 +198,7 @@ class SeveralProcessors:
         residence = Residence(load, slot.device)
         for name, one in self.members.items():
             if name not in found:
-                with told_of(name):
+                with errors_naming(name):
                     found[name] = one.try_out(slot, ahead)
         groups = _encoded_alike(self._models, residence.models)
         outcome = Found(found, residence.takes_turns, residence.weights_bytes, groups)
@@ -223,7 +223,7 @@ class SeveralProcessors:
         limits = self._limits
         scoring = SeveralScoring(self.inputs, self.fields, limits, residence, report, self.dedupe)
         for name, one in self.members.items():
-            scoring.add(name, self._part(name, one, residence, slot, scoring.told))
+            scoring.add(name, self._part(name, one, residence, slot, scoring.report))
         return scoring
 
     @property
@@ -268,14 +268,14 @@ class SeveralProcessors:
         one: ProcessorSpec,
         residence: Residence,
         slot: WorkerSlot,
-        told: Callable[[ScoringStatistics], None],
+        report: Callable[[ScoringStatistics], None],
     ) -> Part:
         if not isinstance(one, ModelScoring):
-            return RowsPart(one.open(slot, told), one.inputs, one.fields)
+            return RowsPart(one.open(slot, report), one.inputs, one.fields)
         [encoding] = [
             number for number, group in enumerate(self._decided().encoded_alike) if name in group
         ]
-        scorer = Scorer(residence.models[name], one.options, told, name)
+        scorer = Scorer(residence.models[name], one.options, report, name)
         return ModelPart(scorer, encoding)
 
     def _load(self, slot: WorkerSlot) -> Residence:
@@ -295,7 +295,7 @@ class SeveralProcessors:
     ) -> SeveralProcessors:
         changed = {}
         for name, one in self.members.items():
-            with told_of(name):
+            with errors_naming(name):
                 changed[name] = change(name, one)
         return replace(self, members=changed)
 
@@ -321,7 +321,7 @@ def members_of(processor: PlannedProcessor) -> Mapping[str, PlannedProcessor]:
 
 
 @contextmanager
-def told_of(name: str) -> Iterator[None]:
+def errors_naming(name: str) -> Iterator[None]:
     """Says in an error which of several models it is about."""
     try:
         yield

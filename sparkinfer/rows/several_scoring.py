@@ -169,7 +169,7 @@ class SeveralScoring:
         """Returns what each thread of each processor is doing."""
         return [one for part in self.parts.values() for one in part.processor.activities()]
 
-    def told(self, _: ScoringStatistics) -> None:
+    def report(self, _: ScoringStatistics) -> None:
         """Adds up what the processors have done and passes it on."""
         total = ScoringStatistics(tokenize_s=self._encode_s)
         for part in self.parts.values():
@@ -255,7 +255,7 @@ class SeveralScoring:
         self.statistics.rows += rows
         self.statistics.errors += int(failed.sum())
         self.statistics.truncated += int(truncated.sum())
-        self.told(self.statistics)
+        self.report(self.statistics)
 
 
 _OF_ALL = frozenset(

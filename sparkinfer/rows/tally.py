@@ -163,8 +163,8 @@ def _reason(errors: Mapping[str, str | None]) -> str:
     """
     if len(set(errors.values())) == 1:
         return str(next(iter(errors.values())))
-    told = {name: why for name, why in errors.items() if why not in (None, NULL_TEXT)}
-    return "; ".join(f"{name}: {why}" for name, why in told.items()) or NULL_TEXT
+    known = {name: why for name, why in errors.items() if why not in (None, NULL_TEXT)}
+    return "; ".join(f"{name}: {why}" for name, why in known.items()) or NULL_TEXT
 
 
 def _as_numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:

@@ -99,7 +99,7 @@ class ScoredWriter:
             name: of the file.
             pairs: what is scored of some rows, and their carried columns.
             process: scores them.
-            statistics: told how long writing takes, and how long rows wait for it.
+            statistics: receives how long writing takes, and how long rows wait for it.
         """
         carried = CarriedRows(self._columns)
 

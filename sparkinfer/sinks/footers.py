@@ -18,7 +18,7 @@ END_BYTES = 8
 
 
 class BrokenFileError(ValueError):
-    """A file is no whole Parquet file."""
+    """A file is not a complete Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def read_footer(path: str, size: int) -> Footer:
 
     Raises:
         OSError: it is not there, or cannot be read.
-        BrokenFileError: it is no whole Parquet file.
+        BrokenFileError: it is not a complete Parquet file.
     """
     tail = read_range(path, max(0, size - TAIL_BYTES), size)
     length = int.from_bytes(tail[-END_BYTES:-4], "little") + END_BYTES
@@ -49,5 +49,5 @@ def read_footer(path: str, size: int) -> Footer:
     try:
         rows = pq.read_metadata(pa.BufferReader(tail)).num_rows
     except (pa.ArrowException, OSError) as error:  # OSError: of what is in memory
-        raise BrokenFileError(f"{path!r} is no whole Parquet file: {error}") from error
+        raise BrokenFileError(f"{path!r} is not a complete Parquet file: {error}") from error
     return Footer(int(rows), hashlib.sha256(tail[-length:]).hexdigest()[:16])

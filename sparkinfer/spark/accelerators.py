@@ -123,7 +123,7 @@ def _slots_of(spark: SparkSession, num_workers: int | None, together: bool) -> S
     if is_dynamic(spark) and together and num_workers is None:
         raise ConfigError(
             f"{DYNAMIC}=true leaves the number of executors open, and all workers must run "
-            "together; give num_workers, how many of them there are to be"
+            "together; give num_workers, their number"
         )
     if num_workers is not None and (is_dynamic(spark) or not is_classic(spark)):
         return None

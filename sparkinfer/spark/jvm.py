@@ -1,4 +1,4 @@
-"""The JVM that pyspark starts: kept from signals meant for the command, and its death told.
+"""The JVM that pyspark starts: kept from signals meant for the command, and its death reported.
 
 A signal to the command's process group, from a terminal or a scheduler, would end the JVM at once,
 and the command could cancel nothing any more. In a session of its own the JVM does not get it. It
@@ -72,7 +72,7 @@ def _give_up() -> None:
 
 
 @contextmanager
-def death_told() -> Iterator[None]:
+def death_reported() -> Iterator[None]:
     """Raises JobError in place of whatever the death of the JVM brings about."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Resource profiles: what the tasks of one part of a job need, told to Spark's scheduler."""
+"""Resource profiles: what the tasks of one part of a job need, for Spark's scheduler."""
 
 from __future__ import annotations
 

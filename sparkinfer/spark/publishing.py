@@ -12,7 +12,8 @@ from sparkinfer.exceptions import JobError, OutputError
 from sparkinfer.spark.errors import explain
 from sparkinfer.spark.job_threads import in_job_thread, watched_job
 from sparkinfer.spark.settings import PLAIN_TIMES, settings
-from sparkinfer.spark.tables import literal_path, parts_of, quoted, quoted_table, spark_schema
+from sparkinfer.spark.tables import parts_of, quoted, quoted_table, spark_schema
+from sparkinfer.storage import literal_path
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -36,7 +37,7 @@ class CatalogTables:
         """Returns the types of a table's columns as Spark names them, None if there is no table.
 
         Raises:
-            OutputError: it is a view, has no schema to be in, or cannot be looked at.
+            OutputError: it is a view, has no schema to be in, or cannot be inspected.
         """
         try:
             return in_job_thread(self._spark, lambda: self._columns(name))
@@ -44,7 +45,7 @@ class CatalogTables:
             raise
         except Exception as error:  # py4j's and Spark's errors have no common root
             raise OutputError(
-                f"table {name!r} cannot be looked at ({explain(error)}); name another"
+                f"table {name!r} cannot be inspected ({explain(error)}); name another"
             ) from error
 
     def _columns(self, name: str) -> dict[str, str] | None:

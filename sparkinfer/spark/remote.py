@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -53,11 +54,13 @@ def remote_address(master: str | None) -> str | None:
     """Returns the server's address that the master or the environment names, None if neither does.
 
     Raises:
-        ConfigError: both name something, or the variable is empty.
+        ConfigError: both name something, or the variable is empty, or the master is mistyped.
     """
     of_environment = os.environ.get(REMOTE)
     if of_environment == "":  # pyspark takes that for a server, too
         raise ConfigError(f"{REMOTE} is empty, expected sc://HOST:PORT; unset the variable")
+    if master is not None:
+        _refuse_mistyped(master)
     if master is None or master == of_environment:
         return of_environment
     if of_environment is not None:
@@ -68,6 +71,16 @@ def remote_address(master: str | None) -> str | None:
             f"{plain(of_environment)}; leave the option out, or unset the variable"
         )
     return master if master.startswith(SCHEME) else None
+
+
+def _refuse_mistyped(master: str) -> None:
+    """Raises ConfigError for `sc:/host` and the like, which Spark would take for a local path."""
+    scheme = re.match(r"(sc|spark|k8s|mesos):(?!//.)", master)
+    if scheme is not None:
+        raise ConfigError(
+            f"master={plain(master)!r}: expected {scheme[1]}:// and a host; write "
+            f"{scheme[1]}://HOST:PORT"
+        )
 
 
 def plain(address: str) -> str:

@@ -39,7 +39,7 @@ TASKS = (16, 16, 128, 1024)
 there are more, where all have overlapped."""
 
 LASTS_S = 600.0
-"""Time for which a session's answer stands."""
+"""Time for which a session's answer is used."""
 
 logger = get_logger(__name__)
 
@@ -71,12 +71,12 @@ def probe_slots(spark: SparkSession) -> dict[str, int]:
     """
     told_at, answer = _answers.get(spark, (0.0, {}))
     if not answer or time.monotonic() - told_at > LASTS_S:
-        answer = _told(spark)
+        answer = _answer_of(spark)
         _answers[spark] = time.monotonic(), answer
     return answer
 
 
-def _told(spark: SparkSession) -> dict[str, int]:
+def _answer_of(spark: SparkSession) -> dict[str, int]:
     slots: dict[str, int] = {}
     try:
         for job, tasks in enumerate(TASKS):
@@ -88,7 +88,7 @@ def _told(spark: SparkSession) -> dict[str, int]:
         raise
     except Exception as error:  # Spark's errors have no common root
         logger.warning(
-            "the cluster does not tell how many tasks it runs at a time (%s); give num_workers if "
+            "the cluster does not say how many tasks it runs at a time (%s); give num_workers if "
             "you know it",
             explain(error),
         )

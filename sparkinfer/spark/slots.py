@@ -78,12 +78,12 @@ def find_slots(spark: SparkSession) -> Slots:
 
 
 def slots_now(spark: SparkSession) -> int | None:
-    """Returns how many tasks can run at this moment, None where that cannot be told in no time."""
+    """Returns how many tasks can run at this moment, None where that takes time to find out."""
     return _slots_now(spark.sparkContext)[1] if is_classic(spark) else None
 
 
 def is_dynamic(spark: SparkSession) -> bool:
-    """Returns whether Spark asks for executors as tasks wait, and lets go of idle ones."""
+    """Returns whether Spark asks for executors as tasks wait, and releases idle ones."""
     return setting(spark, DYNAMIC) == "true"
 
 

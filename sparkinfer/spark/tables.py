@@ -31,7 +31,7 @@ def read_table(spark: SparkSession, kind: str, name: str, version: int | None = 
         spark: the session.
         kind: `table` or `query`.
         name: of the table or view, or the query. A part of a name that holds other characters than
-            letters, digits, `_` and `-` stands in backticks, as in Spark.
+            letters, digits, `_` and `-` is in backticks, as in Spark.
 
         version: of a table that keeps some; None: the table as it is.
 
@@ -60,11 +60,6 @@ def parts_of(name: str) -> list[str]:
 
 def _quoted_part(part: str) -> str:
     return quoted(part) if _UNQUOTED.fullmatch(part) else part
-
-
-def literal_path(path: str) -> str:
-    """Returns a path escaped so that Spark's reader does not take it for a pattern."""
-    return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)
 
 
 def quoted(name: str) -> str:
@@ -143,7 +138,7 @@ def arrow_schema(columns: StructType) -> tuple[pa.Schema, dict[str, str]]:
     lowered = [name.lower() for name in columns.names]
     for column in columns:
         if lowered.count(column.name.lower()) > 1:
-            refused[column.name] = "is there twice: which of the two is meant is not clear"
+            refused[column.name] = "appears twice: it is not clear which of the two is meant"
             continue
         kind = column.dataType.simpleString()
         if kind == "void":  # copied as strings

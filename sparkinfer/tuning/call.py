@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparkinfer.api.functions import open_prelude
-from sparkinfer.config import ScoringConfig
+from sparkinfer.api.functions import Display, displayed, open_prelude
+from sparkinfer.config import DisplayMode, ScoringConfig
 from sparkinfer.engines import find_engine
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.messages import shown
 from sparkinfer.models.processor import ModelScoring
+from sparkinfer.plan.phases import MEASURE
 from sparkinfer.plan.prelude import Prelude
-from sparkinfer.spark.jvm import death_told
+from sparkinfer.spark.jvm import death_reported
 from sparkinfer.tuning import BUDGET_S
 from sparkinfer.tuning.found import Findings
 from sparkinfer.tuning.settings_file import as_yaml, options_of
@@ -65,6 +66,7 @@ def tune(
     budget_s: float = BUDGET_S,
     spark: SparkSession | None = None,
     *,
+    progress: DisplayMode | Display = "auto",
     df: DataFrame | None = None,
 ) -> Tuned:
     """Measures settings on the first rows of `config.input`, or of a DataFrame, in one worker.
@@ -75,8 +77,10 @@ def tune(
 
     Args:
         config: of the run to come, without what only concerns its output.
-        budget_s: seconds after which nothing more is begun. The model is examined in any case.
+        budget_s: seconds after which no further measurement starts. The model is examined in any
+            case.
         spark: see `run`.
+        progress: see `run`.
         df: see `run`.
 
     Raises:
@@ -84,8 +88,8 @@ def tune(
         JobError: the model fails on every row, or the worker has ended.
     """
     check_tunable(config, budget_s, has_rows=df is not None)
-    with death_told():
-        prelude = open_prelude(config, spark, df)
+    with death_reported(), displayed(progress) as started:
+        prelude = open_prelude(config, spark, df, started)
         try:
             return _tuned(prelude, budget_s)
         finally:
@@ -144,7 +148,8 @@ def _tuned(prelude: Prelude, budget_s: float) -> Tuned:
     question = Question(
         resolved, prelude.ahead, prelude.first_rows, prelude.places, budget_s, _split_given(config)
     )
-    findings = prelude.engine.on_one_worker(question.answer, resolved.warm_up)
+    with prelude.progress.during(MEASURE):
+        findings = prelude.engine.on_one_worker(question.answer, resolved.warm_up)
     return Tuned(findings, options_of(findings, find_engine(config.engine).on_spark))
 
 

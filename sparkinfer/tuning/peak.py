@@ -56,7 +56,7 @@ def _let_go(device: str) -> None:
 
 
 def _reset() -> None:
-    """Has the kernel count the process's peak anew.
+    """Has the kernel start counting the process's peak again.
 
     Source: proc(5), /proc/pid/clear_refs. Where it cannot be written, the peak is an older one.
     """

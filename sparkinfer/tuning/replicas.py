@@ -137,7 +137,7 @@ def _together(each: list[Rates]) -> Rates:
 
 
 def serve(descriptor: int) -> None:
-    """Loads the model for whoever is at the other end, says so, and scores once it is told to."""
+    """Loads the model for whoever is at the other end, says so, and scores when asked to."""
     end_with_parent(descriptor)
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     warnings.simplefilter("ignore")  # other libraries' notes to their callers

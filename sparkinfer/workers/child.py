@@ -61,7 +61,7 @@ def end_with_parent(descriptor: int, act: Callable[[], None] = lambda: None) -> 
 
     def wait() -> None:
         watched = select.poll()
-        watched.register(descriptor, 0)  # that the other end is closed is always told
+        watched.register(descriptor, 0)  # that the other end is closed is always reported
         watched.poll()
         act()
         os._exit(0)

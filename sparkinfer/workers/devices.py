@@ -48,16 +48,16 @@ def worker_gpus(addresses: Sequence[str], each: int) -> Iterator[tuple[str, ...]
         EngineUnavailableError: torch does not see them, or all of them are taken.
     """
     visible = _visible_devices(os.environ)
-    told = [gpu_index(address, visible) for address in addresses[:each]]
+    given = [gpu_index(address, visible) for address in addresses[:each]]
     count = count_cuda_devices()
-    if max(told, default=0) >= count or count < each or 0 < len(told) < each:
+    if max(given, default=0) >= count or count < each or 0 < len(given) < each:
         raise EngineUnavailableError(
             f"host {socket.gethostname()}: a replica takes {each} GPUs (parallel.tensor), the task "
             f"owns {len(addresses) or 'all'} and torch sees {count} CUDA devices there; set "
             f"spark.task.resource.gpu.amount={each}, or lower parallel.tensor"
         )
     with gpus.at_work():
-        yield tuple(f"cuda:{index}" for index in told or _own_group(visible, count, each))
+        yield tuple(f"cuda:{index}" for index in given or _own_group(visible, count, each))
 
 
 def _own_group(visible: Sequence[str], count: int, each: int) -> range:
@@ -79,23 +79,23 @@ def _names(visible: Sequence[str], count: int) -> list[str]:
 
 def _own_gpu(address: str | None, local_rank: int) -> int:
     visible = _visible_devices(os.environ)
-    told = None if address is None else gpu_index(address, visible)
+    given = None if address is None else gpu_index(address, visible)
     count = count_cuda_devices()
-    if (told or 0) >= count:
+    if (given or 0) >= count:
         raise EngineUnavailableError(
             f"host {socket.gethostname()}: the task owns GPU {address or 0}, but torch sees "
             f"{count} CUDA devices there (CUDA_VISIBLE_DEVICES="
             f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}); install a CUDA build of torch and a "
             "working driver, or use device='cpu'"
         )
-    index = gpus.hold_gpu(_names(visible, count), told, local_rank)
+    index = gpus.hold_gpu(_names(visible, count), given, local_rank)
     if index is not None:
         return index
-    if told is not None:
-        # Held by a stranger who was told the same address, such as one in a container with GPU
+    if given is not None:
+        # Held by a stranger who was given the same address, such as one in a container with GPU
         # numbers of its own and a shared temporary folder. Spark knows better than the locks.
         logger.warning("GPU %s is held by another process, though Spark assigned it here", address)
-        return told
+        return given
     raise EngineUnavailableError(
         f"host {socket.gethostname()}: more tasks load a model than there are GPUs ({count}), and "
         f"all of them are held by other processes; set spark.executor.resource.gpu.amount "

@@ -2,14 +2,14 @@
 
 A model stays loaded from task to task, so its GPU must stay the same, too. Spark promises less. It
 gives each running task a GPU of its own, but runs the next task in any idle Python worker: one that
-has a model on GPU 0 may be told GPU 1, on which another worker has one. Following Spark, both would
-load again, at times two models on one GPU.
+has a model on GPU 0 may be given GPU 1, on which another worker has one. Following Spark, both
+would load again, at times two models on one GPU.
 
 So a process takes the address that Spark names as a hint. It holds a GPU by a lock on a file of its
 host, and the file says in place of which address its holder works now. A process without a GPU
-tries the one it was told; where the holder of that is at work in place of another address, it tries
-that address, and so on. Running tasks have different addresses, so the way ends at a GPU that is
-free or whose holder has no task. Such a holder is asked to let go: Spark may keep more workers than
+tries the one it was given; where the holder of that works in place of another address, it tries
+that address, and so on. Running tasks have different addresses, so this ends at a GPU that is free
+or whose holder has no task. Such a holder is asked to release it: Spark may keep more workers than
 there are GPUs, and those without a task must not keep the others waiting.
 
 Locks end with their process, whatever ends it.
@@ -71,7 +71,7 @@ _guard = threading.RLock()
 def at_work() -> Iterator[None]:
     """Keeps the GPU of this process from being asked for while the context is open."""
     global _tasks
-    with _guard:  # not while it is being let go
+    with _guard:  # not while it is being released
         _tasks += 1
     try:
         yield
@@ -82,28 +82,28 @@ def at_work() -> Iterator[None]:
                 _claim.note(IDLE)
 
 
-def hold_gpu(names: Sequence[str], told: int | None, first: int = 0) -> int | None:
+def hold_gpu(names: Sequence[str], given: int | None, first: int = 0) -> int | None:
     """Returns the index of the GPU that this process holds, after taking one if it has none.
 
     Called in `at_work`.
 
     Args:
         names: of the GPUs, the same in all processes of the host, in the order of torch's indices.
-        told: the index that Spark gave to the running task; None if it schedules no GPUs.
+        given: the index that Spark gave to the running task; None if it schedules no GPUs.
         first: the index to try first in that case.
 
     Returns:
-        None if all GPUs are held by processes that do not let go.
+        None if all GPUs are held by processes that do not release them.
     """
     global _gave_up
     if _claim is None:
         deadline = time.monotonic() + (0.0 if _gave_up else PATIENCE_S)
-        while not _take_any(names, told, first) and time.monotonic() < deadline:
+        while not _take_any(names, given, first) and time.monotonic() < deadline:
             time.sleep(POLL_S)
     _gave_up = _claim is None  # then later tasks do not wait again
     if _claim is None:
         return None
-    _claim.note(str(_claim.index if told is None else told))
+    _claim.note(str(_claim.index if given is None else given))
     return _claim.index
 
 
@@ -116,15 +116,15 @@ def release_gpus() -> None:
         _claim = None
 
 
-def _take_any(names: Sequence[str], told: int | None, first: int) -> bool:
-    """Tries the GPUs that may be free once; asks holders without a task to let go of theirs."""
+def _take_any(names: Sequence[str], given: int | None, first: int) -> bool:
+    """Tries the GPUs that may be free once; asks holders without a task to release theirs."""
     # The one that it has held before comes first: torch keeps some memory there.
     if _former is not None and _former < len(names) and _take(_former, names):
         return True
-    if told is None:
+    if given is None:
         return any(_take((first + offset) % len(names), names) for offset in range(len(names)))
     tried: set[int] = set()
-    index: int | None = told
+    index: int | None = given
     while index is not None and index not in tried and index < len(names):
         if _take(index, names):
             return True
@@ -134,7 +134,7 @@ def _take_any(names: Sequence[str], told: int | None, first: int) -> bool:
 
 
 def _take(index: int, names: Sequence[str]) -> bool:
-    """Takes a GPU if nobody holds it, else asks its holder to let go unless it has a task."""
+    """Takes a GPU if nobody holds it, else asks its holder to release it unless it has a task."""
     global _claim, _former
     path = _path(names[index])
     import fcntl  # not on Windows, where there are only CPU workers
@@ -156,7 +156,7 @@ def _take(index: int, names: Sequence[str]) -> bool:
 
 
 def _worked_for(name: str) -> int | None:
-    """Returns the index that the task of a GPU's holder was told; None without a task."""
+    """Returns the index that the task of a GPU's holder was given; None without a task."""
     try:
         state = _path(name).read_text("ascii").strip()
     except OSError:
@@ -165,13 +165,13 @@ def _worked_for(name: str) -> int | None:
 
 
 def _wish(path: Path) -> None:
-    """Asks the holder of a GPU to let go of it; a wish that is not heard is repeated."""
+    """Asks the holder of a GPU to release it; a wish that is not heard is repeated."""
     with contextlib.suppress(OSError):  # nobody listens at this moment
         os.close(os.open(_wishes(path), os.O_WRONLY | os.O_NONBLOCK))
 
 
 def _hear_wishes(claim: _Claim) -> None:
-    """Lets go of a GPU when another process asks for it and this one has no task."""
+    """Releases a GPU when another process asks for it and this one has no task."""
     with contextlib.suppress(FileExistsError):
         os.mkfifo(claim.wishes, 0o600)
     while True:
@@ -189,7 +189,7 @@ def _hear_wishes(claim: _Claim) -> None:
 
 
 def _path(name: str) -> Path:
-    """Returns the file whose lock stands for a GPU."""
+    """Returns the file whose lock represents a GPU."""
     # One file per user: another user's could not be opened for writing.
     file = f"sparkinfer-{os.getuid()}-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock"
     return Path(tempfile.gettempdir()) / file

@@ -1,6 +1,6 @@
 """How many workers of an application may be at work on one host at the same time, by lock files.
 
-For work that takes more than the core of its task where the cluster's scheduler cannot be told so.
+For work that takes more than the core of its task where the cluster's scheduler does not know that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Steps that may take long and may hang: what a process is at, and waits that end.
 
 A model is fetched, loaded and tried out, in this process or in another one, before there are rows
-whose progress could be seen. A wait for that tells every minute what it waits for. It ends once
+whose progress could be seen. A wait for that reports every minute what it waits for. It ends once
 nothing has moved for too long: the step is still the same, and so is what can be measured of it.
 """
 
@@ -82,7 +82,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 class Telling:
-    """Tells every minute what is waited for.
+    """Reports every minute what is waited for.
 
     Args:
         what: is waited for, as a phrase.
@@ -91,15 +91,15 @@ class Telling:
     def __init__(self, what: str) -> None:
         self._what = what
         self._started = time.monotonic()
-        self._told = 0
+        self._said = 0
 
     def at(self, step: Step | None) -> None:
-        """Tells it with the step that it is at, if it is time; to be called often."""
+        """Reports it with the step that it is at, if it is time; to be called often."""
         waited_s = time.monotonic() - self._started
-        if waited_s // SAY_EVERY_S > self._told:
-            self._told = int(waited_s // SAY_EVERY_S)
+        if waited_s // SAY_EVERY_S > self._said:
+            self._said = int(waited_s // SAY_EVERY_S)
             minutes = round(waited_s / 60)
-            logger.warning("waiting for %s since %d min", _at(self._what, step), minutes)
+            logger.warning("still waiting for %s, for %d min now", _at(self._what, step), minutes)
 
 
 def watched(act: Callable[[], R], what: str, timeout_s: float | None) -> R:

@@ -194,7 +194,7 @@ class Suspects:
 
 
 def withdraw_all() -> None:
-    """Removes the notes of this process, which is told to end: not by what they name."""
+    """Removes the notes of this process, which is asked to end: not by what they name."""
     for suspects in list(_at_work):
         suspects.withdraw()
 

@@ -98,7 +98,7 @@ def _ours(output: Path, source: Path, options: argparse.Namespace) -> dict[str, 
     if result.error_rows:
         raise SystemExit(f"{result.error_rows} rows have an error")
     found = pads.dataset(output, format="parquet").to_table().sort_by("id")
-    seconds = result.phases["score"]
+    seconds = result.scoring_s
     return {
         "seconds": seconds,
         "rate": result.rows / seconds,

@@ -85,7 +85,7 @@ def score(output: Path, source: Path, options: argparse.Namespace, target_rows: 
         result = sparkinfer.run(config, spark)
     finally:
         spark.stop()
-    return result.phases["score"]
+    return result.scoring_s
 
 
 if __name__ == "__main__":

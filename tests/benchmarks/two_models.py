@@ -121,7 +121,7 @@ def score(given: dict[str, Any]) -> Seconds:
     ThisProcess.score = timed  # type: ignore[method-assign]
     config = sparkinfer.ScoringConfig(input_col="text", engine="local", **given)
     result = sparkinfer.run(config)
-    return {"scoring": result.phases["score"], "scoring cpu": sum(used)}
+    return {"scoring": result.scoring_s, "scoring cpu": sum(used)}
 
 
 def medians(ratios: list[Seconds]) -> str:

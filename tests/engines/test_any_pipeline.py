@@ -151,12 +151,12 @@ def test_a_resumed_run_keeps_its_columns_and_errors_are_tried_again(
     source = write(tmp_path / "in.parquet", ["good", "boring", "film"])
     run(source, task=NAME)
 
-    def mend(self: Any, text: str) -> Any:
+    def repair(self: Any, text: str) -> Any:
         return {**self.tokenizer(text, return_tensors="pt"), "text": text}
 
-    monkeypatch.setattr(SpectrumPipeline, "preprocess", mend)
+    monkeypatch.setattr(SpectrumPipeline, "preprocess", repair)
     result, frame = run(source, task=NAME, retry_errors=True)
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (1, 1, 0)
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (1, 1, 0)
     assert frame["label"].null_count == 0
 
 

@@ -53,7 +53,7 @@ def test_the_same_call_goes_on_after_a_kill_of_the_driver_and_after_a_pause(
         checkpoint_interval=100,
     )
     assert paused.returncode == 1, paused.stderr
-    assert "run the same call to go on" in paused.stderr
+    assert "run the same call to resume" in paused.stderr
     steps = sparkinfer.read_batch_run(str(tmp_path / "out")).steps
     assert 0 < min(steps) < STEPS
     before = [len(Journal(tmp_path / "journal").batches(rank)) for rank in range(RANKS)]

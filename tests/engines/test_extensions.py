@@ -167,7 +167,7 @@ def test_a_retry_leaves_columns_of_any_type_as_they_are(
     assert len(failed) == result.error_rows - 1 > 3
     broken.unlink()
     result, rows = run(texts, task="words", retry_errors=True)
-    assert (result.retried_rows, result.mended_rows, result.error_rows) == (
+    assert (result.retried_rows, result.recovered_rows, result.error_rows) == (
         len(failed),
         len(failed),
         1,

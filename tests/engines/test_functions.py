@@ -20,8 +20,8 @@ import pytest
 import sparkinfer
 from sparkinfer.exceptions import ConfigError, InputError, ResumeError, TooManyErrorsError
 from sparkinfer.functions.stages import DEADLY
+from sparkinfer.jobs.summary import summarize
 from sparkinfer.report.status import describe_status, read_status
-from sparkinfer.report.summary import summarize
 from tests import made_up_functions as functions
 
 Run = Callable[..., tuple[sparkinfer.RunResult, list[dict[str, Any]]]]
@@ -67,7 +67,7 @@ def test_rows_may_become_more_or_fewer(process: Run, tmp_path: Path) -> None:
         (i, c) for i in range(ROWS) for c in (0, 1)
     ]
     assert (more.rows, more.rows_read) == (2 * ROWS, ROWS)
-    assert f"scored     {ROWS} rows, which gave {2 * ROWS} rows" in summarize(more)
+    assert f"Scored {ROWS} rows, of which the output has {2 * ROWS} rows, in" in summarize(more)
     status = describe_status(read_status(more.output))
     assert f"rows       {ROWS} of {ROWS} (100.0%)" in status
     assert f"which gave {2 * ROWS} rows" in status
@@ -221,7 +221,7 @@ def test_rows_that_failed_are_tried_again_with_the_rest_of_their_chunk(
     assert first.error_rows == len(BAD)
     allowed.touch()
     second, rows = process(functions.FailsUnlessAllowed, fn=options, retry_errors=True)
-    assert (second.retried_rows, second.mended_rows, second.error_rows) == (2, 2, 0)
+    assert (second.retried_rows, second.recovered_rows, second.error_rows) == (2, 2, 0)
     assert [row["id"] for row in rows] == list(range(ROWS))
     assert not [row for row in rows if row["error"]]
 

@@ -156,7 +156,7 @@ def test_rows_with_an_error_are_tried_again(
     assert 0 < result.error_rows < 60
     monkeypatch.setattr(loop, "generate", generate)
     result, frame = run(source, **options(llama, retry_errors=True))
-    assert result.retried_rows == result.mended_rows > 0
+    assert result.retried_rows == result.recovered_rows > 0
     assert scored(frame) == scored(whole)
 
 

@@ -182,7 +182,9 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert (result.rows, result.rows_before, result.workers.count) == (1003, 1, 1)
     assert result.statistics.rows == 1002
-    assert list(result.phases) == ["prepare", "start", "score"]
+    assert list(result.phases) == [
+        "checks", "workers", "model", "gate", "prepare", "start", "score", "publish",
+    ]  # fmt: skip
     assert shares(output) == {number: [rows] for number, rows in enumerate(CHUNKS)}
     assert_same_rows(rows_of(output), reference)
     left = {path.name for path in (output / "_sparkinfer").iterdir()}
@@ -332,7 +334,7 @@ def test_a_chunk_without_rows_is_recorded_and_starts_no_rank(
         patch.delattr(RanksInTurn, "launch")
         result = sparkinfer.run(config, spark)
     assert (result.rows, result.statistics.rows) == (0, 0)
-    assert list(result.phases) == ["prepare", "score"]
+    assert list(result.phases)[-3:] == ["prepare", "score", "publish"]
     assert pads.dataset(output, format="parquet").schema.names[:3] == ["id", "text", "prediction"]
     assert (shares(output), list(records(output))) == ({0: [0]}, [0])
     assert "_SUCCESS" in visible(output)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sparkinfer
-from sparkinfer.report.summary import summarize
+from sparkinfer.jobs.summary import summarize
 from tests.odd_models import ODD_MODELS, alone
 from tests.tiny_models import sentences
 from tests.written import manifest_values

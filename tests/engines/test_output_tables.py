@@ -115,7 +115,7 @@ def test_an_append_whose_end_is_not_clear_is_told(
     with pytest.raises(Killed):
         run(config, spark)
     monkeypatch.undo()
-    with pytest.raises(JobError, match="an append of 80 rows was broken off.*had 0 rows, has 20"):
+    with pytest.raises(JobError, match="an append of 80 rows was interrupted.*had 0 rows, has 20"):
         run(config, spark)
     run(config.replace(table={"name": "results.scored", "mode": "replace"}), spark)
     assert ids_in(spark, "results.scored") == list(range(80))

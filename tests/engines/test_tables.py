@@ -256,7 +256,7 @@ def test_two_columns_of_one_name_are_refused_where_they_are_read(
     run: Run, spark: SparkSession
 ) -> None:
     df = spark.createDataFrame([(0, "good", 1, 2)], ["id", "text", "x", "X"])
-    with pytest.raises(InputError, match="column 'x' is there twice.*--carry-cols"):
+    with pytest.raises(InputError, match="column 'x' appears twice.*--carry-cols"):
         run(df=df)
     assert run(df=df, carry_cols=("id",)).rows == 1
 

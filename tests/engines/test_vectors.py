@@ -234,7 +234,7 @@ def test_doctor_looks_at_the_store(
     main([*given, "--vector-store", filled, "--output", str(tmp_path / "new")])
     assert "ERROR    vectors     vector store" in capsys.readouterr().out
     main([*given, "--vector-store", filled + "new"])
-    assert "can be made" in capsys.readouterr().out
+    assert "can be created" in capsys.readouterr().out
     main([*given, "--vector-store", "postgresql://x:secret-pw@127.0.0.1:1/db#t"])
     said = capsys.readouterr().out
     assert "'postgresql://127.0.0.1:1/db#t' cannot be reached" in said

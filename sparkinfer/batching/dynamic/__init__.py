@@ -3,7 +3,8 @@
     from sparkinfer.batching.dynamic import aio, dynamically, inference
 
 Four decorators: `dynamically` and `inference.dynamically` for threads, `aio.dynamically` and
-`aio.inference.dynamically` for coroutines. Stands alone: neither Spark nor torch is loaded.
+`aio.inference.dynamically` for coroutines. Independent of the rest: neither Spark nor torch is
+loaded.
 """
 
 from sparkinfer.batching.dynamic import aio, inference, types

@@ -119,7 +119,7 @@ class Call:
         return any(batch.work is self.work for batch in self.within if batch.is_running)
 
     def results(self) -> list[Any]:
-        """Returns the results, and lets go of the items.
+        """Returns the results, and releases the items.
 
         Raises:
             Exception: the call failed, or its first item without a result did.
@@ -189,7 +189,7 @@ class PromisedCall(Call):
                 self._tell()
         except KeyboardInterrupt:
             raise
-        except BaseException:  # by who wants to be told: others wait for what comes after
+        except BaseException:  # by a listener: others wait for what comes after
             _log.exception("a callback of a promised result failed")
 
     def _tell(self) -> None:

@@ -11,7 +11,7 @@ class Resettable(Protocol):
     """Something with locks, threads or loops of this process."""
 
     def reset(self) -> None:
-        """Makes everything anew, touching nothing of what is there."""
+        """Makes everything again, touching nothing of what is there."""
 
 
 _live: weakref.WeakSet[Resettable] = weakref.WeakSet()

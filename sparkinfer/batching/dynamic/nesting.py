@@ -1,4 +1,4 @@
-"""Which batches a caller is a part of: one that waits for its own batcher would wait for ever."""
+"""Which batches a caller is a part of: one that waits for its own batcher would wait forever."""
 
 from __future__ import annotations
 

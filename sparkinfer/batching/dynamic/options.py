@@ -19,11 +19,11 @@ class BatchOptions(Options):
     """When a batch leaves, what is in it, and what happens if it fails."""
 
     batch_size: int = field(default=32, metadata=at_least(1))
-    """Maximum items of a batch; so many leave at once."""
+    """Maximum items of a batch; once that many wait, they leave."""
     timeout_ms: float = field(default=5.0, metadata=at_least(0))
     """Fewer leave when the oldest has waited so long, or nothing new came for a tenth of it."""
     small_batch_threshold: int = field(default=8, metadata=at_least(0))
-    """Calls with up to so many items are before larger ones."""
+    """Calls with up to this many items come before larger ones."""
     max_batch_length: int | None = field(default=None, metadata=at_least(1))
     """Maximum sum of the items' lengths in a batch; a longer item is alone."""
     max_batch_tokens: int | None = field(default=None, metadata=at_least(1))

@@ -88,7 +88,7 @@ class Room:
                 self._changed.notify()
 
     def leave(self, call: Call) -> bool:
-        """Lets go of a call for which nobody waits any more; returns whether it was not over."""
+        """Drops a call for which nobody waits any more; returns whether it was not over."""
         with self._lock:
             if not call.left:
                 return False

@@ -68,7 +68,7 @@ class Waiting:
             )
 
     def leave(self, call: Call, now: float) -> None:
-        """Lets go of what still waits of a call."""
+        """Drops what still waits of a call."""
         if call in self._blocked:
             del self._blocked[call]
         self._drop([item for item in call.items if item in self._lanes.get(item.priority, ())])

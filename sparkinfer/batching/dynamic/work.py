@@ -14,7 +14,7 @@ from sparkinfer.batching.dynamic.payloads import Payload
 from sparkinfer.batching.dynamic.tally import Tally
 
 Settle = Callable[[Sequence[Item]], None]
-"""Is told of items that have their outcome."""
+"""Receives items that have their outcome."""
 
 Outcome = list[Any] | Failure
 

@@ -30,9 +30,10 @@ from sparkinfer.engines.horovod.waves import Waves
 from sparkinfer.engines.spark_workers import SparkWorkers
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError, JobError
 from sparkinfer.plan.chunks import Chunk
+from sparkinfer.plan.phases import PREPARE, SCORE, START
 from sparkinfer.plan.plan import Plan, Workers
 from sparkinfer.plan.ports import ChunkLedger, ChunkTask, ScoredChunk
-from sparkinfer.plan.progress import PREPARE, SCORE, START, Progress
+from sparkinfer.plan.progress import Progress
 from sparkinfer.rows.writing import ScoredWriter
 from sparkinfer.spark.classic import is_classic
 from sparkinfer.spark.slots import count_slots, is_dynamic
@@ -271,7 +272,7 @@ class _Scoring:
         if feed_error is not None or not supervisor.has_died:
             self.deaths.withdraw(launch)
             raise feed_error or error
-        # What a rank last told of itself may be older than its notes.
+        # What a rank last reported of itself may be older than its notes.
         chunks = {*self.deaths.left_by(launch), *supervisor.deadly_chunks}
         if not chunks:
             raise error

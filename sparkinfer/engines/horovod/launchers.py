@@ -214,11 +214,11 @@ def _ignores_ssl(conf: Any) -> bool:
 
 def horovod_rank(job: RankWork) -> None:
     """What Horovod runs in each rank."""
-    _end_when_told()
+    _end_on_request()
     job.run(horovod_placement())
 
 
-def _end_when_told() -> None:
+def _end_on_request() -> None:
     """Has SIGTERM, with which launchers end a rank because of another, end it without a trace.
 
     A shell around it would print what killed it, and its notes would name texts that are innocent.
@@ -252,7 +252,7 @@ def horovod_placement() -> Placement:
 
 def torch_rank(job: RankWork) -> None:
     """What torch's launcher runs in each rank; to torch, each is its own world."""
-    _end_when_told()
+    _end_on_request()
     rank, local_rank, world_size = (
         int(os.environ.pop(name)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     )
@@ -282,11 +282,11 @@ def _signals_heard() -> Iterator[None]:
     """
     taken = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in taken}
-    heard, told = socket.socketpair()
-    with heard, told:
+    heard, sent = socket.socketpair()
+    with heard, sent:
         heard.setblocking(False)
-        told.setblocking(False)
-        descriptor = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        sent.setblocking(False)
+        descriptor = signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
         try:
             yield
         finally:

@@ -59,7 +59,7 @@ OF_OTHERS = re.compile(r"of\d+_")
 
 
 def of_encoding(number: int) -> str:
-    """Returns what stands before the names of an encoding's columns: of the first, nothing."""
+    """Returns what precedes the names of an encoding's columns: of the first, nothing."""
     return f"of{number}_" if number else ""
 
 

@@ -39,7 +39,7 @@ RANK_LOST_AFTER_LOOKS = 4
 """... if the driver has looked this often meanwhile."""
 
 ABORT_GRACE_S = 10.0
-"""Time the ranks get to end on their own before the launcher is told to end them."""
+"""Time the ranks get to end on their own before the launcher is asked to end them."""
 
 READERS = 32
 """States of ranks that the driver reads concurrently."""
@@ -50,7 +50,7 @@ class Supervisor:
 
     Attributes:
         has_died: whether the run failed because a rank died or hung.
-        deadly_chunks: number of the chunk over which it did, if it had told that.
+        deadly_chunks: number of the chunk over which it did, if it had reported that.
 
     Args:
         folder: the control folder.

@@ -39,9 +39,31 @@ class Acceleration:
         return f"{self.backend}{variant}{split}{offloaded} in {self.dtype}"
 
     @property
+    def shown(self) -> str:
+        """The same for people: `PyTorch in float32`."""
+        return shown_way(str(self))
+
+    @property
     def is_large(self) -> bool:
         """Whether it is for models that one GPU does not hold."""
         return self.processes > 1 or self.offloads
+
+
+_TITLES = {
+    "none": "PyTorch",
+    "deepspeed": "DeepSpeed",
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+    "torch_compile": "torch.compile",
+    "vllm": "vLLM",
+}
+"""How backends are called outside of options; another one by its name."""
+
+
+def shown_way(way: str) -> str:
+    """Returns a way of running a model, as `str` of it says it, with the backend's usual name."""
+    backend, space, how = way.partition(" ")
+    return f"{_TITLES.get(backend, backend)}{space}{how}"
 
 
 class Backend(Protocol):

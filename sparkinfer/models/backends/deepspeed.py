@@ -53,8 +53,8 @@ class DeepSpeedBackend:
             )
         if offloads and importlib.util.find_spec("accelerate") is None:
             raise EngineUnavailableError(
-                f"{parallel.shown}: the package accelerate is not installed, by which transformers "
-                "reads DeepSpeed's settings; run pip install accelerate on every node"
+                f"{parallel.shown}: the package accelerate is not installed, with which "
+                "transformers reads DeepSpeed's settings; run pip install accelerate on every node"
             )
 
     def warm_up(self) -> None:

@@ -3,7 +3,7 @@
 The worker starts them on its host, gives all of them the same batches and takes the result of the
 first. They form a torch world of their own, so that a worker has none, and end with their worker,
 whatever ends it: then the socket between them is closed. If one of them ends, so do the others, and
-the batch raises `DeviceError`: what waits in a collective operation waits for ever.
+the batch raises `DeviceError`: what waits in a collective operation waits forever.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is told first.
+    """What a process is sent first.
 
     Attributes:
         path: folder with the model's files.
@@ -142,7 +142,7 @@ class ProcessesRuntime:
             self.close()
             raise
         if any(answer is None for answer in answers):
-            self.close()  # the others wait for one that has failed; they are started anew
+            self.close()  # the others wait for one that has failed; they are restarted
         _raise_any(answers)
         if len({answer.agreed for answer in answers if answer}) > 1:
             self.close()
@@ -260,8 +260,8 @@ class _Processes:
         self.end()
         return DeviceError(
             f"a process of the model has ended ({', '.join(said) or 'its connection is closed'}), "
-            "for lack of memory if nothing else is said above; run again to go on, with more of it "
-            "or a smaller batching.max_batch_tokens"
+            "for lack of memory if nothing else is said above; run again to resume, with more "
+            "of it or a smaller batching.max_batch_tokens"
         )
 
 

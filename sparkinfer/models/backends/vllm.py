@@ -214,8 +214,8 @@ class Generates(Kind):
         if unknown:
             raise ConfigError(
                 f"acceleration='vllm' with {', '.join(unknown)} of the generation options, or of "
-                "the model's generation_config.json: vLLM has no such thing; drop it there, or use "
-                "--acceleration none"
+                "the model's generation_config.json: vLLM has no such option; drop it there, or "
+                "use --acceleration none"
             )
 
     def engine(self, vllm: Any) -> dict[str, Any]:
@@ -252,7 +252,7 @@ class Generates(Kind):
         """Returns how a prompt is continued; equal prompts have equal seeds.
 
         Args:
-            key: stands for the prompt.
+            key: identifies the prompt.
         """
         settings = self._settings
         drawn: dict[str, Any] = {"temperature": 0.0}

@@ -41,7 +41,7 @@ def dated(template: str, day: date) -> str:
     if writes_the_day(written):
         raise ConfigError(
             f"task.template_date={day}: the model's chat template writes the day in a format that "
-            "it makes up as it goes; write a fixed one into its strftime_now(...)"
+            "it computes; write a fixed one into its strftime_now(...)"
         )
     return written
 
@@ -115,7 +115,7 @@ def _messages(text: str) -> list[dict[str, str]]:
             if message is None or message[name] is None:
                 raise ValueError(f"message {number} has no {name}")
     if found[-1]["role"] == "assistant":
-        raise ValueError("the last message is the assistant's, expected one to answer")
+        raise ValueError("the last message is the assistant's, expected one that it can answer")
     return list(found)
 
 

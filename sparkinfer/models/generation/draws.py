@@ -20,7 +20,7 @@ _STEP, _FIRST, _SECOND = (-7046029254386353131, -4658895280553007687, -772359229
 
 
 def keys_of(prompts: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    """Returns a number that stands for each prompt, made of its tokens, int64 (rows,)."""
+    """Returns a number that represents each prompt, made of its tokens, int64 (rows,)."""
     digests = [
         hashlib.blake2b(prompt.astype("<i8").tobytes(), digest_size=8).digest()
         for prompt in prompts

@@ -123,7 +123,7 @@ def _generate(
         logits_processor=LogitsProcessorList([watch]),
         stopping_criteria=StoppingCriteriaList([ended] if settings.stop else []),
         stop_strings=None,
-        pad_token_id=0,  # stands behind a row's end, where it is cut off
+        pad_token_id=0,  # follows a row's end, where it is cut off
         **settings.arguments,
     )
     made = Made([], [])
@@ -152,7 +152,7 @@ def _up_to_the_end(
 class _Watch:
     """Draws tokens if they are to be drawn, and looks for rows whose numbers are not finite.
 
-    It stands behind the processors of `generate`, which then takes the most probable token.
+    It comes after the processors of `generate`, which then takes the most probable token.
 
     Attributes:
         unusable: rows whose numbers are not finite.

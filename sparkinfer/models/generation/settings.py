@@ -275,7 +275,7 @@ def _number(merged: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def _tokens(value: Any) -> tuple[int, ...]:
-    """Returns tokens that are named as a list, alone or not at all; -1 stands for none."""
+    """Returns tokens that are named as a list, alone or not at all; -1 means none."""
     named = value if isinstance(value, list | tuple) else [value]
     return tuple(token for token in named if token is not None and token >= 0)
 

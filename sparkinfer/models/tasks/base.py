@@ -190,7 +190,7 @@ class Task(ABC):
             name: by which it was asked for.
 
         Raises:
-            ConfigError: it generates no text, and is told how.
+            ConfigError: it generates no text, and options say how.
         """
         if generation.given:
             raise ConfigError(

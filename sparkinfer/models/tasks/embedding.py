@@ -74,7 +74,7 @@ class EmbeddingOptions(Options):
     """Numbers of each vector to keep, for models that were trained for it; None: as the files say,
     else all."""
     prompt: str | None = field(default=None, metadata=read_by(_text))
-    """Text to put before each text, such as `"query: "`; an empty one stands for none; None: by
+    """Text to put before each text, such as `"query: "`; an empty one means none; None: by
     `prompt_name`."""
     prompt_name: str | None = None
     """Name of one of the prompts of the model's files, such as `query`; None: their default."""

@@ -145,7 +145,7 @@ class GeneratingModel(ModelTask):
     def _too_long(self, encoder: Encoder) -> str:
         most, made = encoder.max_length, self.settings.max_new_tokens
         if encoder.cut_is_asked:
-            return f"prompt: what is not cut of it takes more than max_length={most} tokens"
+            return f"prompt: its part that is never cut takes more than max_length={most} tokens"
         room = f", as it generates up to {made}" if self.appended_tokens else ""
         return (
             f"prompt: more than the {most} tokens that the model takes{room}; shorten it, or give "
@@ -159,7 +159,7 @@ class GeneratingModel(ModelTask):
             raise ConfigError(
                 f"generation.max_new_tokens={self.settings.max_new_tokens}: this model takes "
                 f"{limit} tokens, those of the prompt included, which leaves none for a prompt; "
-                "give less"
+                "lower it"
             )
         return limit if limit == NO_LIMIT else room
 

@@ -190,7 +190,7 @@ class _ModelTask(ModelTask):
         return chosen
 
     def _is_null(self, tensors: Tensors) -> npt.NDArray[np.bool_]:
-        """Returns which token stands for no answer: the first `[CLS]` of each window, if any."""
+        """Returns which token means no answer: the first `[CLS]` of each window, if any."""
         ids = tensors["input_ids"].numpy()
         are = ids == self._null_token
         first: npt.NDArray[np.bool_] = are & (np.cumsum(are, axis=1) == 1)

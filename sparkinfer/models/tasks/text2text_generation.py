@@ -21,7 +21,7 @@ from sparkinfer.validation import Options
 
 @dataclass(frozen=True, init=False)
 class Text2TextOptions(Options):
-    """What the model is told to do with a text."""
+    """What the model is asked to do with a text."""
 
     prefix: str | None = None
     """Put before every text, such as `"summarize: "`; None: as the model's files say."""
@@ -103,7 +103,7 @@ class Text2TextGeneration(GeneratingTask):
         if not pairs and self.options.src_lang is not None and not _builds(files.tokenizer):
             raise ConfigError(
                 f"task.src_lang={self.options.src_lang!r} and tgt_lang={self.options.tgt_lang!r}: "
-                "the model's files name no languages, so that it would translate as always; drop "
+                "the model's files name no languages, so that it would ignore these; drop "
                 "both, and give task.prefix if it wants the language in the text"
             )
         return dict(said.get("translation") or {})
@@ -152,7 +152,7 @@ def _refuse_too_many(files: ModelFiles, settings: Settings) -> None:
     if limit is not None and settings.max_new_tokens > limit:
         raise ConfigError(
             f"generation.max_new_tokens={settings.max_new_tokens}: this model writes at most "
-            f"{limit} tokens; give less"
+            f"{limit} tokens; lower it"
         )
 
 

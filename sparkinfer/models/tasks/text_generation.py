@@ -129,7 +129,7 @@ class _ModelTask(GeneratingModel):
         self.appended_tokens = settings.max_new_tokens
         self._template = template
         self.added_bytes = 0 if template is None else _added_bytes(template)
-        # What is cut off a prompt is what stands farthest from the text that follows it, as in
+        # What is cut off a prompt is what is farthest from the text that follows it, as in
         # transformers' pipeline (`handle_long_generation`).
         files.tokenizer.truncation_side = "left"
 

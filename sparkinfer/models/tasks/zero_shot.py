@@ -85,7 +85,7 @@ class ZeroShotClassification(Task):
         repeated = next((label for label in labels if labels.count(label) > 1), None)
         if repeated is not None:
             raise ConfigError(
-                f"task.candidate_labels={list(labels)}: {repeated!r} is there twice; name each once"
+                f"task.candidate_labels={list(labels)}: {repeated!r} appears twice; name each once"
             )
         _ = self.hypotheses
 
@@ -107,12 +107,12 @@ class ZeroShotClassification(Task):
         except (ValueError, LookupError, AttributeError) as error:
             raise ConfigError(
                 f"task.hypothesis_template={template!r}: {type(error).__name__}: {error}; write "
-                "{} where the label stands, and braces that are text twice"
+                "{} where the label goes, and braces that are text twice"
             ) from None
         if template in made or len(set(made)) < len(made):
             raise ConfigError(
                 f"task.hypothesis_template={template!r} makes the same of different labels; write "
-                "{} where the label stands"
+                "{} where the label goes"
             )
         return made
 
@@ -215,8 +215,8 @@ def _outputs(files: ModelFiles, is_each_alone: bool) -> list[int]:
     entailment = next((id_ for name, id_ in named if name.lower().startswith("entail")), -1)
     if entailment < 0:
         logger.warning(
-            "%s names no output that begins with entail: the last is taken for it, as by the "
-            "pipeline; was it trained for natural language inference?",
+            "%s names no output that begins with 'entail': the last one is used, as the pipeline "
+            "does; was it trained for natural language inference?",
             f"model {str(files.path)!r}",
         )
     if files.config.num_labels == 1 and is_each_alone:

@@ -77,16 +77,16 @@ class DeltaAppends:
                 try:
                     self._append(chunk, paths, publication.generation)
                 except CommitFailedError as error:
-                    logger.warning("%s is written again: %s", self._path, first_line(error))
+                    logger.warning("%s: appending again: %s", self._path, first_line(error))
                 except DeltaError as error:
                     raise self._refusal(error) from error
             raise JobError(
-                f"Delta table {self._path!r}: others write to it all the time, and {TRIES} appends "
-                "were in vain; run the same command to resume"
+                f"Delta table {self._path!r}: others write to it all the time, so that {TRIES} "
+                "appends failed; run the same command to resume"
             )
 
     def remove_runs(self, runs: Sequence[str]) -> None:
-        """Removes the rows of earlier runs, and lets none of these append any more."""
+        """Removes the rows of earlier runs, and keeps these from appending any more."""
         for run in runs:
             try:
                 if not self._is_replaced(run):
@@ -105,7 +105,7 @@ class DeltaAppends:
         self._table = None
 
     def _is_replaced(self, run: str) -> bool:
-        """Returns whether another run has taken the place of one; looks at the table anew."""
+        """Returns whether another run has taken the place of one; reads the table again."""
         self._table = None
         table = self._opened()
         return table is not None and table.transaction_version(_id_of(run)) == REPLACED

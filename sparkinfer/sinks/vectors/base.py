@@ -173,7 +173,7 @@ class VectorStore(Protocol):
         """
 
     def close(self) -> None:
-        """Lets go of the store."""
+        """Releases the store."""
 
 
 def space_of(settings: Mapping[str, Any], model: str = "") -> dict[str, Any]:

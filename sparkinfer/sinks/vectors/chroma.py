@@ -71,7 +71,7 @@ class ChromaStore:
         for name in metadata:
             if name in ("", CHUNK) or name.startswith(RESERVED):
                 raise ConfigError(
-                    f"vectors.metadata: {self._uri} keeps nothing under the name {name!r}; rename "
+                    f"vectors.metadata: {self._uri} cannot store a field named {name!r}; rename "
                     f"it to another than {CHUNK!r} that is not empty and does not begin with "
                     "chroma:, # or $, or leave it out"
                 )
@@ -127,7 +127,7 @@ class ChromaStore:
             return int(self._collection().count())
 
     def close(self) -> None:
-        """Lets go of the folder; see `VectorStore`."""
+        """Releases the folder; see `VectorStore`."""
         if self._opened is not None:
             self._opened.close()
         self._opened = None
@@ -173,7 +173,7 @@ class ChromaStore:
             raise StoreAwayError(first_line(error)) from error
         except (ChromaError, ValueError, TypeError) as error:
             raise OutputError(
-                f"{self._uri} refuses what it is given ({first_line(error)}); name another "
+                f"{self._uri} rejects the rows ({first_line(error)}); name another "
                 "collection, or leave out the metadata that it does not take"
             ) from error
 
@@ -188,7 +188,7 @@ def _refuse_others(collection: Any, key: str, chunk: int, ids: Sequence[str]) ->
 
 def _taken(uri: StoreUri) -> OutputError:
     return OutputError(
-        f"{uri} has been made anew or removed by something else meanwhile; see to it that nothing "
+        f"{uri} was recreated or removed by something else meanwhile; make sure that nothing "
         "else changes it"
     )
 

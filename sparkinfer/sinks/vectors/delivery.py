@@ -3,7 +3,7 @@
 A receipt says that a chunk's files, as they are, have arrived in a collection. It is written after
 the rows: whoever comes later, after a crash at any moment, sends those without a receipt again, and
 the store has them in place of what is there. Receipts are kept by the collection's token, so one
-that has been made anew gets all.
+that was recreated gets all.
 """
 
 from __future__ import annotations
@@ -153,6 +153,6 @@ def patiently(asked: AskedVectors, act: Callable[[], T]) -> T:
                     f"{asked.uri} does not answer ({error}); look at the server or the disk, and "
                     "run the same command to resume"
                 ) from error
-            logger.warning("%s is asked again in %g s: %s", asked.uri, pause_s, error)
+            logger.warning("%s: trying again in %g s: %s", asked.uri, pause_s, error)
             time.sleep(pause_s)
     raise AssertionError("the last try returns or raises")

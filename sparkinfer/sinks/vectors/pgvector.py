@@ -2,7 +2,7 @@
 
 A table has the columns `id`, `embedding`, `chunk` and `metadata`. What is kept about it is a row of
 the table `sparkinfer_vectors` in its schema; whoever writes holds on to that row, so that nothing
-of a run gets into the table after another run has made it anew.
+of a run gets into the table after another run has recreated it.
 """
 
 from __future__ import annotations
@@ -228,11 +228,11 @@ class PgVectorStore:
             )
 
     def _refuse_other(self, connection: psycopg.Connection[Any], about: About) -> None:
-        """Raises OutputError if the table is another by now; keeps others from making it anew."""
+        """Raises OutputError if the table is another by now; keeps others from recreating it."""
         if self._about(connection, "FOR SHARE") != about:
             raise OutputError(
-                f"{self._uri} has been made anew or removed by something else meanwhile; see to it "
-                "that nothing else changes it"
+                f"{self._uri} was recreated or removed by something else meanwhile; make "
+                "sure that nothing else changes it"
             )
 
     def _copy(self, connection: psycopg.Connection[Any], rows: VectorRows) -> None:

@@ -20,7 +20,7 @@ def read_vectors(paths: Iterable[str], asked: AskedVectors) -> Iterator[VectorRo
     """Yields the rows of one chunk's files, at most `batch_rows` at a time.
 
     Raises:
-        JobError: an id is missing or there twice, or a value is one that a store does not hold.
+        JobError: an id is missing or appears twice, or a value is one that a store does not hold.
     """
     columns = list(dict.fromkeys([asked.id, asked.vector, *asked.metadata]))
     seen: set[str] = set()
@@ -51,8 +51,8 @@ def _ids(column: pa.Array, asked: AskedVectors, seen: set[str]) -> list[str]:
         if not name:
             raise JobError(
                 f"vectors.key={asked.key!r}: a row has {'null' if value is None else 'no text'} "
-                "there, expected an id; see to it that each row has one, or leave the option out, "
-                "and begin anew with --overwrite"
+                "there, expected an id; make sure that each row has one, or leave the option out, "
+                "and start over with --overwrite"
             )
         if name in seen:
             raise repeated_key(f"{asked.key}={name!r} is twice in one chunk")
@@ -69,7 +69,7 @@ def repeated_key(found: str) -> JobError:
     """
     return JobError(
         f"vectors.key: {found}; ids must be there once, or one row would take the place of the "
-        "other: name another column, or none, and begin anew with --overwrite"
+        "other: name another column, or none, and start over with --overwrite"
     )
 
 
@@ -101,7 +101,7 @@ def _values(column: pa.Array, name: str) -> list[Any]:
 def _unfit(name: str, what: str) -> JobError:
     return JobError(
         f"column {name!r} holds {what}, which a vector store does not keep as it is; leave the "
-        "column out of vectors.metadata, or change it, and begin anew with --overwrite"
+        "column out of vectors.metadata, or change it, and start over with --overwrite"
     )
 
 

@@ -84,8 +84,8 @@ def _postgresql(place: str, name: str) -> StoreUri:
             raise ValueError("a password with / or the like, which would be shown")
     except ValueError:
         raise ConfigError(
-            f"vectors.store: the address of the database is none; give {_FORMS}, with %40, %2F and "
-            "the like for special characters in user and password"
+            f"vectors.store: the address of the database is not valid; give {_FORMS}, with %40, "
+            "%2F and the like for special characters in user and password"
         ) from None
     passwords = [parts.password or "", *parse_qs(parts.query).get("password", ())]
     remember_secrets({f"password{n}": unquote(one) for n, one in enumerate(passwords)})

@@ -74,7 +74,7 @@ class LoopRoom:
             self._look()
 
     def leave(self, call: Call) -> bool:
-        """Lets go of a call for which nobody waits any more; returns whether it was not over."""
+        """Drops a call for which nobody waits any more; returns whether it was not over."""
         if not call.left:
             return False
         call.left = 0

@@ -23,7 +23,7 @@ ERROR = "error"
 
 
 @dataclass(frozen=True)
-class Mending:
+class Rescoring:
     """Has a processor score the rows with an error once more; see `ProcessorSpec`.
 
     It reads rows of an output, with the columns that the processor added. A row whose error is not
@@ -56,17 +56,18 @@ class Mending:
     def open(self, slot: WorkerSlot, report: Report) -> Processor:
         """Returns the processor with what picks its rows."""
         if isinstance(self.inner, SeveralProcessors):
-            return _SeveralMenders(self.inner, self.inner.open(slot, report))
-        return _Mender(self.inner, self.inner.open(slot, report))
+            return _SeveralRescorers(self.inner, self.inner.open(slot, report))
+        return _Rescorer(self.inner, self.inner.open(slot, report))
 
 
-class _SeveralMenders:
-    """Has each of several processors mend its own columns; a `Processor`."""
+class _SeveralRescorers:
+    """Has each of several processors rescore its own columns; a `Processor`."""
 
     def __init__(self, spec: SeveralProcessors, scoring: SeveralScoring) -> None:
         self._scoring = scoring
-        self._menders = {
-            name: _Mender(one, scoring.parts[name].processor) for name, one in spec.members.items()
+        self._rescorers = {
+            name: _Rescorer(one, scoring.parts[name].processor)
+            for name, one in spec.members.items()
         }
         self._names = spec.fields.names
         self.statistics = scoring.statistics
@@ -84,17 +85,17 @@ class _SeveralMenders:
 
     def process(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            mended: list[pa.Array] = []
-            for name, mender in self._menders.items():
+            recovered: list[pa.Array] = []
+            for name, rescorer in self._rescorers.items():
                 self._scoring.residence.bring(name)
-                mended += joined(mender.process([batch]), mender.fields).columns
+                recovered += joined(rescorer.process([batch]), rescorer.fields).columns
             scored = (part.processor.statistics.rows for part in self._scoring.parts.values())
             self.statistics.rows = max(scored)
-            self._scoring.told(self.statistics)
-            yield pa.RecordBatch.from_arrays(mended, names=self._names)
+            self._scoring.report(self.statistics)
+            yield pa.RecordBatch.from_arrays(recovered, names=self._names)
 
 
-class _Mender:
+class _Rescorer:
     """Picks the rows with an error and puts their new scores in place; a `Processor`."""
 
     def __init__(self, spec: ProcessorSpec, processor: Processor) -> None:
@@ -137,9 +138,11 @@ class _Mender:
     def _merged(self, old: pa.Table, wanted: pa.Array, new: pa.Table) -> pa.RecordBatch:
         """Returns rows with the new values where there are such and they have no error."""
         rows = np.arange(old.num_rows)
-        mended = new.column(ERROR).is_null().to_numpy() if new.num_rows else np.zeros(0, np.bool_)
-        places = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))[mended]
-        rows[places] = old.num_rows + np.flatnonzero(mended)
+        recovered = (
+            new.column(ERROR).is_null().to_numpy() if new.num_rows else np.zeros(0, np.bool_)
+        )
+        places = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))[recovered]
+        rows[places] = old.num_rows + np.flatnonzero(recovered)
         names = [name.removeprefix(self._spec.prefix) for name in old.column_names]
         both = old.rename_columns(names)
         if new.num_rows:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sparkinfer.rows.mending import Mending
+from sparkinfer.rows.rescoring import Rescoring
 from sparkinfer.workers.slot import WorkerSlot
 from sparkinfer.workers.statistics import ScoringStatistics
 
@@ -46,7 +46,7 @@ class Lengths:
         return pa.RecordBatch.from_arrays(columns, names=["length", "error"])
 
 
-def mend(rows: Sequence[tuple[str | None, int | None, str | None]], size: int, cut: int) -> Any:
+def rescore(rows: Sequence[tuple[str | None, int | None, str | None]], size: int, cut: int) -> Any:
     texts, lengths, errors = zip(*rows, strict=True)
     table = pa.table(
         {
@@ -56,9 +56,9 @@ def mend(rows: Sequence[tuple[str | None, int | None, str | None]], size: int, c
         }
     )
     inner = Lengths(size)
-    mending = Mending(inner)  # type: ignore[arg-type]
-    assert mending.inputs == ("text", "s_length", "s_error")
-    processor = mending.open(WorkerSlot("cpu", 1), lambda statistics: None)
+    rescoring = Rescoring(inner)  # type: ignore[arg-type]
+    assert rescoring.inputs == ("text", "s_length", "s_error")
+    processor = rescoring.open(WorkerSlot("cpu", 1), lambda statistics: None)
     found = list(processor.process(table.to_batches(max_chunksize=cut)))
     assert all(batch.schema.names == ["length", "error"] for batch in found)
     return inner.seen, [tuple(row.values()) for batch in found for row in batch.to_pylist()]
@@ -79,7 +79,7 @@ def test_only_rows_with_an_error_and_a_text_are_scored_and_what_fails_stays(
         ("", None, "oom"),
         ("last", 4, None),
     ]
-    seen, found = mend(rows, size, cut)
+    seen, found = rescore(rows, size, cut)
     assert seen == ["three", "bad", "seven", ""]
     assert found == [
         (3, None),
@@ -94,5 +94,5 @@ def test_only_rows_with_an_error_and_a_text_are_scored_and_what_fails_stays(
 
 
 def test_rows_without_errors_pass_through() -> None:
-    seen, found = mend([("a", 1, None)] * 10, 4, 3)
+    seen, found = rescore([("a", 1, None)] * 10, 4, 3)
     assert (seen, found) == ([], [(1, None)] * 10)
