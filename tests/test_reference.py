@@ -1,0 +1,16 @@
+"""The pages that are made of the code are what the code says now."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_reference.py"
+
+
+def test_the_generated_pages_are_as_the_code_says() -> None:
+    """In a process of its own: tests put entries of theirs into the registries of this one."""
+    command = [sys.executable, str(SCRIPT), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
