@@ -26,11 +26,12 @@ def run_pages(pages: list[str]) -> None:
     for page in pages:
         names: dict[str, Any] = {"__name__": "__main__", "spark": spark}
         names["df"] = spark.read.parquet("reviews.parquet")
+        evaluated = [names["df"]]
         for block in blocks_of(ROOT / page):
             if (block.kind, block.value) == ("run", "spark"):
                 if block.language in PYTHON:
                     exec(compile(block.text, str(block), "exec"), names)
-                    evaluate(names)
+                    evaluate(names, evaluated)
                 else:
                     for line in lines_of(block.text):
                         arguments = arguments_in(line)
@@ -39,12 +40,12 @@ def run_pages(pages: list[str]) -> None:
     spark.stop()
 
 
-def evaluate(names: dict[str, Any]) -> None:
+def evaluate(names: dict[str, Any], evaluated: list[Any]) -> None:
     """Evaluates the DataFrames that a block has made, each once."""
-    for name, made in list(names.items()):
-        if hasattr(made, "mapInArrow") and name != "df":
+    for made in list(names.values()):
+        if hasattr(made, "mapInArrow") and not any(made is one for one in evaluated):
+            evaluated.append(made)
             made.collect()
-            del names[name]
 
 
 if __name__ == "__main__":
