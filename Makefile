@@ -54,7 +54,7 @@ LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_dynamic_*.py tests/test_loading.py \
 	tests/test_function_formats.py tests/test_stages.py \
 	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
-	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \
+	tests/test_question_answering.py tests/test_report_page.py tests/test_several.py tests/test_text_sources.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
 
 .PHONY: help docs reference coverage setup setup-spark4 setup-oldest demo test test-all \
