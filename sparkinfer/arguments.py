@@ -197,9 +197,9 @@ def _add_price(add: Any, default: str) -> None:
 
 def _price(text: str) -> float:
     with contextlib.suppress(ValueError):
-        if 0 <= (price := float(text)) < math.inf:
+        if 0 < (price := float(text)) < math.inf:
             return price
-    raise argparse.ArgumentTypeError(f"{shown(text)}: expected a number of at least 0")
+    raise argparse.ArgumentTypeError(f"{shown(text)}: expected a number above 0")
 
 
 def _add_doctor(commands: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import fsspec
 import pytest
-from sparkinfer.report.summary import summarize
 
 import sparkinfer.api.functions
 import sparkinfer.report.page
@@ -16,6 +15,7 @@ from sparkinfer.api.functions import run
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ResumeError
 from sparkinfer.jobs.error_limit import TooManyErrorsError
+from sparkinfer.jobs.summary import summarize
 from sparkinfer.report.page import report_at_end, write_report
 from tests.made_up_engine import MadeUpEngine, job_of_eighty_rows
 from tests.made_up_facts import facts
@@ -58,7 +58,7 @@ def broken_off(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_a_run_ends_with_its_report(config: ScoringConfig) -> None:
     result = run(config)
     assert result.report == str(page_in(config))
-    assert f"report     {page_in(config)}" in summarize(result)
+    assert str(page_in(config)) in summarize(result)
     said = text_of(config)
     assert "All 80 rows are done, 12 of them with an error." in said
     for part in ("Calibration", "ROC", "Predicted labels", "text is null", "Call"):
@@ -69,7 +69,7 @@ def test_a_run_that_is_told_to_leaves_none(config: ScoringConfig) -> None:
     result = run(config.replace(report=False))
     assert result.report is None
     assert not page_in(config).exists()
-    assert "report" not in summarize(result)
+    assert "report.html" not in summarize(result)
 
 
 def test_a_run_that_goes_on_tells_of_both_calls(

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -228,6 +228,7 @@ def test_data_never_becomes_markup(text: str) -> None:
 
 
 @given(st.text(max_size=20))
+@settings(max_examples=25)
 def test_no_text_acts(text: str) -> None:
     page = sparkinfer.report.page.rendered(
         "report.html",
