@@ -229,6 +229,7 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
         ("vector_store", "vectors.store"),
         ("output_delta", "delta.table"),
         ("output_table", "table.name"),
+        ("mlflow", "mlflow.experiment"),
     ):
         value = values.pop(flag, None)
         if value not in (None, []):
@@ -452,6 +453,14 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         "--vector-store",
         metavar="STORE",
         help="where vectors go, too: chroma:FOLDER#collection or postgresql://…/database#table",
+    )
+    add(
+        "--mlflow",
+        metavar="EXPERIMENT",
+        nargs="?",
+        const=True,
+        help="experiment of MLflow that gets a run which says what was done; in a notebook on "
+        "Databricks, without a name, its own",
     )
     add("--input-format", choices=get_args(InputFormat), help="if the name does not show it")
     add(

@@ -45,7 +45,7 @@ NOT_OF_SCORE = (
         "horovod",
         "master",
     ),
-    *("spark_conf", "vectors", "delta", "table", "price_per_hour", "report"),
+    *("spark_conf", "vectors", "delta", "table", "price_per_hour", "report", "mlflow"),
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 

@@ -49,6 +49,7 @@ from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.jobs.settings import settings_of
 from sparkinfer.jobs.table import check_table, publish_table
+from sparkinfer.jobs.tracking import tracked
 from sparkinfer.jobs.vectors import RunVectors, run_vectors
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.input_chunks import InputChunks
@@ -94,7 +95,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
     read = job_input(prelude, chunks)
     check_delta(prelude, output)
     check_table(prelude)
-    with run_vectors(prelude, output) as vectors:
+    with tracked(prelude, account), run_vectors(prelude, output) as vectors:
         _ = (
             prelude.workers,
             prelude.resolved,
@@ -108,7 +109,7 @@ def run_job(prelude: Prelude, display: Display = nullcontext) -> RunResult:
                 try:
                     with account.kept(output.path, lease):
                         result = run.run(display)
-                        account.notes = result.notes
+                        account.notes, account.result = result.notes, result
                         return result
                 finally:
                     run.clean_up()
