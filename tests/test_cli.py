@@ -193,3 +193,12 @@ def test_the_demo_scores_the_carried_sample_offline(
     assert frame["id"].is_unique
     assert frame["error"].notna().sum() == frame["text"].isna().sum() > 0
     assert frame["truncated"].astype(bool).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "experiment"),
+    [(["--mlflow"], True), (["--mlflow", "123"], "123"), (["--mlflow", "a: b"], "a: b"), ([], None)],
+)
+def test_mlflow_takes_the_name_of_an_experiment_or_none(given: list[str], experiment: Any) -> None:
+    options = cli._options(["score", "--model", "m", "--input-col", "text", *given])
+    assert cli._config(options, ScoringConfig).mlflow.experiment == experiment

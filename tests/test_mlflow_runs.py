@@ -261,6 +261,27 @@ def test_the_run_in_mlflow_is_noted_with_the_output(job: ScoringConfig, store: s
     assert run.info.run_id in (noted / name).read_text()
 
 
+def test_an_alias_is_shown_as_the_version_that_it_stood_for(
+    job: ScoringConfig, store: str, tmp_path: Path
+) -> None:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store)
+    try:
+        client = mlflow.MlflowClient()
+        client.create_registered_model("mood")
+        client.create_model_version("mood", str(job.model))
+        client.set_registered_model_alias("mood", "best", "1")
+        loading = {"cache_dir": str(tmp_path / "cache")}
+        config = tracked(job, store).replace(model="models:/mood@best", loading=loading)
+        result = run_made_up(config)
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert "model models:/mood@best is models:/mood/1" in result.notes
+    [run] = runs_in(store, config)
+    assert run.data.tags["sparkinfer.model"] == "models:/mood/1"
+    assert run.data.params["model"] == "models:/mood@best"
+
+
 def test_the_environment_is_as_it_was_after_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
