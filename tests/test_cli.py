@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from sparkinfer import cli
 from sparkinfer.cli import main
+from sparkinfer.config import ScoringConfig
 
 
 @pytest.fixture
@@ -197,7 +200,12 @@ def test_the_demo_scores_the_carried_sample_offline(
 
 @pytest.mark.parametrize(
     ("given", "experiment"),
-    [(["--mlflow"], True), (["--mlflow", "123"], "123"), (["--mlflow", "a: b"], "a: b"), ([], None)],
+    [
+        (["--mlflow"], True),
+        (["--mlflow", "123"], "123"),
+        (["--mlflow", "a: b"], "a: b"),
+        ([], None),
+    ],
 )
 def test_mlflow_takes_the_name_of_an_experiment_or_none(given: list[str], experiment: Any) -> None:
     options = cli._options(["score", "--model", "m", "--input-col", "text", *given])
