@@ -224,9 +224,17 @@ def test_an_experiment_that_cannot_be_is_refused_before_anything_is_written(
 ) -> None:
     client = mlflow.MlflowClient(store)
     client.delete_experiment(client.create_experiment("gone"))
-    for name, reason in (("gone", "the experiment is deleted"), ("x" * 600, "give an experiment")):
+    for name, reason in (
+        ("gone", "the experiment is deleted"),
+        ("x" * 600, "correct mlflow.experiment"),
+    ):
         with pytest.raises(ConfigError, match=reason):
             run_made_up(tracked(job, store, experiment=name))
+    with pytest.raises(
+        ConfigError, match="unsupported URI 'foo://.*@host/x'.* correct mlflow.exp"
+    ) as of:
+        run_made_up(tracked(job, "foo://me:swordfish@host/x"))
+    assert "swordfish" not in str(of.value)
     assert not Path(str(job.output)).exists()
 
 

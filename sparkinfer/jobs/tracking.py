@@ -105,10 +105,9 @@ class Tracking:
         """
         wrong: list[ConfigError] = []
         shown = f"mlflow.experiment={self._asked.experiment!r}"
-        mlflow = import_mlflow(shown)
+        import_mlflow(shown)
 
         def look() -> None:
-            self._client = mlflow.MlflowClient(tracking_uri=self._asked.tracking_uri)
             try:
                 self._find_experiment()
             except Exception as error:
@@ -177,16 +176,19 @@ class Tracking:
         ]
 
     def _find_experiment(self) -> None:
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self._asked.tracking_uri)
         name = self._asked.experiment
         self._experiment = (
             named_experiment(self._client, name) if isinstance(name, str) else notebook_experiment()
         )
 
     def _open_run(self, manifest: Manifest) -> None:
+        if not self._experiment:
+            self._find_experiment()
         noted = read_note(self._output, manifest.run)
         if noted is None or not self._goes_on(noted):
-            if not self._experiment:
-                self._find_experiment()
             name = self._asked.run_name
             noted = found_run(self._client, self._experiment, manifest.run, self._tags(), name)
             keep_note(self._output, manifest.run, noted)

@@ -82,7 +82,9 @@ def refuse_wrong_call(error: Exception, shown: str) -> None:
         raise error
     if not is_unreachable(error) and getattr(error, "error_code", "") in WRONG_CALL:
         reason = without_secrets(first_line(error))
-        raise ConfigError(f"{shown}: {reason}; give an experiment that can be there") from error
+        raise ConfigError(
+            f"{shown}: {reason}; correct mlflow.experiment or mlflow.tracking_uri"
+        ) from error
 
 
 def active_run() -> str | None:
