@@ -51,7 +51,7 @@ REPORT_NAME = "report.html"
 """The page of an output, in its work folder, if there is one."""
 
 AT_ONCE = 100
-"""Parameters, or tags, that a server takes in one request."""
+"""Parameters that a server takes in one request."""
 
 STATUS: dict[Outcome, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 

@@ -16,8 +16,8 @@ REQUEST_S = 5
 STEPS_S = 20.0
 """Seconds after which steps are no longer waited for, whatever a store is at."""
 
-BRIEF = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_S), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""MLflow reads both at each request; its own are minutes."""
+BRIEF = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_S), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""MLflow reads both at each request; its own are minutes, with a log line for each retry."""
 
 Step = tuple[str, Callable[[], object]]
 """What is done, in words, and what does it."""
