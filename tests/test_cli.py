@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -10,8 +11,11 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from sparkinfer import cli
 from sparkinfer.api import functions
+from sparkinfer.arguments import parse_arguments
 from sparkinfer.cli import main
+from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.report.facts import read_facts
 
@@ -289,3 +293,17 @@ def test_a_demo_that_fails_shows_no_rows(
     monkeypatch.setattr(functions, "run_job", fail)
     assert main(["demo", "--engine", "local", "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr() == ("", "sparkinfer: error: it failed\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "experiment"),
+    [
+        (["--mlflow"], True),
+        (["--mlflow", "123"], "123"),
+        (["--mlflow", "a: b"], "a: b"),
+        ([], None),
+    ],
+)
+def test_mlflow_takes_the_name_of_an_experiment_or_none(given: list[str], experiment: Any) -> None:
+    options = parse_arguments(["score", "--model", "m", "--input-col", "text", *given])
+    assert cli._config(options, ScoringConfig).mlflow.experiment == experiment
