@@ -46,6 +46,7 @@ LAYERS = (
         ("workers", ("slot, GPU, watchdog",), BASE),
         ("batching", ("planner; dynamic batching",), BASE),
         ("files", ("listing, types, CSV, JSON",), BASE),
+        ("tracking", ("MLflow",), BASE),
     ),
     (
         (

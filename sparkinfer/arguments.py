@@ -421,6 +421,14 @@ def _add_output(add: Any) -> None:
         default=None,
         help=f"replace an earlier run's output {_default(None, 'off')}",
     )
+    add(
+        "--mlflow",
+        metavar="EXPERIMENT",
+        nargs="?",
+        const=True,
+        help="experiment of MLflow that gets a run which says what was done; in a notebook on "
+        "Databricks, without a name, its own (default: none)",
+    )
     _add_price(add, "none")
     add(
         "--no-report",

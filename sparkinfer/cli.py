@@ -197,6 +197,7 @@ def _config(options: argparse.Namespace, kind: type[C]) -> C:
         ("vector_store", "vectors.store"),
         ("output_delta", "delta.table"),
         ("output_table", "table.name"),
+        ("mlflow", "mlflow.experiment"),
     ):
         value = values.pop(flag, None)
         if value not in (None, []):

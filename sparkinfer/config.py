@@ -18,6 +18,7 @@ from sparkinfer.contradictions import (
     refuse_beside_function,
     refuse_contradictions,
     refuse_contradictions_of_model,
+    refuse_mlflow_without_experiment,
     refuse_names,
     refuse_one_prefix,
     refuse_vectors,
@@ -32,6 +33,7 @@ from sparkinfer.option_groups import (
     FunctionConfig,
     HorovodConfig,
     LoadingConfig,
+    MlflowConfig,
     ParallelConfig,
     PreprocessConfig,
     TableConfig,
@@ -142,12 +144,14 @@ class ScoringConfig(ModelSection):
     vectors: VectorsConfig = VectorsConfig()
     delta: DeltaConfig = DeltaConfig()
     table: TableConfig = TableConfig()
+    mlflow: MlflowConfig = MlflowConfig()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         remember_secrets(self.spark_conf)
         refuse_contradictions(self)
         refuse_vectors(self)
+        refuse_mlflow_without_experiment(self)
         if self.fn.given:
             refuse_beside_function(self)
         elif not self.models:
@@ -230,6 +234,7 @@ _SHORTHANDS = {
     "task": "name",
     "preprocess": PreprocessConfig.SHORTHAND,
     "fn": FunctionConfig.SHORTHAND,
+    "mlflow": MlflowConfig.SHORTHAND,
 }
 """Options that a value in place of a group sets."""
 
@@ -270,7 +275,7 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
             inner = inner.given_values()
         is_section = depth == 1 and keys[0] == "models"
         shorthand = ModelSection.SHORTHAND if is_section else _SHORTHANDS.get(key)
-        if isinstance(inner, str) and shorthand:
+        if isinstance(inner, str | bool) and shorthand:
             inner = {shorthand: inner}
         if inner is not None and not isinstance(inner, Mapping):
             raise ConfigError(

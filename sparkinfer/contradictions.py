@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.messages import shown
 from sparkinfer.model_section import MODEL_NAME, ModelSection
-from sparkinfer.option_groups import DeltaConfig, TableConfig, VectorsConfig
+from sparkinfer.option_groups import DeltaConfig, MlflowConfig, TableConfig, VectorsConfig
 
 if TYPE_CHECKING:
     from sparkinfer.config import ScoringConfig
+
+
+def refuse_mlflow_without_experiment(config: ScoringConfig) -> None:
+    """Raises ConfigError for what is said of a run in MLflow if there is to be none."""
+    if config.mlflow.experiment is None and config.mlflow != MlflowConfig():
+        raise ConfigError(
+            "mlflow.tracking_uri, run_name or tags without mlflow.experiment: nothing goes to "
+            "MLflow without one; give --mlflow EXPERIMENT or mlflow.experiment"
+        )
 
 
 def refuse_names(config: ScoringConfig) -> None:

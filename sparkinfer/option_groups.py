@@ -246,6 +246,32 @@ class TableConfig(Options):
     """Whether what the table holds stays; it is created if it does not exist."""
 
 
+def _experiment(value: Any) -> Any:
+    """Returns the name of an experiment, True for a notebook's own, None for none."""
+    if value is None or isinstance(value, bool):
+        return value or None
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError("the name of an experiment, or true for that of a notebook on Databricks")
+
+
+@dataclass(frozen=True, init=False)
+class MlflowConfig(Options):
+    """A run in MLflow that says what was done."""
+
+    SHORTHAND = "experiment"
+
+    experiment: str | bool | None = field(default=None, metadata=read_by(_experiment))
+    """Name of the experiment, which is made if it is not there; true: the notebook's, on
+    Databricks; None: nothing goes to MLflow."""
+    tracking_uri: str | None = field(default=None, metadata=NOT_EMPTY)
+    """Server, database or folder; None: as the environment specifies."""
+    run_name: str | None = field(default=None, metadata=NOT_EMPTY)
+    """Name of the run there; None: MLflow finds one."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Further tags of the run there."""
+
+
 @dataclass(frozen=True, init=False)
 class GateConfig(Options):
     """How closely an accelerated model must match the plain one before it may score rows."""

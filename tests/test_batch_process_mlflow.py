@@ -10,8 +10,9 @@ import pytest
 
 import sparkinfer
 from sparkinfer.batch_process.commits import Commit, Proposal
-from sparkinfer.batch_process.mlflow_log import ROUND_TAG, RUN_TAG, MlflowLog
+from sparkinfer.batch_process.mlflow_log import ROUND_TAG, MlflowLog
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.tracking.client import RUN_TAG
 from tests.made_up_processor import Numbers, Recorder
 from tests.ranks_in_threads import RanksInThreads
 

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -10,8 +11,11 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from sparkinfer import cli
 from sparkinfer.api import functions
+from sparkinfer.arguments import parse_arguments
 from sparkinfer.cli import main
+from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import JobError
 from sparkinfer.report.facts import read_facts
 
@@ -147,8 +151,9 @@ def test_status_tells_what_is_done_and_wrong_use_from_no_run(
 def test_a_price_and_no_report_change_nothing_in_the_output(
     source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments(source, classifier), "--price-per-hour", "0"]) == 2
-    assert "price_per_hour=0.0: expected a number greater than 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments(source, classifier), "--price-per-hour", "0"])
+    assert "expected a number above 0" in capsys.readouterr().err
     assert main([*arguments(source, classifier), "--price-per-hour", "2.5", "--no-report"]) == 0
     facts = read_facts(str(source.parent / "out"))
     [session] = facts.sessions
@@ -225,7 +230,8 @@ def test_the_demo_scores_the_carried_sample_offline(
             "--dtype 'fp8': expected one of auto, float32, bfloat16, float16; see sparkinfer "
             "doctor --help",
         ),
-        (["scor"], "COMMAND 'scor': expected one of score, search, status, doctor, tune, demo; "
+        (["scor"], "COMMAND 'scor': expected one of score, search, status, report, doctor, tune, "
+         "compare, demo; "
          "did you mean 'score'?"),
         (["score", "--imput", "x"], "unknown option --imput; did you mean --input?"),
         (["status", "out", "--zzz=1"], "unknown option --zzz; see sparkinfer status --help"),
@@ -289,3 +295,17 @@ def test_a_demo_that_fails_shows_no_rows(
     monkeypatch.setattr(functions, "run_job", fail)
     assert main(["demo", "--engine", "local", "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr() == ("", "sparkinfer: error: it failed\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "experiment"),
+    [
+        (["--mlflow"], True),
+        (["--mlflow", "123"], "123"),
+        (["--mlflow", "a: b"], "a: b"),
+        ([], None),
+    ],
+)
+def test_mlflow_takes_the_name_of_an_experiment_or_none(given: list[str], experiment: Any) -> None:
+    options = parse_arguments(["score", "--model", "m", "--input-col", "text", *given])
+    assert cli._config(options, ScoringConfig).mlflow.experiment == experiment

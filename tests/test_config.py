@@ -1,5 +1,6 @@
 import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import ConfigError
 from sparkinfer.models.tasks import make_task
-from sparkinfer.option_groups import TaskConfig
+from sparkinfer.option_groups import MlflowConfig, TaskConfig
 
 CONF = Path(__file__).parents[1] / "conf" / "base"
 
@@ -217,3 +218,18 @@ def test_an_override_has_a_value() -> None:
 def test_what_a_function_returns_goes_nowhere_else(elsewhere: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(elsewhere))} with fn='a:b': a function is"):
         ScoringConfig(fn={"function": ["a:b"]}, **elsewhere)
+
+
+def test_mlflow_is_an_experiment_or_a_group() -> None:
+    def asked(overrides: Sequence[str] = (), **values: Any) -> MlflowConfig:
+        return ScoringConfig.load(None, overrides, model="m", input_col="t", **values).mlflow
+
+    assert asked(mlflow="reviews") == MlflowConfig(experiment="reviews")
+    assert asked(mlflow=True).experiment is True
+    assert asked(mlflow=False) == MlflowConfig()
+    named = asked(["mlflow.run_name=nightly"], mlflow=True)
+    assert named == MlflowConfig(experiment=True, run_name="nightly")
+    with pytest.raises(ConfigError, match="without mlflow.experiment: nothing goes to MLflow"):
+        asked(mlflow={"run_name": "nightly"})
+    with pytest.raises(ConfigError, match="mlflow.experiment=' ': expected the name of an exper"):
+        asked(mlflow=" ")

@@ -809,6 +809,14 @@ def test_mlflow_model_that_is_not_there_is_an_error(
         resolve(uri.replace("RUN", registry["run_id"]), loading=caching)
 
 
+@of_mlflow
+def test_a_registered_model_without_a_version_is_refused_with_those_that_there_are(
+    registry: dict[str, Any], caching: LoadingConfig
+) -> None:
+    with pytest.raises(ConfigError, match=r"add /VERSION or @ALIAS, .* it has version 1$"):
+        resolve("models:/plain", loading=caching)
+
+
 def write_mlflow_folder(folder: Path, flavours: str = "{transformers: {}}") -> Path:
     """Writes what `mlflow.transformers` logs: model and tokenizer in folders of their own."""
     write_model(folder / "model")

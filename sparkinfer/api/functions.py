@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from sparkinfer.config import DisplayMode, ScoringConfig
 from sparkinfer.disk_errors import disk_errors_reported
 from sparkinfer.display import live_display
 from sparkinfer.engines import find_engine, make_engine, make_source
-from sparkinfer.exceptions import ConfigError, JobError, causes_without_secrets
+from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import run_job
 from sparkinfer.logs import get_logger
@@ -56,7 +55,7 @@ NOT_OF_SCORE = (
         "horovod",
         "master",
     ),
-    *("spark_conf", "vectors", "delta", "table", "price_per_hour", "report"),
+    *("spark_conf", "vectors", "delta", "table", "price_per_hour", "report", "mlflow"),
 )
 """Options of a job that have no effect on a lazy DataFrame."""
 
@@ -161,15 +160,9 @@ def run(
     with death_reported(), disk_errors_reported(config.output), displayed(progress) as started:
         prelude = open_prelude(config, spark, df, started)
         try:
-            result = run_job(prelude)
-        except (JobError, KeyboardInterrupt):
-            path = report_at_end(prelude.config)
-            if path is not None:
-                logger.warning("what was done until then: %s", path)
-            raise
+            return run_job(prelude, partial(report_at_end, prelude.config))
         finally:
             prelude.engine.close()
-        return replace(result, report=report_at_end(prelude.config))
 
 
 @contextmanager

@@ -11,13 +11,19 @@ from datetime import datetime
 from typing import Any
 
 from sparkinfer.batch_process.commits import Commit
-from sparkinfer.exceptions import ConfigError, EngineUnavailableError
+from sparkinfer.exceptions import ConfigError
 from sparkinfer.logs import get_logger
 from sparkinfer.messages import first_line
+from sparkinfer.tracking.client import (
+    OUTPUT_TAG,
+    found_run,
+    import_mlflow,
+    named_experiment,
+)
 
 logger = get_logger(__name__)
 
-RUN_TAG, ROUND_TAG, OUTPUT_TAG = "sparkinfer.run", "sparkinfer.round", "sparkinfer.output"
+ROUND_TAG = "sparkinfer.round"
 
 
 class MlflowLog:
@@ -34,31 +40,16 @@ class MlflowLog:
     """
 
     def __init__(self, experiment: str, output: str, run: str) -> None:
-        try:
-            from mlflow import MlflowClient
-        except ImportError:
-            raise EngineUnavailableError(
-                f"mlflow_experiment={experiment!r}: mlflow is not installed; run pip "
-                "install mlflow (the extra [mlflow]), or leave it out"
-            ) from None
-        self._client: Any = MlflowClient()
+        self._client: Any = import_mlflow(f"mlflow_experiment={experiment!r}").MlflowClient()
         self._waiting: list[Commit] = []
         try:
-            self._id = self._find(experiment, output, run)
+            number = named_experiment(self._client, experiment)
+            self._id = found_run(self._client, number, run, {ROUND_TAG: "0", OUTPUT_TAG: output})
         except Exception as error:  # of each kind of store
             raise ConfigError(
                 f"mlflow_experiment={experiment!r}: {first_line(error)}; set MLFLOW_TRACKING_URI "
                 "to a server that answers, or leave it out"
             ) from error
-
-    def _find(self, experiment: str, output: str, run: str) -> str:
-        found = self._client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else self._client.create_experiment(experiment)
-        runs = self._client.search_runs([number], f"tags.`{RUN_TAG}` = '{run}'")
-        if not runs:
-            tags = {RUN_TAG: run, ROUND_TAG: "0", OUTPUT_TAG: output}
-            runs = [self._client.create_run(number, tags=tags)]
-        return str(runs[0].info.run_id)
 
     def add(self, commits: Iterable[Commit]) -> None:
         """Logs the numbers among the metrics of commits that MLflow does not have yet."""

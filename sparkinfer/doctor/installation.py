@@ -128,12 +128,14 @@ def check_mlflow(case: Case) -> Outcome:
     """Checks whether models can be fetched from MLflow."""
     if _version("mlflow") is not None:
         return judge(_installed("mlflow"), _extra_problems("mlflow"))
+    advice = "run pip install mlflow (the extra [mlflow])"
     models = [str(one.model) for one in case.config.by_model.values()]
     needing = [model for model in models if model.startswith(("models:/", "runs:/"))]
     if needing:
-        advice = "run pip install mlflow (the extra [mlflow])"
         return Outcome("error", f"not installed, but model={needing[0]!r} needs it", advice)
-    return Outcome("ok", "not installed; only models:/ and runs:/ need it")
+    if case.config.mlflow.experiment is not None:
+        return Outcome("error", "not installed, but --mlflow needs it", advice)
+    return Outcome("ok", "not installed; only models:/, runs:/ and --mlflow need it")
 
 
 def _version(name: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from sparkinfer.exceptions import SparkInferError, UsageError
 from sparkinfer.jobs.asked import asked_options
@@ -13,6 +13,7 @@ from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.done import Done
 from sparkinfer.jobs.lease import Lease, LeaseLostError
 from sparkinfer.jobs.manifest import Manifest, verdicts_of
+from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.sessions import (
     Outcome,
     Session,
@@ -30,6 +31,19 @@ from sparkinfer.signals import asked_to_end
 logger = get_logger(__name__)
 
 
+class TracksRun(Protocol):
+    """What is told of the run that a call is on.
+
+    Attributes:
+        mlflow_run: id of the run of MLflow; empty until it is known.
+    """
+
+    mlflow_run: str
+
+    def begin(self, manifest: Manifest) -> None:
+        """Takes what there is to do; again where that grows."""
+
+
 class Account:
     """What one call does; made at its beginning.
 
@@ -38,10 +52,22 @@ class Account:
 
     Attributes:
         notes: what there was to know.
+        tracking: the run in MLflow that is told of it; None: there is none.
+        outcome: how it ended; None: not yet, or another run has taken over.
+        reason: why it failed.
+        page: path of the page on the output; None: none was made.
+        session: what is kept of it; None: nothing.
+        result: what it returns; None: it did not come to that.
     """
 
     def __init__(self, prelude: Prelude) -> None:
         self.notes: tuple[str, ...] = ()
+        self.tracking: TracksRun | None = None
+        self.outcome: Outcome | None = None
+        self.reason = ""
+        self.page: str | None = None
+        self.session: Session | None = None
+        self.result: RunResult | None = None
         self._prelude = prelude
         self._progress = prelude.progress
         self._started_at = utc_now()
@@ -53,6 +79,8 @@ class Account:
     def goes_on(self, manifest: Manifest, done: Done) -> None:
         """Takes the run that the call is on, and what of it was done before."""
         self._run, self._rows_before = manifest.run, done.read
+        if self.tracking is not None:
+            self.tracking.begin(manifest)
 
     def retries(self) -> None:
         """Notes that rows are scored again, which the progress counts from now on."""
@@ -74,23 +102,26 @@ class Account:
         try:
             yield
         except KeyboardInterrupt:
-            self._keep(output, lease, "stopped")
+            self.outcome = "stopped"
+            self._keep(output, lease, self.outcome)
             raise
         except Exception as error:
+            self.outcome = "failed" if asked_to_end() is None else "stopped"
+            self.reason = _reason(error) if self.outcome == "failed" else ""
             if not isinstance(error, UsageError):
-                outcome: Outcome = "failed" if asked_to_end() is None else "stopped"
-                self._keep(output, lease, outcome, _reason(error))
+                self._keep(output, lease, self.outcome, self.reason)
             raise
+        self.outcome = "finished"
         if self._has_begun:
-            self._keep(output, lease, "finished")
+            self._keep(output, lease, self.outcome)
 
     def _keep(self, output: str, lease: Lease, outcome: Outcome, reason: str = "") -> None:
         if self._run is None:
             return
         try:
             lease.check()
-            session = self._session(next_session(output), outcome, reason)
-            write_session(output, self._run, session)
+            self.session = self._session(next_session(output), outcome, reason)
+            write_session(output, self._run, self.session)
         except LeaseLostError:
             pass  # the output is another run's now
         except Exception as error:  # each store has its own
@@ -107,7 +138,7 @@ class Account:
             number=number,
             started=self._started_at,
             outcome=outcome,
-            reason=reason if outcome == "failed" else "",
+            reason=reason,
             seconds=round(progress.elapsed_s, 3),
             phases={name: round(took_s, 3) for name, took_s in progress.phases.items()},
             engine=config.engine,
@@ -124,6 +155,7 @@ class Account:
             versions=self._versions(verdict),
             hosts=progress.hosts,
             price_per_hour=config.price_per_hour,
+            mlflow_run="" if self.tracking is None else self.tracking.mlflow_run,
             lost_workers=progress.lost_workers,
             notes=self.notes,
         )

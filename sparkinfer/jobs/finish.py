@@ -10,6 +10,7 @@ from sparkinfer.jobs.hold import Hold
 from sparkinfer.jobs.input_state import JobInput
 from sparkinfer.jobs.ledger import Ledger
 from sparkinfer.jobs.manifest import Manifest
+from sparkinfer.jobs.pinned import notes_of_versions
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.vectors import count_vectors
 from sparkinfer.metrics.measure import Measured, States
@@ -59,7 +60,7 @@ def finish(
         model_fingerprint=_fingerprint(prelude),
         statistics=ScoringStatistics(),
         devices=(),
-        notes=(*notes, *_copied_when(manifest)),
+        notes=(*notes, *_copied_when(manifest), *notes_of_versions(prelude)),
         labels={name: one.labels for name, one in done.distributions.items() if one.labels},
         vector_store=manifest.settings.get("vectors.store"),
         vectors=vectors,

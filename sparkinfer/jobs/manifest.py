@@ -113,7 +113,7 @@ def read_manifest(output: str) -> Manifest | None:
     """
     unfinished: ResumeError | None = None
     for number in manifest_numbers(output):
-        path = _path(output, number)
+        path = manifest_path(output, number)
         try:
             manifest = _manifest(unseal(read_bytes(path) or b""), number)
         except OtherVersionError as error:
@@ -150,7 +150,7 @@ def _knows(manifest: Manifest, run: str, number: int) -> bool:
 
 def create_manifest(output: str, manifest: Manifest) -> bool:
     """Creates the manifest of its number; returns False if another writer's is there by now."""
-    path, text = _path(output, manifest.number), _sealed(manifest)
+    path, text = manifest_path(output, manifest.number), _sealed(manifest)
     create_exclusively(path, text, durable=True)
     return read_bytes(path) == text.encode("utf-8")
 
@@ -159,10 +159,11 @@ def remove_manifests(output: str, below: int) -> None:
     """Removes the manifests that no longer count."""
     for number in manifest_numbers(output):
         if number < below:
-            remove(_path(output, number))
+            remove(manifest_path(output, number))
 
 
-def _path(output: str, number: int) -> str:
+def manifest_path(output: str, number: int) -> str:
+    """Returns where the manifest of a number is."""
     name = f"manifest-{number:06d}.json" if number else "manifest.json"
     return join(output, WORK_FOLDER, name)
 

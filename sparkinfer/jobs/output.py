@@ -15,6 +15,7 @@ from functools import partial
 
 from sparkinfer.exceptions import ConfigError, OutputError, ResumeError
 from sparkinfer.jobs.manifest import Manifest, manifest_numbers, read_manifest, remove_manifests
+from sparkinfer.jobs.mlflow_note import notes_of_others
 from sparkinfer.jobs.records import recorded, records_of_others
 from sparkinfer.jobs.sessions import sessions_of_others
 from sparkinfer.logs import get_logger
@@ -162,6 +163,7 @@ class Output:
         others = [
             *records_of_others(self.path, manifest.run),
             *sessions_of_others(self.path, manifest.run),
+            *notes_of_others(self.path, manifest.run),
         ]
         insist(lambda: remove_manifests(self.path, below=manifest.number))
         for path in (*others, *unused, self.notes_folder):

@@ -6,8 +6,8 @@ The same call resumes an interrupted run: chunks with a record are done.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ from sparkinfer.jobs.result import Retried, RunResult, with_retried
 from sparkinfer.jobs.retry import ErrorRetry, refuse_without_text
 from sparkinfer.jobs.settings import settings_of
 from sparkinfer.jobs.table import check_table, publish_table
+from sparkinfer.jobs.tracking import tracked
 from sparkinfer.jobs.vectors import RunVectors, run_vectors
 from sparkinfer.logs import get_logger
 from sparkinfer.plan.input_chunks import InputChunks
@@ -61,7 +62,11 @@ from sparkinfer.sinks.vectors.delivery import Delivery
 logger = get_logger(__name__)
 
 
-def run_job(prelude: Prelude) -> RunResult:
+Page = Callable[[], str | None]
+"""Makes the page on the output and returns its path, None if there is none."""
+
+
+def run_job(prelude: Prelude, page: Page = lambda: None) -> RunResult:
     """Scores the part of the input that is not done and commits it to the output.
 
     Everything that can be wrong with the call is checked before the first row is scored.
@@ -69,6 +74,7 @@ def run_job(prelude: Prelude) -> RunResult:
     Args:
         prelude: what to do; the configuration's `output` is required. Its progress receives the
             phases and the rows.
+        page: called at the end, also of a job that failed.
 
     Raises:
         UsageError: the call cannot work; nothing was written.
@@ -90,7 +96,11 @@ def run_job(prelude: Prelude) -> RunResult:
     read = job_input(prelude, chunks)
     check_delta(prelude, output)
     check_table(prelude)
-    with run_vectors(prelude, output) as vectors:
+    with (
+        tracked(prelude, account),
+        _ending_with(page, account),
+        run_vectors(prelude, output) as vectors,
+    ):
         _ = (
             prelude.workers,
             prelude.resolved,
@@ -104,7 +114,7 @@ def run_job(prelude: Prelude) -> RunResult:
                 try:
                     with account.kept(output.path, lease):
                         result = run.run()
-                        account.notes = result.notes
+                        account.notes, account.result = result.notes, result
                 finally:
                     run.clean_up()
         finally:
@@ -116,7 +126,21 @@ def run_job(prelude: Prelude) -> RunResult:
         seconds=progress.elapsed_s,
         statistics=progress.statistics(),
         devices=progress.devices,
+        report=account.page,
     )
+
+
+@contextmanager
+def _ending_with(page: Page, account: Account) -> Iterator[None]:
+    """Has the page made when the context ends."""
+    try:
+        yield
+    except (JobError, KeyboardInterrupt):
+        path = page()
+        if path is not None:
+            logger.warning("what was done until then: %s", path)
+        raise
+    account.page = page()
 
 
 @dataclass(frozen=True)

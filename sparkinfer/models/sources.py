@@ -24,7 +24,6 @@ from typing import Any, Literal
 
 from sparkinfer.exceptions import (
     ConfigError,
-    EngineUnavailableError,
     ModelLoadError,
 )
 from sparkinfer.models.digests import FOLDER as DIGESTS
@@ -33,6 +32,8 @@ from sparkinfer.models.files import Listing, fingerprint, look_in, names_in, sel
 from sparkinfer.models.hub import cached_snapshot, hub_snapshot
 from sparkinfer.option_groups import LoadingConfig
 from sparkinfer.redaction import without_secrets
+from sparkinfer.tracking.calls import try_steps
+from sparkinfer.tracking.client import import_mlflow
 from sparkinfer.workers.steps import step
 
 SourceKind = Literal["folder", "hub", "mlflow", "mlflow_folder", "remote"]
@@ -178,8 +179,9 @@ def _staged_snapshot(source: ModelSource, shown: str, loading: LoadingConfig) ->
 
 def _pin_mlflow(uri: str, shown: str) -> tuple[str, tuple[str, str]]:
     """Returns the URI with alias or stage replaced by the version, and the driver's MLflow URIs."""
-    mlflow = _import_mlflow(shown)
+    mlflow = import_mlflow(shown)
     if uri.startswith("models:/"):
+        _refuse_without_version(mlflow, uri, shown)
         with translated(shown, "MLflow has no such model or version"):
             models = importlib.import_module("mlflow.store.artifact.utils.models")
             found = models.get_model_name_and_version(mlflow.MlflowClient(), uri)
@@ -187,8 +189,27 @@ def _pin_mlflow(uri: str, shown: str) -> tuple[str, tuple[str, str]]:
     return uri, (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
 
 
+def _refuse_without_version(mlflow: Any, uri: str, shown: str) -> None:
+    """Raises ConfigError for a registered model of which it is not said which version."""
+    name = uri.removeprefix("models:/").strip("/")
+    if "/" in name or "@" in name or re.fullmatch(r"m-[0-9a-f]{32}", name):  # the last: an id
+        return
+    versions: list[int] = []
+
+    def look() -> None:
+        found = mlflow.MlflowClient().search_model_versions(f"name='{name}'")
+        versions.extend(sorted(int(one.version) for one in found))
+
+    try_steps([("versions", look)])
+    known = f"; it has version {', '.join(map(str, versions[-10:]))}" if versions else ""
+    raise ConfigError(
+        f"{shown}: which version of it is not said; add /VERSION or @ALIAS, as in "
+        f"models:/{name}/{versions[-1] if versions else 1}{known}"
+    )
+
+
 def _fetch_mlflow(source: ModelSource, into: Path, shown: str, loading: LoadingConfig) -> None:
-    mlflow = _import_mlflow(shown)
+    mlflow = import_mlflow(shown)
     tracking, registry = source.mlflow_uris or (None, None)
     # Passing URIs is not enough: MLflow looks models up in the process-wide registry.
     if mlflow.get_tracking_uri() != tracking:
@@ -271,15 +292,6 @@ def _refuse_other_flavours(file: Path, shown: str) -> None:
             "expected transformers; log it with `mlflow.transformers`, or give the hub id or "
             "folder of the model that it wraps"
         )
-
-
-def _import_mlflow(shown: str) -> Any:
-    try:
-        return importlib.import_module("mlflow")
-    except ImportError:
-        raise EngineUnavailableError(
-            f"{shown}: MLflow is not installed; run pip install mlflow (the extra [mlflow])"
-        ) from None
 
 
 def _fetch_remote(source: ModelSource, into: Path, shown: str, loading: LoadingConfig) -> None:

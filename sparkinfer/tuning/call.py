@@ -29,6 +29,7 @@ NOT_OF_TUNE = (
     *("models", "fn", "output", "overwrite", "carry_cols", "output_prefix", "label_col", "metrics"),
     *("incremental", "incremental_col", "retry_errors", "max_error_rows", "stall_timeout_s"),
     *("chunks", "dedupe", "horovod", "vectors", "delta", "table", "price_per_hour", "report"),
+    *("mlflow",),
 )
 """Options of a run that have no effect where nothing is written."""
 
