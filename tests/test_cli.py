@@ -160,7 +160,7 @@ def test_a_price_and_no_report_change_nothing_in_the_output(
     assert (session.price_per_hour, session.options["report"]) == (2.5, False)
     assert not {"price_per_hour", "report"} & facts.status.settings.keys()
     assert main(arguments(source, classifier)) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    assert "Nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [[], ["score"]])
