@@ -151,15 +151,16 @@ def test_status_tells_what_is_done_and_wrong_use_from_no_run(
 def test_a_price_and_no_report_change_nothing_in_the_output(
     source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments(source, classifier), "--price-per-hour", "0"]) == 2
-    assert "price_per_hour=0.0: expected a number greater than 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments(source, classifier), "--price-per-hour", "0"])
+    assert "--price-per-hour: '0': expected a number above 0" in capsys.readouterr().err
     assert main([*arguments(source, classifier), "--price-per-hour", "2.5", "--no-report"]) == 0
     facts = read_facts(str(source.parent / "out"))
     [session] = facts.sessions
     assert (session.price_per_hour, session.options["report"]) == (2.5, False)
     assert not {"price_per_hour", "report"} & facts.status.settings.keys()
     assert main(arguments(source, classifier)) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    assert "Nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [[], ["score"]])
@@ -229,7 +230,8 @@ def test_the_demo_scores_the_carried_sample_offline(
             "--dtype 'fp8': expected one of auto, float32, bfloat16, float16; see sparkinfer "
             "doctor --help",
         ),
-        (["scor"], "COMMAND 'scor': expected one of score, search, status, doctor, tune, demo; "
+        (["scor"], "COMMAND 'scor': expected one of score, search, status, report, doctor, tune, "
+         "compare, demo; "
          "did you mean 'score'?"),
         (["score", "--imput", "x"], "unknown option --imput; did you mean --input?"),
         (["status", "out", "--zzz=1"], "unknown option --zzz; see sparkinfer status --help"),
