@@ -151,9 +151,9 @@ def test_status_tells_what_is_done_and_wrong_use_from_no_run(
 def test_a_price_and_no_report_change_nothing_in_the_output(
     source: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         main([*arguments(source, classifier), "--price-per-hour", "0"])
-    assert "expected a number above 0" in capsys.readouterr().err
+    assert "--price-per-hour: '0': expected a number above 0" in capsys.readouterr().err
     assert main([*arguments(source, classifier), "--price-per-hour", "2.5", "--no-report"]) == 0
     facts = read_facts(str(source.parent / "out"))
     [session] = facts.sessions
