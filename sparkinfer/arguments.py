@@ -261,6 +261,7 @@ def _add_compare(commands: Any) -> None:
         default=SHOWN_ROWS,
         help=f"rows that differ most (default: {SHOWN_ROWS})",
     )
+    add("--to", metavar="FILE", help="write the comparison as an HTML page, too")
     add(
         "--fail-above",
         metavar="P%",

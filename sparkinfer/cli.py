@@ -224,7 +224,7 @@ def _compare(options: argparse.Namespace) -> int:
     from sparkinfer.comparing.table import describe
 
     limit = None if options.fail_above is None else share_of(options.fail_above)
-    given = {name: vars(options)[name] for name in ("model_a", "model_b", "rows")}
+    given = {name: vars(options)[name] for name in ("model_a", "model_b", "rows", "to")}
     found = compare(options.a, options.b, options.on.split(",") if options.on else (), **given)
     width = shutil.get_terminal_size((120, 24)).columns
     print(json.dumps(found.as_dict(), indent=1) if options.json else describe(found, width))

@@ -21,8 +21,10 @@ from sparkinfer import comparing
 from sparkinfer.cli import main
 from sparkinfer.comparing import parts
 from sparkinfer.comparing.limit import is_within
+from sparkinfer.comparing.table import describe
 from sparkinfer.exceptions import ConfigError, InputError, JobError, OutputError
 from tests.made_up_engine import FAILURE, LABELS, MadeUpEngine, run_made_up, scores_of
+from tests.parsed_page import Page
 from tests.tiny_models import make_classifier
 from tests.written import edit_manifest, part_of
 
@@ -124,6 +126,14 @@ def test_a_key_finds_rows_whose_other_columns_are_missing_or_differ(score: Score
     assert (found.columns, found.is_key, found.rows) == (("id",), True, ROWS)
     assert sparkinfer.compare(a, b).rows == ROWS  # the id is all that both have
     assert sparkinfer.compare(b, a, on=["id"], rows=0).models[0].changed == 0
+
+
+def test_a_row_is_shown_with_the_columns_that_either_output_has(score: Score) -> None:
+    a = score("a", reviews())
+    b = score("b", reviews(), carry_cols=("id",), engine={"scores": lower(0.2, [15])})
+    for one, other in ((a, b), (b, a)):
+        [row] = sparkinfer.compare(one, other, on="id").models[0].largest
+        assert row.row == {"id": "15", "text": "film 15"}
 
 
 @pytest.mark.parametrize(
@@ -501,6 +511,42 @@ def test_texts_do_not_act_on_the_terminal(score: Score, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert r"text=[red]\x1b[31m\nfilm 15" in printed
     assert "\x1b" not in printed
+
+
+def test_the_page_shows_what_differs_and_texts_are_no_markup(
+    score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.table({"text": ["<em onclick=x>&amp; film 15", "film 3", "film 4"]})
+    a = score("a", table.slice(0, 2))
+    b = score("b", table, engine={"scores": lower(0.2, [15])})
+    page = tmp_path / "page.html"
+    assert main(["compare", a, b, "--to", str(page), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["changed"] == 1
+    text = page.read_text()
+    read = Page(text)
+    assert not read.all("script", "em")
+    assert "&lt;em onclick=x&gt;&amp;amp; film 15" in text
+    assert "66.7 % changed" in text
+    assert "POSITIVE" in text
+    assert "Only in B, for example" in text
+    assert len(read.all("svg")) == 2
+
+
+def test_a_page_that_cannot_be_written_is_refused(score: Score, tmp_path: Path) -> None:
+    output = score("a", reviews())
+    with pytest.raises(OutputError, match="page '.*/absent/page.html' cannot be written"):
+        sparkinfer.compare(output, output, to=str(tmp_path / "absent" / "page.html"))
+
+
+def test_the_cost_and_the_rate_are_those_of_the_calls_that_made_an_output(score: Score) -> None:
+    a, b = score("a", reviews(), price_per_hour=2.0), score("b", reviews())
+    found = sparkinfer.compare(a, b)
+    assert found.a.speed.cost_per_million is not None
+    assert found.b.speed.cost_per_million is None
+    assert found.b.speed.seconds is not None
+    shown = describe(found, 120)
+    assert "cost of a million rows" in shown
+    assert "time in all" in shown
 
 
 def test_rows_to_show_are_a_number(score: Score) -> None:

@@ -232,6 +232,8 @@ def test_data_never_becomes_markup(text: str) -> None:
 def test_no_text_acts(text: str) -> None:
     page = sparkinfer.report.page.rendered(
         "report.html",
+        kind="report",
+        source=text,
         head=sparkinfer.report.page.head_of(facts(output=text or "x"), None),
         sections=(),
         made=text,

@@ -13,6 +13,7 @@ from sparkinfer.comparing.compared import ComparedModels
 from sparkinfer.comparing.matching import FoundRows, Matching
 from sparkinfer.comparing.model_pairs import model_pairs
 from sparkinfer.comparing.outputs import PLACE, ScoredModel, ScoredOutput, open_output
+from sparkinfer.comparing.page import write_page
 from sparkinfer.comparing.parts import Parts, parts_for
 from sparkinfer.comparing.result import Comparison, Side
 from sparkinfer.comparing.row_key import RowKey, asked_key, shared_key, unseen_inputs
@@ -33,6 +34,7 @@ def compare(
     model_a: str | None = None,
     model_b: str | None = None,
     rows: int = SHOWN_ROWS,
+    to: str | None = None,
 ) -> Comparison:
     """Returns how two outputs over the same rows differ.
 
@@ -48,9 +50,10 @@ def compare(
         model_a: name of a model in the one; None: all models whose names both outputs have.
         model_b: name of the model in the other that it is compared with.
         rows: how many rows of each kind to show.
+        to: file for the comparison as an HTML page; None: none is written.
 
     Raises:
-        OutputError: a folder is no output of a run.
+        OutputError: a folder is no output of a run, or the page cannot be written.
         ConfigError: an option does not fit the outputs.
         InputError: it is not known which rows belong together, or results cannot be compared.
         JobError: there is no room for temporary files.
@@ -67,12 +70,15 @@ def compare(
     ]
     matching = Matching(key, [name for one in compared for name in one.result_names], rows)
     for part_a, part_b in _parts(outputs, key, compared):
-        found = matching.match(part_a, part_b)
-        together = part_a.take(pa.array(found.a)), part_b.take(pa.array(found.b))
+        rows_a, rows_b = matching.match(part_a, part_b)
+        together = part_a.take(pa.array(rows_a)), part_b.take(pa.array(rows_b))
         for one in compared:
             one.add(*together)
     matching.check(*outputs, unseen_inputs(key, [model for pair in pairs for model in pair]))
-    return _comparison(outputs, key, matching, compared)
+    found = _comparison(outputs, key, matching, compared)
+    if to is not None:
+        write_page(found, to)
+    return found
 
 
 def _without(key: RowKey, model: ScoredModel) -> ScoredModel:

@@ -210,7 +210,7 @@ def _done(path: str, manifest: Manifest) -> tuple[tuple[str, ...], dict[str, int
     devices = Counter[str]()
     for record in Ledger(Records(path, manifest.run), sink, manifest.chunks).standing():
         files += [name for name, size in record.files.items() if visible.get(name) == size]
-        devices[record.device] += record.rows
+        devices.update(record.devices or {record.device: record.rows})
     return tuple(sorted(files)), dict(devices)
 
 

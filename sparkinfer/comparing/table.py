@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,9 @@ from rich.text import Text
 from sparkinfer.comparing.differences import EDGES, Differences
 from sparkinfer.comparing.result import Comparison, ModelComparison, RowPair, Side
 from sparkinfer.messages import shortened
+from sparkinfer.plan.wording import format_seconds
 from sparkinfer.redaction import without_secrets
+from sparkinfer.report.parts import rate_of
 from sparkinfer.terminal import printable
 
 BAR_WIDTH = 30
@@ -77,11 +79,7 @@ def _add_outputs(page: _Lines, found: Comparison) -> None:
         ["", "A", "B"],
         [
             ["output", *(side.output for side in sides)],
-            ["rows", *(f"{side.rows:,}, {side.state}" for side in sides)],
-            ["only here", *(f"{side.only_here:,}" for side in sides)],
-            ["rows/s", *map(_rate, sides)],
-            ["tokens", *(f"{side.speed.tokens:,}" for side in sides)],
-            ["on", *(", ".join(side.speed.devices) for side in sides)],
+            *facts_of_sides(sides),
             *([one.name, shown_setting(one.a), shown_setting(one.b)] for one in found.settings),
         ],
     )
@@ -102,8 +100,22 @@ def how_found(found: Comparison) -> str:
     )
 
 
-def _rate(side: Side) -> str:
-    return "-" if side.speed.rows_per_s is None else f"{side.speed.rows_per_s:,.0f}"
+def facts_of_sides(sides: Sequence[Side]) -> Iterator[list[str]]:
+    """Yields what is known of outputs: its name, then that of each."""
+    speeds = [side.speed for side in sides]
+    yield ["rows", *(f"{side.rows:,}, {side.state}" for side in sides)]
+    yield ["only here", *(f"{side.only_here:,}" for side in sides)]
+    yield ["rows/s", *(_known(one.rows_per_s, rate_of) for one in speeds)]
+    yield ["time in all", *(_known(one.seconds, format_seconds) for one in speeds)]
+    yield ["tokens", *(f"{one.tokens:,}" for one in speeds)]
+    yield ["on", *(", ".join(one.devices) for one in speeds)]
+    if any(one.cost_per_million is not None for one in speeds):
+        costs = (_known(one.cost_per_million, lambda cost: f"{cost:,.4g}") for one in speeds)
+        yield ["cost of a million rows", *costs]
+
+
+def _known(value: float | None, shown: Callable[[float], str]) -> str:
+    return "not known" if value is None else shown(value)
 
 
 def shown_setting(value: Any) -> str:
@@ -168,7 +180,7 @@ def _add_differences(page: _Lines, found: Mapping[str, Differences]) -> None:
 
 def bin_names() -> list[str]:
     """Returns the upper ends of the bins of differences, for people."""
-    return ["no difference", *(f"{edge:g}" for edge in EDGES[1:]), "more"]
+    return ["no difference", *(f"{edge:g}".replace("e-0", "e-") for edge in EDGES[1:]), "more"]
 
 
 def _add_rows(page: _Lines, title: str, rows: Sequence[RowPair]) -> None:

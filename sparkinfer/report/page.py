@@ -104,6 +104,8 @@ def page_of(facts: Facts, price_per_hour: float | None = None) -> str:
     """Returns a page as HTML."""
     return rendered(
         "report.html",
+        kind="report",
+        source="the output",
         head=head_of(facts, price_per_hour),
         sections=tuple(_sections(facts, price_per_hour)),
         made=utc_now(),
