@@ -208,7 +208,7 @@ def test_the_day_that_a_template_writes_is_the_one_that_is_given(tmp_path: Path)
     assert task_of(spaced, task_options=given).prompt("film") == "2024"
     odd = {"chat_template": "{% set today = strftime_now %}{{ today('%Y') }}"}
     with pytest.raises(
-        ConfigError, match=r"template_date=2024-07-26: .* a format that it makes up"
+        ConfigError, match=r"template_date=2024-07-26: .* a format that it computes"
     ):
         task_of(make_generator(tmp_path / "odd", "gpt2", tokenizer=odd), task_options=given)
     plain = make_generator(tmp_path / "plain", "gpt2", tokenizer={"chat_template": "x"})
