@@ -76,7 +76,7 @@ def test_status_tells_the_bottleneck_and_the_padding(
     edit_record(config.output, 1, statistics=statistics)
     edit_record(config.output, 2, statistics={"forward_s": 14.0, "wait_s": 1.0})
     shown = describe_status(read_status(str(config.output)))
-    assert "bottleneck forward 92% of the time\npadding    25.0% of the model's tokens" in shown
+    assert "bottleneck the model, 92% of the time\npadding    25.0% of the model's tokens" in shown
     assert main(["status", str(config.output), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bottleneck"] == ["forward", pytest.approx(0.92)]

@@ -138,7 +138,7 @@ def _ending_with(page: Page, account: Account) -> Iterator[None]:
     except (JobError, KeyboardInterrupt):
         path = page()
         if path is not None:
-            logger.warning("what was done until then: %s", path)
+            logger.info("what was done until then: %s", path)
         raise
     account.page = page()
 
