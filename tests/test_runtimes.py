@@ -23,7 +23,7 @@ PIN = re.compile(r"^(?P<name>[\w.-]+)==(?P<installed>\S+)(?:  # stands for (?P<s
 
 STAND_INS = {
     "15.4": {"setuptools", "sympy", "torch"},
-    "16.4": {"pandas", "setuptools", "sympy", "torch"},
+    "16.4": {"kiwisolver", "pandas", "setuptools", "sympy", "torch"},
     "17.3": {"setuptools", "torch"},
     "18": {"torch"},
     "19": {"torch"},
