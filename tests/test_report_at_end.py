@@ -76,7 +76,7 @@ def test_a_run_that_goes_on_tells_of_both_calls(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken_off(monkeypatch, KeyboardInterrupt())
-    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+    with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         run(config)
     assert str(page_in(config)) in caplog.text
     said = text_of(config)

@@ -14,7 +14,6 @@ from sparkinfer.engines import find_engine, make_engine, make_source
 from sparkinfer.exceptions import ConfigError, causes_without_secrets
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.runner import run_job
-from sparkinfer.logs import get_logger
 from sparkinfer.messages import shown
 from sparkinfer.plan.inputs import qualified_input
 from sparkinfer.plan.phases import CHECKS, SESSION
@@ -28,8 +27,6 @@ from sparkinfer.validation import Options
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
-
-logger = get_logger(__name__)
 
 Display = Callable[[Progress], AbstractContextManager[object]]
 """Shows a progress for as long as its context is open."""

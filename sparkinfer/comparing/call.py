@@ -13,7 +13,7 @@ from sparkinfer.comparing.compared import ComparedModels
 from sparkinfer.comparing.matching import FoundRows, Matching
 from sparkinfer.comparing.model_pairs import model_pairs
 from sparkinfer.comparing.outputs import PLACE, ScoredModel, ScoredOutput, open_output
-from sparkinfer.comparing.page import write_page
+from sparkinfer.comparing.page import page_of
 from sparkinfer.comparing.parts import Parts, parts_for
 from sparkinfer.comparing.result import Comparison, Side
 from sparkinfer.comparing.row_key import RowKey, asked_key, shared_key, unseen_inputs
@@ -22,6 +22,8 @@ from sparkinfer.comparing.setting_pairs import unlike_settings
 from sparkinfer.comparing.speed import speed_of
 from sparkinfer.comparing.values import hashes_of
 from sparkinfer.exceptions import ConfigError
+from sparkinfer.report.page import write_page
+from sparkinfer.storage import absolute
 
 Outputs = tuple[ScoredOutput, ScoredOutput]
 
@@ -77,7 +79,7 @@ def compare(
     matching.check(*outputs, unseen_inputs(key, [model for pair in pairs for model in pair]))
     found = _comparison(outputs, key, matching, compared)
     if to is not None:
-        write_page(found, to)
+        write_page("page", absolute(to), page_of(found))
     return found
 
 

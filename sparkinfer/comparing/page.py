@@ -8,7 +8,6 @@ from sparkinfer import __version__
 from sparkinfer.comparing.differences import Differences
 from sparkinfer.comparing.result import Comparison, ModelComparison, RowPair
 from sparkinfer.comparing.table import bin_names, facts_of_sides, how_found, shown_setting
-from sparkinfer.exceptions import OutputError
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.report import charts
 from sparkinfer.report.head import Head
@@ -26,30 +25,12 @@ from sparkinfer.report.parts import (
     plural,
     table_of,
 )
-from sparkinfer.storage import absolute, replace_text
 
 MOST_CHANGES = 30
 """Changes that are shown at once."""
 
 MOST_TICKS = 7
 """Numbers at an axis."""
-
-
-def write_page(found: Comparison, to: str) -> None:
-    """Writes a comparison as a page.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    path = absolute(to)
-    try:
-        replace_text(path, page_of(found))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"page {path!r} cannot be written: {reason}; name a file in a folder that can be "
-            "written"
-        ) from error
 
 
 def page_of(found: Comparison) -> str:

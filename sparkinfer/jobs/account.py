@@ -51,7 +51,6 @@ class Account:
         prelude: of the run.
 
     Attributes:
-        notes: what there was to know.
         tracking: the run in MLflow that is told of it; None: there is none.
         outcome: how it ended; None: not yet, or another run has taken over.
         reason: why it failed.
@@ -61,7 +60,6 @@ class Account:
     """
 
     def __init__(self, prelude: Prelude) -> None:
-        self.notes: tuple[str, ...] = ()
         self.tracking: TracksRun | None = None
         self.outcome: Outcome | None = None
         self.reason = ""
@@ -157,7 +155,7 @@ class Account:
             price_per_hour=config.price_per_hour,
             mlflow_run="" if self.tracking is None else self.tracking.mlflow_run,
             lost_workers=progress.lost_workers,
-            notes=self.notes,
+            notes=() if self.result is None else self.result.notes,
         )
 
     @property

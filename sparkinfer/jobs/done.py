@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sparkinfer.jobs.records import ChunkRecord
-from sparkinfer.metrics.distributions import Distributions, read_distributions
+from sparkinfer.metrics.distributions import Distributions, add_each, read_distributions
 
 MOST_REASONS = 100
 """Number of reasons kept: a model may give a different reason for each row."""
@@ -51,8 +51,8 @@ class Done:
         self.reasons.update(record.reasons)
         if len(self.reasons) > 2 * MOST_REASONS:
             self.reasons = Counter(dict(self.reasons.most_common(MOST_REASONS)))
-        for name, state in record.distributions.items():
-            self.distributions.setdefault(name, Distributions()).add(read_distributions(state))
+        states = record.distributions.items()
+        add_each(self.distributions, {name: read_distributions(state) for name, state in states})
 
 
 def done_in(records: Iterable[ChunkRecord]) -> Done:

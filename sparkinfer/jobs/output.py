@@ -41,6 +41,9 @@ REMOVAL_ATTEMPTS, REMOVAL_PAUSE_S = 5, 0.5
 GONE = "gone-"
 """Prefix of the names of staged folders that are about to be removed."""
 
+REPORT_FILE = "report.html"
+"""Of the work folder: the page that shows what was done."""
+
 
 class Output:
     """A folder for scored Parquet files.

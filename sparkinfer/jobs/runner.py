@@ -114,7 +114,7 @@ def run_job(prelude: Prelude, page: Page = lambda: None) -> RunResult:
                 try:
                     with account.kept(output.path, lease):
                         result = run.run()
-                        account.notes, account.result = result.notes, result
+                        account.result = result
                 finally:
                     run.clean_up()
         finally:
@@ -136,9 +136,9 @@ def _ending_with(page: Page, account: Account) -> Iterator[None]:
     try:
         yield
     except (JobError, KeyboardInterrupt):
-        path = page()
-        if path is not None:
-            logger.info("what was done until then: %s", path)
+        account.page = page()
+        if account.page is not None:  # no warning: what went wrong is said in one line
+            logger.info("what was done until then: %s", account.page)
         raise
     account.page = page()
 

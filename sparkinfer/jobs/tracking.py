@@ -22,6 +22,7 @@ from sparkinfer.jobs.account import Account
 from sparkinfer.jobs.asked import asked_options
 from sparkinfer.jobs.manifest import Manifest, manifest_path
 from sparkinfer.jobs.mlflow_note import keep_note, read_note
+from sparkinfer.jobs.output import REPORT_FILE
 from sparkinfer.jobs.pinned import models_of
 from sparkinfer.jobs.result import RunResult
 from sparkinfer.jobs.sessions import Outcome, Session
@@ -47,9 +48,6 @@ from sparkinfer.workers.statistics import ScoringStatistics
 
 logger = get_logger(__name__)
 
-REPORT_NAME = "report.html"
-"""The page of an output, in its work folder, if there is one."""
-
 AT_ONCE = 100
 """Parameters that a server takes in one request."""
 
@@ -73,7 +71,7 @@ def tracked(prelude: Prelude, account: Account) -> Iterator[None]:
     try:
         yield
     finally:
-        tracking.end(account.outcome, account.reason, account.session, account.result)
+        tracking.end(account)
 
 
 class Tracking:
@@ -125,33 +123,20 @@ class Tracking:
         """Opens the run in MLflow that belongs to a run, and writes what is known of it."""
         is_first, self._manifest = self._manifest is None, manifest
         if is_first:
-            self._failed = {} if self._failed else self._taken(self._first_steps(manifest))
+            self._failed = {} if self._failed else try_steps(self._first_steps(manifest))
 
-    def end(
-        self,
-        outcome: Outcome | None,
-        reason: str,
-        session: Session | None,
-        result: RunResult | None,
-    ) -> None:
-        """Writes what was done and how it ended, and what could not be written before.
-
-        Args:
-            outcome: how the call ended; None: another run has taken the output over.
-            reason: why it failed.
-            session: what the call did; None: nothing.
-            result: what there is now; None: the call did not come to that.
-        """
-        if self._manifest is None or outcome is None:
+    def end(self, account: Account) -> None:
+        """Writes what a call did and how it ended, and what could not be written before."""
+        if self._manifest is None or account.outcome is None:
             return
         before = [step for step in self._first_steps(self._manifest) if self._is_left(step[0])]
-        failed = self._taken(
+        failed = try_steps(
             [
                 *before,
-                ("metrics", lambda: self._log_metrics(session, result)),
+                ("metrics", partial(self._log_metrics, account.session, account.result)),
                 ("the manifest", self._log_manifest),
                 ("the report", self._log_report),
-                ("its end", partial(self._close, outcome, reason)),
+                ("its end", partial(self._close, account.outcome, account.reason)),
             ]
         )
         if failed:
@@ -164,9 +149,6 @@ class Tracking:
 
     def _is_left(self, what: str) -> bool:
         return not self.mlflow_run or what in self._failed
-
-    def _taken(self, steps: list[Step]) -> dict[str, str]:
-        return try_steps(steps)
 
     def _first_steps(self, manifest: Manifest) -> list[Step]:
         return [
@@ -258,7 +240,7 @@ class Tracking:
             self._log_file(manifest_path(self._output, self._manifest.number), "manifest.json")
 
     def _log_report(self) -> None:
-        self._log_file(join(self._output, WORK_FOLDER, REPORT_NAME), REPORT_NAME)
+        self._log_file(join(self._output, WORK_FOLDER, REPORT_FILE), REPORT_FILE)
 
     def _log_file(self, path: str, name: str) -> None:
         text = read_text(path)

@@ -180,6 +180,11 @@ def added(parts: Iterable[Mapping[str, Distributions]]) -> dict[str, Distributio
     """Returns the sum over several files or chunks, by the model's name."""
     total: dict[str, Distributions] = {}
     for part in parts:
-        for name, one in part.items():
-            total.setdefault(name, Distributions()).add(one)
+        add_each(total, part)
     return total
+
+
+def add_each(total: dict[str, Distributions], part: Mapping[str, Distributions]) -> None:
+    """Adds those of each model to its total."""
+    for name, one in part.items():
+        total.setdefault(name, Distributions()).add(one)

@@ -15,6 +15,7 @@ from sparkinfer.config import ScoringConfig
 from sparkinfer.exceptions import OutputError, causes_without_secrets
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.manifest import manifest_numbers
+from sparkinfer.jobs.output import REPORT_FILE
 from sparkinfer.logs import get_logger
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.asked import asked, calls, is_function, shown_value
@@ -33,7 +34,6 @@ from sparkinfer.terminal import printable
 
 logger = get_logger(__name__)
 
-REPORT_FILE = "report.html"
 FRAME_HEIGHT = 720
 """Of the page within a notebook, in pixels; it scrolls."""
 
@@ -74,15 +74,29 @@ def write_report(
     """
     page = page_of(read_facts(output), price_per_hour)
     path = join(output, WORK_FOLDER, REPORT_FILE) if to is None else absolute(to)
+    write_page("report", path, page)
+    return Report(path, page)
+
+
+def write_page(what: str, path: str, page: str) -> None:
+    """Writes a page.
+
+    Args:
+        what: it is, for the message.
+        path: where it goes.
+        page: its HTML.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         replace_text(path, page)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(
-            f"report {path!r} cannot be written: {reason}; name a file in a folder that can be "
+            f"{what} {path!r} cannot be written: {reason}; name a file in a folder that can be "
             "written, with --to or `to`"
         ) from error
-    return Report(path, page)
 
 
 def report_at_end(config: ScoringConfig) -> str | None:
