@@ -269,7 +269,7 @@ def test_help_is_in_groups_and_shows_defaults(capsys: pytest.CaptureFixture[str]
     assert words.count("(default: auto)") >= 4
 
 
-def test_a_run_ends_with_its_first_rows(
+def test_a_run_ends_with_its_labels_and_first_rows(
     source: Path,
     classifier: Path,
     capsys: pytest.CaptureFixture[str],
@@ -279,7 +279,10 @@ def test_a_run_ends_with_its_first_rows(
     pq.write_table(pa.table({"id": range(9), "text": [long] * 9}), source)
     monkeypatch.setenv("COLUMNS", "200")
     assert main(arguments(source, classifier)) == 0
-    shown = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    said = capsys.readouterr().out
+    [label] = set(pads.dataset(source.parent / "out").to_table()["prediction"].to_pylist())
+    assert f"labels     {label} 9\n" in said
+    shown = said.split("\n\n")[-1].splitlines()
     assert shown[0].split()[:3] == ["id", "text", "prediction"]
     assert [row.split()[0] for row in shown[1:]] == ["0", "1", "2", "3", "4"]
     assert long[:40] in shown[1]
