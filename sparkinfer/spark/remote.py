@@ -77,10 +77,7 @@ def _refuse_mistyped(master: str) -> None:
     """Raises ConfigError for `sc:/host` and the like, which Spark would take for a local path."""
     scheme = re.match(r"(sc|spark|k8s|mesos):(?!//.)", master)
     if scheme is not None:
-        raise ConfigError(
-            f"master={plain(master)!r}: expected {scheme[1]}:// and a host; write "
-            f"{scheme[1]}://HOST:PORT"
-        )
+        raise ConfigError(f"master={plain(master)!r}: expected {scheme[1]}://HOST:PORT")
 
 
 def plain(address: str) -> str:
