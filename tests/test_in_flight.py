@@ -23,7 +23,7 @@ from sparkinfer.models.layout import Layout
 from sparkinfer.models.running import RunningModel, load_way
 from sparkinfer.models.scorer import NULL_TEXT, Scorer
 from sparkinfer.option_groups import BatchingConfig
-from sparkinfer.workers.suspects import Attempt, Known, Suspects
+from sparkinfer.workers.suspects import Attempt, Known, Suspects, read_known
 from sparkinfer.workers.watchdog import ForwardPass
 from tests.fake_device import Events, Fails, FakeDevice, on_fake_device, on_stand_in
 from tests.model_options import options_of
@@ -182,19 +182,41 @@ def test_a_task_that_makes_tokens_does_not_overlap(
         assert not RunningModel(checkpoint, device).overlaps
 
 
-@pytest.mark.parametrize("kind", ["noting", "known"])
-def test_where_what_runs_is_noted_or_suspected_one_batch_runs_at_a_time(
-    place: Any, loaded: tuple[Checkpoint, RunningModel], tmp_path: Path, kind: str
+def test_where_a_text_is_suspected_one_batch_runs_at_a_time(
+    place: Any, loaded: tuple[Checkpoint, RunningModel]
 ) -> None:
     model, device = place()
     scorer = scorer_of(model, max_batch_rows=2)
-    if kind == "known":
-        scorer.suspects.known = Known(suspected=frozenset({"x"}))
-    else:
-        scorer.suspects = Suspects(Attempt(str(tmp_path), "00000000", "a"))
+    scorer.suspects.known = Known(suspected=frozenset({"x"}))
     texts = sentences(20)
     check_rows(rows_of(scorer, texts), texts, loaded[1])
     assert set(device.stages) == {"forward"}
+
+
+@pytest.mark.parametrize("run_again", [False, True])
+def test_what_is_noted_is_what_is_on_the_device(
+    place: Any, tmp_path: Path, run_again: bool
+) -> None:
+    attempt = Attempt(str(tmp_path), "00000000", "a")
+    follower = replace(attempt, launch="b")
+    noted: list[tuple[str, int]] = []
+
+    def look(stage: str, ids: Any) -> None:
+        noted.append((stage, len(read_known(follower).suspected)))
+        if run_again and stage == "fetch":
+            raise RuntimeError("only in flight")
+
+    model, _ = place(look)
+    scorer = scorer_of(model, max_batch_rows=1)
+    with Suspects(attempt) as scorer.suspects:
+        rows = rows_of(scorer, in_batches_of_one(4))
+        assert not read_known(follower).suspected
+    assert [row["error"] for row in rows] == [None] * 4
+    counts = {stage: [count for name, count in noted if name == stage] for stage, _ in noted}
+    assert counts["launch"] == [1, 2, 2, 2]
+    # The last is fetched when no other is under way, and the note of the one before still stands.
+    assert counts["fetch"] == [2, 2, 2, 2]
+    assert counts.get("forward") == ([2, 2, 2, 2] if run_again else None)
 
 
 # What fails

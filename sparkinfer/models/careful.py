@@ -15,8 +15,11 @@ from sparkinfer.models.encoded import Encoded, EncodedRows, Inputs, encode_rows
 from sparkinfer.models.text_sources import Texts, TextSource
 from sparkinfer.workers.suspects import DEADLY, Suspects
 
-TOKENIZER, MODEL = "tokenizer", "model"
-"""Lanes of the notes."""
+TOKENIZER = "tokenizer"
+"""Lane of the notes for what is tokenised."""
+
+MODEL = ("model", "model, other")
+"""Lanes for what goes through the model: a batch in flight keeps its own until it has landed."""
 
 Encode = Callable[[Sequence[Sequence[str]]], Inputs]
 

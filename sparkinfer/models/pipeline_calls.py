@@ -195,7 +195,7 @@ class PipelineScorer:
                 rows.append({"error": why} if text is None else self._row_once(text))
                 self.statistics.rows_in_window = len(rows)
                 self._report(self.statistics)
-            self.suspects.running(MODEL, ())
+            self.suspects.running(MODEL[0], ())
             self.statistics.rows += len(rows)
             self.statistics.rows_in_window = 0
             self.statistics.errors += sum("error" in row for row in rows)
@@ -221,7 +221,7 @@ class PipelineScorer:
             one = hashlib.blake2b(salted, digest_size=8).hexdigest()
             if one in self.suspects.known.deadly:
                 return {"error": DEADLY}
-            self.suspects.running(MODEL, [one], alone=one in self.suspects.known.suspected)
+            self.suspects.running(MODEL[0], [one], alone=one in self.suspects.known.suspected)
         started = time.perf_counter()
         self._now = PipelineCall(len(text))
         try:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,9 @@ NOT_FINITE = "model: the output is not finite (NaN or infinity)"
 
 Batch = tuple[IntArray, Tensors]
 """Sequences, and their tensors."""
+
+_InLane = tuple[IntArray, Tensors, str]
+"""The same, and where it is noted while it is in flight."""
 
 Scored = list[tuple[IntArray, pa.RecordBatch]]
 """Sequences, and what the task decoded of them."""
@@ -258,29 +262,32 @@ class Scorer:
             self.statistics.rows_in_window = int(share * len(window.rows.indices))
             if self._report is not None:
                 self._report(self.statistics)
-        self.suspects.running(MODEL, ())
+        for lane in MODEL:
+            self.suspects.running(lane, ())
         with self._taking("decode_s"):
             return self._assemble(window.rows, scored, errors)
 
     def _score_batches(self, window: Window, errors: dict[int, str]) -> Iterator[Scored]:
         """Yields what comes of each batch; adds sequences that fail alone to `errors`.
 
-        Where what runs is noted, one runs at a time.
+        Where a worker has died over some of the rows, one batch runs at a time.
         """
         encoded = window.rows.inputs.encoded
-        if self._model.overlaps and not (self.suspects.is_noting or self.suspects.known):
+        if self._model.overlaps and not self.suspects.known:
+            batches = [(*batch, lane) for batch, lane in zip(window.batches, cycle(MODEL))]
             land = partial(self._land, encoded, errors)
-            yield from one_in_flight(window.batches, partial(self._launch, encoded), land)
+            yield from one_in_flight(batches, partial(self._launch, encoded), land)
             return
         for number, batch in enumerate(window.batches):
             yield self._score_batch(encoded, batch, errors, number < window.alone)
 
-    def _launch(self, encoded: Encoded, batch: Batch) -> Callable[[], Any] | None:
+    def _launch(self, encoded: Encoded, batch: _InLane) -> Callable[[], Any] | None:
         """Begins with a batch; returns what waits for its output, None if it cannot be launched."""
-        sequences, tensors = batch
+        sequences, tensors, lane = batch
         size = self._size(encoded, sequences)
         if self._is_too_large(size):
             return None
+        self._note(encoded, sequences, lane)
         self._forwarding = ForwardPass(size.rows, size.longest)
         try:
             with self._taking("forward_s"):
@@ -295,7 +302,7 @@ class Scorer:
         self,
         encoded: Encoded,
         errors: dict[int, str],
-        batch: Batch,
+        batch: _InLane,
         wait: Callable[[], Any] | None,
         is_followed: bool,
     ) -> Scored:
@@ -308,11 +315,11 @@ class Scorer:
             wait: for its output; None if it could not be launched.
             is_followed: whether the next one is under way.
         """
-        sequences, tensors = batch
+        sequences, tensors, lane = batch
         size = self._size(encoded, sequences)
         scored = None if wait is None else self._landed(wait, tensors, size, is_followed)
         if scored is None:
-            return self._score_batch(encoded, batch, errors, is_alone=False)
+            return self._score_batch(encoded, (sequences, tensors), errors, False, lane)
         self._count_batch(size)
         return [(sequences, scored)]
 
@@ -334,19 +341,22 @@ class Scorer:
             self._forwarding = None
 
     def _score_batch(
-        self, encoded: Encoded, batch: Batch, errors: dict[int, str], is_alone: bool
+        self,
+        encoded: Encoded,
+        batch: Batch,
+        errors: dict[int, str],
+        is_alone: bool,
+        lane: str = MODEL[0],
     ) -> Scored:
         """Scores one batch, in parts where needed; adds sequences that fail alone to `errors`."""
         done = []
         waiting: list[tuple[IntArray, Tensors | None]] = [batch]
         while waiting:
             part, padded = waiting.pop()
-            if self.suspects.is_noting:
-                hashes = hashes_of_sequences(encoded, part, self._name)
-                self.suspects.running(MODEL, hashes, alone=is_alone)
+            self._note(encoded, part, lane, is_alone)
             scored, failure = self._score_part(encoded, part, padded)
             if is_alone:
-                self.suspects.running(MODEL, ())
+                self.suspects.running(lane, ())
             if scored is not None:
                 done.append((part, scored))
             elif len(part) == 1:
@@ -355,6 +365,12 @@ class Scorer:
                 middle = len(part) // 2
                 waiting += [(part[middle:], None), (part[:middle], None)]
         return done
+
+    def _note(self, encoded: Encoded, part: IntArray, lane: str, is_alone: bool = False) -> None:
+        """Notes what is about to run, where it is noted."""
+        if self.suspects.is_noting:
+            hashes = hashes_of_sequences(encoded, part, self._name)
+            self.suspects.running(lane, hashes, alone=is_alone)
 
     def _score_part(
         self, encoded: Encoded, part: IntArray, tensors: Tensors | None

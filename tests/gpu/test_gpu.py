@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pytest
 import torch
 
@@ -39,7 +40,8 @@ from tests.sentence_models import (
     make_encoder,
     pooling,
 )
-from tests.tiny_models import make_bert, sentences
+from tests.tiny_generators import make_generator
+from tests.tiny_models import make_bert, make_tagger, sentences
 
 pytestmark = pytest.mark.gpu
 
@@ -388,6 +390,97 @@ def test_a_row_that_the_model_refuses_in_flight_is_alone_in_error(
     hook.remove()
     errors = {row: error for row, error in enumerate(scored["error"].to_pylist()) if error}
     assert errors == {20: "model: ValueError: cannot take this"}
+
+
+# Other tasks
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+def test_texts_written_on_a_gpu_are_those_of_the_cpu(folder: Path, kind: str) -> None:
+    path = make_generator(folder / kind, kind)
+    task = "text2text-generation" if kind == "t5" else "text-generation"
+    options = model_options.options_of(
+        task,
+        dtype="float32",
+        generation={"max_new_tokens": 12},
+        batching=BatchingConfig(max_batch_rows=16),
+    )
+    model, verdict = run_gate(path, options, WorkerSlot(GPU))
+    assert verdict.accepted == PLAIN
+    plain, _ = run_gate(path, options, WorkerSlot("cpu"))
+    texts = sentences(100)
+    found, expected = (score(Scorer(one, options), texts).to_pylist() for one in (model, plain))
+    assert found == expected
+    assert len({row["generated_text"] for row in found}) > 20
+
+
+def test_tags_on_a_gpu_are_those_of_the_cpu(folder: Path) -> None:
+    path = make_tagger(folder / "tagger", initializer_range=0.5)
+    options = model_options.options_of("token-classification", dtype="float32")
+    model, _ = run_gate(path, options, WorkerSlot(GPU))
+    plain = load_way(Checkpoint(path, options, "cpu"), PLAIN)
+    texts = sentences(200)
+    found, expected = (score(Scorer(one, options), texts).to_pylist() for one in (model, plain))
+    assert sum(len(row["entities"]) for row in expected) > 100
+    for one, other in zip(found, expected, strict=True):
+        assert one["error"] is None
+        assert len(one["entities"]) == len(other["entities"])
+        for entity, wanted in zip(one["entities"], other["entities"], strict=True):
+            assert entity.pop("score") == pytest.approx(wanted.pop("score"), abs=1e-4)
+            assert entity == wanted
+
+
+# Commands
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs the package's command."""
+    return subprocess.run(
+        [sys.executable, "-m", "sparkinfer", *map(str, arguments)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def test_a_job_on_a_gpu_gives_the_labels_of_one_on_the_cpu(
+    folder: Path, tmp_path: Path, texts: list[str]
+) -> None:
+    model = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
+    source = tmp_path / "in.csv"
+    rows = (f"{number},{text}" for number, text in enumerate(texts))
+    source.write_text("\n".join(["id,text", *rows]))
+    outputs = {device: tmp_path / device for device in ("cuda", "cpu")}
+    for device, output in outputs.items():
+        given = ("--model", model, "--input", source, "--input-col", "text", "--output", output)
+        done = command("score", *given, "--engine", "local", "--device", device)
+        assert done.returncode == 0, done.stderr[-3000:]
+    found, expected = (
+        pads.dataset(output, format="parquet").to_table().sort_by("id")
+        for output in outputs.values()
+    )
+    assert found["error"].null_count == len(texts)
+    odds = [np.stack(one["probabilities"].to_pylist()) for one in (found, expected)]
+    assert np.abs(odds[0] - odds[1]).max() <= TOLERANCES["float16"]
+    shown = command("status", outputs["cuda"])
+    assert shown.returncode == 0, shown.stderr
+    page = command("report", outputs["cuda"], "--to", tmp_path / "page.html")
+    assert page.returncode == 0, page.stderr
+    assert torch.cuda.get_device_name(0) in (tmp_path / "page.html").read_text()
+    again = command("score", *given[:-1], outputs["cuda"], "--engine", "local", "--device", "cuda")
+    assert again.returncode == 0, again.stderr[-3000:]
+
+
+def test_tune_measures_on_a_gpu(folder: Path, tmp_path: Path, texts: list[str]) -> None:
+    model = make_model(folder / "Bert", "Bert", SHAPE, **SPREAD)
+    source = tmp_path / "in.csv"
+    source.write_text("\n".join(["text", *texts]))
+    given = ("--model", model, "--input", source, "--input-col", "text", "--engine", "local")
+    done = command("tune", *given, "--budget-s", 20, "--save", tmp_path / "fast.yaml")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "float16" in done.stdout
+    assert "dtype:" in (tmp_path / "fast.yaml").read_text()
 
 
 # Memory and broken devices
