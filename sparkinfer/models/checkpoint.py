@@ -20,6 +20,7 @@ from sparkinfer.models.state import reset_before_each_batch
 from sparkinfer.models.tasks import TASKS
 from sparkinfer.models.tasks.base import ModelTask
 from sparkinfer.models.tokens import Encoder, claimed_limit
+from sparkinfer.workers.devices import use_gpu
 
 _HEAD = re.compile(r"For[A-Z]\w*$|LMHeadModel$")
 """How transformers' classes with a head end. Source: its `MODEL_FOR_..._MAPPING_NAMES`."""
@@ -179,7 +180,7 @@ class Checkpoint:
 
         device, name = torch.device(self.device), self.options.task.pipeline
         if device.type == "cuda":
-            torch.cuda.set_device(device)
+            use_gpu(device)
         if name not in transformers.pipelines.get_supported_tasks():
             return HeldModule(module, device)
         return transformers.pipeline(name, model=module, tokenizer=self.tokenizer, device=device)

@@ -20,7 +20,7 @@ from sparkinfer.models.screening import refuse_bombs
 from sparkinfer.models.tasks.base import ROW_FIELDS
 from sparkinfer.models.text_sources import Texts, TextSource
 from sparkinfer.option_groups import LoadingConfig
-from sparkinfer.workers.devices import breaks_device, is_out_of_memory, release_memory
+from sparkinfer.workers.devices import breaks_device, is_out_of_memory, release_memory, use_gpu
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.steps import step
 from sparkinfer.workers.suspects import DEADLY, Suspects
@@ -50,6 +50,8 @@ class LoadedPipeline:
         self._path = path
         self._loading = loading
         self._options = options
+        if device.startswith("cuda"):
+            use_gpu(device)
         with step(f"loading the pipeline {name}"):
             self._pipe = self._loaded(name)
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sparkinfer.models.direct_encoding import flat
 from sparkinfer.models.encoded import Inputs
-from sparkinfer.models.tokens import Asked, Encoder, flat
+from sparkinfer.models.tokens import Asked, Encoder
 
 IN_TEXT, START, END = "in_text", "start", "end"
 """Columns per token: 1 for one of the text, 0 for one that the tokenizer adds; its first character

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sparkinfer.exceptions import ModelLoadError
+from sparkinfer.models.direct_encoding import DirectEncoding, flat, is_called_directly
 from sparkinfer.models.encoded import Encoded, Inputs, joined_inputs
 
 NO_LIMIT = 10**9
@@ -32,6 +32,11 @@ Cut = Literal["longest_first", "only_first"]
 """Which of two texts loses what is too long: token by token the longer of them, or the first."""
 
 
+def nothing_more(_: Any) -> Mapping[str, npt.NDArray[np.int32]]:
+    """Returns no further columns."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a tokenizer is asked for.
@@ -45,7 +50,7 @@ class Asked:
 
     options: Mapping[str, Any]
     columns: tuple[str, ...]
-    read: Callable[[Any], Mapping[str, npt.NDArray[np.int32]]] = lambda _: {}
+    read: Callable[[Any], Mapping[str, npt.NDArray[np.int32]]] = nothing_more
 
 
 class Encoder:
@@ -76,6 +81,7 @@ class Encoder:
         self.cut_is_asked = cut_is_asked
         self._multiple = pad_to_multiple_of
         self._how: dict[str, bool] = {}
+        self._direct: dict[tuple[Any, ...], DirectEncoding | None] = {}
         self._padding_side = padding_side or tokenizer.padding_side
         self._pad_values = {
             "input_ids": tokenizer.pad_token_id if pad_id is None else pad_id,
@@ -92,13 +98,13 @@ class Encoder:
     def cutting_at(self, max_length: int) -> Encoder:
         """Returns the same with another length limit, which is asked for."""
         other = copy.copy(self)
-        other.max_length, other.cut_is_asked = max_length, True
+        other.max_length, other.cut_is_asked, other._direct = max_length, True, {}
         return other
 
     def without_special_tokens(self) -> Encoder:
         """Returns the same for texts that hold their special tokens already."""
         other = copy.copy(self)
-        other._how = {"add_special_tokens": False}
+        other._how, other._direct = {"add_special_tokens": False}, {}
         return other
 
     def padding(self, side: PaddingSide, pad_id: int, pad_to_multiple_of: int = 1) -> Encoder:
@@ -181,16 +187,42 @@ class Encoder:
 
     def _encode(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
         given = [list(column) for column in columns]
+        direct = self._direct_encoding(len(given), asked)
+        if direct is not None:
+            encodings = direct.encodings(given)
+            n_tokens = np.array([len(one) for one in encodings], dtype=np.int64)
+            cut = self._truncated(encodings, given, n_tokens)
+            values = dict(direct.values(encodings, asked.columns))
+            refused = self._refused(n_tokens)
+            return Inputs.of_one_sequence_each(Encoded(values, n_tokens, cut, refused))
         batch = self._tokens(given, max_length=self.max_length, **asked.options)
         n_tokens = np.array([len(ids) for ids in batch["input_ids"]], dtype=np.int64)
         values = {name: flat(batch[name]) for name in asked.columns if name in batch}
         values |= asked.read(batch)
         starts, owners = np.arange(len(given[0])), batch.get("overflow_to_sample_mapping")
         if owners is None:
-            cut = self._truncated(batch, given, n_tokens)
+            cut = self._truncated(batch.encodings, given, n_tokens)
         else:
             starts, cut = np.searchsorted(owners, starts), np.zeros(len(n_tokens), np.bool_)
         return Inputs(Encoded(values, n_tokens, cut, self._refused(n_tokens)), starts)
+
+    def _direct_encoding(self, columns: int, asked: Asked) -> DirectEncoding | None:
+        """Returns what asks the tokenizer for no more than what is used of it, None if it cannot.
+
+        Args:
+            columns: texts of a sequence.
+            asked: for what.
+        """
+        if asked.options.keys() != {"truncation"} or asked.read is not nothing_more:
+            return None
+        key = (columns, asked.options["truncation"], asked.columns)
+        if key not in self._direct:
+            call = partial(self._tokens, max_length=self.max_length, **asked.options)
+            adds = self._how.get("add_special_tokens", True)
+            found = DirectEncoding(self.tokenizer, call, adds)
+            is_equal = is_called_directly(self.tokenizer) and found.is_equal(columns, key[2])
+            self._direct[key] = found if is_equal else None
+        return self._direct[key]
 
     def _refused(self, n_tokens: npt.NDArray[np.int64]) -> dict[int, str]:
         nothing = "the tokenizer made no tokens of this text"
@@ -203,12 +235,15 @@ class Encoder:
         return errors
 
     def _truncated(
-        self, batch: Any, given: Sequence[Sequence[str]], n_tokens: npt.NDArray[np.int64]
+        self,
+        encodings: Sequence[Any] | None,
+        given: Sequence[Sequence[str]],
+        n_tokens: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.bool_]:
         cut = np.zeros(len(n_tokens), dtype=np.bool_)
         for row in np.flatnonzero(n_tokens >= self.max_length):
-            if batch.encodings:
-                cut[row] = bool(batch.encodings[row].overflowing)
+            if encodings:
+                cut[row] = bool(encodings[row].overflowing)
             else:  # tokenizers written in Python do not keep what they cut off
                 texts = [column[row] for column in given]
                 whole = self._tokens(texts, truncation=False)
@@ -230,11 +265,6 @@ class Encoder:
             values = dict.fromkeys(asked.columns, np.zeros(0, np.int32))
             refused = Encoded(values, np.zeros(1, np.int64), np.zeros(1, np.bool_), {0: reason})
             return Inputs.of_one_sequence_each(refused)
-
-
-def flat(lists: Iterable[Iterable[int]]) -> npt.NDArray[np.int32]:
-    """Returns the numbers of several lists, one list after the other."""
-    return np.fromiter(chain.from_iterable(lists), np.int32)
 
 
 def _slices(columns: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:

@@ -31,7 +31,7 @@ from tests.sentence_models import NORMALIZE, add_sentence_files, pooling
 MINI = Shape(384, 6, 12, 1536, 30_000, 512)
 """Of all-MiniLM-L6-v2."""
 
-PEERS_SHARE = 0.1
+PEERS_SHARE = 0.05
 """Of the texts, those that the usual code is given."""
 
 

@@ -15,6 +15,7 @@ from sparkinfer.models.backends.deepspeed import import_deepspeed, stay_on
 from sparkinfer.models.backends.torch import PipelineRuntime
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.held_module import HeldModule
+from sparkinfer.workers.devices import use_gpu
 
 FORMATS = {"float16": "fp16", "bfloat16": "bf16"}
 """DeepSpeed's names of number formats."""
@@ -40,7 +41,7 @@ def load_large(
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # of a world that the worker belongs to
     if on_gpu:
-        torch.cuda.set_device(index)
+        use_gpu(index)
     torch.distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
         init_method=meeting,

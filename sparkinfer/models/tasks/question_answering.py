@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ConfigError, ModelLoadError
+from sparkinfer.models.direct_encoding import flat
 from sparkinfer.models.encoded import Encoded, Inputs, joined
 from sparkinfer.models.tasks.base import (
     ModelFiles,
@@ -26,7 +27,7 @@ from sparkinfer.models.tasks.base import (
     Tensors,
     without_rows,
 )
-from sparkinfer.models.tokens import Encoder, flat
+from sparkinfer.models.tokens import Encoder
 from sparkinfer.validation import Options, at_least
 
 START, END = "start_char", "end_char"
