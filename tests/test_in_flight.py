@@ -489,7 +489,7 @@ def test_where_the_host_pins_no_memory_batches_and_outputs_stay_as_they_are(
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", refuse)
     tensors = {"input_ids": torch.ones((1, 3), dtype=torch.int64)}
-    assert runtime.staged(tensors) is tensors
+    assert runtime.staged(tensors)["input_ids"] is tensors["input_ids"]
     output = torch.arange(3)
     monkeypatch.setattr(torch.Tensor, "to", refuse)
     assert runtime.copied({"logits": output})()["logits"].tolist() == [0, 1, 2]

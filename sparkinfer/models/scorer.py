@@ -43,6 +43,7 @@ from sparkinfer.models.running import RunningModel
 from sparkinfer.models.tasks.base import Tensors, scored_schema
 from sparkinfer.models.window_loop import score_windows
 from sparkinfer.workers.devices import breaks_device, is_out_of_memory, release_memory
+from sparkinfer.workers.pinned import keep_all
 from sparkinfer.workers.statistics import ScoringStatistics
 from sparkinfer.workers.suspects import Suspects
 from sparkinfer.workers.watchdog import Activity, ForwardPass
@@ -430,6 +431,7 @@ class Scorer:
         if is_out_of_memory(error):
             return f"{_OUT_OF_MEMORY}: {first_line(error)}"
         if breaks_device(error):
+            keep_all()
             raise DeviceError(
                 f"device {self._model.device} is broken ({first_line(error)}); the worker "
                 "process ends so that a new one gets a clean device"

@@ -14,6 +14,7 @@ from sparkinfer.models.checkpoint import Checkpoint, quiet_transformers
 from sparkinfer.models.options import ModelOptions
 from sparkinfer.models.tasks.base import Head, Runtime, Tensors
 from sparkinfer.models.tokens import MODEL_INPUTS
+from sparkinfer.workers.pinned import pinned, pinned_copy
 
 
 class PipelineRuntime:
@@ -75,15 +76,15 @@ class CudaRuntime(PipelineRuntime):
 
         try:
             with torch.cuda.device(self.pipe.device):  # the thread that asks may have chosen none
-                return {name: tensor.pin_memory() for name, tensor in tensors.items()}
-        except RuntimeError:  # the host pins no more; what else is wrong shows in the model
+                return {name: pinned(tensor) for name, tensor in tensors.items()}
+        except RuntimeError:  # what is wrong shows in the model
             return tensors
 
     def copied(self, output: Any) -> Callable[[], Any]:
         """Returns what waits for a copy, which is made before what is launched next."""
         import torch
 
-        copy = _copying(output)
+        copy = pinned_copy(output)
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.pipe.device))
 
@@ -105,18 +106,6 @@ class _Launching:
 def runtime_of(pipe: Any) -> PipelineRuntime:
     """Returns what runs a pipeline, or what is held in place of one, on its device."""
     return (CudaRuntime if pipe.device.type == "cuda" else PipelineRuntime)(pipe)
-
-
-def _copying(output: Any) -> Any:
-    """Returns an output in pinned memory of the host, into which the device still copies it."""
-    if _is_tensor(output):
-        try:
-            return output.to("cpu", non_blocking=True)
-        except RuntimeError:  # the host pins no more
-            return output.cpu()
-    if isinstance(output, Mapping):
-        return {name: _copying(one) for name, one in output.items()}
-    return tuple(map(_copying, output))
 
 
 def _named(outputs: Any) -> Mapping[str, Any]:
