@@ -24,8 +24,8 @@ from sparkinfer.tuning import BUDGET_S
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration, nothing was started; "
-    "130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP. After 1, 129, 130 and 143 the same "
-    "command resumes."
+    "130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP; 141 nobody reads its output any more. "
+    "After 1, 129, 130 and 143 the same command resumes."
 )
 
 WRONG_USE = 2

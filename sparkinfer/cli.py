@@ -1,7 +1,8 @@
 """The command line: arguments, messages, exit codes.
 
 Exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration, nothing was started; 129, 130,
-143 stopped by SIGHUP, Ctrl-C (SIGINT), SIGTERM. After 1 and a stop the same command resumes.
+143 stopped by SIGHUP, Ctrl-C (SIGINT), SIGTERM; 141 nobody reads standard output any more. After 1
+and a stop the same command resumes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import contextlib
 import io
 import json
 import logging
+import os
+import select
 import shutil
+import signal
 import sys
 import traceback
 import warnings
@@ -43,6 +47,30 @@ C = TypeVar("C", bound=ScoringConfig)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return exit_code(signal.SIGPIPE)
+
+
+def _is_unread() -> bool:
+    """Returns whether what reads standard output has gone; what is left to be said goes nowhere."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), 0)
+    if not any(state & select.POLLERR for _, state in waiting.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may not have a character
@@ -57,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _stopped()
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _is_unread():
+                return exit_code(signal.SIGPIPE)
             if asked_to_end() is not None:  # on the way out, something else failed
                 return _stopped()
             return _failed(error, options.debug)

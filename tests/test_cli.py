@@ -204,6 +204,20 @@ def test_debug_shows_where_an_error_comes_from(source: Path, classifier: Path) -
     assert "InputError" in done.stderr
 
 
+def test_a_reader_that_ends_first_is_no_error() -> None:
+    reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    assert reader.stdin is not None
+    reader.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "sparkinfer", "doctor", "--engine", "local"],
+        stdout=reader.stdin,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    reader.stdin.close()
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_the_demo_scores_the_carried_sample_offline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
