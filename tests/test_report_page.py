@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 import sparkinfer.report.page
 from sparkinfer.cli import main
-from sparkinfer.exceptions import OutputError
+from sparkinfer.exceptions import ConfigError, OutputError
 from sparkinfer.metrics.base import Metric
 from sparkinfer.metrics.classification import AucRoc, Calibration, Confusion, LabelledRows
 from sparkinfer.report import charts
@@ -444,3 +444,9 @@ def test_a_price_that_is_none_is_refused(price: str, capsys: pytest.CaptureFixtu
 def test_an_output_without_a_run_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no manifest"):
         write_report(str(tmp_path))
+
+
+@pytest.mark.parametrize("price", [0, -1, float("inf"), float("nan")])
+def test_a_price_that_is_none_is_refused_in_python_too(tmp_path: Path, price: float) -> None:
+    with pytest.raises(ConfigError, match="price_per_hour=.*expected a number above 0"):
+        write_report(str(tmp_path), price_per_hour=price)

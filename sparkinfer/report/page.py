@@ -6,13 +6,14 @@ It is read from the output alone. What is not known is said to be so, never show
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sparkinfer import __version__
 from sparkinfer.config import ScoringConfig
-from sparkinfer.exceptions import OutputError, causes_without_secrets
+from sparkinfer.exceptions import ConfigError, OutputError, causes_without_secrets
 from sparkinfer.jobs.clock import utc_now
 from sparkinfer.jobs.manifest import manifest_numbers
 from sparkinfer.jobs.output import REPORT_FILE
@@ -69,9 +70,12 @@ def write_report(
         price_per_hour: of all machines of the job together; None: as the calls were given.
 
     Raises:
+        ConfigError: the price is not above 0.
         OutputError: no run wrote there, or the page cannot be written.
         ResumeError: its manifest is damaged.
     """
+    if price_per_hour is not None and not 0 < price_per_hour < math.inf:
+        raise ConfigError(f"price_per_hour={price_per_hour!r}: expected a number above 0")
     page = page_of(read_facts(output), price_per_hour)
     path = join(output, WORK_FOLDER, REPORT_FILE) if to is None else absolute(to)
     write_page("report", path, page)
