@@ -257,7 +257,6 @@ def test_a_batch_may_be_a_whole_partition(spark: Any) -> None:
     assert [row.rows for row in tens.collect()] == [10] * 100
 
 
-@pytest.mark.slow
 def test_only_so_many_workers_with_several_cores_run_on_a_host(tmp_path: Path) -> None:
     (tmp_path / "seen").mkdir()
     (tmp_path / "cluster").mkdir()
