@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from sparkinfer.models.running import RunningModel
 
 
+# For whatever is started here: the models are tiny, and threads that wait for one another would take
+# most of the time. Nothing has imported torch yet.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A machine that does other work, too, takes its time over an example.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
