@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sparkinfer.models.running import RunningModel
 
 
-# For whatever is started here: the models are tiny, and threads that wait for one another would take
-# most of the time. Nothing has imported torch yet.
+# The models are tiny: threads of one process that wait for one another would take most of the time.
+# Nothing has imported torch yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A machine that does other work, too, takes its time over an example.
