@@ -203,6 +203,7 @@ def test_an_unknown_module_is_refused_before_anything_is_written(
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_gone_on_with_and_each_row_is_there_once(
     model: Path, tmp_path: Path
 ) -> None:
