@@ -27,9 +27,19 @@ if TYPE_CHECKING:
     from sparkinfer.models.running import RunningModel
 
 
+# The models are tiny: threads of one process that wait for one another would take most of the time.
+# Nothing has imported torch yet.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A machine that does other work, too, takes its time over an example.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files that need Spark first: one of them alone at the end would keep one core idle."""
+    on_spark = {item.path for item in items if item.get_closest_marker("spark")}
+    items.sort(key=lambda item: item.path not in on_spark)
 
 
 @pytest.fixture(scope="session", autouse=True)

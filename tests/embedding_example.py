@@ -1,6 +1,6 @@
 """Embeds documents into a vector store, as a script for Determined does; see its test.
 
-`python -m tests.embedding_example FOLDER STORE`: the folder holds the encoder and, in `at.json`,
+`python -m tests.embedding_example FOLDER`: the folder holds the encoder and, in `at.json`,
 what happens where.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,26 +74,6 @@ class Encoder:
         return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1)).cpu()
 
 
-class SqliteStore:
-    """Stands for a vector store: upserts by id, and finds what is nearest."""
-
-    def __init__(self, folder: Path) -> None:
-        self._store = sqlite3.connect(folder / "vectors.db")
-        self._store.execute("create table if not exists docs (id primary key, text, vector)")
-
-    def upsert(self, ids: list[str], texts: list[str], vectors: np.ndarray) -> None:
-        rows = [(one, text, v.tobytes()) for one, text, v in zip(ids, texts, vectors, strict=True)]
-        with self._store:
-            self._store.executemany("insert or replace into docs values (?, ?, ?)", rows)
-
-    def ids(self) -> list[str]:
-        return [row[0] for row in self._store.execute("select id from docs")]
-
-    def nearest(self, vector: np.ndarray) -> str:
-        rows = self._store.execute("select id, vector from docs").fetchall()
-        return max(rows, key=lambda row: np.frombuffer(row[1], np.float32) @ vector)[0]
-
-
 class ChromaStore:
     """A collection on this machine."""
 
@@ -113,9 +92,6 @@ class ChromaStore:
 
     def nearest(self, vector: np.ndarray) -> str:
         return self._docs.query(query_embeddings=[vector], n_results=1)["ids"][0][0]
-
-
-STORES = {"sqlite": SqliteStore, "chroma": ChromaStore}
 
 
 class EmbeddingProcessor(TorchBatchProcessor):
@@ -145,7 +121,7 @@ class EmbeddingProcessor(TorchBatchProcessor):
 
     def on_finish(self) -> None:
         if self.rank == 0:
-            store = STORES[self.context.get_hparams()["store"]](self.folder)
+            store = ChromaStore(self.folder)
             for file in sorted(self.persisted.iterdir()):
                 for batch in torch.load(file):
                     store.upsert(batch["id"], batch["text"], batch["embeddings"].numpy())
@@ -164,7 +140,7 @@ class EmbeddingProcessor(TorchBatchProcessor):
 
 
 if __name__ == "__main__":
-    folder, store = Path(sys.argv[1]), sys.argv[2]
+    folder = Path(sys.argv[1])
     (folder / "driver").write_text(str(os.getpid()))
     torch_batch_process(
         EmbeddingProcessor,
@@ -173,5 +149,5 @@ if __name__ == "__main__":
         checkpoint_interval=2,
         output=str(folder / "run"),
         num_workers=3,
-        hparams={"folder": str(folder), "store": store},
+        hparams={"folder": str(folder)},
     )

@@ -527,14 +527,22 @@ def test_workers_with_a_gpu_each_hold_a_replica_each(standalone_cluster):
     assert found == {"kind": "cuda", "count": 2, "devices": ["cuda:0", "cuda:1"]}
 
 
-@pytest.mark.spark
-def test_one_executor_with_two_gpus_holds_two_replicas(tmp_path):
+@pytest.fixture(scope="module")
+def two_gpus(tmp_path_factory):
+    """A cluster of one worker with two GPUs, and the settings of an executor that has both."""
     conf = GPU_CONF | {
         "spark.executor.resource.gpu.amount": "2",
         "spark.executor.instances": "1",
     }
-    with StandaloneCluster(tmp_path, num_workers=1, cores=3, gpu_addresses=[["0", "1"]]) as cluster:
-        found = run_driver(cluster, count_and_take_devices, {"num_gpus": 2}, conf)
+    folder = tmp_path_factory.mktemp("two-gpus")
+    with StandaloneCluster(folder, num_workers=1, cores=3, gpu_addresses=[["0", "1"]]) as cluster:
+        yield cluster, conf
+
+
+@pytest.mark.spark
+def test_one_executor_with_two_gpus_holds_two_replicas(two_gpus):
+    cluster, conf = two_gpus
+    found = run_driver(cluster, count_and_take_devices, {"num_gpus": 2}, conf)
     assert found == {"kind": "cuda", "count": 2, "devices": ["cuda:0", "cuda:1"]}
 
 
@@ -577,13 +585,9 @@ def load_in_many_tasks(spark, folder):
 
 
 @pytest.mark.spark
-def test_workers_of_an_executor_with_two_gpus_load_once_each(tmp_path):
-    conf = GPU_CONF | {
-        "spark.executor.resource.gpu.amount": "2",
-        "spark.executor.instances": "1",
-    }
-    with StandaloneCluster(tmp_path, num_workers=1, cores=2, gpu_addresses=[["0", "1"]]) as cluster:
-        seen = run_driver(cluster, load_in_many_tasks, {"folder": str(tmp_path)}, conf)
+def test_workers_of_an_executor_with_two_gpus_load_once_each(two_gpus, tmp_path):
+    cluster, conf = two_gpus
+    seen = run_driver(cluster, load_in_many_tasks, {"folder": str(tmp_path)}, conf)
     of_workers = {(one["pid"], one["device"], one["model"]) for one in seen}
     assert len(seen) == 45
     assert sorted(device for _, device, _ in of_workers) == ["cuda:0", "cuda:1"]

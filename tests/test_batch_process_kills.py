@@ -11,8 +11,6 @@ import sparkinfer
 from tests.batch_process_calls import RANKS, STEPS, call, check_whole
 from tests.made_up_processor import Journal
 
-pytestmark = pytest.mark.slow
-
 
 def times_processed(tmp_path: Path, rank: int, step: int) -> int:
     journal = Journal(tmp_path / "journal")

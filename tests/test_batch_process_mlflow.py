@@ -19,7 +19,6 @@ from tests.ranks_in_threads import RanksInThreads
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-import sparkinfer
+import sparkinfer.jobs.runner
 from sparkinfer.disk_errors import disk_errors_reported, is_passing
 from sparkinfer.exceptions import ConfigError, JobError, TooManyErrorsError
+from sparkinfer.jobs.lease import Lease
 from sparkinfer.plan.progress import Progress
 from tests.fuse_mount import FuseMount
 from tests.made_up_engine import write_input
@@ -127,6 +129,8 @@ def test_a_disk_that_fills_up_during_a_run_is_told_and_the_run_resumes(
     assert " has no space left: free some on its disk" in raised.value.message
     mount.switch()
     monkeypatch.undo()
+    # The lease could not be released on a full disk, and this process still lives.
+    monkeypatch.setattr(sparkinfer.jobs.runner, "Lease", partial(Lease, lost_after_s=1.0))
     assert sparkinfer.run(config, spark).rows == 80
 
 

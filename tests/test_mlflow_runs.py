@@ -28,7 +28,7 @@ from tests.written import manifest_values
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own warnings
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own warnings
 
 
 class Server:

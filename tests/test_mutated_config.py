@@ -102,7 +102,6 @@ def refusal(path: Path) -> str | None:
     return None
 
 
-@pytest.mark.slow
 def test_a_mutated_configuration_is_valid_or_refused_in_a_short_message(tmp_path: Path) -> None:
     refused = [why for path in files(tmp_path, 10_000) if (why := refusal(path)) is not None]
     assert 100 < len(refused) < 9_900

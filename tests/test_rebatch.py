@@ -57,7 +57,6 @@ def test_a_batch_is_pulled_only_when_its_rows_are_needed() -> None:
     assert len(pulled) == 1
 
 
-@pytest.mark.slow
 def test_a_batch_whose_texts_no_column_holds_is_an_error() -> None:
     large = as_batch(["x" * (1 << 29)])
     with pytest.raises(JobError, match="a batch of 5 rows holds .* more than 2 GiB in one column"):

@@ -267,7 +267,7 @@ class WatchedDisk(Disk):
             assert row in (self.before[row["id"]], self.after[row["id"]]), change
 
 
-@pytest.mark.parametrize("parts", [(1, 1), (3, 2), (2, 3)])
+@pytest.mark.parametrize("parts", [(1, 1), (3, 2), pytest.param((2, 3), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("then", [run, retry])
 def test_a_kill_before_any_change_of_the_disk_loses_nothing_and_scores_nothing_again(
     config: ScoringConfig,

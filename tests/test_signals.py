@@ -161,7 +161,11 @@ def test_sigterm_to_a_local_run_is_one_line_and_the_run_resumes(
 
 @pytest.mark.spark
 @pytest.mark.parametrize(
-    ("engine", "number", "code"), [(SPARK, signal.SIGTERM, 143), (RANKS, signal.SIGINT, 130)]
+    ("engine", "number", "code"),
+    [
+        pytest.param(SPARK, signal.SIGTERM, 143, id="tasks"),
+        pytest.param(RANKS, signal.SIGINT, 130, id="ranks", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_the_group_of_a_run_on_spark_is_one_line_and_the_run_resumes(
     source: Path,

@@ -406,7 +406,6 @@ def job_of(classifier: Path, way: Acceleration) -> Job:
     return Job(classifier, options, way, *found, threads=1, rows=rows)
 
 
-@pytest.mark.slow
 def test_two_processes_score_at_the_same_time(classifier: Path) -> None:
     found = score_at_once(job_of(classifier, PLAIN), 2, within_s=300)
     assert found.rows_per_s > 0

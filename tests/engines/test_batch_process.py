@@ -17,34 +17,23 @@ from tests.made_up_processor import Journal, Numbers, Quiet, Recorder, handed_in
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = pytest.mark.spark
 
 
-ENGINES = [
-    "spark",
-    pytest.param(
-        "horovod",
-        marks=pytest.mark.skipif(not has_horovod(), reason="Horovod is not installed here"),
-    ),
-]
+NEEDS_HOROVOD = pytest.mark.skipif(not has_horovod(), reason="Horovod is not installed here")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_ranks_start_again_when_one_is_killed(tmp_path: Path, engine: str) -> None:
-    done = call(tmp_path, {"batch:1:3": "kill"}, timeout_s=240, engine=engine)
-    assert done.returncode == 0, done.stderr
-    check_whole(tmp_path)
-    journal = Journal(tmp_path / "journal")
-    for rank in range(RANKS):
-        assert [step for step, _ in journal.batches(rank) if step < 2] == [0, 1]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_same_call_goes_on_after_a_kill_of_the_driver_and_after_a_pause(
+@pytest.mark.parametrize(
+    "engine", ["spark", pytest.param("horovod", marks=[NEEDS_HOROVOD, pytest.mark.slow])]
+)
+def test_ranks_start_again_and_the_call_goes_on_after_a_kill_of_the_driver_and_after_a_pause(
     tmp_path: Path, engine: str
 ) -> None:
-    killed = call(tmp_path, {"batch:2:1": "kill driver"}, timeout_s=240, engine=engine)
+    """A rank is killed before the first checkpoint and the driver after it, in the same call."""
+    kills = {"batch:1:1": "kill", "batch:2:2": "kill driver"}
+    killed = call(tmp_path, kills, timeout_s=240, engine=engine)
     assert killed.returncode == -9
+    assert [place for place in kills if Journal(tmp_path / "journal").once(place)] == []
     paused = call(
         tmp_path,
         {"batch:1:2": "stop driver"},
@@ -108,10 +97,13 @@ def test_ranks_that_could_not_run_together_are_refused(spark: SparkSession, tmp_
         )
 
 
-def test_as_many_ranks_as_slots_by_default(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["spark", pytest.param("horovod", marks=NEEDS_HOROVOD)])
+def test_as_many_ranks_as_slots_by_default(
+    spark: SparkSession, tmp_path: Path, engine: str
+) -> None:
     hparams = {"journal": str(tmp_path / "journal")}
     run = sparkinfer.torch_batch_process(
-        Recorder, Numbers(5), engine="spark", hparams=hparams, output=str(tmp_path / "out")
+        Recorder, Numbers(5), engine=engine, hparams=hparams, output=str(tmp_path / "out")
     )
     assert run.steps == (3, 3)
     assert handed_in(run.output) == list(range(5))

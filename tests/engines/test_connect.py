@@ -197,11 +197,11 @@ def test_functions_over_batches_run_on_the_server(df: DataFrame) -> None:
 def test_a_module_that_the_server_lacks_is_said(
     remote: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "only_here.py").write_text("def same(name):\n    return name\n")
+    (tmp_path / "at_the_client.py").write_text("def same(name):\n    return name\n")
     monkeypatch.syspath_prepend(tmp_path)
-    from only_here import same  # type: ignore[import-not-found]
+    from at_the_client import same  # type: ignore[import-not-found]
 
-    with pytest.raises(JobError, match="no module 'only_here'; install .* Connect server's"):
+    with pytest.raises(JobError, match="no module 'at_the_client'; install .* Connect server's"):
         on_each_file(remote, same, ["a"])
 
 

@@ -21,7 +21,7 @@ from sparkinfer.spark.java import ensure_java
 from tests.made_up_holds import FUNCTION, held, let_go, write_held
 from tests.standalone_cluster import StandaloneCluster, run_driver
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = pytest.mark.spark
 
 WAIT_S = 120.0
 ROWS = 300
@@ -92,6 +92,7 @@ def test_a_run_uses_the_worker_that_comes_and_outlives_the_one_that_goes(tmp_pat
     assert [tasks[chunk] for chunk in (5, 6, 7)] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_executors_come_for_the_tasks_that_wait(
     standalone_cluster: StandaloneCluster, tmp_path: Path
 ) -> None:

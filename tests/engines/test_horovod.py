@@ -46,9 +46,10 @@ from tests.written import without_run
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = pytest.mark.spark
 
 LAUNCHERS = ["horovod", "torch"] if has_horovod() else ["torch"]
+NEEDS_HOROVOD = pytest.mark.skipif(not has_horovod(), reason="horovod is not installed")
 READERS = sorted({choose_reader("auto", "out"), "pyarrow"})
 
 NAMES = ["id", "text", "prediction", "probabilities", "n_tokens", "truncated", "error"]
@@ -136,11 +137,15 @@ def reference(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 
 # A launch takes many seconds, so each states several facts: between them, the next three tests have
-# each launcher with each reader, and with one, two and (one of them) three ranks.
+# each launcher, each reader, and one, two and (one of them) three ranks.
 
 
 @pytest.mark.parametrize(
-    ("launcher", "reader"), [(name, READERS[-1 - i]) for i, name in enumerate(LAUNCHERS[::-1])]
+    ("launcher", "reader"),
+    [
+        pytest.param("horovod", READERS[0], marks=NEEDS_HOROVOD),
+        pytest.param("torch", READERS[-1], marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ranks(
     spark: SparkSession,
@@ -191,50 +196,47 @@ def test_a_run_that_a_rank_failed_says_why_and_goes_on_with_another_number_of_ra
     assert left == {"manifest-000001.json", "chunks", "lease", "runs"}
 
 
-def score_cases(spark: object, cases: list, options: dict) -> list:
+def score(spark: object, options: dict) -> int:
     import sparkinfer
 
-    workers = []
-    for launcher, reader, ranks, output in cases:
-        config = sparkinfer.ScoringConfig(
-            **options,
-            output=output,
-            num_workers=ranks,
-            horovod={"launcher": launcher, "reader": reader},
-        )
-        workers.append(sparkinfer.run(config, spark).workers.count)
-    return workers
+    return sparkinfer.run(sparkinfer.ScoringConfig(**options), spark).workers.count
 
 
 def score_in_driver(
-    cluster: StandaloneCluster | str, classifier: Path, folder: Path, cases: list[tuple[Any, ...]]
+    cluster: StandaloneCluster | str, classifier: Path, folder: Path, case: tuple[Any, ...]
 ) -> None:
-    """Scores `difficult_texts(1003)`, for each case (launcher, reader, ranks, output)."""
+    """Scores `difficult_texts(1003)`, in the case (launcher, reader, ranks, output)."""
+    launcher, reader, ranks, output = case
     source = write(folder / "in.parquet", difficult_texts(1003), *CHUNKS)
     options = {
         **{"model": str(classifier), "input": str(source), "input_col": "text"},
         **{"engine": "horovod", "dtype": "float32", "acceleration": "none", **OPTIONS},
+        **{"num_workers": ranks, "horovod": {"launcher": launcher, "reader": reader}},
+        "output": str(output),
     }
-    arguments = {"cases": [(*case[:3], str(case[3])) for case in cases], "options": options}
-    ranks = run_driver(cluster, score_cases, arguments, timeout_s=300)
-    assert ranks == [case[2] for case in cases]
+    assert run_driver(cluster, score, {"options": options}, timeout_s=300) == ranks
 
 
+@pytest.mark.parametrize(
+    ("launcher", "reader"),
+    [
+        pytest.param("horovod", READERS[-1], marks=[NEEDS_HOROVOD, pytest.mark.slow]),
+        ("torch", READERS[0]),
+    ],
+)
 def test_ranks_run_on_the_executors_of_a_cluster(
     standalone_cluster: StandaloneCluster,
     classifier: Path,
     tmp_path: Path,
     reference: list[dict[str, Any]],
+    launcher: str,
+    reader: str,
 ) -> None:
-    cases = [
-        (launcher, READERS[-1 - index], 2, tmp_path / launcher)
-        for index, launcher in enumerate(LAUNCHERS)
-    ]
-    score_in_driver(standalone_cluster, classifier, tmp_path, cases)
-    for *_, output in cases:
-        assert_same_rows(rows_of(output), reference)
-        assert [sum(share) for share in shares(output).values()] == list(CHUNKS)
-        assert [len(share) for share in shares(output).values()] == [1, 2, 1, 2, 2]
+    output = tmp_path / "out"
+    score_in_driver(standalone_cluster, classifier, tmp_path, (launcher, reader, 2, output))
+    assert_same_rows(rows_of(output), reference)
+    assert [sum(share) for share in shares(output).values()] == list(CHUNKS)
+    assert [len(share) for share in shares(output).values()] == [1, 2, 1, 2, 2]
 
 
 HOROVOD_RUNNER = '''
@@ -276,12 +278,12 @@ def test_three_ranks_that_databricks_runner_starts_give_the_rows_of_the_local_en
     monkeypatch.setenv("PYTHONPATH", str(sparkdl))
     launcher = "horovod_runner" if "horovod" in LAUNCHERS else "torch"
     output = tmp_path / "out"
-    score_in_driver("local[3]", classifier, tmp_path, [(launcher, "pyarrow", 3, output)])
+    score_in_driver("local[3]", classifier, tmp_path, (launcher, "pyarrow", 3, output))
     assert_same_rows(rows_of(output), reference)
     assert [len(share) for share in shares(output).values()] == [1, 3, 1, 3, 3]
 
 
-@pytest.mark.skipif("horovod" not in LAUNCHERS, reason="horovod is not installed")
+@NEEDS_HOROVOD
 def test_databricks_runner_is_chosen_where_it_is(
     spark: SparkSession, classifier: Path, sparkdl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,7 +451,7 @@ def test_more_ranks_than_slots_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif("horovod" not in LAUNCHERS, reason="horovod is not installed")
+@NEEDS_HOROVOD
 def test_horovod_in_another_thread_than_the_main_one_is_refused(
     spark: SparkSession, classifier: Path, tmp_path: Path
 ) -> None:
@@ -546,7 +548,7 @@ def test_ranks_that_find_no_slot_end_the_run_in_time(
     assert (visible(tmp_path / "out"), records(tmp_path / "out")) == ([], {})
 
 
-@pytest.mark.skipif("horovod" not in LAUNCHERS, reason="horovod is not installed")
+@NEEDS_HOROVOD
 def test_a_rank_without_horovods_variables_asks_horovod_for_its_place() -> None:
     script = "from sparkinfer.engines.horovod.launchers import horovod_placement as p; print(p())"
     done = subprocess.run(

@@ -19,17 +19,22 @@ from tests.tiny_models import sentences
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
 
-WAYS: list[Any] = [
-    pytest.param({"tensor": 2}, "deepspeed over 2 processes in float32", id="split"),
-    pytest.param(
-        {"offload": "cpu"},
-        "deepspeed with weights in the host's memory in float32",
-        id="offloaded",
-    ),
-]
+SPLIT = ({"tensor": 2}, "deepspeed over 2 processes in float32")
+OFFLOADED = ({"offload": "cpu"}, "deepspeed with weights in the host's memory in float32")
+SLOW = [pytest.mark.spark, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(("parallel", "way"), WAYS)
+@pytest.mark.parametrize(
+    ("engine", "parallel", "way"),
+    [
+        pytest.param("local", *SPLIT, id="local-split"),
+        pytest.param("local", *OFFLOADED, id="local-offloaded"),
+        pytest.param("pandas_udf", *SPLIT, marks=pytest.mark.spark, id="pandas_udf-split"),
+        pytest.param("pandas_udf", *OFFLOADED, marks=SLOW, id="pandas_udf-offloaded"),
+        pytest.param("horovod", *SPLIT, marks=SLOW, id="horovod-split"),
+        pytest.param("horovod", *OFFLOADED, marks=SLOW, id="horovod-offloaded"),
+    ],
+)
 def test_each_row_is_scored_once_with_the_pipelines_result(
     run: Run, engine: str, classifier: Path, tmp_path: Path, parallel: dict[str, Any], way: str
 ) -> None:

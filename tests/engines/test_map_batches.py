@@ -257,22 +257,21 @@ def test_a_batch_may_be_a_whole_partition(spark: Any) -> None:
     assert [row.rows for row in tens.collect()] == [10] * 100
 
 
-@pytest.mark.slow
 def test_only_so_many_workers_with_several_cores_run_on_a_host(tmp_path: Path) -> None:
     (tmp_path / "seen").mkdir()
     (tmp_path / "cluster").mkdir()
-    with StandaloneCluster(tmp_path / "cluster", num_workers=1, cores=16) as cluster:
+    with StandaloneCluster(tmp_path / "cluster", num_workers=1, cores=6) as cluster:
         found = run_driver(cluster, limited_by_cpus, {"folder": str(tmp_path / "seen")})
     assert found["rows"] == 24
     assert found["unlimited"] > 3
-    assert found["limited"] == 3  # 16 cores, 5 for each
+    assert found["limited"] == 3  # 6 cores, 2 for each
 
 
 def limited_by_cpus(spark, folder):  # type: ignore[no-untyped-def]
     import sparkinfer
     from tests.made_up_functions import CountsAtOnce
 
-    df = spark.range(24).repartition(12)
+    df = spark.range(24).repartition(6)
     schema = "id long, seen int"
 
     def most(expected, **more):  # type: ignore[no-untyped-def]
@@ -281,5 +280,5 @@ def limited_by_cpus(spark, folder):  # type: ignore[no-untyped-def]
         return len(result), max(row.seen for row in result)
 
     rows, unlimited = most(4)
-    _, limited = most(3, num_cpus=5)
+    _, limited = most(3, num_cpus=2)
     return {"rows": rows, "unlimited": unlimited, "limited": limited}

@@ -426,7 +426,6 @@ def drive_run(spark: object, model: str, folder: str, source: str, output: str) 
     }
 
 
-@pytest.mark.slow
 def test_a_standalone_cluster_gives_the_rows_of_local(
     standalone_cluster: StandaloneCluster, classifier: Path, tmp_path: Path
 ) -> None:

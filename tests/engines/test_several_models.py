@@ -73,7 +73,15 @@ def alone(run: Run, tmp_path: Path, source: Any, model: Path, **options: Any) ->
     return run(source, model=str(model), output=output, **options)[1]
 
 
-@pytest.mark.parametrize("count", [1, 503])
+@pytest.mark.parametrize(
+    ("engine", "count"),
+    [
+        ("local", 1),
+        ("local", 503),
+        pytest.param("pandas_udf", 503, marks=pytest.mark.spark),
+        pytest.param("horovod", 503, marks=pytest.mark.spark),
+    ],
+)
 def test_each_model_gives_what_it_gives_alone(
     run: Run,
     engine: str,

@@ -135,8 +135,9 @@ def test_a_dataframe_and_a_query_fill_a_store(
     assert sparkinfer.run(query, spark).vectors == 20
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("keyed", [True, False])
+@pytest.mark.parametrize(
+    ("vector_store", "keyed"), [("chroma", True), ("postgresql", False)], indirect=["vector_store"]
+)
 def test_killed_runs_end_with_each_row_once(
     model: Path, tmp_path: Path, vector_store: str, keyed: bool
 ) -> None:
@@ -151,12 +152,11 @@ def test_killed_runs_end_with_each_row_once(
         *("--set", "vectors.metadata=id", "--vector-store", vector_store),
         *(("--set", "vectors.key=id") if keyed else ()),
     ]
-    for receipts in (1, 6):
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and len(arrived(output)) < receipts:
-                time.sleep(0.01)
-            process.kill()
-    assert 6 <= len(arrived(output)) < 20
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and len(arrived(output)) < 3:
+            time.sleep(0.01)
+        process.kill()
+    assert 3 <= len(arrived(output)) < 20
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     table = pads.dataset(output, format="parquet").to_table(columns=["id"])
     assert sorted(table["id"].to_pylist()) == list(range(2000))

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.spark
 
-LAUNCHERS = ["horovod", "torch"] if has_horovod() else ["torch"]
+NEEDS_HOROVOD = pytest.mark.skipif(not has_horovod(), reason="horovod is not installed")
 WAIT_S = 60.0
 ROWS = 40
 """Of each chunk."""
@@ -325,7 +325,6 @@ sparkinfer.run(sparkinfer.ScoringConfig(**options, master="local[2]"))
 '''
 
 
-@pytest.mark.slow
 def test_what_a_driver_that_is_killed_between_waves_had_scored_is_kept(
     spark: SparkSession, options: dict[str, Any], prepared: list[list[int]], tmp_path: Path
 ) -> None:
@@ -363,8 +362,9 @@ def score_in_waves(spark: object, options: dict) -> list:
     return calls
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", ["torch", pytest.param("horovod", marks=[NEEDS_HOROVOD, pytest.mark.slow])]
+)
 def test_a_slot_beside_two_ranks_prepares_what_they_score_next(
     classifier: Path, tmp_path: Path, launcher: str
 ) -> None:
