@@ -66,8 +66,8 @@ class DirectEncoding:
 
     def encodings(self, columns: Sequence[Sequence[str]]) -> list[Any]:
         """Returns what the tokenizer in Rust makes of texts, given as one column or two."""
-        # Sets what is cut, padded and taken for a special token, as for all of them.
-        self._call([column[:1] for column in columns])
+        # Sets what is cut, padded and taken for a special token; a text of theirs may be a book.
+        self._call([["text"]] * len(columns))
         texts: Any = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
         made: list[Any] = self._tokenizer.backend_tokenizer.encode_batch(
             texts, add_special_tokens=self._adds_special_tokens
