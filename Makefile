@@ -242,6 +242,7 @@ $(VENV_PEERS)/.ready: scripts/peers.txt
 
 bench-gpu: ## on a GPU, in GPU_PYTHON
 	$(GPU_PYTHON) -m tests.gpu.bench $(BENCH)
+	$(GPU_PYTHON) -m tests.gpu.job
 
 ##@ Package
 # Writes down what the environments hold now; run after changing a version by hand.

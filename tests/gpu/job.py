@@ -1,9 +1,9 @@
 """Measures whole jobs on one GPU beside the usual code: `python -m tests.gpu.job`.
 
 A job reads a Parquet file with the engine `local`, scores it and writes its output, as a command
-does; beside it, over the first of the same texts, the pipeline of transformers and `encode` of
-sentence-transformers, with the texts already in memory and nothing written. All run in the same
-number format. `--tiny --device cpu` runs the same code in seconds.
+does; beside it, over the first of the same texts, the pipeline of transformers and, where it is
+installed, `encode` of sentence-transformers, with the texts already in memory and nothing written.
+All run in the same number format. `--tiny --device cpu` runs the same code in seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     len(texts),
                     _job(encoder, source, options, task="embedding"),
                 ),
-                "encode, batch_size=32": (len(some), _encode(encoder, some, 32, options)),
-                "encode, batch_size=256": (len(some), _encode(encoder, some, 256, options)),
             }
+            if find_spec("sentence_transformers") is not None:
+                for size in (32, 256):
+                    way = f"encode, batch_size={size}"
+                    ways[way] = (len(some), _encode(encoder, some, size, options))
             for way, (rows, run) in ways.items():
                 print(json.dumps({"way": way, "lengths": lengths, **_measured(rows, run, options)}))
     return 0

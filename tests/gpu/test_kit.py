@@ -16,7 +16,7 @@ from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import TOLERANCES, load_way, run_gate
 from sparkinfer.models.scorer import Scorer
 from sparkinfer.workers.slot import WorkerSlot
-from tests.gpu import bench
+from tests.gpu import bench, job
 from tests.gpu.models import Shape, heavy_lengths, make_model, review_lengths, texts_of
 from tests.gpu.scoring import options_of, reference_of, score, scores_of
 from tests.gpu.test_gpu import (
@@ -94,6 +94,20 @@ def test_the_benchmark_measures_each_cell(capsys: pytest.CaptureFixture[str]) ->
         assert cell["tokens_per_s"] > 0
         assert cell["difference"] < 0.01
         assert 0 <= cell["wait_share"] < 1
+
+
+def test_the_benchmark_of_jobs_measures_each_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "find_spec", lambda name: None)
+    options = "--tiny --device cpu --dtype float32 --rows 64 --repetitions 1"
+    assert job.main(options.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    jobs = [one for one in found if one["way"].startswith("sparkinfer")]
+    assert len(jobs) == 4  # classification and embedding, of two kinds of lengths
+    assert all(one["rows"] == 64 and one["rows_per_s"] > 0 for one in jobs)
+    assert sum(one["way"].startswith("pipeline") for one in found) == 4
 
 
 def test_the_benchmark_ends_when_its_time_is_up(capsys: pytest.CaptureFixture[str]) -> None:
