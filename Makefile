@@ -56,6 +56,21 @@ LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
 	tests/test_question_answering.py tests/test_report_page.py tests/test_several.py tests/test_text_sources.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
+# What a Databricks runtime decides: the engines where they meet its Spark, its pandas and its pyarrow,
+# then what meets its transformers, hub, fsspec and pydantic. Kills, clusters and what is the same on
+# any version are tried on the pinned environments. The engines' are first here as well.
+RUNTIME_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
+	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_scoring_udf.py \
+	tests/engines/test_embedding.py tests/engines/test_entities.py tests/engines/test_generation.py \
+	tests/engines/test_connect.py tests/test_readers.py \
+	tests/test_checkpoint.py tests/test_config.py tests/test_csv_rows.py tests/test_embedding.py \
+	tests/test_fill_mask.py tests/test_footers.py tests/test_function_formats.py tests/test_gate.py \
+	tests/test_generation.py tests/test_import.py tests/test_json_rows.py tests/test_layouts.py \
+	tests/test_listing.py tests/test_loading.py tests/test_metrics.py tests/test_output.py \
+	tests/test_question_answering.py tests/test_reading.py tests/test_scorer.py tests/test_sources.py \
+	tests/test_tasks.py tests/test_token_classification.py tests/test_tokens.py \
+	tests/test_united_schema.py tests/test_validation.py tests/test_without_spark.py \
+	tests/test_zero_shot.py
 
 .PHONY: help docs reference coverage setup setup-spark4 setup-oldest demo test test-all \
 	test-spark35 test-spark4 test-oldest test-runtime $(RUNTIMES:%=test-runtime-%) test-gpu chaos check format bench bench-all peers bench-gpu lock \
@@ -170,8 +185,7 @@ test-runtime: ## RUNTIME=17.3: the versions of a Databricks runtime
 $(RUNTIMES:%=test-runtime-%): test-runtime-%: conf/constraints/dbr%.txt
 	@if $(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<) >/dev/null; then \
 		$(MAKE) .venv-dbr$*/.ready && .venv-dbr$*/bin/python -m sparkinfer.spark.java && \
-		.venv-dbr$*/bin/python $(PYTEST) $(ENGINE_SUITE) && \
-		.venv-dbr$*/bin/python $(PYTEST) -m "not spark" $(LIBRARY_SUITE); \
+		.venv-dbr$*/bin/python $(PYTEST) $(RUNTIME_SUITE); \
 	else \
 		echo "SKIPPED the tests on Databricks Runtime $*"; \
 	fi
