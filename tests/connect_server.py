@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.standalone_cluster import (
 )
 
 PACKAGES = ("grpc", "grpc_status", "google.rpc")
-"""Of pyspark's client; Spark 4 needs zstandard as well."""
+"""Of pyspark's client; Spark 4.1 and newer need zstandard as well."""
 
 
 def why_not() -> str | None:
@@ -30,7 +31,8 @@ def why_not() -> str | None:
         return "pyspark is not installed"
     if not list((spark_home() / "jars").glob("spark-connect_*.jar")):
         return "this pyspark carries no server of Spark Connect; Spark 4's does"
-    missing = [name for name in (*PACKAGES, "zstandard") if not _is_there(name)]
+    needed = PACKAGES if version("pyspark").startswith("4.0.") else (*PACKAGES, "zstandard")
+    missing = [name for name in needed if not _is_there(name)]
     return f"pyspark's client needs {', '.join(missing)}" if missing else None
 
 
