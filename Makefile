@@ -192,7 +192,7 @@ test-runtime: ## RUNTIME=17.3: the versions of a Databricks runtime
 $(RUNTIMES:%=test-runtime-%): test-runtime-%: conf/constraints/dbr%.txt
 	@if $(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<) >/dev/null; then \
 		$(MAKE) .venv-dbr$*/.ready && .venv-dbr$*/bin/python -m sparkinfer.spark.java && \
-		OMP_NUM_THREADS=1 .venv-dbr$*/bin/python $(PYTEST) \
+		.venv-dbr$*/bin/python $(PYTEST) \
 			$$(sed -n 's,^horovod==.*,tests/engines/test_horovod.py,p' $<) $(RUNTIME_SUITE); \
 	else \
 		echo "SKIPPED the tests on Databricks Runtime $*"; \
