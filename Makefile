@@ -182,8 +182,7 @@ test-spark4: setup-spark4 ## the engines, on Spark 4
 test-oldest: setup-oldest ## without Spark, on the oldest versions
 	$(VENV_OLDEST)/bin/python $(PYTEST) -m "not spark and not slow" $(OLDEST_SUITE)
 
-# The engines and what meets the libraries, on the versions of one Databricks runtime. One thread for
-# each process: the models are tiny, and threads that wait for one another take the most of the time.
+# The engines and what meets the libraries, on the versions of one Databricks runtime.
 test-runtime: ## RUNTIME=17.3: the versions of a Databricks runtime
 	@test -n "$(filter $(RUNTIME),$(RUNTIMES))" || \
 		{ echo "RUNTIME='$(RUNTIME)': expected one of $(RUNTIMES)"; exit 2; }
