@@ -43,6 +43,7 @@ OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/engines/test_functions.py $(LIBRARY_SUITE)
 LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 	tests/test_committer.py tests/test_config.py tests/test_copying.py tests/test_csv_rows.py \
+	tests/test_direct_encoding.py \
 	tests/test_footers.py tests/test_json_rows.py tests/test_layouts.py tests/test_listing.py \
 	tests/test_united_schema.py tests/test_doctor.py tests/test_examination.py tests/test_gate.py \
 	tests/test_import.py tests/test_inputs.py tests/test_lookups.py tests/test_rescoring.py \
@@ -64,7 +65,8 @@ RUNTIME_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_scoring_udf.py \
 	tests/engines/test_embedding.py tests/engines/test_entities.py tests/engines/test_generation.py \
 	tests/engines/test_connect.py tests/test_readers.py \
-	tests/test_checkpoint.py tests/test_config.py tests/test_csv_rows.py tests/test_embedding.py \
+	tests/test_checkpoint.py tests/test_config.py tests/test_csv_rows.py \
+	tests/test_direct_encoding.py tests/test_embedding.py \
 	tests/test_fill_mask.py tests/test_footers.py tests/test_function_formats.py tests/test_gate.py \
 	tests/test_generation.py tests/test_import.py tests/test_json_rows.py tests/test_layouts.py \
 	tests/test_listing.py tests/test_loading.py tests/test_metrics.py tests/test_output.py \
@@ -191,7 +193,7 @@ test-runtime: ## RUNTIME=17.3: the versions of a Databricks runtime
 $(RUNTIMES:%=test-runtime-%): test-runtime-%: conf/constraints/dbr%.txt
 	@if $(PYTHON) scripts/find_python.py $$(sed -n 's/^# Python //p' $<) >/dev/null; then \
 		$(MAKE) .venv-dbr$*/.ready && .venv-dbr$*/bin/python -m sparkinfer.spark.java && \
-		.venv-dbr$*/bin/python $(PYTEST) \
+		.venv-dbr$*/bin/python $(PYTEST) -m "not slow" \
 			$$(sed -n 's,^horovod==.*,tests/engines/test_horovod.py,p' $<) $(RUNTIME_SUITE); \
 	else \
 		echo "SKIPPED the tests on Databricks Runtime $*"; \
