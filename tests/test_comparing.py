@@ -174,6 +174,13 @@ def test_columns_that_leave_open_which_rows_belong_together_are_refused(score: S
         sparkinfer.compare(a, b)
 
 
+@pytest.mark.parametrize("on", [(), "id"])
+def test_an_output_without_rows_is_refused_as_such(score: Score, on: Any) -> None:
+    a, b = score("a", reviews(range(0))), score("b", reviews(range(0)))
+    with pytest.raises(InputError, match="'.*a' has no rows: there is nothing to compare"):
+        sparkinfer.compare(a, b, on)
+
+
 def test_no_row_in_common_is_refused(score: Score) -> None:
     a, b = score("a", reviews()), score("b", reviews(range(100, 110)))
     with pytest.raises(

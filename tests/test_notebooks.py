@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="the package nbformat is not installed")
@@ -19,7 +20,9 @@ pytest.importorskip("nbclient", reason="the package nbclient is not installed")
 
 from jupyter_client.manager import KernelManager  # noqa: E402
 from nbclient import NotebookClient  # noqa: E402
+from nbclient.exceptions import CellExecutionError  # noqa: E402
 
+from sparkinfer.demo import demo_config  # noqa: E402
 from sparkinfer.spark.java import ensure_java  # noqa: E402
 from tests.standalone_cluster import SHORT_LIVED_JVM  # noqa: E402
 
@@ -139,6 +142,12 @@ def test_widgets_of_databricks_take_the_place_of_the_parameters(kernel: Kernel) 
     assert "'input_col': 'text'" in text_of([shown])
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_an_empty_folder_is_refused_and_not_taken_for_the_root(kernel: Kernel, name: str) -> None:
+    with pytest.raises(CellExecutionError, match="folder='': expected where results go"):
+        kernel.run(code_of(name)[0], names=FAKE_DBUTILS.format(chosen={"folder": ""}))
+
+
 @pytest.mark.spark
 def test_data_and_model_are_prepared(kernel: Kernel) -> None:
     cells = kernel.run(*code_of("data_and_model"))
@@ -163,8 +172,30 @@ def test_the_model_is_registered_where_there_is_a_name_for_it(kernel: Kernel) ->
 
 
 @pytest.mark.spark
-def test_a_pandas_udf_scores_with_deepspeed_and_shows_its_progress(kernel: Kernel) -> None:
-    cells = kernel.run(*code_of("pandas_udf_and_deepspeed"))
+def test_what_is_in_the_folder_of_data_and_model_is_left_as_it_is(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    for name in ("reviews", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("of the user")
+    cells = code_of("data_and_model")
+    until = next(number for number, cell in enumerate(cells) if "examine(" in cell)
+    kernel.run(*cells[:until], names=FAKE_DBUTILS.format(chosen={"folder": str(tmp_path)}))
+    for name in ("reviews", "model"):
+        assert (tmp_path / name / "config.json").read_text() == "of the user"
+        assert not list((tmp_path / name).glob("*.safetensors"))
+
+
+@pytest.mark.spark
+def test_a_pandas_udf_scores_with_deepspeed_and_shows_its_progress(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    """On a table whose columns have other names than those of the carried one."""
+    rows = pq.read_table(demo_config().input).select(["label", "text"])
+    pq.write_table(rows.rename_columns(["label", "review"]), tmp_path / "rows.parquet")
+    chosen = {"input": str(tmp_path / "rows.parquet"), "input_col": "review"}
+    names = FAKE_DBUTILS.format(chosen=chosen)
+    cells = kernel.run(*code_of("pandas_udf_and_deepspeed"), names=names)
     assert "with DeepSpeed in" in text_of(cells)
     assert "accuracy          0.9" in text_of(cells)
     [bar] = bars_of(cells)
@@ -182,8 +213,8 @@ def test_horovod_scores_what_petastorm_reads(kernel: Kernel) -> None:
 @pytest.mark.spark
 def test_the_engines_agree(kernel: Kernel) -> None:
     cells = kernel.run(*code_of("compare_engines"))
-    for engine in ("pandas_udf", "horovod"):
-        assert f"{engine}: 100.00% of predictions as local" in text_of(cells)
+    assert text_of(cells).count("changed     0 of 1,990 rows (0.0000%)") == 2
+    assert text_of(cells).count("errors      0 only in A, 0 only in B, 10 in both") == 2
     assert "state      finished" in text_of(cells)
 
 
@@ -206,6 +237,19 @@ def test_code_for_ray_data_and_determined_runs(kernel: Kernel) -> None:
     text = text_of(kernel.run(*code_of("your_own_code")))
     assert re.search(r"POSITIVE +\d+", text)
     assert "1,990 of 1,990 rows" in text
+
+
+@pytest.mark.spark
+def test_a_batch_processor_does_not_pass_off_its_output_as_that_of_other_rows(
+    kernel: Kernel,
+) -> None:
+    [*before, predicting, processing, _] = code_of("your_own_code")
+    texts = predicting[predicting.index("texts =") : predicting.index("labelled =")]
+    other = 'df = df.selectExpr("id", "upper(text) text")'
+    folder = FAKE_DBUTILS.format(chosen={"folder": "other-rows"})
+    kernel.run(*before, texts, processing, names=folder)
+    with pytest.raises(CellExecutionError, match="hparams"):
+        kernel.run(*before, other, texts, processing, names=folder)
 
 
 def test_a_task_of_databricks_in_a_kernel_fails_when_the_command_does(kernel: Kernel) -> None:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import sparkinfer
@@ -168,6 +170,18 @@ def test_a_finished_run_is_kept_with_what_it_did(config: ScoringConfig) -> None:
     assert session.verdict["accepted"]["backend"] == "none"
     assert session.options["chunks.target_rows"] == 20
     assert {"python", "sparkinfer", "torch"} <= session.versions.keys()
+
+
+def test_a_run_of_a_function_is_kept_with_what_it_did(tmp_path: Path) -> None:
+    rows, output = tmp_path / "in.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"id": [1, 2], "text": ["a", "b"]}), rows)
+    shout = "tests.made_up_functions:shout"
+    config = ScoringConfig(engine="local", input=str(rows), fn=shout, output=str(output))
+    sparkinfer.run(config, progress="none")
+    [session] = kept(config)
+    assert (session.outcome, session.rows, session.errors) == ("finished", 2, 0)
+    assert session.verdict["accepted"] == shout
+    assert "torch" not in session.versions
 
 
 def test_what_is_broken_off_and_gone_on_with_is_a_session_each(config: ScoringConfig) -> None:

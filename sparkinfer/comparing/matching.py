@@ -109,6 +109,9 @@ class Matching:
             unseen: columns that models read and that are not in the key.
         """
         names = ", ".join(self._key.columns.names)
+        for output in (a, b):
+            if not output.rows:
+                raise InputError(f"{output.path!r} has no rows: there is nothing to compare")
         for output, found in zip((a, b), self.found, strict=True):
             if self._key.is_asked:
                 _refuse_key(names, output, found)

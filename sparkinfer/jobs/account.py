@@ -171,7 +171,8 @@ class Account:
         return tuple((round(at_s, 3), rows) for at_s, rows in points)
 
     def _versions(self, verdict: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        backends = [one["accepted"]["backend"] for one in verdict.values()]
+        ways = [one["accepted"] for one in verdict.values()]  # words where there is only one way
+        backends = [way["backend"] for way in ways if isinstance(way, Mapping)]
         has_models = not self._prelude.asked.replaces_rows
         return versions(self._prelude.config.engine, backends, has_models=has_models)
 

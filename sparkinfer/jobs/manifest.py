@@ -82,7 +82,7 @@ class Manifest:
 def verdicts_of(verdict: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Returns how each model is run, by its name; a model alone, by an empty name.
 
-    Whatever else scores rows is run in one way only and is not among them.
+    A way is words where there is only one: that of functions, and of any other pipeline.
 
     Args:
         verdict: as a manifest keeps it.

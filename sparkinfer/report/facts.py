@@ -48,7 +48,7 @@ class ModelFacts:
 
     Attributes:
         settings: those that determine its columns, by name.
-        verdict: how it is run, and what was tried: the manifest's; empty for a function.
+        verdict: how it is run, and what was tried: the manifest's; empty if it is not known.
         labels: in the order of the probabilities.
         distributions: of its rows' lengths, labels and confidences.
         metrics: values by name.
