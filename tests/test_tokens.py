@@ -117,6 +117,15 @@ def test_long_texts_are_encoded_in_slices_with_the_same_result(
     assert list(sliced.errors) == list(whole.errors) == [40]
 
 
+def test_a_tokenizer_that_pads_if_nothing_is_said_pads_nothing(encoder: Encoder) -> None:
+    def padding(*args: object, padding: object = True, **kwargs: object) -> object:
+        return encoder.tokenizer(*args, padding=padding, **kwargs)
+
+    plain = Encoder(encoder.tokenizer, max_length=12)
+    plain.tokenizer = _Wrapped(encoder.tokenizer, padding)
+    assert plain.encode(["good", "a very good film"]).n_tokens.tolist() == [3, 6]
+
+
 def rows_per_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     encode = Encoder._encode

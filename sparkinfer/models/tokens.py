@@ -252,7 +252,8 @@ class Encoder:
         return cut
 
     def _tokens(self, given: Sequence[Any], **how: Any) -> Any:
-        return self.tokenizer(*given, verbose=False, **how, **self._how)
+        # Some tokenizers pad if nothing is said.
+        return self.tokenizer(*given, verbose=False, padding=False, **how, **self._how)
 
     def _encode_or_refuse(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
         try:
