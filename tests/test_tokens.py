@@ -126,6 +126,16 @@ def test_a_tokenizer_that_pads_if_nothing_is_said_pads_nothing(encoder: Encoder)
     assert plain.encode(["good", "a very good film"]).n_tokens.tolist() == [3, 6]
 
 
+def test_what_a_tokenizer_cuts_earlier_than_asked_is_truncated(encoder: Encoder) -> None:
+    def shorter(*args: object, **kwargs: object) -> object:
+        return encoder.tokenizer(*args, **{**kwargs, "max_length": 8})
+
+    plain = Encoder(encoder.tokenizer, max_length=12)
+    plain.tokenizer = _Wrapped(encoder.tokenizer, shorter)
+    encoded = plain.encode(["film " * 6, "film " * 7])
+    assert (encoded.n_tokens.tolist(), encoded.truncated.tolist()) == ([8, 8], [False, True])
+
+
 def rows_per_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     encode = Encoder._encode

@@ -241,14 +241,13 @@ class Encoder:
         given: Sequence[Sequence[str]],
         n_tokens: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.bool_]:
+        if encodings:  # of all: a class may cut earlier than it is told to
+            return np.fromiter((bool(one.overflowing) for one in encodings), np.bool_)
         cut = np.zeros(len(n_tokens), dtype=np.bool_)
+        # Tokenizers written in Python do not keep what they cut off.
         for row in np.flatnonzero(n_tokens >= self.max_length):
-            if encodings:
-                cut[row] = bool(encodings[row].overflowing)
-            else:  # tokenizers written in Python do not keep what they cut off
-                texts = [column[row] for column in given]
-                whole = self._tokens(texts, truncation=False)
-                cut[row] = len(whole["input_ids"]) > self.max_length
+            whole = self._tokens([column[row] for column in given], truncation=False)
+            cut[row] = len(whole["input_ids"]) > self.max_length
         return cut
 
     def _tokens(self, given: Sequence[Any], **how: Any) -> Any:
