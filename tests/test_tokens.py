@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,8 @@ from transformers import AutoTokenizer
 
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models import tokens
-from sparkinfer.models.encoded import Encoded
-from sparkinfer.models.tokens import NO_LIMIT, Encoder, claimed_limit
+from sparkinfer.models.encoded import Encoded, Inputs
+from sparkinfer.models.tokens import NO_LIMIT, Asked, Encoder, claimed_limit
 from tests.tiny_models import sentences
 
 
@@ -114,6 +115,54 @@ def test_long_texts_are_encoded_in_slices_with_the_same_result(
     }
     assert sliced.truncated.tolist() == whole.truncated.tolist()
     assert list(sliced.errors) == list(whole.errors) == [40]
+
+
+def test_a_tokenizer_that_pads_if_nothing_is_said_pads_nothing(encoder: Encoder) -> None:
+    def padding(*args: object, padding: object = True, **kwargs: object) -> object:
+        return encoder.tokenizer(*args, padding=padding, **kwargs)
+
+    plain = Encoder(encoder.tokenizer, max_length=12)
+    plain.tokenizer = _Wrapped(encoder.tokenizer, padding)
+    assert plain.encode(["good", "a very good film"]).n_tokens.tolist() == [3, 6]
+
+
+def test_what_a_tokenizer_cuts_earlier_than_asked_is_truncated(encoder: Encoder) -> None:
+    def shorter(*args: object, **kwargs: object) -> object:
+        return encoder.tokenizer(*args, **{**kwargs, "max_length": 8})
+
+    plain = Encoder(encoder.tokenizer, max_length=12)
+    plain.tokenizer = _Wrapped(encoder.tokenizer, shorter)
+    encoded = plain.encode(["film " * 6, "film " * 7])
+    assert (encoded.n_tokens.tolist(), encoded.truncated.tolist()) == ([8, 8], [False, True])
+
+
+def rows_per_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    encode = Encoder._encode
+
+    def counted(self: Encoder, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
+        calls.append(len(columns[0]))
+        return encode(self, columns, asked)
+
+    monkeypatch.setattr(Encoder, "_encode", counted)
+    return calls
+
+
+def test_pairs_of_two_long_texts_are_encoded_one_by_one_with_the_same_result(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer keeps what is cut off as pairs, whose number is the product of their parts."""
+    long = ["film " * 80] * 4
+    whole = encoder.encode(long, long)
+    calls = rows_per_call(monkeypatch)
+    monkeypatch.setattr(tokens, "SLICE_CHARACTERS", 5000)
+    pairs = encoder.encode(long, long)
+    assert calls == [1, 1, 1, 1]
+    assert pairs.columns["input_ids"].tolist() == whole.columns["input_ids"].tolist()
+    assert pairs.truncated.all()
+    encoder.encode(long, ["good"] * 4)
+    encoder.encode(long)
+    assert calls[4:] == [4, 4]
 
 
 def test_a_text_without_any_token_gets_an_error(encoder: Encoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -162,7 +163,7 @@ class Encoder:
 
         An input is several sequences where the tokenizer is asked for what overflows.
         """
-        parts = [self._encode_or_refuse(part, asked) for part in _slices(columns)]
+        parts = [self._encode_or_refuse(part, asked) for part in _slices(columns, self.max_length)]
         return joined_inputs(asked.columns, parts)
 
     def collate(self, encoded: Encoded, sequences: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -240,18 +241,18 @@ class Encoder:
         given: Sequence[Sequence[str]],
         n_tokens: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.bool_]:
+        if encodings:  # of all: a class may cut earlier than it is told to
+            return np.fromiter((bool(one.overflowing) for one in encodings), np.bool_)
         cut = np.zeros(len(n_tokens), dtype=np.bool_)
+        # Tokenizers written in Python do not keep what they cut off.
         for row in np.flatnonzero(n_tokens >= self.max_length):
-            if encodings:
-                cut[row] = bool(encodings[row].overflowing)
-            else:  # tokenizers written in Python do not keep what they cut off
-                texts = [column[row] for column in given]
-                whole = self._tokens(texts, truncation=False)
-                cut[row] = len(whole["input_ids"]) > self.max_length
+            whole = self._tokens([column[row] for column in given], truncation=False)
+            cut[row] = len(whole["input_ids"]) > self.max_length
         return cut
 
     def _tokens(self, given: Sequence[Any], **how: Any) -> Any:
-        return self.tokenizer(*given, verbose=False, **how, **self._how)
+        # Some tokenizers pad if nothing is said.
+        return self.tokenizer(*given, verbose=False, padding=False, **how, **self._how)
 
     def _encode_or_refuse(self, columns: Sequence[Sequence[str]], asked: Asked) -> Inputs:
         try:
@@ -267,11 +268,18 @@ class Encoder:
             return Inputs.of_one_sequence_each(refused)
 
 
-def _slices(columns: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:
-    """Yields the rows of columns in parts of about `SLICE_CHARACTERS`."""
+def _slices(columns: Sequence[Sequence[str]], max_length: int) -> Iterator[Sequence[Sequence[str]]]:
+    """Yields the rows of columns in parts of about `SLICE_CHARACTERS`.
+
+    Args:
+        columns: of texts.
+        max_length: tokens at which they are cut.
+    """
     start = held = 0
     for row, texts in enumerate(zip(*columns, strict=True)):
-        length = sum(map(len, texts))
+        lengths = list(map(len, texts))
+        # Each part of a first text that is cut off is kept with each part of the second one.
+        length = sum(lengths) + (math.prod(lengths) // max_length if len(lengths) > 1 else 0)
         if held and held + length > SLICE_CHARACTERS:
             yield [column[start:row] for column in columns]
             start, held = row, 0
