@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from sparkinfer.exceptions import ModelLoadError
 from sparkinfer.models import checkpoint
@@ -141,3 +142,16 @@ def test_weights_of_another_head_are_refused_though_they_fit(
     )
     with pytest.raises(ModelLoadError, match=f"{expected}; {advice}"):
         _ = load(folder).task
+
+
+def test_a_tokenizer_that_drops_merges_by_chance_does_not_drop_any(folder: Path) -> None:
+    letters = "abcdefgh"
+    merges = [(letters[:n], letters[n]) for n in range(1, len(letters))]
+    known = [*"abcdefgh", *("".join(one) for one in merges), "[UNK]", "[CLS]", "[SEP]", "[PAD]"]
+    bpe = models.BPE({token: id for id, token in enumerate(known)}, merges, dropout=0.5)
+    Tokenizer(bpe).save(str(folder / "tokenizer.json"))
+    change(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    drawn = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len({tuple(drawn(letters)["input_ids"]) for _ in range(50)}) > 1
+    tokenizer = load(folder).tokenizer
+    assert {tuple(tokenizer(letters)["input_ids"]) for _ in range(50)} == {(known.index(letters),)}

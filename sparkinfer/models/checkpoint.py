@@ -95,7 +95,7 @@ class Checkpoint:
         Raises:
             ModelLoadError: it cannot be read.
         """
-        return self._load("AutoTokenizer")
+        return without_dropout(self._load("AutoTokenizer"))
 
     @cached_property
     def task(self) -> ModelTask:
@@ -286,6 +286,17 @@ class Checkpoint:
                     "--set loading.trust_remote_code=true"
                 ) from error
             raise ModelLoadError(f"{shown} does not load: {reason[:500]}") from error
+
+
+def without_dropout(tokenizer: Any) -> Any:
+    """Returns a tokenizer that gives a text the same tokens each time.
+
+    A BPE may leave out merges by chance, which is for training; its file keeps that setting.
+    """
+    bpe = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if getattr(bpe, "dropout", None):
+        bpe.dropout = None
+    return tokenizer
 
 
 def missing_packages(folder: Path) -> list[str]:

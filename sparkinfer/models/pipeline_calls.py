@@ -13,7 +13,7 @@ import pyarrow as pa
 from sparkinfer.exceptions import DeviceError, ModelLoadError
 from sparkinfer.messages import first_line
 from sparkinfer.models.careful import MODEL, read_noted
-from sparkinfer.models.checkpoint import quiet_transformers
+from sparkinfer.models.checkpoint import quiet_transformers, without_dropout
 from sparkinfer.models.results import MisfitError, as_row, plain
 from sparkinfer.models.scorer import NULL_TEXT
 from sparkinfer.models.screening import refuse_bombs
@@ -130,6 +130,7 @@ class LoadedPipeline:
                 f"{shown} does not load as the pipeline {name!r}: {reason[:500]}"
             ) from error
         pipe.model.float().eval()
+        without_dropout(pipe.tokenizer)
         return pipe
 
     def _allowed(self) -> dict[str, Any]:
