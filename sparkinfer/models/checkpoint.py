@@ -293,7 +293,7 @@ def without_dropout(tokenizer: Any) -> Any:
 
     A BPE may leave out merges by chance, which is for training; its file keeps that setting.
     """
-    bpe = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    bpe: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(bpe, "dropout", None):
         bpe.dropout = None
     return tokenizer
