@@ -73,6 +73,14 @@ def test_first_rows_show_texts_names_and_nested_values_escaped(tmp_path: Path) -
     assert len(found.strip().splitlines()) == 3
 
 
+def test_first_rows_show_an_error_that_is_null_as_none(tmp_path: Path) -> None:
+    errors = pa.array([None, "text is null"], pa.string())
+    table = pa.table({"n": [1.5, 2.5], "error": errors})
+    pq.write_table(table, tmp_path / "part-00000000-000.parquet")
+    found = first_rows(str(tmp_path), run="").split()
+    assert found == ["n", "error", "1.5", "None", "2.5", "text", "is", "null"]
+
+
 def test_findings_are_shown_escaped() -> None:
     stream = io.StringIO()
     print_findings([Finding("input", "error", f"found {ACTING}", f"do {ACTING}")], stream)

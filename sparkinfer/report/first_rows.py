@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 
 from sparkinfer.logs import get_logger
@@ -46,9 +47,14 @@ def _table(output: str, names: Sequence[str], rows: int) -> str:
     paths = [join(folder, name) for name in names]
     if not paths:
         return ""
-    frame = pads.dataset(paths, filesystem=fs, format="parquet").head(rows).to_pandas()
-    if frame.empty:
+    first = pads.dataset(paths, filesystem=fs, format="parquet").head(rows)
+    if not len(first):
         return ""
+    # From pandas 3 on a missing text is shown as NaN, which an error is not.
+    texts = {f.name: object for f in first.schema if pa.types.is_string(f.type)}
+    frame = first.to_pandas().astype(texts)
+    for name in texts:
+        frame[name] = frame[name].where(frame[name].notna(), None)
     width = shutil.get_terminal_size((WIDE, 1)).columns
     table = frame.to_string(index=False, max_colwidth=CELL_WIDTH, line_width=width)
     return f"\n{printable_lines(table)}\n"
