@@ -163,6 +163,19 @@ def test_abort_ends_the_ranks_and_then_the_launch(tmp_path: Path) -> None:
     assert watch.failure(RuntimeError("cancelled")) == "a chunk was not committed"
 
 
+def test_an_abort_while_the_supervisor_looks_for_a_failure_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(tmp_path, 1)
+    monkeypatch.setattr(
+        watch.supervisor,
+        "_find_failure",
+        lambda: watch.supervisor.abort("a chunk was not committed"),
+    )
+    with watch.supervisor, RankBeat(watch.folder, 0) as beat:
+        assert wait_for_abort(beat) == "a chunk was not committed"
+
+
 def test_an_exception_reaches_the_driver_with_its_rank_and_traceback(tmp_path: Path) -> None:
     watch = Watch(tmp_path, 2)
     with watch.supervisor:

@@ -194,7 +194,9 @@ class Supervisor:
                 remove(join(self._results, name))
 
     def _judge(self) -> None:
-        self._failure = self._failure or self._find_failure()
+        # Only what is found is written down: the driver may abort while this looks.
+        if (found := self._find_failure()) is not None:
+            self.abort(found)
 
     def _find_failure(self) -> str | None:
         """Returns why the run can no longer succeed, None if it still can."""
