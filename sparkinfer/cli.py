@@ -47,15 +47,28 @@ C = TypeVar("C", bound=ScoringConfig)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    try:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the terminal may not have a character
+    options = parse_arguments(arguments)
+    if not options.debug:
+        warnings.simplefilter("ignore")  # other libraries' notes to their callers
+        _log_for_people()
+    command = COMMANDS[options.subcommand]
+    with stops_heard():
         try:
-            return _main(arguments)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        if not _is_unread():
-            raise
-        return exit_code(signal.SIGPIPE)
+            code = command(options)
+            if sys.stdout is not None:  # closed by who started this
+                sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            return _stopped()
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and _is_unread():
+                return exit_code(signal.SIGPIPE)
+            if asked_to_end() is not None:  # on the way out, something else failed
+                return _stopped()
+            return _failed(error, options.debug)
 
 
 def _is_unread() -> bool:
@@ -68,28 +81,6 @@ def _is_unread() -> bool:
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
     return True
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # the terminal may not have a character
-    options = parse_arguments(arguments)
-    if not options.debug:
-        warnings.simplefilter("ignore")  # other libraries' notes to their callers
-        _log_for_people()
-    command = COMMANDS[options.subcommand]
-    with stops_heard():
-        try:
-            return command(options)
-        except KeyboardInterrupt:
-            return _stopped()
-        except Exception as error:
-            if isinstance(error, BrokenPipeError) and _is_unread():
-                return exit_code(signal.SIGPIPE)
-            if asked_to_end() is not None:  # on the way out, something else failed
-                return _stopped()
-            return _failed(error, options.debug)
 
 
 class _StandardError(logging.Handler):

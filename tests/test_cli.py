@@ -218,6 +218,13 @@ def test_a_reader_that_ends_first_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_standard_output_that_is_closed_is_no_error() -> None:
+    command = [sys.executable, "-m", "sparkinfer", "doctor", "--engine", "local"]
+    closing = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    done = subprocess.run(closing, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_demo_scores_the_carried_sample_offline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
