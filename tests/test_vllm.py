@@ -231,7 +231,7 @@ def _aborted(self: Any, prompt: Any, how: Any) -> Any:
 
 
 def test_it_is_used_only_where_it_is_asked_for() -> None:
-    assert "vllm" not in [backend.name for backend in wanted_backends("auto", "cuda:0")]
+    assert "vllm" not in [backend.name for backend in wanted_backends("auto", "float16", "cuda:0")]
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def _outputs(found: Comparison) -> Section:
         ("folder", *(side.output for side in found.sides)),
         *map(tuple, facts_of_sides(found.sides)),
     ]
-    parts: list[Part] = [Table("", ("", "A", "B"), rows)]
+    parts: list[Part] = [Table("", ("what", "A", "B"), rows)]
     if found.settings:
         settings = [
             (one.name, shown_setting(one.a), shown_setting(one.b)) for one in found.settings
@@ -151,7 +151,7 @@ def _spreads(found: Mapping[str, Differences]) -> Table:
         (name, *(Number(f"{value:.3g}") for value in (one.mean, one.p99, one.largest)))
         for name, one in found.items()
     ]
-    return Table("Differences in numbers", ("", "mean", "99th percentile", "largest"), rows)
+    return Table("Differences in numbers", ("number", "mean", "99th percentile", "largest"), rows)
 
 
 def _rows(title: str, found: Sequence[RowPair]) -> Iterator[Part]:

@@ -23,9 +23,10 @@ from typing import Any
 from sparkinfer.exceptions import ConfigError, JobError
 from sparkinfer.logs import get_logger
 from sparkinfer.models.ahead import NOTHING_KNOWN, RowsAhead
-from sparkinfer.models.backends import BACKENDS, PLAIN, wanted_backends
+from sparkinfer.models.backends import PLAIN, wanted_backends
 from sparkinfer.models.backends.base import Acceleration, shown_way
 from sparkinfer.models.backends.graphs import GraphRuntime
+from sparkinfer.models.backends.openvino import INT8
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.examination import TOLERANCES, Examined, examine
 from sparkinfer.models.layout import Layout
@@ -328,9 +329,17 @@ def candidates(options: ModelOptions, device: str) -> list[Acceleration]:
             f"dtype='float16' on device {device}: CPUs compute float16 slowly or not at all; use "
             "dtype='bfloat16', 'float32' or 'auto'"
         )
-    wanted = wanted_backends(options.acceleration, device)
-    for_all = [*wanted, BACKENDS[PLAIN.backend]]
-    ways = [way for dtype in dtypes for one in for_all for way in one.ways(options, dtype, device)]
+    if INT8 in dtypes and device != "cpu":
+        raise ConfigError(
+            f"dtype='int8' on device {device}: models are run in int8 on CPUs; use dtype='auto', "
+            "or device='cpu'"
+        )
+    ways = [
+        way
+        for dtype in dtypes
+        for one in wanted_backends(options.acceleration, dtype, device)
+        for way in one.ways(options, dtype, device)
+    ]
     return list(dict.fromkeys([*ways, PLAIN]))
 
 

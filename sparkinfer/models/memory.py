@@ -15,8 +15,8 @@ from sparkinfer.models.weights import Weights, weights_of
 from sparkinfer.workers.devices import free_memory
 from sparkinfer.workers.host_memory import free_host_memory
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""Of a number, by format."""
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4}
+"""Of a number, by format. A graph in int8 is made from one in float32."""
 
 TESTED_TOKENS = 4096
 """Longest text whose needs are looked at: of a longer one, nobody knows that it comes."""

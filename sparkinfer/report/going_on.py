@@ -55,7 +55,7 @@ def _more_rows(facts: Facts) -> Iterator[tuple[str, str]]:
         kept = {name: value for name, value in asked.items() if name not in LEFT_OUT}
         yield "Score the rows with an error once more", f"{command(kept)} --retry-errors"
     if status.state != "running":
-        yield "Make this page anew", f"sparkinfer report {output}"
+        yield "Make this page again", f"sparkinfer report {output}"
 
 
 def _options(facts: Facts) -> Mapping[str, Any]:

@@ -10,6 +10,9 @@ SIDE = {"cpu": 1024, "cuda": 8192}
 
 MEASURED_S = 0.2
 
+WITHOUT_CEILING = ("int8",)
+"""Formats whose products torch does not compute by the device's own instructions."""
+
 
 class Ceiling:
     """The rates of a device, by number format; the highest that was seen counts.
@@ -28,7 +31,7 @@ class Ceiling:
 
     def look(self, dtype: str) -> None:
         """Measures the rate for a number format."""
-        if self._flops_of_token is not None:
+        if self._flops_of_token is not None and dtype not in WITHOUT_CEILING:
             found = measured_flops(self._device, dtype)
             self._highest[dtype] = max(found, self._highest.get(dtype, 0.0))
 

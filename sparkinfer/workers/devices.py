@@ -240,8 +240,8 @@ def make_current(device: str) -> None:
 def use_gpu(device: Any) -> None:
     """Makes a GPU the one of this process for a model, whose attention cuDNN leaves alone.
 
-    It plans attention anew for every shape of a batch: on an H200 some 30 ms, where the whole
-    forward pass of a BERT-base took 10 and was no slower with the other kernels.
+    It makes a new plan of attention for every shape of a batch: on an H200 some 30 ms, where the
+    whole forward pass of a BERT-base took 10 and was no slower with the other kernels.
 
     Args:
         device: torch device.

@@ -6,7 +6,7 @@ from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models.backends.base import Acceleration, Backend
 from sparkinfer.models.backends.deepspeed import DeepSpeedBackend
 from sparkinfer.models.backends.onnxruntime import OnnxRuntimeBackend
-from sparkinfer.models.backends.openvino import OpenVinoBackend
+from sparkinfer.models.backends.openvino import INT8, OpenVinoBackend, check_int8
 from sparkinfer.models.backends.torch import TorchBackend
 from sparkinfer.models.backends.torch_compile import TorchCompileBackend
 from sparkinfer.models.backends.vllm import VllmBackend
@@ -35,12 +35,18 @@ AUTOMATIC = {
 works, are taken only where they are measured to be faster."""
 
 
-def wanted_backends(acceleration: str, device: str) -> list[Backend]:
-    """Returns the backend of that name; for `auto`, those that are installed, preferred first."""
-    if acceleration != "auto":
-        return [BACKENDS[acceleration]]
+def wanted_backends(acceleration: str, dtype: str, device: str) -> list[Backend]:
+    """Returns those to try in a number format, preferred first, the plain one among them.
+
+    Of `auto`, those that are installed. The plain one has no int8.
+    """
+    if dtype == INT8:
+        return [BACKENDS[OpenVinoBackend.name]]
     names = AUTOMATIC[device.partition(":")[0]]
-    return [BACKENDS[name] for name in names if BACKENDS[name].problem() is None]
+    wanted = [BACKENDS[name] for name in names if BACKENDS[name].problem() is None]
+    if acceleration != "auto":
+        wanted = [BACKENDS[acceleration]]
+    return [*wanted, BACKENDS[PLAIN.backend]]
 
 
 def warm_up(acceleration: str) -> None:
@@ -74,5 +80,7 @@ def check_options(options: ModelOptions) -> None:
         EngineUnavailableError: it, or a package that it needs, is not installed.
     """
     check_acceleration(options.acceleration)
+    if options.dtype == INT8:
+        check_int8(options)
     if options.acceleration != "auto":
         BACKENDS[options.acceleration].check(options)

@@ -8,7 +8,7 @@ and alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,12 +105,12 @@ def is_one_pass(options: ModelOptions) -> bool:
     return options.task.graph_output is not None and not options.parallel.is_asked
 
 
-def graph_of(checkpoint: Checkpoint, library: str, trace: Trace) -> Export:
+def graph_of(checkpoint: Checkpoint, libraries: Sequence[str], trace: Trace) -> Export:
     """Returns a model's graph, kept on this node.
 
     Args:
         checkpoint: the model.
-        library: distribution that reads the graph, whose version counts.
+        libraries: distributions that make and read the graph, whose versions count.
         trace: makes it.
 
     Raises:
@@ -118,7 +118,7 @@ def graph_of(checkpoint: Checkpoint, library: str, trace: Trace) -> Export:
     """
     if checkpoint.layout.resets:
         raise ModelLoadError("its state is put back before each batch, and a graph has none")
-    versions = {name: version(name) for name in (library, "torch", "transformers")}
+    versions = {name: version(name) for name in (*libraries, "torch", "transformers")}
     key = {
         "model": checkpoint.fingerprint,
         "task": checkpoint.options.task.name,

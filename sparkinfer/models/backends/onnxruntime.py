@@ -52,7 +52,7 @@ class OnnxRuntimeBackend:
 
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> GraphRuntime:
         """Returns the model's graph, prepared for this machine."""
-        export = graph_of(checkpoint, self.name, _trace)
+        export = graph_of(checkpoint, [self.name], _trace)
         checkpoint.vocabulary = export.notes.vocabulary
         output = checkpoint.options.task.graph_output
         return GraphRuntime(export.notes.inputs, str(output), _Session(export.folder / _GRAPH))

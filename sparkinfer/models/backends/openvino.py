@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
+import logging
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -13,15 +16,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models.backends.base import Acceleration
-from sparkinfer.models.backends.graphs import GraphRuntime, check_one_pass, graph_of, makes_graphs
+from sparkinfer.models.backends.graphs import (
+    GraphRuntime,
+    check_one_pass,
+    graph_of,
+    graph_tasks,
+    is_one_pass,
+    makes_graphs,
+)
 from sparkinfer.models.checkpoint import Checkpoint, quiet_transformers
 from sparkinfer.models.options import ModelOptions
 
 _GRAPH = "model.xml"
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-"""OpenVINO's names of number formats. Source: its `ov::element::Type`."""
+INT8 = "int8"
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", INT8: "f32"}
+"""OpenVINO's names of number formats; of int8, that of all but the products of weights.
+Source: its `ov::element::Type`."""
+
+_GROUP = 32
+"""Numbers of a token that have one scale in int8. No scale is of several tokens: a text's numbers
+would then depend on the texts beside it."""
 
 
 class OpenVinoBackend:
@@ -56,9 +74,12 @@ class OpenVinoBackend:
     def load(self, checkpoint: Checkpoint, way: Acceleration) -> GraphRuntime:
         """Returns the model's graph, compiled for this machine.
 
-        Its weights are kept in float32; the number format is that of its products.
+        Its weights are kept in float32, or in int8; the number format is that of its products.
         """
-        export = graph_of(checkpoint, self.name, _trace)
+        if way.dtype == INT8:
+            export = graph_of(checkpoint, [self.name, "nncf"], _trace_in_int8)
+        else:
+            export = graph_of(checkpoint, [self.name], _trace)
         checkpoint.vocabulary = export.notes.vocabulary
         run = _Compiled(export.folder / _GRAPH, way.dtype)
         output = checkpoint.options.task.graph_output
@@ -83,6 +104,8 @@ class _Compiled:
             # Otherwise every process of a host pins its threads to the host's first cores.
             "ENABLE_CPU_PINNING": False,
         }
+        if dtype == INT8:
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _GROUP
         compiled = _core().compile_model(graph, "CPU", settings)
         self._request: Any = compiled.create_infer_request()
 
@@ -103,9 +126,59 @@ def _core() -> Any:
 
 
 def _trace(module: Any, inputs: Mapping[str, Any], folder: Path) -> None:
-    openvino = import_openvino()
-    graph = openvino.convert_model(module, example_input=tuple(inputs.values()))
-    openvino.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
+    _save(_converted(module, inputs), folder)
+
+
+def _trace_in_int8(module: Any, inputs: Mapping[str, Any], folder: Path) -> None:
+    _save(_in_int8(_converted(module, inputs)), folder)
+
+
+def _converted(module: Any, inputs: Mapping[str, Any]) -> Any:
+    return import_openvino().convert_model(module, example_input=tuple(inputs.values()))
+
+
+def _save(graph: Any, folder: Path) -> None:
+    import_openvino().save_model(graph, folder / _GRAPH, compress_to_fp16=False)
+
+
+def _in_int8(graph: Any) -> Any:
+    """Returns a graph with its matrices in int8, each of their rows with a scale of its own.
+
+    The package that does it writes tables to standard output, and has every logger made after it
+    be of a class of its own.
+    """
+    loggers = logging.getLoggerClass()
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            nncf = importlib.import_module("nncf")
+        finally:
+            logging.setLoggerClass(loggers)
+        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
+
+
+def check_int8(options: ModelOptions) -> None:
+    """Raises unless a model can be run in int8, as far as the options tell.
+
+    Raises:
+        ConfigError: another backend, or a task that is no graph.
+        EngineUnavailableError: a package is missing.
+    """
+    if options.acceleration not in ("auto", OpenVinoBackend.name):
+        raise ConfigError(
+            f"dtype='int8' with acceleration={options.acceleration!r}: only OpenVINO runs models "
+            "in int8; leave acceleration out, or give another dtype"
+        )
+    if not is_one_pass(options):
+        raise ConfigError(
+            f"dtype='int8' with task={options.task.name!r}: it is for models that one forward pass "
+            f"on one CPU takes, for {', '.join(graph_tasks())}; leave dtype out"
+        )
+    missing = [one for one in ("openvino", "nncf") if importlib.util.find_spec(one) is None]
+    if missing:
+        raise EngineUnavailableError(
+            f"dtype='int8': the package {missing[0]} is not installed; run pip install openvino "
+            "nncf (the extra [int8]) on every node, or leave dtype out"
+        )
 
 
 def import_openvino() -> Any:
