@@ -26,7 +26,15 @@ def test_ranks_start_again_when_one_is_killed(tmp_path: Path, place: str) -> Non
         assert [times_processed(tmp_path, rank, 1) for rank in range(RANKS)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("place", ["batch:1:3", "checkpoint:2:1", "checkpoint:0:3", "finish:1"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "batch:1:3",
+        pytest.param("checkpoint:2:1", marks=pytest.mark.slow),
+        "checkpoint:0:3",
+        "finish:1",
+    ],
+)
 def test_the_same_call_goes_on_after_the_driver_was_killed(tmp_path: Path, place: str) -> None:
     killed = call(tmp_path, {place: "kill driver"})
     assert killed.returncode == -9

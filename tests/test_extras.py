@@ -63,6 +63,7 @@ def said(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     source = write_input(folder / "in", files=1, row_groups=1)
     usual = ["score", "--input", str(source), "--input-col", "text", "--engine", "local"]
     usual += ["--model", str(classifier), "--output", str(folder / "out")]
+    usual += ["--progress", "none"]  # a slow machine has time for lines about its phases
     commands = {extra: [*usual, *asked] for extra, asked in ASKED.items()}
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL, json.dumps([BLOCKED, commands])],

@@ -245,7 +245,7 @@ def test_a_kill_before_any_change_of_a_store_loses_and_doubles_nothing(
         assert storage.exists(f"{fresh.output}/_SUCCESS")
 
 
-@pytest.mark.parametrize("is_conditional", [True, False])
+@pytest.mark.parametrize("is_conditional", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_kill_before_a_request_of_s3_loses_and_doubles_nothing(
     config: ScoringConfig, monkeypatch: pytest.MonkeyPatch, is_conditional: bool
 ) -> None:

@@ -280,6 +280,7 @@ def drive(spark: object, given: str) -> list[int]:
     return [result.rows, result.error_rows]
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_on_a_cluster_that_tries_tasks_again_a_deadly_text_costs_two_deaths(
     standalone_cluster: StandaloneCluster, config: ScoringConfig, model: Path

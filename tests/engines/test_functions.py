@@ -262,12 +262,14 @@ def test_a_killed_job_goes_on_where_it_was(source: str, tmp_path: Path) -> None:
         *("--set", "fn.schema=id bigint, loud string"),
     ]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not Path(f"{go_on}.waiting").exists():
+    waiting, parts = Path(f"{go_on}.waiting"), tmp_path / "out"
+    # The third chunk is at hand while the second is still being committed.
+    while not waiting.exists() or len(list(parts.glob("*.parquet"))) < 2:
         assert killed.poll() is None
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    before = {part.name: part.stat().st_mtime_ns for part in (tmp_path / "out").glob("*.parquet")}
+    before = {part.name: part.stat().st_mtime_ns for part in parts.glob("*.parquet")}
     assert len(before) == 2
     go_on.touch()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -79,7 +79,7 @@ def alone(run: Run, tmp_path: Path, source: Any, model: Path, **options: Any) ->
         ("local", 1),
         ("local", 503),
         pytest.param("pandas_udf", 503, marks=pytest.mark.spark),
-        pytest.param("horovod", 503, marks=pytest.mark.spark),
+        pytest.param("horovod", 503, marks=[pytest.mark.spark, pytest.mark.slow]),
     ],
 )
 def test_each_model_gives_what_it_gives_alone(
