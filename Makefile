@@ -209,7 +209,7 @@ chaos: setup ## kills processes at random moments; takes an hour
 # Processes that tests start are not measured: workers of Spark, ranks, commands.
 coverage: setup ## lines that the tests without Spark run; a page in htmlcov
 	$(VENV)/bin/python $(PIP_INSTALL) $(COVERAGE)
-	$(VENV)/bin/python $(PYTEST) -m "not spark" --cov sparkinfer --cov-branch \
+	$(VENV)/bin/python $(PYTEST) -m "not spark and not slow" --cov sparkinfer --cov-branch \
 		--cov-report term:skip-covered --cov-report html:htmlcov tests
 
 ##@ Code and documentation

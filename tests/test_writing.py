@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,8 @@ NUMBERS = range(ROWS)
 CARRIED = pa.table(
     {
         "own": [f"text {number}" for number in NUMBERS],
+        "digest": [hashlib.sha256(str(number).encode()).hexdigest() for number in NUMBERS],
+        "digest.raw": [hashlib.sha256(str(number).encode()).digest() for number in NUMBERS],
         "kind": [f"kind {number % 7}" for number in NUMBERS],
         "share": [number / 7 for number in NUMBERS],
         "vector": pa.array([[number / 7] * 3 for number in NUMBERS], pa.list_(pa.float32())),
@@ -47,7 +50,21 @@ def test_a_dictionary_is_written_where_values_repeat(file: pq.ParquetFile) -> No
             for index in range(columns.num_columns)
         }
         without = {name for name, is_there in has_dictionary.items() if not is_there}
-        assert without - {"truncated"} == {"own", "share", "vector.list.element"}
+        assert without - {"truncated"} == {
+            *("own", "digest", "digest.raw", "share", "vector.list.element")
+        }
+
+
+def test_what_does_not_get_smaller_is_not_compressed(file: pq.ParquetFile) -> None:
+    for group in range(file.num_row_groups):
+        columns = file.metadata.row_group(group)
+        codecs = {
+            columns.column(index).path_in_schema: columns.column(index).compression
+            for index in range(columns.num_columns)
+        }
+        plain = {name for name, codec in codecs.items() if codec == "UNCOMPRESSED"}
+        assert plain >= {"digest", "digest.raw"}
+        assert {codecs[name] for name in ("own", "kind", "a.b", "n_tokens")} == {"SNAPPY"}
 
 
 def test_what_is_written_is_what_is_read(file: pq.ParquetFile) -> None:

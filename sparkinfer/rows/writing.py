@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +21,12 @@ from sparkinfer.workers.statistics import ScoringStatistics
 T = TypeVar("T")
 
 SAMPLED_ROWS = 256
-"""Of a file, to tell whether the values of a column repeat."""
+"""Of a file, to tell whether the values of a column repeat, and whether they get smaller."""
+
+WORTH_COMPRESSING = 0.9
+"""Most that is left of a column that is compressed, as a share of it."""
+
+CODEC = "snappy"
 
 _FLOATS = ("FLOAT", "DOUBLE")
 
@@ -128,10 +133,10 @@ class ScoredWriter:
         noted = schema.with_metadata({**PLAIN_DAYS, **(schema.metadata or {})})
         coming = (table.cast(schema) for table in tables)
         table = next(coming, None)
-        repeating = [] if table is None else _repeating(table)
+        layout = {} if table is None else _layout(table)
         with (
             fs.open(path, "wb") as handle,
-            pq.ParquetWriter(handle, noted, use_dictionary=repeating) as writer,
+            pq.ParquetWriter(handle, noted, **layout) as writer,
         ):
 
             def write(rows: pa.Table) -> None:
@@ -149,22 +154,34 @@ class ScoredWriter:
         return WrittenFile(name, taker.tally(read()))
 
 
-def _repeating(rows: pa.Table) -> list[str]:
-    """Returns the Parquet columns of a table that are worth a dictionary, by its first rows.
+def _layout(rows: pa.Table) -> dict[str, Any]:
+    """Returns how a table's columns are best stored, by its first rows, as a writer takes it.
 
-    Others cost time with one, and take as much room as without.
+    A dictionary for those whose values repeat, compression for those with one and those that get
+    smaller by it: for others both cost time, and save no room.
     """
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows.schema.empty_table(), sink)
-    stored = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
-    columns = [stored.column(index) for index in range(len(stored))]
     first = rows.slice(0, SAMPLED_ROWS)
+    sink = pa.BufferOutputStream()
+    pq.write_table(first, sink, use_dictionary=False, compression=CODEC)
+    stored = pq.ParquetFile(pa.BufferReader(sink.getvalue()))
     unlike = {name for name in first.column_names if _is_unlike(first.column(name))}
-    return [
+    columns = [stored.schema.column(index) for index in range(len(stored.schema))]
+    repeating = [
         one.path
         for one in columns
         if one.path not in unlike and not (_is_nested(one) and one.physical_type in _FLOATS)
     ]
+    chunks = [stored.metadata.row_group(0).column(index) for index in range(len(columns))]
+    codecs = {
+        one.path: CODEC if one.path in repeating or _shrinks(chunk) else "none"
+        for one, chunk in zip(columns, chunks, strict=True)
+    }
+    return {"use_dictionary": repeating, "compression": codecs}
+
+
+def _shrinks(chunk: pq.ColumnChunkMetaData) -> bool:
+    whole = chunk.total_uncompressed_size
+    return bool(chunk.total_compressed_size <= WORTH_COMPRESSING * whole)
 
 
 def _is_nested(column: pq.ColumnSchema) -> bool:

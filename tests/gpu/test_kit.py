@@ -96,7 +96,6 @@ def test_the_benchmark_measures_each_cell(capsys: pytest.CaptureFixture[str]) ->
         assert 0 <= cell["wait_share"] < 1
 
 
-@pytest.mark.slow
 def test_the_benchmark_of_jobs_measures_each_way(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
