@@ -249,7 +249,7 @@ def test_the_demo_scores_the_carried_sample_offline(
         ),
         (
             ["doctor", "--dtype", "fp8"],
-            "--dtype 'fp8': expected one of auto, float32, bfloat16, float16; see sparkinfer "
+            "--dtype 'fp8': expected one of auto, float32, bfloat16, float16, int8; see sparkinfer "
             "doctor --help",
         ),
         (["scor"], "COMMAND 'scor': expected one of score, search, status, report, doctor, tune, "
