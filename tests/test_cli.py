@@ -49,7 +49,8 @@ def test_score_writes_rows_and_says_what_it_did(
 ) -> None:
     assert main([*arguments(source, classifier), "--label-col", "y"]) == 0
     said = capsys.readouterr()
-    assert re.match(r"Scored 2 rows in \d+ s \(.+ rows/s while scoring\) on 1 CPU slot ", said.out)
+    rate = r"\(.+ rows/s, loading the model included\)"
+    assert re.match(rf"Scored 2 rows in \d+ s {rate} on 1 CPU slot ", said.out)
     assert re.search(r" with \w+ in float32\.\n", said.out)
     assert "accuracy " in said.out
     assert str(source.parent / "out") in said.out

@@ -533,7 +533,7 @@ def test_the_page_shows_what_differs_and_texts_are_no_markup(
     read = Page(text)
     assert not read.all("script", "em")
     assert "&lt;em onclick=x&gt;&amp;amp; film 15" in text
-    assert "66.7 % changed" in text
+    assert "66.7 % of all rows differ" in text
     assert "POSITIVE" in text
     assert "Only in B, for example" in text
     assert len(read.all("svg")) == 2

@@ -17,6 +17,7 @@ from sparkinfer.models import exports
 from sparkinfer.models.backends import PLAIN, check_options
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.backends.graphs import GraphRuntime
+from sparkinfer.models.backends.openvino import check_int8
 from sparkinfer.models.checkpoint import Checkpoint
 from sparkinfer.models.gate import candidates, run_gate
 from sparkinfer.models.running import RunningModel, load_way
@@ -24,6 +25,7 @@ from sparkinfer.option_groups import LoadingConfig, ParallelConfig
 from sparkinfer.tuning.ceiling import Ceiling
 from sparkinfer.workers.slot import WorkerSlot
 from tests.model_options import options_of
+from tests.tiny_models import make_classifier
 
 INT8 = Acceleration("openvino", "int8")
 
@@ -62,6 +64,16 @@ def test_a_text_has_its_numbers_whatever_is_beside_it(classifier: Path, tmp_path
     together = probabilities(model, [range(len(TEXTS))])
     alone = probabilities(model, [[place] for place in range(len(TEXTS))])
     assert np.abs(together - alone).max() < 1e-5
+
+
+@needs_packages
+def test_in_batches_of_one_shape_a_text_has_the_same_numbers(tmp_path: Path) -> None:
+    folder = make_classifier(tmp_path / "model", hidden_size=48, num_hidden_layers=4)
+    model = loaded(folder, INT8, tmp_path)
+    longest = TEXTS.index("good " * 40)
+    beside = [[0, other, longest] for other in (1, 2, 4, 5)]
+    [first, *others] = [probabilities(model, [batch])[0] for batch in beside]
+    assert others == [first] * 3
 
 
 @needs_packages
@@ -150,6 +162,11 @@ def test_what_cannot_be_in_int8_is_refused(
     monkeypatch.setattr("sparkinfer.models.backends.check_acceleration", lambda name: None)
     with pytest.raises(ConfigError, match=message):
         check_options(options_of(**asked, dtype="int8"))
+
+
+def test_each_task_that_can_be_in_int8_is_named_once() -> None:
+    with pytest.raises(ConfigError, match="takes, for embedding, text-classification, token-"):
+        check_int8(options_of("text-generation", dtype="int8"))
 
 
 def test_a_gpu_is_refused() -> None:

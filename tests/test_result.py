@@ -38,7 +38,8 @@ def test_a_summary_is_a_sentence_and_facts(config: sparkinfer.ScoringConfig) -> 
     )
     first = result.summary().splitlines()[0]
     assert first == (
-        "Scored 80 rows in 14 s (5.71 rows/s while scoring) on 1 CPU slot with PyTorch in float32."
+        "Scored 80 rows in 14 s (5.71 rows/s, loading the model included) on 1 CPU slot "
+        "with PyTorch in float32."
     )
     assert str(result) == result.summary()
     facts = lines_of(result)

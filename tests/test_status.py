@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def test_metrics_of_a_task_that_is_not_here_are_shown_by_the_run_itself(output: 
         "metric 'absent_module:TopTwo'",
     )
     assert FINISHED in describe_status(status)
+
+
+def test_one_error_is_one_row(output: Path) -> None:
+    status = read_status(str(output))
+    shown = [describe_status(replace(status, errors=errors)) for errors in (1, 2)]
+    assert "\nerrors     1 row\n" in shown[0]
+    assert "\nerrors     2 rows\n" in shown[1]
 
 
 def test_a_run_without_labels_has_no_metrics_to_tell_of(output: Path) -> None:

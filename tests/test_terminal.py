@@ -81,6 +81,12 @@ def test_first_rows_show_an_error_that_is_null_as_none(tmp_path: Path) -> None:
     assert found == ["n", "error", "1.5", "None", "2.5", "text", "is", "null"]
 
 
+def test_first_rows_show_whole_numbers_beside_a_null_as_whole_numbers(tmp_path: Path) -> None:
+    table = pa.table({"n_tokens": pa.array([18, None], pa.int32())})
+    pq.write_table(table, tmp_path / "part-00000000-000.parquet")
+    assert first_rows(str(tmp_path), run="").split() == ["n_tokens", "18", "None"]
+
+
 def test_findings_are_shown_escaped() -> None:
     stream = io.StringIO()
     print_findings([Finding("input", "error", f"found {ACTING}", f"do {ACTING}")], stream)

@@ -51,7 +51,7 @@ def _head(found: Comparison) -> Head:
     share, alone = found.unlike_share, sum(side.only_here for side in found.sides)
     state, colour = ("numbers", "main") if share is None else ("no change", "good")
     if share:
-        state, colour = f"{percent(share)} changed", "warn"
+        state, colour = f"{percent(share)} of all rows differ", "warn"
     figures = [
         ("rows in both", in_thousands(found.rows)),
         ("in one alone", in_thousands(alone)),

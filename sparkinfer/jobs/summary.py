@@ -71,8 +71,8 @@ def headline(result: RunResult) -> str:
         made = f", of which the output has {counted(result.rows, 'row')},"
     return (
         f"Scored {counted(result.rows_scored, 'row')}{made} in {format_seconds(result.seconds)} "
-        f"({format_rate(result.rows_per_s)} while scoring) on {_slots(result.workers)}"
-        f"{_with_what(result.verdict)}."
+        f"({format_rate(result.rows_per_s)}, loading the model included) "
+        f"on {_slots(result.workers)}{_with_what(result.verdict)}."
     )
 
 

@@ -52,7 +52,7 @@ def _table(output: str, names: Sequence[str], rows: int) -> str:
         return ""
     # From pandas 3 on a missing text is shown as NaN, which an error is not.
     texts = {f.name: object for f in first.schema if pa.types.is_string(f.type)}
-    frame = first.to_pandas().astype(texts)
+    frame = first.to_pandas(integer_object_nulls=True).astype(texts)
     for name in texts:
         frame[name] = frame[name].where(frame[name].notna(), None)
     width = shutil.get_terminal_size((WIDE, 1)).columns

@@ -149,7 +149,7 @@ def describe_status(status: RunStatus) -> str:
         lines.append(f"bottleneck {describe_bottleneck(status.bottleneck)}")
     if status.padding_share is not None:
         lines.append(f"padding    {status.padding_share:.1%} of the model's tokens")
-    lines.append(f"errors     {status.errors:,} rows")
+    lines.append(f"errors     {status.errors:,} row{'' if status.errors == 1 else 's'}")
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
     if status.tokens:
         lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")

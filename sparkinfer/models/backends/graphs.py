@@ -73,7 +73,7 @@ class GraphRuntime:
 
 def graph_tasks() -> list[str]:
     """Returns the names of the tasks that are one forward pass with one output."""
-    return sorted(task.name for task in TASKS.values() if task.graph_output is not None)
+    return sorted({task.name for task in TASKS.values() if task.graph_output is not None})
 
 
 def check_one_pass(name: str, options: ModelOptions) -> None:

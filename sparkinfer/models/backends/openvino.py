@@ -39,7 +39,7 @@ Source: its `ov::element::Type`."""
 
 _GROUP = 32
 """Numbers of a token that have one scale in int8. No scale is of several tokens: a text's numbers
-would then depend on the texts beside it."""
+would then depend on those of the texts beside it, not just on the shape of the batch."""
 
 
 class OpenVinoBackend:
