@@ -256,6 +256,13 @@ def test_what_there_is_no_time_for_is_told(tuned: Callable[..., Tuned], rates: M
     assert "late in float32" in late
 
 
+def test_what_was_not_asked_for_is_not_chosen_for_lack_of_time(
+    tuned: Callable[..., Tuned], rates: MadeUpRates
+) -> None:
+    with pytest.raises(JobError, match="not measured: late in float32.*--budget-s"):
+        tuned(budget_s=1e-6, acceleration="late")
+
+
 def test_score_takes_the_file(
     source: Path,
     classifier: Path,

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparkinfer.jobs.claims import Holder
 from sparkinfer.jobs.summary import describe_metrics
-from sparkinfer.plan.wording import describe_bottleneck, format_seconds
+from sparkinfer.plan.wording import counted, describe_bottleneck, format_seconds
 from sparkinfer.redaction import without_secrets
 from sparkinfer.report.own_metrics import metrics_of_run
 from sparkinfer.report.survey import Survey
@@ -149,7 +149,7 @@ def describe_status(status: RunStatus) -> str:
         lines.append(f"bottleneck {describe_bottleneck(status.bottleneck)}")
     if status.padding_share is not None:
         lines.append(f"padding    {status.padding_share:.1%} of the model's tokens")
-    lines.append(f"errors     {status.errors:,} row{'' if status.errors == 1 else 's'}")
+    lines.append(f"errors     {counted(status.errors, 'row')}")
     lines += [f"           {count:,} x {reason}" for reason, count in status.reasons.items()]
     if status.tokens:
         lines.append(f"tokens     {status.tokens:,}; {status.truncated:,} rows truncated")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparkinfer.exceptions import JobError
 from sparkinfer.models.ahead import RowsAhead
 from sparkinfer.models.backends.base import Acceleration
 from sparkinfer.models.processor import ModelScoring
@@ -59,7 +60,7 @@ class Question:
             ModelLoadError: the model does not load, or fails on the gate's texts.
             ConfigError: it does not fit in memory, or `max_length` exceeds its limit.
             InputError: the input has no rows with a text, or this worker does not see it.
-            JobError: the model fails on every row.
+            JobError: the model fails on every row, or there was time for nothing that is asked for.
         """
         deadline = time.monotonic() + self.budget_s
         self.places.look()
@@ -146,7 +147,14 @@ class _Trial:
     def _best_of(self, ways: Sequence[Tried]) -> Tried:
         """Returns the fastest way; the reference only if it was asked for, or no other passes."""
         by_way = {one.setting.way: one for one in ways}
-        return fastest([by_way[way] for way in self._asked if way in by_way]) or ways[0]
+        measured = [by_way[way] for way in self._asked if way in by_way]
+        if self._asked and not measured:
+            raise JobError(
+                f"budget_s={self._question.budget_s:g} was enough to measure "
+                f"{ways[0].setting.way.shown} alone, which was not asked for; "
+                f"not measured: {'; '.join(self._late)}. Give more (--budget-s)"
+            )
+        return fastest(measured) or ways[0]
 
     def _try_budgets(self, ways: Sequence[Tried]) -> list[Tried]:
         """Returns what is found of the fastest ways with other budgets of a batch."""

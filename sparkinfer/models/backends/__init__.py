@@ -79,8 +79,8 @@ def check_options(options: ModelOptions) -> None:
         ConfigError: it does not do it, or there is no such backend.
         EngineUnavailableError: it, or a package that it needs, is not installed.
     """
-    check_acceleration(options.acceleration)
     if options.dtype == INT8:
         check_int8(options)
+    check_acceleration(options.acceleration)
     if options.acceleration != "auto":
         BACKENDS[options.acceleration].check(options)
