@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparkinfer.exceptions import ConfigError, EngineUnavailableError
 from sparkinfer.models import exports
@@ -164,6 +165,23 @@ def test_a_graph_with_other_numbers_is_rejected(
     assert verdict.accepted == PLAIN
     [(name, _)] = verdict.rejected
     assert name == f"{graph} in float32"
+
+
+def test_wrong_numbers_of_a_regression_are_rejected_however_small_they_are(
+    graph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_classifier(tmp_path / "small", labels=("x", "y"), problem_type="regression")
+    weights = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] *= 1e-6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    options = options_of(acceleration=graph, dtype="float32")
+    _, verdict = run_gate(folder, options, WorkerSlot("cpu"))
+    assert verdict.accepted == Acceleration(graph, "float32")
+    keep = GraphRuntime.forward
+    monkeypatch.setattr(GraphRuntime, "forward", lambda *given: {"logits": -keep(*given)["logits"]})
+    _, verdict = run_gate(folder, options, WorkerSlot("cpu"))
+    assert verdict.accepted == PLAIN
 
 
 @pytest.mark.parametrize("name", [*GRAPHS, "torch_compile"])

@@ -42,7 +42,8 @@ TOLERANCES = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05, "int8": 0.1}
 
 Half-precision formats keep 11 and 8 significant bits, int8 about 7 of the largest number of a row;
 a silently wrong kernel was observed to be off by 0.35. An output that is not a probability is
-compared relative to its size if that exceeds 1.
+compared relative to its size if that exceeds 1; one of a regression, to the largest of all if that
+does not.
 """
 
 

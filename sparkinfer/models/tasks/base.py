@@ -334,13 +334,21 @@ class ModelTask(ABC):
     def difference(self, expected: pa.RecordBatch, found: pa.RecordBatch) -> float:
         """Returns how far what `try_out` returned is from what it should be; NaN if it is null.
 
-        A number is compared relative to its size if that exceeds 1.
+        A number is compared relative to its size if that exceeds `unit`.
         """
         wanted, values = numbers_of(expected), numbers_of(found)
         if wanted.shape != values.shape:
             return float("nan")
-        scale: npt.NDArray[np.float32] = np.maximum(np.abs(wanted), 1.0)
+        scale: npt.NDArray[np.float32] = np.maximum(np.abs(wanted), self.unit(wanted))
         return float(np.max(np.abs(values - wanted) / scale, initial=0.0))
+
+    def unit(self, wanted: npt.NDArray[np.float32]) -> float:
+        """Returns the difference of two numbers that counts as 1 where both are small.
+
+        Args:
+            wanted: what the numbers should be, float32 (numbers,).
+        """
+        return 1.0
 
 
 def numbers_of(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:

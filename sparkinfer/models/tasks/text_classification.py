@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sparkinfer.exceptions import ModelLoadError
@@ -103,6 +104,13 @@ class _ModelTask(ModelTask):
         columns = [named, top, float_lists(scores)]
         decoded = pa.RecordBatch.from_arrays(columns, schema=self.schema)
         return without_rows(decoded, ~np.isfinite(scores).all(axis=-1))
+
+    def unit(self, wanted: npt.NDArray[np.float32]) -> float:
+        """Returns 1, or for a regression the largest number, if all are smaller."""
+        if self._function is not _identity:
+            return 1.0
+        largest = float(np.abs(wanted).max(initial=0.0))
+        return min(1.0, max(largest, float(np.finfo(np.float32).tiny)))
 
 
 def is_regression(model_config: Any) -> bool:
