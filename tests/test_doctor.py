@@ -393,6 +393,19 @@ def test_a_package_that_is_too_old_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     assert "transformers 4.30.0 is installed, expected >=4.41" in finding.found
 
 
+def test_what_runs_graphs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_versions(monkeypatch, openvino="2026.4.1", nncf=None, onnxruntime=None, onnx=None)
+    finding = finding_of("graphs")
+    assert (finding.status, finding.found) == ("ok", "openvino 2026.4.1")
+    finding = finding_of("graphs", dtype="int8")
+    assert finding.status == "error"
+    assert "nncf is not installed, but dtype='int8' needs it" in finding.found
+    fake_versions(monkeypatch, openvino="2024.6.0")
+    finding = finding_of("graphs")
+    assert finding.status == "warning"
+    assert "openvino 2024.6.0 is installed, expected >=2025.1" in finding.found
+
+
 def test_a_lock_left_of_a_killed_build_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

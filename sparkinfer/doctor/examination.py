@@ -94,6 +94,7 @@ CHECKS = (
     Check("python", installation.check_python, _DEBUG),
     Check("packages", installation.check_packages, _DEBUG),
     Check("deepspeed", installation.check_deepspeed, _DEBUG),
+    Check("graphs", installation.check_graphs, _DEBUG),
     Check("horovod", installation.check_horovod, _DEBUG),
     Check("petastorm", installation.check_petastorm, _DEBUG),
     Check("mlflow", installation.check_mlflow, _DEBUG),

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 IMPORT_TIMEOUT_S = 120
 
+IN_INT8 = ("openvino", "nncf")
+"""What runs models in int8."""
+GRAPHS = (*IN_INT8, "onnxruntime", "onnx")
+"""What runs models as graphs."""
+
 
 def check_python(case: Case) -> Outcome:
     """Checks whether the package runs on this Python."""
@@ -70,6 +75,21 @@ def check_deepspeed(case: Case) -> Outcome:
         return Outcome("ok", "not installed; the model is run without it")
     here = decode(node_reporter((), STUCK_BUILD_S)())
     return judge(_installed("deepspeed"), [*_extra_problems("deepspeed"), *lock_problems([here])])
+
+
+def check_graphs(case: Case) -> Outcome:
+    """Checks what can run models as graphs on CPUs, and in int8 if that is asked for."""
+    installed = [name for name in GRAPHS if _version(name) is not None]
+    found = ", ".join(map(_installed, installed)) or "not installed; torch runs models on CPUs"
+    problems = [problem for name in installed for problem in _extra_problems(name)]
+    if any(one.dtype == "int8" for one in case.config.by_model.values()):
+        advice = "run pip install openvino nncf (the extra [int8]) on every node"
+        missing = [name for name in IN_INT8 if name not in installed]
+        problems += [
+            Outcome("error", f"{name} is not installed, but dtype='int8' needs it", advice)
+            for name in missing
+        ]
+    return judge(found, problems)
 
 
 def check_horovod(case: Case) -> Outcome:

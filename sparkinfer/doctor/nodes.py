@@ -18,7 +18,10 @@ DISTRIBUTION = "sparkinfer-spark"
 """This package's name for pip."""
 PACKAGES = ("sparkinfer", "torch", "transformers", "pyarrow", "pandas", "numpy")
 """What executors always need."""
-EXTRAS = ("deepspeed", "accelerate", "vllm", "horovod", "petastorm")
+EXTRAS = (
+    *("deepspeed", "accelerate", "vllm", "openvino", "nncf", "onnxruntime", "onnx"),
+    *("horovod", "petastorm"),
+)
 """What executors need if the driver has it."""
 
 STUCK_BUILD_S = 900
