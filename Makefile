@@ -34,9 +34,8 @@ PYTEST = -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # What is another under Spark 4: its types, its Arrow and pandas, Spark Connect. What an engine does
 # with the rows after that is the same code, tried on Spark 3.5.
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
-	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_pandas_udf.py \
-	tests/engines/test_scoring_udf.py tests/engines/test_embedding.py \
-	tests/engines/test_connect.py tests/test_readers.py
+	tests/engines/test_odd_types.py tests/engines/test_tables.py tests/engines/test_scoring_udf.py \
+	tests/engines/test_embedding.py tests/engines/test_connect.py tests/test_readers.py
 # What meets the libraries whose oldest versions are tried. Those of the engines are together: after
 # others, pytest does not find their conftest again.
 OLDEST_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
