@@ -28,9 +28,9 @@ BUILD_TOOLS = ninja psutil py-cpuinfo
 COVERAGE = coverage==7.10.7 pytest-cov==7.0.0
 OLDEST_TEST_TOOLS = duckdb hypothesis pytest pytest-xdist scikit-learn
 RUNTIME_TEST_TOOLS = accelerate psutil pydantic $(OLDEST_TEST_TOOLS)
-# Three at a time, for two cores: most of a test is the start of one JVM or Python process after
-# another, and half of that is waiting. Files stay in the order of tests/conftest.py.
-PYTEST = -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Two at a time: most of a test is the start of one JVM or Python process after another, and three
+# at a time are no faster on two cores. Files stay in the order of tests/conftest.py.
+PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What is another under Spark 4: its types, its Arrow and pandas, Spark Connect. What an engine does
 # with the rows after that is the same code, tried on Spark 3.5.
 ENGINE_SUITE = tests/engines/test_suite.py tests/engines/test_extensions.py \
