@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,26 +43,25 @@ def file(tmp_path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(tmp_path / "a.parquet")
 
 
-def test_a_dictionary_is_written_where_values_repeat(file: pq.ParquetFile) -> None:
+def stored(file: pq.ParquetFile) -> Iterator[dict[str, pq.ColumnChunkMetaData]]:
+    """Yields how each row group's columns are stored, by their paths."""
     for group in range(file.num_row_groups):
         columns = file.metadata.row_group(group)
-        has_dictionary = {
-            columns.column(index).path_in_schema: columns.column(index).has_dictionary_page
-            for index in range(columns.num_columns)
-        }
-        without = {name for name, is_there in has_dictionary.items() if not is_there}
+        chunks = [columns.column(index) for index in range(columns.num_columns)]
+        yield {chunk.path_in_schema: chunk for chunk in chunks}
+
+
+def test_a_dictionary_is_written_where_values_repeat(file: pq.ParquetFile) -> None:
+    for columns in stored(file):
+        without = {name for name, chunk in columns.items() if not chunk.has_dictionary_page}
         assert without - {"truncated"} == {
             *("own", "digest", "digest.raw", "share", "vector.list.element")
         }
 
 
 def test_what_does_not_get_smaller_is_not_compressed(file: pq.ParquetFile) -> None:
-    for group in range(file.num_row_groups):
-        columns = file.metadata.row_group(group)
-        codecs = {
-            columns.column(index).path_in_schema: columns.column(index).compression
-            for index in range(columns.num_columns)
-        }
+    for columns in stored(file):
+        codecs = {name: chunk.compression for name, chunk in columns.items()}
         plain = {name for name, codec in codecs.items() if codec == "UNCOMPRESSED"}
         assert plain >= {"digest", "digest.raw"}
         assert {codecs[name] for name in ("own", "kind", "a.b", "n_tokens")} == {"SNAPPY"}
